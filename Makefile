@@ -1,0 +1,51 @@
+# The commands to remember: deploy, test, check, lab, lab-down, bench.
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: deploy setup setup-dev test unit check lab lab-down bench lock
+
+deploy: setup
+	$(BIN)/pyinfra -y inventory.py deploy.py
+
+setup: $(VENV)/.ready
+
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready: requirements.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+test: check unit
+	$(BIN)/python -m tests.lab images
+	$(BIN)/pytest tests/e2e -n 3 --dist loadgroup
+
+unit: setup-dev
+	$(BIN)/pytest tests/unit -q
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict --implicit-reexport
+
+lab: setup
+	$(BIN)/python -m tests.lab up --debian12 $(or $(DEBIAN12),2) --debian13 $(or $(DEBIAN13),1)
+
+lab-down: setup
+	$(BIN)/python -m tests.lab down
+
+bench: setup-dev
+	$(BIN)/python -m tests.bench
+
+# Versions with hashes and no index address; run after a change of pyproject.toml.
+lock:
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.txt
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt

@@ -1,0 +1,1 @@
+"""Tasks: one noun, one module."""

@@ -1,0 +1,77 @@
+"""The one pyinfra operation: compare, say what is pending, change it with one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+
+from pyinfra import logger
+from pyinfra.api import Host, StringCommand, operation
+from pyinfra.api.command import QuoteString
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.output import echo, format_text
+from pyinfra.context import ctx_host
+
+from tasks.core import remote
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs from the settings and the script that removes the difference.
+
+    Attributes:
+        lines: one sentence per pending change, with its impact; no secrets.
+        script: shell; prints one clear line on standard error when it fails.
+        variables: shell variables for it, sent on standard input.
+        diff: unified diff of the files it writes, secrets masked.
+    """
+
+    lines: list[str]
+    script: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    diff: list[str] = field(default_factory=list)
+
+
+def converge(name: str, compare: Callable[[], Change | None]) -> None:
+    """Makes one aspect of a host what the settings say: a pyinfra operation.
+
+    Args:
+        name: what pyinfra calls it in the plan and in the results.
+        compare: reads the host and returns what is pending, or None.
+    """
+    _converge(compare=compare, name=name)
+
+
+@operation()
+def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, None, None]:
+    host = ctx_host.get()
+    try:
+        change = compare()
+    except remote.Unreadable as unreadable:
+        if not host.state.is_executing:
+            raise PyinfraError(f"{unreadable}; nothing was changed") from unreadable
+        yield StringCommand("echo", QuoteString(str(unreadable)), ">&2; exit 1")
+        return
+    if change is None:
+        host.noop("as the settings say")
+        return
+    if not host.state.is_executing or not host.state.check_for_changes:
+        announce(host, change)
+    if host.state.is_executing:
+        remote.count_command(host)
+    yield remote.command(f"set -eu\numask 022\n{change.script}", change.variables)
+    remote.forget(host)
+
+
+def announce(host: Host, change: Change) -> None:
+    """Prints what will change, and the diff when it was asked for."""
+    for line in change.lines:
+        logger.info(f"{host.print_prefix}{format_text('  ' + line, 'yellow')}")
+    if host.state.config.DIFF:
+        for line in change.diff:
+            echo(_coloured(line), err=True)
+
+
+def _coloured(line: str) -> str:
+    colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+    return format_text(line, colour) if colour else line

@@ -1,0 +1,251 @@
+"""The whole estate: every host, its validated settings, and what was found on it."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import gevent
+from gevent.lock import RLock
+from pyinfra import logger
+from pyinfra.api import Host
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.state import State
+from pyinfra.context import ctx_host, ctx_state
+
+from tasks.core import preflight, remote, secrets
+from tasks.core.preflight import Listener, System
+from tasks.core.remote import Probe
+from tasks.core.services import Manager
+from tasks.core.settings import Problem, Settings, StackSettings, unknown_keys
+
+S = TypeVar("S", bound=Settings)
+
+COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel")
+GROUPS = (*COMPONENTS, "backup", "apps", "docker")
+
+
+@dataclass(frozen=True)
+class Component:
+    """What a component's module tells the estate about itself.
+
+    Attributes:
+        group: hosts of this inventory group carry it.
+        defaults: values for fields that the user left out, secrets among them.
+        rules: contradictions between settings, of this component or with others.
+        listens: the ports it wants on a host.
+        probes: what one read of a host tells about it.
+        checks: what was found on a host and must not be there.
+    """
+
+    group: str
+    settings: type[Settings]
+    defaults: Callable[[StackSettings, secrets.Secrets, Mapping[str, Any]], dict[str, Any]]
+    rules: Callable[[Estate], list[Problem]]
+    listens: Callable[[Node], list[Listener]]
+    probes: Callable[[Node], dict[str, Probe[Any]]]
+    checks: Callable[[Node], list[Problem]]
+
+
+@dataclass(eq=False)
+class Node:
+    """One host of the estate."""
+
+    host: Host
+    stack: StackSettings
+    address: str
+    settings: dict[type[Settings], Settings]
+    estate: Estate = field(repr=False)
+    system: System = field(default_factory=System)
+
+    @property
+    def name(self) -> str:
+        """The host's name in the inventory."""
+        return self.host.name
+
+    def of(self, settings: type[S]) -> S | None:
+        """The host's settings of a component, or None outside its group."""
+        return cast("S | None", self.settings.get(settings))
+
+    def the(self, settings: type[S]) -> S:
+        """The host's settings of a component that it has."""
+        return cast(S, self.settings[settings])
+
+    @property
+    def manager(self) -> Manager:
+        """Who supervises services here."""
+        chosen = self.stack.service_manager
+        if chosen != "auto":
+            return chosen
+        return "systemd" if self.system.systemd else "runit"
+
+    def components(self) -> Iterator[Component]:
+        """The components that this host carries."""
+        return (c for c in components() if c.settings in self.settings)
+
+    def read(self, group: str) -> dict[str, Any]:
+        """What the host says about a component; stale parts are read with one command."""
+        batches = {component.group: component.probes(self) for component in self.components()}
+        return cast(dict[str, Any], remote.read(self.host, batches, group))
+
+
+class Estate:
+    """All hosts of the inventory, whether or not this run touches them."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.secrets = secrets.of(state.cwd or ".")
+        self.problems: list[Problem] = []
+        self.nodes = [self._node(host) for host in state.inventory]
+
+    def _node(self, host: Host) -> Node:
+        data = host.data.dict()
+        stack, problems = StackSettings.of(host.name, data, {})
+        self.problems += problems
+        stack = stack or StackSettings()
+        address, problem = _address(host, stack)
+        self.problems += problem
+        settings: dict[type[Settings], Settings] = {}
+        for component in components():
+            if component.group not in host.groups:
+                continue
+            prefix = component.settings.prefix
+            given = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
+            defaults = component.defaults(stack, self.secrets, given)
+            mine, problems = component.settings.of(host.name, data, defaults)
+            self.problems += problems
+            if mine is not None:
+                settings[component.settings] = mine
+        known = [
+            *StackSettings.model_fields,
+            *(c.settings.key(f) for c in components() for f in c.settings.model_fields),
+        ]
+        self.problems += unknown_keys(
+            host.name,
+            {k: v for k, v in data.items() if not k.startswith(_prefixes())},
+            known,
+        )
+        return Node(host, stack, address, settings, self)
+
+    def having(self, settings: type[S]) -> list[Node]:
+        """The hosts that carry a component, in the inventory's order."""
+        return [node for node in self.nodes if settings in node.settings]
+
+    def in_group(self, group: str) -> list[Node]:
+        """The hosts of an inventory group."""
+        return [node for node in self.nodes if group in node.host.groups]
+
+    @cached_property
+    def active(self) -> list[Node]:
+        """The hosts that this run is connected to."""
+        return [n for n in self.nodes if n.host in self.state.active_hosts and _limited(n.host)]
+
+    def node(self, host: Host) -> Node:
+        """The node of a host."""
+        return next(node for node in self.nodes if node.host is host)
+
+
+def _limited(host: Host) -> bool:
+    return bool(host.state.is_host_in_limit(host))
+
+
+def components() -> list[Component]:
+    """All components, in the order in which they are deployed."""
+    return [import_module(f"tasks.{name}").COMPONENT for name in COMPONENTS]
+
+
+def _prefixes() -> tuple[str, ...]:
+    return tuple(component.settings.prefix for component in components())
+
+
+def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:
+    """The IP address other hosts use; Redis and Sentinel record addresses, not names."""
+    if stack.address:
+        try:
+            return str(ipaddress.ip_address(stack.address)), []
+        except ValueError:
+            message = f"should be an IP address, not {stack.address!r}"
+            return "", [Problem(host.name, "address", message)]
+    if host.name.startswith("@local"):
+        return "127.0.0.1", []
+    name = host.data.get("ssh_hostname") or host.name.removeprefix("@ssh/")
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]), []
+    except OSError:
+        message = f"{name!r} does not resolve here: set the IP address that other hosts use"
+        return "", [Problem(host.name, "address", message)]
+
+
+_estates: WeakKeyDictionary[State, Estate] = WeakKeyDictionary()
+_lock = RLock()
+
+
+def current(settings: type[S]) -> Node | None:
+    """This host, or None if it does not carry the component.
+
+    The first call of a run validates all settings, reads all hosts and reports every problem.
+
+    Raises:
+        PyinfraError: there are problems; nothing has been changed.
+    """
+    node = here()
+    return node if settings in node.settings else None
+
+
+def here() -> Node:
+    """This host, checked like all others before anything is touched."""
+    state, host = ctx_state.get(), ctx_host.get()
+    with _lock:
+        if state not in _estates:
+            estate = Estate(state)
+            _refuse(estate, estate.problems or _contradictions(estate))
+            _refuse(estate, preflight.examine(estate.active))
+            _refuse(estate, _read_everything(estate.active))
+            _estates[state] = estate
+            if estate.secrets.generated:
+                secrets.keep(estate.secrets)
+    return _estates[state].node(host)
+
+
+def _contradictions(estate: Estate) -> list[Problem]:
+    problems = [problem for component in components() for problem in component.rules(estate)]
+    for node in estate.nodes:
+        problems += preflight.clashes(node.name, _listeners(node))
+    return problems
+
+
+def _listeners(node: Node) -> list[Listener]:
+    return [listener for component in node.components() for listener in component.listens(node)]
+
+
+def _read_everything(nodes: Sequence[Node]) -> list[Problem]:
+    """The one read of every host, all components together, and what it forbids."""
+    jobs = [gevent.spawn(_read, node) for node in nodes]
+    return [problem for job in gevent.joinall(jobs) for problem in job.get()]
+
+
+def _read(node: Node) -> list[Problem]:
+    problems: list[Problem] = []
+    try:
+        problems += preflight.intruders(node, _listeners(node))
+        for component in node.components():
+            problems += component.checks(node)
+    except remote.Unreadable as unreadable:
+        problems.append(Problem(node.name, "state", str(unreadable)))
+    return problems
+
+
+def _refuse(estate: Estate, problems: Sequence[Problem]) -> None:
+    if not problems:
+        return
+    distinct = sorted(set(problems))
+    for problem in distinct:
+        logger.error(f"    {problem}")
+    count = f"{len(distinct)} problem{'s' if len(distinct) > 1 else ''}"
+    raise PyinfraError(f"{count}; nothing was changed")

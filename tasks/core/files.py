@@ -1,0 +1,216 @@
+"""Files and directories: read together in one command, written together, each atomically."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tasks.core.change import Change
+from tasks.core.remote import Probe
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that should have this content.
+
+    Attributes:
+        secret: regular expression whose first group is masked in diffs.
+        seed: written only where it is missing; afterwards a server owns it.
+    """
+
+    path: str
+    content: str
+    mode: str = "644"
+    user: str = "root"
+    group: str = "root"
+    secret: str | None = None
+    seed: bool = False
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory that should exist; its parents are declared before it."""
+
+    path: str
+    mode: str = "755"
+    user: str = "root"
+    group: str = "root"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands at a path: kind is 'file', 'dir', 'other' or 'absent'."""
+
+    kind: str
+    mode: str = ""
+    user: str = ""
+    group: str = ""
+    content: bytes = b""
+
+
+Entry = File | Directory
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `templates/` with its values.
+
+    Raises:
+        jinja2.UndefinedError: the template names a value that was not given.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+def digest(*parts: str) -> str:
+    """A fingerprint of texts, for comparison only."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+_READ = """
+for p in {paths}; do
+  if [ -d "$p" ]; then stat -c 'dir %a %U %G' -- "$p"
+  elif [ -f "$p" ]; then
+    printf 'file %s %s %s ' $(stat -c '%a %U %G' -- "$p"); base64 -w0 <"$p" || exit 1; echo
+  elif [ -e "$p" ] || [ -L "$p" ]; then echo other
+  else echo absent; fi
+done
+"""
+
+
+def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
+    """Reads what stands at the paths of `entries`."""
+    paths = [entry.path for entry in entries]
+
+    def parse(lines: list[str]) -> dict[str, Found]:
+        return {path: _found(line) for path, line in zip(paths, lines, strict=True)}
+
+    return Probe(_READ.format(paths=" ".join(map(shlex.quote, paths))), parse)
+
+
+def _found(line: str) -> Found:
+    kind, *rest = line.split(" ")
+    if kind == "file":
+        mode, user, group, content = rest
+        return Found(kind, mode, user, group, base64.b64decode(content))
+    if kind == "dir":
+        mode, user, group = rest
+        return Found(kind, mode, user, group)
+    return Found(kind)
+
+
+def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | None:
+    """The change that makes the host's files those of `entries`, or None."""
+    pending = [entry for entry in entries if _differs(entry, found[entry.path])]
+    if not pending:
+        return None
+    payload = "\n".join(_order(entry) for entry in pending)
+    return Change(
+        lines=[_sentence(entry, found[entry.path]) for entry in pending],
+        script=_WRITE,
+        variables={"ORDERS": payload},
+        diff=[line for entry in pending for line in _diff(entry, found[entry.path])],
+    )
+
+
+def _differs(entry: Entry, now: Found) -> bool:
+    owner = (entry.mode.lstrip("0"), entry.user, entry.group) == (now.mode, now.user, now.group)
+    if isinstance(entry, Directory):
+        return now.kind != "dir" or not owner
+    if entry.seed:
+        return now.kind == "absent"
+    return now.kind != "file" or not owner or now.content != entry.content.encode()
+
+
+def _sentence(entry: Entry, now: Found) -> str:
+    if now.kind == "absent":
+        return f"{entry.path}: create"
+    if isinstance(entry, File) and now.content != entry.content.encode():
+        return f"{entry.path}: change"
+    return f"{entry.path}: owner {entry.user}:{entry.group}, mode {entry.mode}"
+
+
+def _order(entry: Entry) -> str:
+    head = f"{entry.mode} {entry.user} {entry.group} {shlex.quote(entry.path)}"
+    if isinstance(entry, Directory):
+        return f"dir {head}"
+    return f"file {head} {base64.b64encode(entry.content.encode()).decode()}"
+
+
+# Printf is built into the shell, so no content shows in a process list. The temporary file is
+# created anew (set -C refuses a planted one) and unreadable to others until it has its owner.
+_WRITE = """
+write() {
+  new="$4.datatier-new"; rm -f -- "$new"
+  (umask 077; set -C; : >"$new") && printf %s "${5:-}" | base64 -d >"$new" &&
+  chown "$2:$3" "$new" && chmod "$1" "$new" && sync "$new" && mv -f -- "$new" "$4" ||
+  { rm -f -- "$new"; echo "could not write $4: $(df -h --output=avail "${4%/*}" | tail -n 1 |
+    tr -d ' ') left on its file system" >&2; return 1; }
+}
+order() {
+  case $1 in
+    dir) install -d -m "$2" -o "$3" -g "$4" "$5" ;;
+    file) shift; write "$@" 2>"$errors" || { tail -n 1 "$errors" >&2; return 1; } ;;
+  esac
+}
+errors=$(mktemp -p /run); trap 'rm -f "$errors"' EXIT
+while IFS= read -r line; do eval "order $line" || exit 1; done <<__ORDERS__
+$ORDERS
+__ORDERS__
+"""
+
+
+def mask(text: str, secret: str | None) -> str:
+    """The text with secrets replaced; a changed secret still shows as a changed line."""
+    if secret is None:
+        return text
+
+    def hide(match: re.Match[str]) -> str:
+        start, end = match.start(1) - match.start(), match.end(1) - match.start()
+        whole = match.group(0)
+        tag = hashlib.blake2s(match.group(1).encode(), key=_SALT, digest_size=3).hexdigest()
+        return f"{whole[:start]}<secret {tag}>{whole[end:]}"
+
+    return re.sub(secret, hide, text, flags=re.MULTILINE)
+
+
+# New in every run, so that a tag in a saved diff tells nothing about the secret.
+_SALT = os.urandom(16)
+
+
+def _diff(entry: Entry, now: Found) -> list[str]:
+    if isinstance(entry, Directory):
+        return []
+    before = mask(now.content.decode(errors="replace"), entry.secret)
+    after = mask(entry.content, entry.secret)
+    return list(
+        difflib.unified_diff(
+            before.splitlines(),
+            after.splitlines(),
+            fromfile=entry.path if now.kind == "file" else "/dev/null",
+            tofile=entry.path,
+            lineterm="",
+        )
+    )

@@ -1,0 +1,72 @@
+"""Packages of the distribution, installed without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks.core.change import Change
+from tasks.core.remote import Probe, quoted
+
+_READ = """
+dpkg-query -W -f '${{Package}} ${{db:Status-Status}} ${{Version}}\\n' {names} 2>/dev/null || true
+if grep -qs datatier /usr/sbin/policy-rc.d; then echo '! interrupted !'; fi
+"""
+
+
+def probe(names: Sequence[str]) -> Probe[dict[str, str]]:
+    """Versions of those of `names` that are installed whole."""
+
+    def parse(lines: list[str]) -> dict[str, str]:
+        rows = [line.split(" ") for line in lines]
+        return {
+            name: version
+            for name, status, version in rows
+            if status in ("installed", "interrupted")
+        }
+
+    return Probe(_READ.format(names=quoted(*names)), parse)
+
+
+def compare(names: Sequence[str], found: Mapping[str, str], before: str = "") -> Change | None:
+    """The installation of what is missing, or None.
+
+    Args:
+        names: Debian package names.
+        found: what `probe` read.
+        before: shell that runs first, such as masking a unit the package would start.
+    """
+    missing = [name for name in names if name not in found]
+    if not missing and "!" not in found:
+        return None
+    return Change(
+        lines=[f"package {name}: install" for name in missing] or ["packages: finish"],
+        script=_INSTALL.format(before=before, names=quoted(*names)),
+    )
+
+
+# A policy-rc.d that denies every start keeps the packages from running default servers, open
+# and on default ports, before their configuration is ours. Its mark lets an interrupted run be
+# recognised, and an administrator's own policy is left alone.
+_INSTALL = """
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp); policy=/usr/sbin/policy-rc.d
+cleanup() {{ rm -f "$log"; if grep -qs datatier "$policy"; then rm -f "$policy"; fi; }}
+trap cleanup EXIT
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\\n# datatier: no service starts while packages are installed\\nexit 101\\n' \\
+    >"$policy"
+  chmod 755 "$policy"
+fi
+{before}
+apt() {{
+  apt-get -q -y -o DPkg::Lock::Timeout=30 -o Dpkg::Options::=--force-confold "$@" \\
+    >"$log" 2>&1 </dev/null
+}}
+get() {{ apt install --no-install-recommends {names}; }}
+dpkg --configure -a >"$log" 2>&1 </dev/null || true
+get || {{ ! grep -q 'Could not get lock' "$log" && apt update && get; }} || {{
+  why=$(grep '^E: ' "$log" | head -n 1)
+  echo "packages could not be installed: ${{why:-$(tail -n 1 "$log")}}" >&2
+  exit 1
+}}
+"""

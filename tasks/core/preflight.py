@@ -1,0 +1,205 @@
+"""What must be true of a host before anything on it is touched."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import gevent
+from pyinfra import logger
+from pyinfra.api.arguments import pop_global_arguments
+
+from tasks.core import remote
+from tasks.core.releases import RELEASES, Release
+from tasks.core.remote import Output, Probe, Unreadable
+from tasks.core.settings import Problem
+
+if TYPE_CHECKING:
+    from tasks.core.estate import Node
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A port that a service of ours wants, and the key that chose it."""
+
+    port: int
+    key: str
+    service: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class System:
+    """What a host is; memory in MiB, the smaller of the machine's and the container's."""
+
+    release: Release = RELEASES["debian", "12"]
+    systemd: bool = False
+    memory: int = 1024
+
+
+def clashes(host: str, listeners: Sequence[Listener]) -> list[Problem]:
+    """Two of our own services on one port."""
+    first: dict[int, Listener] = {}
+    problems = []
+    for listener in listeners:
+        other = first.setdefault(listener.port, listener)
+        if other is not listener:
+            message = f"port {listener.port} is also that of {other.service} ({other.key})"
+            problems.append(Problem(host, listener.key, message))
+    return problems
+
+
+# Runs as the connecting user, before it is known whether sudo is needed.
+_WHO = """
+. /etc/os-release; echo "$ID $VERSION_ID"
+[ -d /run/systemd/system ] && echo systemd || echo none
+m=$(awk '/^MemTotal/ {print $2}' /proc/meminfo); cd /sys/fs/cgroup 2>/dev/null
+l=$(cat memory.max memory/memory.limit_in_bytes 2>/dev/null | head -n 1)
+case $l in ''|max) l=$((m * 1024)) ;; esac
+[ ${#l} -gt 18 ] || [ $((l / 1024)) -gt "$m" ] || m=$((l / 1024)); echo "$m"
+id -u
+if sudo -n true 2>/dev/null; then echo sudo; else echo no; fi
+"""
+
+
+def examine(nodes: Sequence[Node]) -> list[Problem]:
+    """Finds out what the hosts are and how to become root on them."""
+    jobs = [gevent.spawn(_examine, node) for node in nodes]
+    return [problem for job in gevent.joinall(jobs) for problem in job.get()]
+
+
+def _examine(node: Node) -> list[Problem]:
+    remote.quick(node.host)
+    output = remote.run(node.host, _WHO, _sudo=False, _su_user=None)
+    if not output.ok or len(output.stdout) < 5:
+        return [Problem(node.name, "connection", f"no answer from a shell: {output.last_word}")]
+    system, init, memory, uid, sudo = output.stdout
+    name, _, version = system.partition(" ")
+    release = RELEASES.get((name, version))
+    if release is None:
+        return [_unsupported(node.name, system)]
+    if not release.tested:
+        logger.warning(f"{node.host.print_prefix}{release.name}: supported, but not tested here")
+    node.system = System(release, init == "systemd", int(memory) // 1024)
+    return _become_root(node, uid, sudo == "sudo")
+
+
+def _unsupported(host: str, system: str) -> Problem:
+    names = ", ".join(release.name for release in RELEASES.values())
+    return Problem(
+        host,
+        "operating system",
+        f"{system} is not among {names}: inventory/docker.py runs the stack in containers",
+    )
+
+
+def _become_root(node: Node, uid: str, free_sudo: bool) -> list[Problem]:
+    host = node.host
+    if uid == "0":
+        host.data._sudo = False
+        return []
+    host.data._sudo = True
+    if free_sudo:
+        return []
+    arguments, _ = pop_global_arguments(host.state, host, {})
+    password = arguments.get("_sudo_password")
+    if not password:
+        return [] if sys.stdin.isatty() else [_sudo_problem(node.name, "a password is needed")]
+    try:
+        remote.hide_sudo_password(host, password)
+        output = remote.run(host, "true")
+    except Unreadable as unreadable:
+        return [Problem(node.name, "sudo", str(unreadable))]
+    return [] if output.ok else [_sudo_problem(node.name, _reason(output))]
+
+
+def _reason(output: Output) -> str:
+    if "incorrect password" in " ".join(output.stderr) or "no password" in output.last_word:
+        return "the password is wrong"
+    return output.last_word
+
+
+def _sudo_problem(host: str, reason: str) -> Problem:
+    return Problem(
+        host, "sudo", f"{reason}: --same-sudo-password asks for it, or set _sudo_password"
+    )
+
+
+# Each listening socket on a wanted port, with its process, the control group and the parent.
+_LISTENERS = """
+inodes=$(awk -v want="{ports}" '
+  BEGIN {{ n = split(want, w, " "); for (i = 1; i <= n; i++) p[w[i]] = 1 }}
+  $4 == "0A" {{ port = substr($2, length($2) - 3); if (port in p) print $10 "=" port }}
+' /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort -u)
+[ -n "$inodes" ] || exit 0
+set --
+for i in $inodes; do set -- "$@" -o -lname "socket:\\\\[${{i%=*}}\\\\]"; done
+shift
+find /proc/[0-9]*/fd -maxdepth 1 \\( "$@" \\) -printf '%p %l\\n' 2>/dev/null |
+while read -r path socket; do
+  pid=${{path#/proc/}}; pid=${{pid%%/*}}
+  inode=${{socket#socket:\\[}}; inode=${{inode%]}}
+  for i in $inodes; do [ "${{i%=*}}" = "$inode" ] && port=${{i#*=}}; done
+  parent=$(awk '/^PPid/ {{print $2}}' "/proc/$pid/status" 2>/dev/null)
+  echo "$port|$pid|$(cat "/proc/$pid/comm")|$(tr '\\n' ' ' <"/proc/$pid/cgroup")|$(
+    tr '\\0' ' ' <"/proc/$parent/cmdline" 2>/dev/null)"
+done | sort -t'|' -k1,1 -k2,2n
+"""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that listens on a port."""
+
+    port: int
+    pid: str
+    command: str
+    cgroup: str
+    parent: str
+
+    def is_of(self, listener: Listener) -> bool:
+        """Whether the supervisor runs this process as the service that wants the port."""
+        return (
+            f"/{listener.unit} " in self.cgroup + " "
+            or f"/{listener.unit}/" in self.cgroup
+            or self.parent.strip() in (f"runsv {listener.service}", listener.service)
+            or self.parent.startswith(f"runsv {listener.service}")
+        )
+
+
+def listeners_probe(ports: Sequence[int]) -> Probe[list[Holder]]:
+    """Reads who listens on `ports`."""
+    script = _LISTENERS.format(ports=" ".join(f"{port:04X}" for port in ports))
+
+    def parse(lines: list[str]) -> list[Holder]:
+        return [
+            Holder(int(port, 16), *rest) for port, *rest in (line.split("|", 4) for line in lines)
+        ]
+
+    return Probe(script, parse)
+
+
+def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
+    """Ports that we want and that something of somebody else's holds.
+
+    A service forks children that inherit its socket: one process of ours on a port is enough.
+    """
+    if not listeners:
+        return []
+    probes = {"ports": listeners_probe([listener.port for listener in listeners])}
+    batches: dict[str, dict[str, Probe[object]]] = {"preflight": probes}  # type: ignore[dict-item]
+    for component in node.components():
+        batches[component.group] = component.probes(node)
+    holders: list[Holder] = remote.read(node.host, batches, "preflight")["ports"]
+    problems = []
+    for listener in listeners:
+        here = [holder for holder in holders if holder.port == listener.port]
+        if here and not any(holder.is_of(listener) for holder in here):
+            message = (
+                f"port {listener.port} is held by {here[0].command} (pid {here[0].pid}), "
+                f"which is not {listener.service}: stop it or choose another port"
+            )
+            problems.append(Problem(node.name, listener.key, message))
+    return problems

@@ -1,0 +1,193 @@
+"""One command to a host reads everything a component asks; nothing it reads is ever printed."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from socket import IPPROTO_TCP, TCP_NODELAY
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import Host, StringCommand
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+
+T = TypeVar("T")
+
+# A plan may wait for its user's Enter: what was read before that is read anew.
+MAX_AGE_SECONDS = 60.0
+
+_MARK = "\x1e"
+_cache: WeakKeyDictionary[Host, dict[str, tuple[float, dict[str, Any]]]] = WeakKeyDictionary()
+_commands: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
+
+
+class Unreadable(Exception):
+    """The state of something could not be read: unknown, which is not empty."""
+
+
+@dataclass(frozen=True)
+class Probe(Generic[T]):
+    """A shell snippet that changes nothing, and how to understand what it prints.
+
+    `secrets` become shell variables; they travel on standard input.
+    """
+
+    script: str
+    parse: Callable[[list[str]], T]
+    secrets: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command printed, and whether it exited with 0."""
+
+    ok: bool
+    stdout: list[str]
+    stderr: list[str]
+
+    @property
+    def last_word(self) -> str:
+        """The line that says best why it failed."""
+        return next((line for line in reversed(self.stderr + self.stdout) if line.strip()), "")
+
+
+def assignments(variables: Mapping[str, str]) -> str:
+    """Shell assignments for standard input, where no process list shows them."""
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def command(script: str, variables: Mapping[str, str] | None = None) -> StringCommand:
+    """The command that runs `script` with `variables` set from its standard input."""
+    if not variables:
+        return StringCommand(script)
+    return StringCommand(f'eval "$(cat)"\n{script}', _stdin=assignments(variables))
+
+
+def run(
+    host: Host, script: str, variables: Mapping[str, str] | None = None, **arguments: Any
+) -> Output:
+    """Runs a script as the operating user (root, or through sudo) without printing anything."""
+    everything, _ = pop_global_arguments(host.state, host, dict(arguments))
+    connector = {k: v for k, v in everything.items() if k in CONNECTOR_ARGUMENT_KEYS}
+    prepared = command(script, variables)
+    connector.update(cast(dict[str, Any], prepared.connector_arguments))
+    count_command(host)
+    ok, output = host.run_shell_command(prepared, **connector)
+    return Output(ok, output.stdout_lines, output.stderr_lines)
+
+
+def count_command(host: Host) -> None:
+    """Notes one command sent to `host`; `commands` tells how many there were."""
+    _commands[host] = _commands.get(host, 0) + 1
+
+
+def commands(host: Host) -> int:
+    """Commands that were sent to a host in this run."""
+    return _commands.get(host, 0)
+
+
+def read(host: Host, batches: Mapping[str, Mapping[str, Probe[Any]]], wanted: str) -> Any:
+    """Reads one batch of probes, remembered until something changes on the host.
+
+    Args:
+        host: whom to ask.
+        batches: all batches that are stale are read with the same command.
+        wanted: the batch to return, as a dictionary of parsed results by probe name.
+
+    Raises:
+        Unreadable: a probe of the wanted batch failed or its output was cut short.
+    """
+    fresh = _cache.setdefault(host, {})
+    now = time.monotonic()
+    if wanted not in fresh or now - fresh[wanted][0] > MAX_AGE_SECONDS:
+        for name, results in _read_all(host, batches).items():
+            fresh[name] = (now, results)
+    results = fresh[wanted][1]
+    for result in results.values():
+        if isinstance(result, Unreadable):
+            raise result
+    return results
+
+
+def forget(host: Host) -> None:
+    """Drops what was read: something on the host has changed."""
+    _cache.pop(host, None)
+
+
+def _read_all(
+    host: Host, batches: Mapping[str, Mapping[str, Probe[Any]]]
+) -> dict[str, dict[str, Any]]:
+    probes = {
+        f"{batch}/{name}": probe for batch, of in batches.items() for name, probe in of.items()
+    }
+    script = "\n".join(
+        f"(\n{probe.script}\n) </dev/null\nprintf '\\036%s %s\\n' {shlex.quote(name)} $?"
+        for name, probe in probes.items()
+    )
+    variables = {k: v for probe in probes.values() for k, v in probe.secrets}
+    output = run(host, script, variables)
+    sections = dict(_sections(output.stdout))
+    return {
+        batch: {
+            name: _result(host, f"{batch}/{name}", probe, sections, output)
+            for name, probe in of.items()
+        }
+        for batch, of in batches.items()
+    }
+
+
+def _sections(lines: list[str]) -> Iterator[tuple[str, tuple[str, list[str]]]]:
+    body: list[str] = []
+    for line in lines:
+        if line.startswith(_MARK):
+            name, status = line[1:].rsplit(" ", 1)
+            yield name, (status, body)
+            body = []
+        else:
+            body.append(line)
+
+
+def _result(
+    host: Host,
+    name: str,
+    probe: Probe[Any],
+    sections: Mapping[str, tuple[str, list[str]]],
+    output: Output,
+) -> Any:
+    status, body = sections.get(name, ("cut short", []))
+    if status != "0":
+        why = output.last_word or f"status {status}"
+        return Unreadable(f"{host.name}: {name.replace('/', ': ')} could not be read: {why}")
+    return probe.parse(body)
+
+
+def quick(host: Host) -> None:
+    """Turns off Nagle's algorithm on an SSH connection: it costs 45 ms a command."""
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client else None
+    if transport is not None:
+        transport.sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+
+
+def hide_sudo_password(host: Host, password: str) -> None:
+    """Moves the sudo password from pyinfra's command lines into a private askpass script.
+
+    pyinfra passes the password as `env PYINFRA_SUDO_PASSWORD=…`, which the host's process list
+    shows. It looks for a ready askpass script first, and removes that one when it disconnects.
+    """
+    script = (
+        "umask 077; f=$(mktemp) && { printf '#!/bin/sh\\ncat <<\"__END__\"\\n%s\\n__END__\\n' "
+        '"$PASSWORD" >"$f"; chmod 700 "$f"; printf "%s\\n" "$f"; }'
+    )
+    output = run(host, script, {"PASSWORD": password}, _sudo=False)
+    if not output.ok or not output.stdout:
+        raise Unreadable(f"{host.name}: could not prepare sudo: {output.last_word}")
+    host.connector_data[f"sudo_askpass_path__{host.get_temp_dir_config()}"] = output.stdout[0]
+    host.data._sudo_password = "-"
+
+
+def quoted(*words: str) -> str:
+    """Words for a shell, each quoted."""
+    return " ".join(shlex.quote(word) for word in words)

@@ -1,0 +1,74 @@
+"""Secrets come from the environment or `.env`; a missing one is generated and kept there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Generator
+from functools import cache
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pyinfra import logger
+from pyinfra.api import FunctionCommand, operation
+from pyinfra.context import ctx_host
+
+# 32 characters of a 62-letter alphabet: 190 bits, and nothing that a file format would quote.
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_LENGTH = 32
+
+
+class Secrets:
+    """The secrets of one project directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stored = dotenv_values(path, interpolate=False) if path.exists() else {}
+        self.generated: dict[str, str] = {}
+
+    def get(self, name: str) -> str:
+        """The secret's value: the environment's, else `.env`'s, else a new one."""
+        return os.environ.get(name) or self._stored.get(name) or self._generate(name)
+
+    def _generate(self, name: str) -> str:
+        if name not in self.generated:
+            self.generated[name] = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+        return self.generated[name]
+
+    def save(self) -> None:
+        """Adds the generated secrets to `.env`: whole or not at all, for its owner only."""
+        before = self.path.read_text() if self.path.exists() else ""
+        if before and not before.endswith("\n"):
+            before += "\n"
+        lines = "".join(f"{name}={value}\n" for name, value in sorted(self.generated.items()))
+        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+            file.write(before + lines)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(self.path)
+        self._stored.update(self.generated)
+        self.generated.clear()
+
+
+@cache
+def of(directory: str) -> Secrets:
+    """The secrets beside the inventory: `.env` in the directory pyinfra was started in."""
+    return Secrets(Path(directory) / ".env")
+
+
+def keep(store: Secrets) -> None:
+    """Writes newly generated secrets to `.env`, before anything else of the run."""
+    _keep(store=store, name="Secrets: generate what is missing")
+
+
+@operation()
+def _keep(store: Secrets) -> Generator[FunctionCommand, None, None]:
+    host = ctx_host.get()
+    if not store.generated:
+        host.noop("no secret is missing")
+        return
+    names = ", ".join(sorted(store.generated))
+    if not host.state.is_executing or not host.state.check_for_changes:
+        logger.info(f"{host.print_prefix}  {store.path}: generate {names}")
+    yield FunctionCommand(store.save, [], {})

@@ -1,0 +1,240 @@
+"""Services under systemd or runit; nothing else knows which of the two it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.core.change import Change
+from tasks.core.files import Directory, Entry, File, digest, render
+from tasks.core.remote import Probe, quoted
+
+Manager = Literal["systemd", "runit"]
+
+STATE_DIRECTORY = "/var/lib/datatier"
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Service:
+    """A long-running program, supervised: when it dies it comes back.
+
+    Attributes:
+        name: what an operator calls it; the runit service, and the systemd unit unless `unit`.
+        command: the command that runs in the foreground and notifies systemd.
+        foreground: the same for runit, where it differs.
+        unit: a unit that the distribution ships; it then gets a drop-in only.
+        enabled_by: the unit whose enablement starts this one at boot, if not its own.
+        before_start: commands run as the service's user before every start.
+        open_files: limit of file descriptors.
+        check: shell that refuses a configuration the service would not start with.
+        ready: shell that exits with 0 when the service answers a real request.
+        reload: shell that makes it take its configuration without a restart.
+        stop_signal: the signal that stops it, where that is not TERM (runit only).
+    """
+
+    name: str
+    description: str
+    command: str
+    user: str
+    group: str
+    ready: str
+    reload: str
+    check: str = ":"
+    foreground: str = ""
+    unit: str = ""
+    enabled_by: str = ""
+    before_start: tuple[str, ...] = ()
+    open_files: int = 65536
+    runtime_directory: str = ""
+    reload_signal: str = ""
+    stop_signal: str = ""
+
+    @property
+    def systemd_unit(self) -> str:
+        """The unit that systemctl knows it by."""
+        return self.unit or f"{self.name}.service"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A service and the fingerprints of what it should be running with."""
+
+    service: Service
+    restart: str
+    reload: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the supervisor says, and the fingerprints recorded at the last activation."""
+
+    running: bool
+    enabled: bool
+    restart: str
+    reload: str
+
+
+def files(service: Service, manager: Manager) -> list[Entry]:
+    """What the supervisor needs to know of a service."""
+    if manager == "systemd":
+        if not service.unit:
+            unit = render("service/unit.service.j2", service=service)
+            return [File(f"/etc/systemd/system/{service.systemd_unit}", unit)]
+        directory = f"/etc/systemd/system/{service.unit}.d"
+        dropin = render("service/dropin.conf.j2", service=service)
+        return [Directory(directory), File(f"{directory}/datatier.conf", dropin)]
+    directory = f"/etc/sv/{service.name}"
+    entries: list[Entry] = [
+        Directory(f"/var/log/{service.name}", mode="750"),
+        Directory(directory),
+        Directory(f"{directory}/log"),
+        File(f"{directory}/run", render("service/run.j2", service=service), mode="755"),
+        File(f"{directory}/log/run", render("service/log-run.j2", service=service), mode="755"),
+    ]
+    if service.stop_signal:
+        stop = render("service/control-t.j2", service=service)
+        entries += [
+            Directory(f"{directory}/control"),
+            File(f"{directory}/control/t", stop, mode="755"),
+        ]
+    return entries
+
+
+def activation(
+    service: Service, manager: Manager, *, restart: str = "", reload: str = ""
+) -> Activation:
+    """The fingerprints of a service: `restart` and `reload` are the configuration it runs with."""
+    unit = "".join(e.content for e in files(service, manager) if isinstance(e, File))
+    return Activation(service, digest(unit, restart), digest(reload))
+
+
+_READ_SYSTEMD = """
+for u in {units}; do
+  systemctl show -p ActiveState --value "$u" || exit 1
+done
+for u in {enabled_by}; do
+  x=$(systemctl is-enabled "$u" 2>/dev/null) || true; echo "${{x:-no}}"
+done
+"""
+_READ_RUNIT = """
+for s in {names}; do sv status "/etc/service/$s" 2>/dev/null | cut -d: -f1 | grep . || echo absent
+done
+for s in {names}; do if [ -L "/etc/service/$s" ]; then echo enabled; else echo disabled; fi; done
+"""
+_READ_RECORDS = """
+for s in {names}; do cat {state}/$s.active 2>/dev/null || echo 'none none'; done
+"""
+
+
+def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Status]]:
+    """Reads all services of a component at once."""
+    names = quoted(*(s.name for s in services))
+    if manager == "systemd":
+        units = quoted(*(s.systemd_unit for s in services))
+        enabled_by = quoted(*(s.enabled_by or s.systemd_unit for s in services))
+        script = _READ_SYSTEMD.format(units=units, enabled_by=enabled_by)
+    else:
+        script = _READ_RUNIT.format(names=names)
+    script += _READ_RECORDS.format(names=names, state=STATE_DIRECTORY)
+
+    def parse(lines: list[str]) -> dict[str, Status]:
+        count = len(services)
+        active, enabled, records = lines[:count], lines[count : 2 * count], lines[2 * count :]
+        return {
+            service.name: Status(
+                active[i] in ("active", "reloading", "run"),
+                enabled[i].startswith("enabled"),
+                *records[i].split(" "),
+            )
+            for i, service in enumerate(services)
+        }
+
+    return Probe(script, parse)
+
+
+def compare(
+    activations: Sequence[Activation], found: Mapping[str, Status], manager: Manager
+) -> Change | None:
+    """The enabling, starting, restarting and reloading that is due, or None."""
+    lines, script = [], [_FUNCTIONS, _MANAGER[manager]]
+    for wanted in activations:
+        impact = _impact(wanted, found[wanted.service.name])
+        if impact is None:
+            continue
+        lines.append(f"{wanted.service.name}: {impact}")
+        script.append(_step(wanted, impact))
+    if not lines:
+        return None
+    return Change(lines, "\n".join(script))
+
+
+def _impact(wanted: Activation, now: Status) -> str | None:
+    if not now.running:
+        return "start"
+    if now.restart != wanted.restart:
+        return "restart"
+    if now.reload != wanted.reload:
+        return "reload"
+    if not now.enabled:
+        return "enable"
+    return None
+
+
+def _step(wanted: Activation, impact: str) -> str:
+    service = wanted.service
+    act = {"reload": service.reload, "enable": ":"}.get(
+        impact, f"{impact}_service {service.name} {service.systemd_unit}"
+    )
+    return (
+        f"ready() {{\n{service.ready}\n}}\n"
+        f"{service.check}\n"
+        f"enable_service {service.name} {service.enabled_by or service.systemd_unit}\n"
+        f"{act}\n"
+        f"answer {service.name} {service.systemd_unit}\n"
+        f"record {service.name} {wanted.restart} {wanted.reload}"
+    )
+
+
+_FUNCTIONS = f"""
+answer() {{
+  for _ in $(seq {START_SECONDS * 5}); do
+    if (ready) >/dev/null 2>&1 </dev/null; then return 0; fi
+    sleep 0.2
+  done
+  echo "$1 does not answer after {START_SECONDS} s; its log ends with: $(last_log "$@")" >&2
+  exit 1
+}}
+record() {{
+  install -d -m 700 {STATE_DIRECTORY}
+  echo "$2 $3" >"{STATE_DIRECTORY}/$1.active.new"
+  mv "{STATE_DIRECTORY}/$1.active.new" "{STATE_DIRECTORY}/$1.active"
+}}
+"""
+
+_MANAGER: dict[Manager, str] = {
+    "systemd": """
+enable_service() { systemctl -q unmask "$2"; systemctl -q enable "$2" 2>/dev/null; }
+start_service() { restart_service "$@"; }
+restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
+last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
+""",
+    # Without an init there is nobody to start runsvdir: we do, detached from this session. A
+    # service directory is picked up by runsvdir within five seconds.
+    "runit": """
+if ! grep -qsx runsvdir /proc/[0-9]*/comm; then
+  setsid runsvdir -P /etc/service >/dev/null 2>&1 </dev/null &
+fi
+enable_service() {
+  [ -L "/etc/service/$1" ] || ln -s "/etc/sv/$1" "/etc/service/$1"
+  for _ in $(seq 100); do
+    if sv status "/etc/service/$1" >/dev/null 2>&1; then return 0; fi
+    sleep 0.1
+  done
+}
+start_service() { sv start "/etc/service/$1" >/dev/null || true; }
+restart_service() { sv -w 300 restart "/etc/service/$1" >/dev/null || true; }
+last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
+""",
+}

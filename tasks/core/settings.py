@@ -1,0 +1,192 @@
+"""Settings: flat keys of the inventory become typed, frozen, validated objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong with one key of one host, in a sentence."""
+
+    host: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.key}: {self.message}"
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """An error for a validator to raise; `message` completes the sentence `host: key: …`."""
+    return PydanticCustomError("datatier", "{message}", {"message": message})
+
+
+def _printable(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text:
+        raise wrong("should not be empty")
+    # SCRAM normalises other characters, and servers disagree about how.
+    if not (text.isascii() and text.isprintable()):
+        raise wrong("should have printable ASCII characters only")
+    return value
+
+
+def _identifier(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.$-]{0,62}", value):
+        raise wrong(f"name {value!r} should be letters, digits, '_', '-', '.' or '$', at most 63")
+    return value
+
+
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values:
+        raise wrong("should list at least one port")
+    if repeated := sorted({v for v in values if values.count(v) > 1}):
+        raise wrong(f"port {repeated[0]} is listed twice")
+    return values
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise wrong("should be a single line")
+    return value
+
+
+Secret = Annotated[SecretStr, AfterValidator(_printable)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Ports = Annotated[tuple[Port, ...], AfterValidator(_distinct)]
+Extra = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")], Line | int | float | bool]
+
+
+class Model(BaseModel):
+    """A frozen group of keys; unknown ones are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Settings(Model):
+    """Keys that share a prefix; a subclass per component.
+
+    `of` is the only way in: below it nothing reads a host's raw data.
+    """
+
+    prefix: ClassVar[str] = ""
+
+    @classmethod
+    def key(cls, field: str) -> str:
+        """The flat key of a field, as it stands in an inventory."""
+        return f"{cls.prefix}{field}"
+
+    @classmethod
+    def of(
+        cls, host: str, data: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> tuple[Self | None, list[Problem]]:
+        """Reads the component's keys out of `data`.
+
+        Args:
+            host: name to put into problems.
+            data: all data of the host, foreign keys included.
+            defaults: values for fields the user left out (secrets, names of the stack).
+
+        Returns:
+            The settings, or None and everything that is wrong with them.
+        """
+        fields = {
+            key.removeprefix(cls.prefix): value
+            for key, value in data.items()
+            if key.startswith(cls.prefix) and (cls.prefix or key in cls.model_fields)
+        }
+        try:
+            return cls(**{**defaults, **fields}), []
+        except ValidationError as error:
+            return None, [cls._problem(host, details) for details in error.errors()]
+
+    @classmethod
+    def _problem(cls, host: str, details: ErrorDetails) -> Problem:
+        field, *path = [str(part) for part in details["loc"] if not _is_union_tag(part)] or [""]
+        if details["type"] == "extra_forbidden":
+            known = _nested_fields(cls, field) if path else list(cls.model_fields)
+            return Problem(
+                host,
+                "/".join([cls.key(field), *path]),
+                f"unknown key{_suggestion(path[-1] if path else field, known)}",
+            )
+        return Problem(host, "/".join([cls.key(field), *path]), sentence(details))
+
+
+def _nested_fields(model: type[Model], field: str) -> list[str]:
+    """The keys that an entry of a dictionary of models takes."""
+    for argument in getattr(model.model_fields[field].annotation, "__args__", ()):
+        if isinstance(argument, type) and issubclass(argument, Model):
+            return list(argument.model_fields)
+    return []
+
+
+def _is_union_tag(part: int | str) -> bool:
+    return (isinstance(part, str) and part in {"str", "int", "float", "bool", "[key]"}) or (
+        isinstance(part, str) and part.startswith("function-")
+    )
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" ({close[0]}?)" if close else ""
+
+
+def unknown_keys(host: str, data: Mapping[str, Any], known: Iterable[str]) -> list[Problem]:
+    """Keys whose prefix is misspelt: `pgbuncer_port` belongs to no component and hides a typo."""
+    keys = list(known)
+    return [
+        Problem(host, key, f"unknown key ({close[0]}?)")
+        for key in data
+        if not key.startswith("_") and key not in keys
+        if (close := get_close_matches(key, keys, n=1, cutoff=0.88))
+    ]
+
+
+_SENTENCES: dict[str, str] = {
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "string_type": "should be a string",
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "dict_type": "should be a dictionary",
+    "model_type": "should be a dictionary",
+    "missing": "is missing",
+    "greater_than_equal": "should be at least {ge}",
+    "greater_than": "should be more than {gt}",
+    "less_than_equal": "should be at most {le}",
+    "datatier": "{message}",
+}
+
+
+def sentence(details: ErrorDetails) -> str:
+    """What is wrong, in this project's words rather than the validator's."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "literal_error":
+        return f"should be {context['expected']}"
+    if kind == "string_pattern_mismatch" and details["loc"][-1] == "[key]":
+        return "should be an upstream key: lower-case letters, digits, '_', '.' and '-'"
+    return _SENTENCES.get(kind, details["msg"]).format(**context)
+
+
+class StackSettings(Settings):
+    """What all components share."""
+
+    stack_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "psscript"
+    address: str = ""
+    service_manager: Literal["auto", "systemd", "runit"] = "auto"

@@ -1,0 +1,352 @@
+"""Roles, databases, extensions and grants: read together, compared, changed by one psql."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from tasks.core.change import Change
+from tasks.core.files import render
+from tasks.core.remote import Probe, Unreadable, quoted
+
+# PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
+_ITERATIONS = 4096
+
+LOOKUP_ROLE = "pgbouncer"
+LOOKUP_BODY = (
+    " SELECT usename::text, passwd FROM pg_catalog.pg_shadow"
+    " WHERE usename = i_username AND NOT usesuper "
+)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role as it should be; what is not said is not granted."""
+
+    name: str
+    password: str | None = None
+    attributes: Mapping[str, bool] = field(default_factory=dict)
+    connection_limit: int = -1
+    valid_until: datetime | None = None
+    member_of: frozenset[str] = frozenset()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database as it should be; grants are privileges on the database by role."""
+
+    name: str
+    owner: str
+    extensions: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server said: 'absent' has no cluster yet, 'down' has one that does not run."""
+
+    kind: Literal["absent", "down", "up"]
+    port: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    databases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pending statement: where it runs, and the sentence that announces it."""
+
+    line: str
+    statement: str
+    database: str = "postgres"
+
+
+ATTRIBUTES = {
+    "login": "LOGIN",
+    "superuser": "SUPERUSER",
+    "createdb": "CREATEDB",
+    "createrole": "CREATEROLE",
+    "replication": "REPLICATION",
+    "bypassrls": "BYPASSRLS",
+    "inherit": "INHERIT",
+}
+
+_FACTS = """
+SELECT json_build_object(
+  'roles', (SELECT json_object_agg(rolname, json_build_object(
+      'login', rolcanlogin, 'superuser', rolsuper, 'createdb', rolcreatedb,
+      'createrole', rolcreaterole, 'replication', rolreplication, 'bypassrls', rolbypassrls,
+      'inherit', rolinherit, 'connection_limit', rolconnlimit, 'password', rolpassword,
+      'valid_until', CASE WHEN isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil) END,
+      'member_of', ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = a.oid),
+      'settings', (SELECT setconfig FROM pg_db_role_setting
+                   WHERE setrole = a.oid AND setdatabase = 0)
+    )) FROM pg_authid a),
+  'databases', (SELECT json_object_agg(datname, json_build_object(
+      'owner', pg_get_userbyid(datdba),
+      'settings', (SELECT setconfig FROM pg_db_role_setting
+                   WHERE setdatabase = d.oid AND setrole = 0),
+      'grants', (SELECT json_agg(json_build_array(pg_get_userbyid(grantee), privilege_type))
+                 FROM aclexplode(datacl) WHERE grantee <> 0)
+    )) FROM pg_database d),
+  'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
+  'checksums', current_setting('data_checksums')
+)
+"""
+
+_DATABASE_FACTS = """
+SELECT json_build_object(
+  'extensions', ARRAY(SELECT extname FROM pg_extension),
+  'lookup', (SELECT p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+             WHERE n.nspname = 'pgbouncer' AND p.proname = 'user_lookup' AND p.prosecdef
+               AND EXISTS (SELECT FROM aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee
+                           WHERE r.rolname = 'pgbouncer' AND a.privilege_type = 'EXECUTE')
+               AND EXISTS (SELECT FROM aclexplode(n.nspacl) a JOIN pg_roles r ON r.oid = a.grantee
+                           WHERE r.rolname = 'pgbouncer' AND a.privilege_type = 'USAGE')
+               AND NOT EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = 0))
+)
+"""
+
+_READ = """
+data={data}
+[ -e "$data/PG_VERSION" ] || {{ echo absent; exit 0; }}
+pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || pid=none
+[ -d "/proc/$pid" ] || {{ echo down; exit 0; }}
+port=$(sed -n 4p "$data/postmaster.pid"); echo "up $port"
+ask() {{
+  runuser -u postgres -- psql -XAtq -w -p "$port" -v ON_ERROR_STOP=1 -d "$1" | tr -d '\\n'; echo
+}}
+ask postgres <<'__SQL__'
+{facts};
+__SQL__
+for db in {databases}; do
+  echo "SELECT count(*) FROM pg_database WHERE datname = :'db'" |
+    runuser -u postgres -- psql -XAtq -w -p "$port" -v db="$db" -d postgres | grep -q 1 || continue
+  echo "$db"; ask "$db" <<'__SQL__'
+{database_facts};
+__SQL__
+done
+"""
+
+
+def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
+    """Reads roles, databases and settings, and the contents of `databases`."""
+    script = _READ.format(
+        data=data_directory,
+        facts=_FACTS,
+        database_facts=_DATABASE_FACTS,
+        databases=quoted(*databases),
+    )
+    return Probe(script, _parse)
+
+
+def _parse(lines: list[str]) -> Server:
+    if lines[0] in ("absent", "down"):
+        return Server("absent" if lines[0] == "absent" else "down")
+    if len(lines) < 2 or not lines[1].startswith("{") or len(lines) % 2:
+        raise Unreadable("PostgreSQL runs but does not answer; see its log")
+    port = int(lines[0].removeprefix("up "))
+    names, facts = lines[2::2], lines[3::2]
+    return Server(
+        "up", port, json.loads(lines[1]), dict(zip(names, map(json.loads, facts), strict=True))
+    )
+
+
+def compare(
+    server: Server,
+    roles: Sequence[Role],
+    databases: Sequence[Database],
+    data_directory: str,
+    *,
+    pooled: bool,
+) -> Change | None:
+    """The statements that make the server what the settings say, or None.
+
+    Args:
+        pooled: whether a PgBouncer looks passwords up in these databases.
+    """
+    if server.kind == "down":
+        return None
+    steps = list(_steps(server, roles, databases, pooled))
+    if not steps:
+        return None
+    variables = {"DATA": data_directory, "SQL": _script(steps)}
+    return Change([step.line for step in steps], _APPLY, variables)
+
+
+# -w never asks for a password; terse errors do not repeat the statement.
+_APPLY = """
+port=$(sed -n 4p "$DATA/postmaster.pid")
+errors=$(mktemp); trap 'rm -f "$errors"' EXIT
+printf '%s\\n' "$SQL" | runuser -u postgres -- psql -XAtq -w -p "$port" -v ON_ERROR_STOP=1 \\
+  -v VERBOSITY=terse -d postgres >/dev/null 2>"$errors" || {
+  grep -m 1 -E 'ERROR|FATAL|error' "$errors" >&2 || tail -n 1 "$errors" >&2; exit 1; }
+"""
+
+
+def _script(steps: Sequence[Step]) -> str:
+    lines, connected = [], "postgres"
+    for step in steps:
+        if step.database != connected:
+            lines.append(f"\\connect {identifier(step.database)}")
+            connected = step.database
+        lines.append(step.statement)
+    return "\n".join(lines)
+
+
+def _steps(
+    server: Server, roles: Sequence[Role], databases: Sequence[Database], pooled: bool
+) -> Iterator[Step]:
+    now = server.facts.get("roles", {})
+    for role in roles:
+        yield from _role(role, now.get(role.name))
+    for role in roles:
+        yield from _memberships(role, set(now.get(role.name, {}).get("member_of", [])))
+    existing = server.facts.get("databases", {})
+    for database in databases:
+        yield from _database(database, existing.get(database.name))
+        yield from _grants(database, existing.get(database.name) or {}, {r.name for r in roles})
+    for database in databases:
+        there = server.databases.get(database.name, {}).get("extensions", [])
+        for extension in sorted(set(database.extensions) - set(there)):
+            line = f"extension {extension} in {database.name}: create"
+            yield Step(line, f"CREATE EXTENSION {identifier(extension)} CASCADE;", database.name)
+    if pooled:
+        for name in ["template1", *(database.name for database in databases)]:
+            if server.databases.get(name, {}).get("lookup") != LOOKUP_BODY:
+                lookup = render("postgres/lookup.sql.j2", body=LOOKUP_BODY, role=LOOKUP_ROLE)
+                yield Step(f"password lookup of PgBouncer in {name}: create", lookup, name)
+
+
+def _role(role: Role, now: Mapping[str, Any] | None) -> Iterator[Step]:
+    name = identifier(role.name)
+    if now is None:
+        yield Step(f"role {role.name}: create", f"CREATE ROLE {name};")
+    current = now or {"inherit": True, "connection_limit": -1}
+    for key, keyword in ATTRIBUTES.items():
+        wanted = role.attributes.get(key, key == "inherit")
+        if bool(current.get(key)) != wanted:
+            change = keyword if wanted else f"NO{keyword}"
+            yield Step(f"role {role.name}: {change}", f"ALTER ROLE {name} {change};")
+    if current.get("connection_limit", -1) != role.connection_limit:
+        limit = f"CONNECTION LIMIT {role.connection_limit}"
+        yield Step(f"role {role.name}: {limit}", f"ALTER ROLE {name} {limit};")
+    if role.password and not verifies(current.get("password"), role.password):
+        verifier = scram(role.password, role.name)
+        statement = f"ALTER ROLE {name} PASSWORD {literal(verifier)};"
+        yield Step(f"role {role.name}: password", statement)
+    yield from _validity(role, current.get("valid_until"))
+    yield from _settings(f"ROLE {name}", f"role {role.name}", role.settings, current)
+
+
+def _validity(role: Role, now: float | None) -> Iterator[Step]:
+    wanted = role.valid_until.timestamp() if role.valid_until else None
+    if wanted != (None if now is None else float(now)):
+        until = role.valid_until.isoformat() if role.valid_until else "infinity"
+        statement = f"ALTER ROLE {identifier(role.name)} VALID UNTIL {literal(until)};"
+        yield Step(f"role {role.name}: valid until {until}", statement)
+
+
+def _settings(
+    target: str, name: str, wanted: Mapping[str, str], now: Mapping[str, Any]
+) -> Iterator[Step]:
+    current = dict(item.split("=", 1) for item in now.get("settings") or [])
+    for key in sorted(set(wanted) | set(current)):
+        if key not in wanted:
+            yield Step(f"{name}: reset {key}", f"ALTER {target} RESET {key};")
+        elif wanted[key] != current.get(key):
+            statement = f"ALTER {target} SET {key} = {literal(wanted[key])};"
+            yield Step(f"{name}: {key} = {wanted[key]}", statement)
+
+
+def _memberships(role: Role, now: set[str]) -> Iterator[Step]:
+    for verb, preposition, groups in (
+        ("GRANT", "TO", role.member_of - now),
+        ("REVOKE", "FROM", now - role.member_of),
+    ):
+        for group in sorted(groups):
+            statement = f"{verb} {identifier(group)} {preposition} {identifier(role.name)};"
+            yield Step(f"role {role.name}: {verb.lower()} {group}", statement)
+
+
+def _database(database: Database, now: Mapping[str, Any] | None) -> Iterator[Step]:
+    name, owner = identifier(database.name), identifier(database.owner)
+    if now is None:
+        yield Step(
+            f"database {database.name}: create, owner {database.owner}",
+            f"CREATE DATABASE {name} OWNER {owner};",
+        )
+    elif now["owner"] != database.owner:
+        line = f"database {database.name}: owner {database.owner}"
+        yield Step(line, f"ALTER DATABASE {name} OWNER TO {owner};")
+    yield from _settings(
+        f"DATABASE {name}", f"database {database.name}", database.settings, now or {}
+    )
+
+
+def _grants(database: Database, now: Mapping[str, Any], roles: set[str]) -> Iterator[Step]:
+    granted: dict[str, set[str]] = {}
+    for role, privilege in now.get("grants") or []:
+        granted.setdefault(role, set()).add(privilege)
+    for role in sorted((roles | set(database.grants)) - {database.owner, "postgres"}):
+        wanted, there = set(database.grants.get(role, ())), granted.get(role, set())
+        for verb, preposition, privileges in (
+            ("GRANT", "TO", wanted - there),
+            ("REVOKE", "FROM", there - wanted),
+        ):
+            for privilege in sorted(privileges):
+                statement = (
+                    f"{verb} {privilege} ON DATABASE {identifier(database.name)} "
+                    f"{preposition} {identifier(role)};"
+                )
+                line = f"database {database.name}: {verb.lower()} {privilege} {preposition.lower()}"
+                yield Step(f"{line} {role}", statement)
+
+
+def identifier(name: str) -> str:
+    """A quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A quoted SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def scram(password: str, role: str) -> str:
+    """The SCRAM-SHA-256 verifier of a role's password (RFC 5803).
+
+    The salt comes from the password and the role, so that PostgreSQL and PgBouncer's file hold
+    the same verifier without one reading the other's.
+    """
+    salt = hmac.digest(password.encode(), f"datatier {role}".encode(), "sha256")[:16]
+    return _verifier(password, salt, _ITERATIONS)
+
+
+def verifies(verifier: str | None, password: str) -> bool:
+    """Whether a stored verifier, whatever its salt, is that of `password`."""
+    try:
+        mechanism, parameters, _ = (verifier or "").split("$")
+        iterations, salt = parameters.split(":")
+    except ValueError:
+        return False
+    if mechanism != "SCRAM-SHA-256":
+        return False
+    return hmac.compare_digest(
+        verifier or "", _verifier(password, base64.b64decode(salt), int(iterations))
+    )
+
+
+def _verifier(password: str, salt: bytes, iterations: int) -> str:
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt64, stored64, server64 = (base64.b64encode(b).decode() for b in (salt, stored, server))
+    return f"SCRAM-SHA-256${iterations}:{salt64}${stored64}:{server64}"

@@ -1,0 +1,77 @@
+"""Who is the Redis master now: asked, never assumed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tasks.core.remote import Unreadable
+
+
+class Address(NamedTuple):
+    """Where an instance listens."""
+
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ip}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What one Redis instance is known to be.
+
+    Attributes:
+        kind: 'absent' was never started here, 'unseen' is on a host this run does not reach.
+        follows: the master that it replicates from, None for a master.
+    """
+
+    address: Address
+    kind: str
+    follows: Address | None = None
+
+
+def master(
+    sentinels: Iterable[Address | None], instances: Sequence[Instance], first: Address
+) -> Address:
+    """The current master.
+
+    Args:
+        sentinels: the answer of every configured Sentinel, None for silence.
+        instances: every configured instance, the inventory's first one included.
+        first: the instance that starts as master where nothing has ever run.
+
+    Raises:
+        Unreadable: nobody knows, or they disagree; the message says what to do.
+    """
+    answers = Counter(answer for answer in sentinels if answer is not None)
+    if len(answers) == 1:
+        return next(iter(answers))
+    if answers:
+        said = ", ".join(f"{count} say {address}" for address, count in answers.items())
+        raise Unreadable(
+            f"the Sentinels disagree about the Redis master ({said}): a failover may be under "
+            "way; run again when SENTINEL GET-MASTER-ADDR-BY-NAME is the same everywhere"
+        )
+    existing = [i for i in instances if i.kind == "present"]
+    unseen = [i for i in instances if i.kind == "unseen"]
+    if not existing and not unseen:
+        return first
+    return _by_replication(existing, unseen)
+
+
+def _by_replication(existing: Sequence[Instance], unseen: Sequence[Instance]) -> Address:
+    leaders = {i.follows for i in existing if i.follows} | {
+        i.address for i in existing if i.follows is None
+    }
+    if len(leaders) == 1:
+        return leaders.pop()
+    where = ", ".join(str(i.address) for i in unseen) or "none"
+    raise Unreadable(
+        "nobody says who the Redis master is: no Sentinel answers, and the instances name "
+        f"{len(leaders)} ({', '.join(sorted(map(str, leaders))) or 'none'}; not reached: {where}). "
+        "Start the Sentinels, or run on all hosts of the group 'redis' at once"
+    )

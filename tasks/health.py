@@ -1,0 +1,237 @@
+"""The health table: every service, seen by a real request."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import gevent
+from pyinfra import logger
+from pyinfra.api import StringCommand, operation
+from pyinfra.context import ctx_host
+from rich.console import Console
+from rich.table import Table
+
+from tasks.core import estate, remote
+from tasks.core.estate import Node
+from tasks.pgbouncer import PgbouncerSettings
+from tasks.postgres import PostgresSettings, role_password
+from tasks.redis import SHELL, RedisSettings, addresses, password
+from tasks.sentinel import SentinelSettings, endpoints
+
+# Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
+SETTLE_SECONDS = 45
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table: a request made on a host, and what its answer must be."""
+
+    service: str
+    node: Node
+    port: int
+    script: str
+    connect: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A check and its answer."""
+
+    check: Check
+    healthy: bool
+    answer: str
+
+
+def _postgres(node: Node) -> Iterator[Check]:
+    port = node.the(PostgresSettings).port
+    script = (
+        f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres "
+        "-c \"SELECT 'PostgreSQL ' || current_setting('server_version')\""
+    )
+    connect = f"sudo -u postgres psql -p {port}"
+    yield Check("postgres", node, port, script, connect, 0)
+
+
+def _pgbouncer(node: Node) -> Iterator[Check]:
+    server = node.estate.having(PostgresSettings)[0]
+    port = node.the(PgbouncerSettings).listen_port
+    pooled = [
+        (name, database.owner)
+        for name, database in server.the(PostgresSettings).databases.items()
+        if database.owner != "postgres"
+    ]
+    if not pooled:
+        script = f"pg_isready -q -h 127.0.0.1 -p {port} && echo accepts connections"
+        yield Check("pgbouncer", node, port, script, f"psql -h {node.address} -p {port}", 1)
+        return
+    name, owner = pooled[0]
+    script = (
+        f'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 psql -XAtqw -h 127.0.0.1 -p {port} '
+        f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
+        "-c \"SELECT 'query as ' || current_user\""
+    )
+    connect = f"psql -h {node.address} -p {port} -U {owner} {name}"
+    yield Check("pgbouncer", node, port, script, connect, 1)
+
+
+_REDIS = """
+accepted {port} || {{ echo "no answer to PING"; exit 1; }}
+redis-cli -p {port} INFO replication | tr -d '\\r' | awk -F: '
+  {{ v[$1] = $2 }}
+  END {{
+    if (v["role"] == "master") print "master, " v["connected_slaves"] " replicas"
+    else {{
+      up = v["master_link_status"] == "up"
+      print "replica of " v["master_host"] ":" v["master_port"] (up ? "" : ", link down")
+      exit !up
+    }}
+  }}'
+"""
+
+
+def _redis(node: Node) -> Iterator[Check]:
+    for port in node.the(RedisSettings).ports:
+        connect = f"redis-cli -h {node.address} -p {port} --askpass"
+        yield Check(f"redis-{port}", node, port, _REDIS.format(port=port), connect, 2)
+
+
+# An identity in the file proves that Sentinel can save what it learns.
+_SENTINEL = """
+accepted {port} || {{ echo "no answer to PING"; exit 1; }}
+answer=$(redis-cli -p {port} SENTINEL CKQUORUM {name})
+case $answer in OK*) ;; *) echo "$answer"; exit 1 ;; esac
+id=$(redis-cli -p {port} SENTINEL MYID)
+grep -q "^sentinel myid $id" /var/lib/redis/sentinel-{port}/sentinel.conf ||
+  {{ echo "cannot save its file"; exit 1; }}
+redis-cli -p {port} SENTINEL MASTER {name} | paste -d ' ' - - | awk '
+  {{ v[$1] = $2 }}
+  END {{
+    print "master " v["ip"] ":" v["port"] ", " v["num-slaves"] " replicas, " \\
+      v["num-other-sentinels"] " other Sentinels"
+    exit !(v["num-slaves"] == {replicas} && v["num-other-sentinels"] == {others})
+  }}'
+"""
+
+
+def _sentinel(node: Node) -> Iterator[Check]:
+    chosen = node.the(SentinelSettings)
+    for port in chosen.ports:
+        script = _SENTINEL.format(
+            port=port,
+            name=chosen.master_name,
+            replicas=len(addresses(node.estate)) - 1,
+            others=len(endpoints(node.estate)) - 1,
+        )
+        connect = f"redis-cli -h {node.address} -p {port} --askpass"
+        yield Check(f"redis-sentinel-{port}", node, port, script, connect, 3)
+
+
+_CHECKS = {
+    PostgresSettings: _postgres,
+    PgbouncerSettings: _pgbouncer,
+    RedisSettings: _redis,
+    SentinelSettings: _sentinel,
+}
+
+
+def _ask(node: Node) -> list[Row]:
+    """All checks of a host, with one command."""
+    checks = [
+        check for settings, of in _CHECKS.items() if settings in node.settings for check in of(node)
+    ]
+    script = SHELL
+    for check in checks:
+        script += (
+            f'out=$({{ ({check.script}\n) 2>&1 </dev/null; echo "status $?"; }} | tail -n 2)\n'
+            'printf "%s\\n" "$out" | paste -s -d "\\t"\n'
+        )
+    output = remote.run(node.host, script, _variables(node))
+    answers = [line.rpartition("\tstatus ") for line in output.stdout]
+    if len(answers) != len(checks):
+        return [Row(check, False, output.last_word or "no answer") for check in checks]
+    return [
+        Row(check, status == "0", answer.replace("\t", " "))
+        for check, (answer, _, status) in zip(checks, answers, strict=True)
+    ]
+
+
+def _variables(node: Node) -> dict[str, str]:
+    variables = {}
+    redis = node.estate.having(RedisSettings)
+    if redis:
+        variables["REDIS_PASSWORD"] = password(redis[0])
+    if PgbouncerSettings in node.settings:
+        server = node.estate.having(PostgresSettings)[0]
+        for database in server.the(PostgresSettings).databases.values():
+            if database.owner != "postgres":
+                variables["POOL_PASSWORD"] = role_password(server, database.owner) or ""
+                break
+    return variables
+
+
+def rows(nodes: list[Node]) -> list[Row]:
+    """Asks every service of these hosts once; the rows come in the order of deployment."""
+    jobs = [gevent.spawn(_ask, node) for node in nodes if node.settings]
+    answers = [row for job in gevent.joinall(jobs) for row in job.get()]
+    return sorted(answers, key=lambda row: row.check.rank)
+
+
+def _settled(nodes: list[Node], seconds: float) -> list[Row]:
+    """The rows once all are healthy, or as they are when the time is over."""
+    end = time.monotonic() + seconds
+    answers = rows(nodes)
+    if seconds and not all(row.healthy for row in answers):
+        logger.info(f"--> Waiting up to {SETTLE_SECONDS} s for the services to find each other")
+    while time.monotonic() < end and not all(row.healthy for row in answers):
+        time.sleep(1)
+        answers = rows(nodes)
+    return answers
+
+
+def table(answers: list[Row]) -> Table:
+    """The rows as a table for people."""
+    result = Table("service", "host", "listens on", "health", "connect", box=None)
+    for row in answers:
+        check = row.check
+        mark = "[green]ok[/]" if row.healthy else "[red bold]FAILS[/]"
+        where = f"{check.node.address}:{check.port}"
+        result.add_row(
+            check.service, check.node.name, where, f"{mark}  {row.answer}", check.connect
+        )
+    return result
+
+
+def _verify(settle: float) -> None:
+    estate.here()
+    _verified(settle=settle, name="Health: every service answers")
+
+
+@operation()
+def _verified(settle: float) -> Generator[StringCommand, None, None]:
+    host = ctx_host.get()
+    everything = estate.here().estate
+    nodes = [node for node in everything.active if node.host in host.state.active_hosts]
+    if not host.state.is_executing or not nodes or nodes[0].host is not host:
+        return
+    answers = _settled(nodes, settle)
+    console = Console(stderr="--json" in sys.argv, soft_wrap=True)
+    console.print(table(answers))
+    sent = sum(remote.commands(node.host) for node in nodes)
+    logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
+    failing = [row.check.service for row in answers if not row.healthy]
+    if failing:
+        yield StringCommand(f"echo 'not healthy: {', '.join(failing)}' >&2; exit 1")
+
+
+def report() -> None:
+    """Ends a run: waits until the services have found each other, and prints the table."""
+    _verify(SETTLE_SECONDS)
+
+
+def verify() -> None:
+    """Prints the table alone; fails when a row fails."""
+    _verify(0)

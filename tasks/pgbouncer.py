@@ -1,0 +1,315 @@
+"""PgBouncer: transaction pooling in front of PostgreSQL, passwords looked up where they live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tasks.core import estate, files, packages, services, sql
+from tasks.core.change import Change, converge
+from tasks.core.estate import Component, Estate, Node
+from tasks.core.files import Entry, File, render
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe
+from tasks.core.secrets import Secrets
+from tasks.core.services import Service
+from tasks.core.settings import Extra, Line, Port, Problem, Settings, StackSettings
+from tasks.postgres import PostgresSettings, lookup_password
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class PgbouncerSettings(Settings):
+    """The `pgbouncer_*` keys; times are in seconds, as PgBouncer's own."""
+
+    prefix: ClassVar[str] = "pgbouncer_"
+
+    listen_port: Port = 6432
+    listen_addr: Line | None = None
+    pool_mode: Literal["session", "transaction", "statement"] = "transaction"
+    max_client_conn: Annotated[int, Field(ge=1, le=60000)] = 1000
+    default_pool_size: Positive = 25
+    min_pool_size: Count = 10
+    reserve_pool_size: Count = 5
+    reserve_pool_timeout: Count = 5
+    max_db_connections: Positive | None = None
+    max_prepared_statements: Count | None = None
+    query_wait_timeout: Count = 120
+    server_lifetime: Count = 3600
+    server_idle_timeout: Count = 600
+    tcp_keepidle: Positive = 30
+    tcp_keepintvl: Positive = 10
+    tcp_keepcnt: Positive = 5
+    ignore_startup_parameters: Line = "extra_float_digits"
+    extra: Extra = {}
+
+    @property
+    def connections_per_database(self) -> int:
+        """The most server connections that this PgBouncer opens to one database."""
+        return self.max_db_connections or self.default_pool_size + self.reserve_pool_size
+
+
+# The first version that has a key; an older one refuses to start with it.
+_SINCE = {
+    "auth_dbname": (1, 19),
+    "max_prepared_statements": (1, 21),
+    "track_extra_parameters": (1, 20),
+    "load_balance_hosts": (1, 24),
+    "transaction_timeout": (1, 25),
+}
+
+# 200 is PgBouncer's own recommendation where clients use protocol-level prepared statements
+# (config.md of 1.21: "100 to 300").
+_PREPARED_STATEMENTS = 200
+
+# Keys that RELOAD leaves as they are (column "changeable" of SHOW CONFIG).
+_RESTART_KEYS = ("listen_addr", "listen_port", "unix_socket_dir", "unix_socket_mode",
+                 "unix_socket_group", "listen_backlog", "so_reuseport", "user", "pidfile",
+                 "syslog_ident", "syslog_facility", "peer_id")  # fmt: skip
+
+_INI = "/etc/pgbouncer/pgbouncer.ini"
+_USERLIST = "/etc/pgbouncer/userlist.txt"
+
+
+# --- What the estate knows of PgBouncer ----------------------------------------------------------
+
+
+def _defaults(_stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    poolers = everything.having(PgbouncerSettings)
+    problems = []
+    for node in poolers:
+        chosen = node.the(PgbouncerSettings)
+        if not everything.having(PostgresSettings):
+            message = "needs a host in group 'postgres'"
+            problems.append(Problem(node.name, "group pgbouncer", message))
+        if chosen.min_pool_size > chosen.default_pool_size:
+            message = f"should be at most pgbouncer_default_pool_size ({chosen.default_pool_size})"
+            problems.append(Problem(node.name, "pgbouncer_min_pool_size", message))
+        problems += [
+            Problem(node.name, f"pgbouncer_extra/{key}", _duplicate(key))
+            for key in chosen.extra
+            if key in _parameters(node)
+        ]
+    return problems + _pools(everything, poolers)
+
+
+def _duplicate(key: str) -> str:
+    if key in PgbouncerSettings.model_fields:
+        return f"has a key of its own: pgbouncer_{key}"
+    return "is set by Datatier"
+
+
+def _pools(everything: Estate, poolers: list[Node]) -> list[Problem]:
+    """The pools of all poolers must fit into what PostgreSQL accepts."""
+    problems = []
+    for server in everything.having(PostgresSettings):
+        chosen = server.the(PostgresSettings)
+        room = chosen.max_connections - chosen.superuser_reserved_connections
+        databases = len(chosen.databases)
+        each = [node.the(PgbouncerSettings).connections_per_database for node in poolers]
+        total = databases * sum(each)
+        if total > room:
+            message = (
+                f"{databases} database{'s' if databases > 1 else ''} x {' + '.join(map(str, each))}"
+                f" pool connections are {total}, more than the {room} that "
+                f"postgres_max_connections ({chosen.max_connections}) leaves them"
+            )
+            problems.append(Problem(poolers[0].name, "pgbouncer_default_pool_size", message))
+    return problems
+
+
+def _listens(node: Node) -> list[Listener]:
+    port = node.the(PgbouncerSettings).listen_port
+    return [Listener(port, "pgbouncer_listen_port", "pgbouncer", "pgbouncer.service")]
+
+
+def _probes(node: Node) -> dict[str, Probe[Any]]:
+    return {
+        "packages": packages.probe(_PACKAGES),
+        "files": files.probe(_files(node)),
+        "services": services.probe([_service(node)], node.manager),
+    }
+
+
+def _checks(node: Node) -> list[Problem]:
+    version = _version(node)
+    chosen = node.the(PgbouncerSettings)
+    asked = {f"extra/{key}" for key in chosen.extra}
+    if chosen.max_prepared_statements:
+        asked.add("max_prepared_statements")
+    return [
+        Problem(
+            node.name,
+            f"pgbouncer_{key}",
+            f"needs PgBouncer {since[0]}.{since[1]}; this host has {version[0]}.{version[1]}",
+        )
+        for key in sorted(asked)
+        if version < (since := _SINCE.get(key.removeprefix("extra/"), (0, 0)))
+    ]
+
+
+def _version(node: Node) -> tuple[int, int]:
+    """The installed version, else the one that the host's release would install."""
+    installed = node.read("pgbouncer")["packages"].get("pgbouncer")
+    if installed is None:
+        return node.system.release.pgbouncer
+    major, minor = installed.split(":")[-1].split(".")[:2]
+    return int(major), int(minor)
+
+
+# --- Install -------------------------------------------------------------------------------------
+
+_PACKAGES = ["pgbouncer", "postgresql-client-common", "postgresql-client"]
+
+
+def install() -> None:
+    """Installs the packages; nothing is started."""
+    node = estate.current(PgbouncerSettings)
+    if node is None:
+        return
+    converge(
+        "PgBouncer: packages",
+        lambda: _missing_packages(node),
+    )
+
+
+def _missing_packages(node: Node) -> Change | None:
+    return packages.compare(_PACKAGES, node.read("pgbouncer")["packages"])
+
+
+# --- Configure -----------------------------------------------------------------------------------
+
+
+def configure() -> None:
+    """Writes the configuration and makes PgBouncer take it."""
+    node = estate.current(PgbouncerSettings)
+    if node is None:
+        return
+    converge(
+        "PgBouncer: configuration",
+        lambda: _configuration(node),
+    )
+    activate()
+
+
+def _configuration(node: Node) -> Change | None:
+    return files.compare(_files(node), node.read("pgbouncer")["files"])
+
+
+def _parameters(node: Node) -> dict[str, str | int]:
+    chosen = node.the(PgbouncerSettings)
+    addresses = dict.fromkeys(("127.0.0.1", node.address))
+    prepared = chosen.max_prepared_statements
+    if prepared is None and node.system.release.pgbouncer >= _SINCE["max_prepared_statements"]:
+        prepared = _PREPARED_STATEMENTS
+    return {
+        "listen_addr": chosen.listen_addr or ",".join(addresses),
+        "listen_port": chosen.listen_port,
+        "unix_socket_dir": "/var/run/postgresql",
+        "auth_type": "scram-sha-256",
+        "auth_file": _USERLIST,
+        "auth_user": sql.LOOKUP_ROLE,
+        "auth_query": "SELECT uname, phash FROM pgbouncer.user_lookup($1)",
+        "admin_users": "postgres",
+        "pool_mode": chosen.pool_mode,
+        "max_client_conn": chosen.max_client_conn,
+        "default_pool_size": chosen.default_pool_size,
+        "min_pool_size": chosen.min_pool_size,
+        "reserve_pool_size": chosen.reserve_pool_size,
+        "reserve_pool_timeout": chosen.reserve_pool_timeout,
+        "max_db_connections": chosen.connections_per_database,
+        **({"max_prepared_statements": prepared} if prepared is not None else {}),
+        "query_wait_timeout": chosen.query_wait_timeout,
+        "server_lifetime": chosen.server_lifetime,
+        "server_idle_timeout": chosen.server_idle_timeout,
+        "tcp_keepalive": 1,
+        "tcp_keepidle": chosen.tcp_keepidle,
+        "tcp_keepintvl": chosen.tcp_keepintvl,
+        "tcp_keepcnt": chosen.tcp_keepcnt,
+        "ignore_startup_parameters": chosen.ignore_startup_parameters,
+        "logfile": "/var/log/postgresql/pgbouncer.log",
+        "pidfile": "/var/run/postgresql/pgbouncer.pid",
+    }
+
+
+def _server(node: Node) -> Node:
+    return node.estate.having(PostgresSettings)[0]
+
+
+def _files(node: Node) -> list[Entry]:
+    server = _server(node)
+    postgres = server.the(PostgresSettings)
+    ini = render(
+        "pgbouncer/pgbouncer.ini.j2",
+        host="127.0.0.1" if server is node else server.address,
+        port=postgres.port,
+        databases=list(postgres.databases),
+        parameters={**_parameters(node), **node.the(PgbouncerSettings).extra},
+    )
+    admin = sql.scram(postgres.password.get_secret_value(), "postgres")
+    users = {sql.LOOKUP_ROLE: lookup_password(node.estate), "postgres": admin}
+    userlist = render("pgbouncer/userlist.txt.j2", users=users)
+    return [
+        File(_INI, ini, mode="640", user="postgres", group="postgres"),
+        File(
+            _USERLIST,
+            userlist,
+            mode="640",
+            user="postgres",
+            group="postgres",
+            secret=r'^"[^"]*" "(.*)"$',
+        ),
+        *services.files(_service(node), node.manager),
+    ]
+
+
+# --- Activate ------------------------------------------------------------------------------------
+
+
+def activate() -> None:
+    """Starts PgBouncer, reloads it, or restarts it for what RELOAD ignores."""
+    node = estate.current(PgbouncerSettings)
+    if node is None:
+        return
+    converge("PgBouncer: service", lambda: _activation(node))
+
+
+def _activation(node: Node) -> Change | None:
+    parameters = {**_parameters(node), **node.the(PgbouncerSettings).extra}
+    fixed = "\n".join(f"{key}={parameters.get(key)}" for key in _RESTART_KEYS)
+    contents = "".join(entry.content for entry in _files(node)[:2] if isinstance(entry, File))
+    wanted = services.activation(_service(node), node.manager, restart=fixed, reload=contents)
+    return services.compare([wanted], node.read("pgbouncer")["services"], node.manager)
+
+
+def _service(node: Node) -> Service:
+    chosen = node.the(PgbouncerSettings)
+    return Service(
+        name="pgbouncer",
+        description="connection pooler for PostgreSQL",
+        command=f"/usr/sbin/pgbouncer {_INI}",
+        user="postgres",
+        group="postgres",
+        unit="pgbouncer.service",
+        runtime_directory="/var/run/postgresql",
+        # Clients, server connections, and room for logs and sockets.
+        open_files=max(65536, 2 * chosen.max_client_conn),
+        ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
+        reload='kill -HUP "$(cat /var/run/postgresql/pgbouncer.pid)"; sleep 0.2',
+    )
+
+
+def deploy() -> None:
+    """PgBouncer as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+COMPONENT = Component("pgbouncer", PgbouncerSettings, _defaults, _rules, _listens, _probes, _checks)

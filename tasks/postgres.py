@@ -1,0 +1,495 @@
+"""PostgreSQL: one cluster per host, its roles, databases, extensions and grants."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field
+
+from tasks.core import estate, files, packages, services, sql
+from tasks.core.change import Change, converge
+from tasks.core.estate import Component, Estate, Node
+from tasks.core.files import Entry, File, render
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe
+from tasks.core.secrets import Secrets
+from tasks.core.services import Service
+from tasks.core.settings import (
+    Extra,
+    Identifier,
+    Line,
+    Model,
+    Port,
+    Problem,
+    Secret,
+    Settings,
+    StackSettings,
+    wrong,
+)
+
+Parameter = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")]
+Privilege = Literal["CONNECT", "CREATE", "TEMPORARY"]
+
+_HBA = re.compile(
+    r"(?P<type>local|host(?:no)?(?:ssl|gssenc)?)\s+\S+\s+\S+\s+.*?(?P<method>[a-z0-9-]+)"
+    r"(?:\s+\S+=\S+)*"
+)
+_WEAK = {"trust", "password", "md5", "ident"}
+
+
+def _size(value: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]*(kB|MB|GB|TB)", value):
+        raise wrong("should be a size such as '256MB' (kB, MB, GB or TB)")
+    return value
+
+
+def _duration(value: str) -> str:
+    if not re.fullmatch(r"0|[1-9][0-9]*(ms|s|min|h|d)", value):
+        raise wrong("should be a duration such as '300s' (ms, s, min, h or d), or '0'")
+    return value
+
+
+def _hba_line(value: str) -> str:
+    match = _HBA.fullmatch(value.strip())
+    if match is None:
+        raise wrong(f"{value!r} should be a pg_hba line: TYPE DATABASE USER [ADDRESS] METHOD")
+    if match["method"] in _WEAK:
+        raise wrong(f"{value!r} should use scram-sha-256, not {match['method']}")
+    return value.strip()
+
+
+Size = Annotated[str, AfterValidator(_size)]
+Duration = Annotated[str, AfterValidator(_duration)]
+HbaLine = Annotated[Line, AfterValidator(_hba_line)]
+
+
+class Role(Model):
+    """A role; one without a password gets a generated one, kept in `.env`."""
+
+    password: Secret | None = None
+    login: bool = True
+    superuser: bool = False
+    createdb: bool = False
+    createrole: bool = False
+    replication: bool = False
+    bypassrls: bool = False
+    inherit: bool = True
+    connection_limit: Annotated[int, Field(ge=-1)] = -1
+    valid_until: AwareDatetime | None = None
+    member_of: frozenset[Identifier] = frozenset()
+    settings: dict[Parameter, Line] = {}
+
+
+class Database(Model):
+    """A database; grants are privileges on the database itself, by role."""
+
+    owner: Identifier
+    extensions: tuple[Identifier, ...] = ()
+    settings: dict[Parameter, Line] = {}
+    grants: dict[Identifier, frozenset[Privilege]] = {}
+
+
+class PostgresSettings(Settings):
+    """The `postgres_*` keys; memory defaults follow the host's memory."""
+
+    prefix: ClassVar[str] = "postgres_"
+
+    databases: dict[Identifier, Database]
+    roles: dict[Identifier, Role]
+    password: Secret
+    port: Port = 5432
+    version: Annotated[int, Field(ge=14, le=18)] | None = None
+    locale: Line = "C.UTF-8"
+    listen_addresses: Line | None = None
+    extensions: tuple[Identifier, ...] = ("pg_stat_statements",)
+    hba: tuple[HbaLine, ...] = ()
+    max_connections: Annotated[int, Field(ge=10, le=10000)] = 100
+    superuser_reserved_connections: Annotated[int, Field(ge=1, le=100)] = 3
+    shared_buffers: Size | None = None
+    effective_cache_size: Size | None = None
+    work_mem: Size | None = None
+    maintenance_work_mem: Size | None = None
+    max_wal_size: Size = "1GB"
+    checkpoint_completion_target: Annotated[float, Field(ge=0, le=1)] = 0.9
+    random_page_cost: Annotated[float, Field(gt=0)] = 1.1
+    log_min_duration_statement: Annotated[int, Field(ge=-1)] = 1000
+    statement_timeout: Duration = "300s"
+    lock_timeout: Duration = "10s"
+    extra: Extra = {}
+
+
+def memory(megabytes: int, max_connections: int) -> dict[str, str]:
+    """Memory settings for a host, in PostgreSQL's units.
+
+    A quarter of the memory for shared buffers and three quarters as the planner's view of all
+    caches are the PostgreSQL manual's advice (Resource Consumption, Query Planning). Memory is
+    rounded to 256 MB first, so that a new kernel's few megabytes do not restart a server.
+
+    Args:
+        megabytes: what the host or its container has, in MiB.
+        max_connections: each may use `work_mem` a few times over.
+    """
+    rounded = max(256, megabytes // 256 * 256)
+    work = min(64, max(4, rounded // 4 // max_connections))
+    return {
+        "shared_buffers": f"{max(64, min(rounded // 4, 16384))}MB",
+        "effective_cache_size": f"{rounded * 3 // 4}MB",
+        "work_mem": f"{work}MB",
+        "maintenance_work_mem": f"{max(32, min(rounded // 16, 2048))}MB",
+    }
+
+
+# --- What the estate knows of PostgreSQL ---------------------------------------------------------
+
+
+def _defaults(stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
+    name = stack.stack_name
+    defaults: dict[str, Any] = {
+        "databases": {name: {"owner": name}},
+        "roles": {name: {}},
+    }
+    if "password" not in given:
+        defaults["password"] = store.get("POSTGRES_PASSWORD")
+    return defaults
+
+
+def role_password(node: Node, role: str) -> str | None:
+    """The password of a role that may log in: the settings', else the one kept in `.env`."""
+    chosen = node.the(PostgresSettings).roles[role]
+    if chosen.password is not None:
+        return chosen.password.get_secret_value()
+    return node.estate.secrets.get(secret_name(role)) if chosen.login else None
+
+
+def secret_name(role: str) -> str:
+    """The name of a role's password in the environment and in `.env`."""
+    return f"POSTGRES_ROLE_{re.sub('[^A-Z0-9]', '_', role.upper())}_PASSWORD"
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    problems = []
+    for node in everything.having(PostgresSettings):
+        chosen = node.the(PostgresSettings)
+        known = {*chosen.roles, "postgres"}
+        for name in chosen.roles:
+            if name in ("postgres", sql.LOOKUP_ROLE) or name.startswith("pg_"):
+                message = f"role {name!r} is reserved"
+                problems.append(Problem(node.name, "postgres_roles", message))
+        for name, database in chosen.databases.items():
+            problems += _database_rules(node.name, name, database, known)
+        for key in sorted(set(chosen.extra) & set(_parameters(node))):
+            owner = "is set by Datatier"
+            if key in PostgresSettings.model_fields:
+                owner = f"has a key of its own: postgres_{key}"
+            problems.append(Problem(node.name, f"postgres_extra/{key}", owner))
+        problems += [
+            Problem(node.name, f"postgres_extra/{key}", "should be a PostgreSQL parameter name")
+            for key in chosen.extra
+            if not re.fullmatch(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?", key)
+        ]
+        problems += _too_much_memory(node, chosen)
+    return problems
+
+
+def _database_rules(host: str, name: str, database: Database, known: set[str]) -> Iterator[Problem]:
+    key = f"postgres_databases/{name}"
+    if name in ("template0", "template1", "pgbouncer"):
+        yield Problem(host, key, f"{name!r} is reserved")
+    if database.owner not in known:
+        yield Problem(host, f"{key}/owner", f"role {database.owner!r} is not in postgres_roles")
+    for role in sorted(set(database.grants) - known):
+        yield Problem(host, f"{key}/grants", f"role {role!r} is not in postgres_roles")
+
+
+def _too_much_memory(node: Node, chosen: PostgresSettings) -> list[Problem]:
+    units = {"kB": 1 / 1024, "MB": 1, "GB": 1024, "TB": 1024**2}
+    match = re.fullmatch(r"(\d+)(\w+)", chosen.shared_buffers or "")
+    if match and int(match[1]) * units[match[2]] < 1:
+        message = f"should be at least 1MB, not {chosen.shared_buffers}"
+        return [Problem(node.name, "postgres_shared_buffers", message)]
+    return []
+
+
+def _listens(node: Node) -> list[Listener]:
+    port = node.the(PostgresSettings).port
+    return [Listener(port, "postgres_port", "postgres", _service(node).systemd_unit)]
+
+
+def _checks(node: Node) -> list[Problem]:
+    wanted = _version(node)
+    others = [v for v in node.read("postgres")["clusters"] if v != wanted]
+    if not others:
+        return []
+    message = (
+        f"should be {others[0]}: the host has a cluster of PostgreSQL {others[0]}, and "
+        f"{wanted} would make an empty second one; upgrade it first (pg_upgradecluster)"
+    )
+    return [Problem(node.name, "postgres_version", message)]
+
+
+def _probes(node: Node) -> dict[str, Probe[Any]]:
+    chosen = node.the(PostgresSettings)
+    data = _data_directory(node)
+    clusters = "ls -d /etc/postgresql/*/* /var/lib/postgresql/*/main 2>/dev/null | cut -d/ -f4,5"
+    return {
+        "packages": packages.probe(_packages(node)),
+        "clusters": Probe(
+            f"{clusters} | tr / '\\n' | grep -x '[0-9]*' | sort -un || true",
+            lambda lines: [int(line) for line in lines],
+        ),
+        "created": Probe(
+            f"if [ -e {data}/PG_VERSION ] && [ ! -e {_CREATING} ]; then echo yes; fi",
+            lambda lines: lines == ["yes"],
+        ),
+        "files": files.probe(_files(node)),
+        "services": services.probe([_service(node)], node.manager),
+        "server": sql.probe(data, ["template1", *chosen.databases]),
+    }
+
+
+# --- Install -------------------------------------------------------------------------------------
+
+_CREATING = "/var/lib/postgresql/.datatier-creating"
+
+
+def _version(node: Node) -> int:
+    return node.the(PostgresSettings).version or node.system.release.postgres
+
+
+def _data_directory(node: Node) -> str:
+    return f"/var/lib/postgresql/{_version(node)}/main"
+
+
+def _etc(node: Node) -> str:
+    return f"/etc/postgresql/{_version(node)}/main"
+
+
+def _packages(node: Node) -> list[str]:
+    return [f"postgresql-{_version(node)}", "postgresql-client-common"]
+
+
+def install() -> None:
+    """Installs the packages and creates the cluster; nothing is started."""
+    node = estate.current(PostgresSettings)
+    if node is None:
+        return
+    converge("PostgreSQL: packages", lambda: _missing_packages(node))
+    converge("PostgreSQL: cluster", lambda: _missing_cluster(node))
+
+
+def _missing_packages(node: Node) -> Change | None:
+    # Without this the package would create a cluster of its own, without checksums.
+    before = """
+install -d /etc/postgresql-common/createcluster.d
+printf '# Datatier creates the cluster itself.\\ncreate_main_cluster = false\\n' \\
+  >/etc/postgresql-common/createcluster.d/datatier.conf
+"""
+    return packages.compare(_packages(node), node.read("postgres")["packages"], before)
+
+
+# A cluster whose creation was interrupted has never run: it holds nothing and is made anew.
+_CREATE = """
+if [ -e {creating} ]; then rm -rf {data} {etc}; fi
+touch {creating}
+pg_createcluster {version} main --port {port} --locale {locale} --encoding UTF8 -- \\
+  --data-checksums --auth-local=peer --auth-host=scram-sha-256 >/dev/null
+rm {creating}
+"""
+
+
+def _missing_cluster(node: Node) -> Change | None:
+    if node.read("postgres")["created"]:
+        return None
+    chosen = node.the(PostgresSettings)
+    script = _CREATE.format(
+        creating=_CREATING,
+        data=_data_directory(node),
+        etc=_etc(node),
+        version=_version(node),
+        port=chosen.port,
+        locale=chosen.locale,
+    )
+    return Change([f"cluster {_version(node)}/main: create, with data checksums"], script)
+
+
+# --- Configure -----------------------------------------------------------------------------------
+
+
+def configure() -> None:
+    """Writes the configuration, makes the server take it, and converges roles and databases."""
+    node = estate.current(PostgresSettings)
+    if node is None:
+        return
+    converge(
+        "PostgreSQL: configuration",
+        lambda: _configuration(node),
+    )
+    activate()
+    converge("PostgreSQL: roles and databases", lambda: _sql(node))
+
+
+def _configuration(node: Node) -> Change | None:
+    return files.compare(_files(node), node.read("postgres")["files"])
+
+
+def clients(node: Node) -> list[dict[str, str]]:
+    """Hosts that need to reach this server from outside: poolers and the backup host."""
+    return [
+        {"group": group, "name": other.name, "address": f"{other.address}/32"}
+        for group in ("pgbouncer", "backup")
+        for other in node.estate.in_group(group)
+        if other is not node
+    ]
+
+
+def _parameters(node: Node) -> dict[str, str | int | float]:
+    chosen = node.the(PostgresSettings)
+    defaults = memory(node.system.memory, chosen.max_connections)
+    listen = "localhost" if not clients(node) else f"localhost,{node.address}"
+    return {
+        "listen_addresses": chosen.listen_addresses or listen,
+        "port": chosen.port,
+        "max_connections": chosen.max_connections,
+        "superuser_reserved_connections": chosen.superuser_reserved_connections,
+        "password_encryption": "scram-sha-256",
+        "shared_buffers": chosen.shared_buffers or defaults["shared_buffers"],
+        "effective_cache_size": chosen.effective_cache_size or defaults["effective_cache_size"],
+        "work_mem": chosen.work_mem or defaults["work_mem"],
+        "maintenance_work_mem": chosen.maintenance_work_mem or defaults["maintenance_work_mem"],
+        "max_wal_size": chosen.max_wal_size,
+        "checkpoint_completion_target": chosen.checkpoint_completion_target,
+        "random_page_cost": chosen.random_page_cost,
+        "log_min_duration_statement": chosen.log_min_duration_statement,
+        "statement_timeout": chosen.statement_timeout,
+        "lock_timeout": chosen.lock_timeout,
+        "shared_preload_libraries": "pg_stat_statements",
+    }
+
+
+def _files(node: Node) -> list[Entry]:
+    chosen = node.the(PostgresSettings)
+    parameters = {**_parameters(node), **chosen.extra}
+    conf = render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
+    hba = render("postgres/pg_hba.conf.j2", clients=clients(node), lines=chosen.hba)
+    etc = _etc(node)
+    return [
+        File(f"{etc}/conf.d/datatier.conf", conf, mode="644", user="postgres", group="postgres"),
+        File(f"{etc}/pg_hba.conf", hba, mode="640", user="postgres", group="postgres"),
+        *services.files(_service(node), node.manager),
+    ]
+
+
+def _quoted(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Values as they stand between the quotes of postgresql.conf."""
+    words = {True: "on", False: "off"}
+    return {
+        key: (words[value] if isinstance(value, bool) else str(value)).replace("'", "''")
+        for key, value in parameters.items()
+    }
+
+
+def _sql(node: Node) -> Change | None:
+    chosen = node.the(PostgresSettings)
+    pooled = bool(node.estate.in_group("pgbouncer"))
+    roles = [_superuser(chosen), *(_role(node, name, role) for name, role in chosen.roles.items())]
+    if pooled:
+        password = lookup_password(node.estate)
+        roles.append(sql.Role(sql.LOOKUP_ROLE, password, {"login": True}))
+    databases = [
+        sql.Database(
+            name,
+            database.owner,
+            tuple(dict.fromkeys((*chosen.extensions, *database.extensions))),
+            database.settings,
+            dict(database.grants),
+        )
+        for name, database in chosen.databases.items()
+    ]
+    server = node.read("postgres")["server"]
+    return sql.compare(server, roles, databases, _data_directory(node), pooled=pooled)
+
+
+def lookup_password(everything: Estate) -> str:
+    """The password of the role with which PgBouncer looks passwords up."""
+    return everything.secrets.get("PGBOUNCER_AUTH_PASSWORD")
+
+
+def _superuser(chosen: PostgresSettings) -> sql.Role:
+    everything = {key: True for key in sql.ATTRIBUTES}
+    return sql.Role("postgres", chosen.password.get_secret_value(), everything)
+
+
+def _role(node: Node, name: str, role: Role) -> sql.Role:
+    return sql.Role(
+        name,
+        role_password(node, name),
+        {key: getattr(role, key) for key in sql.ATTRIBUTES},
+        role.connection_limit,
+        role.valid_until,
+        role.member_of,
+        role.settings,
+    )
+
+
+# --- Activate ------------------------------------------------------------------------------------
+
+
+def activate() -> None:
+    """Starts PostgreSQL, or makes it take its configuration with the least impact."""
+    node = estate.current(PostgresSettings)
+    if node is None:
+        return
+    converge("PostgreSQL: service", lambda: _activation(node))
+
+
+def _activation(node: Node) -> Change | None:
+    contents = [entry.content for entry in _files(node)[:2] if isinstance(entry, File)]
+    wanted = services.activation(_service(node), node.manager, reload="".join(contents))
+    return services.compare([wanted], node.read("postgres")["services"], node.manager)
+
+
+# Both views read the files, not the server's memory: a bad line is found before it is loaded. A
+# parameter that waits for a restart is listed there as not applied, which is no mistake.
+_RELOAD = """
+port=$(sed -n 4p {data}/postmaster.pid)
+ask() {{ runuser -u postgres -- psql -XAtq -w -p "$port" -d postgres -c "$1"; }}
+bad=$(ask "SELECT name || ': ' || error FROM pg_file_settings
+             WHERE error IS NOT NULL AND error <> 'setting could not be applied'
+           UNION ALL SELECT 'pg_hba.conf line ' || line_number || ': ' || error
+             FROM pg_hba_file_rules WHERE error IS NOT NULL" | head -n 1)
+if [ -n "$bad" ]; then echo "PostgreSQL keeps its old configuration: $bad" >&2; exit 1; fi
+ask 'SELECT pg_reload_conf()' >/dev/null; sleep 0.5
+if [ "$(ask 'SELECT count(*) FROM pg_settings WHERE pending_restart')" != 0 ]; then
+  restart_service postgres {unit}
+fi
+"""
+
+
+def _service(node: Node) -> Service:
+    version, port = _version(node), node.the(PostgresSettings).port
+    unit = f"postgresql@{version}-main.service"
+    binary = f"/usr/lib/postgresql/{version}/bin/postgres"
+    return Service(
+        name="postgres",
+        description="PostgreSQL",
+        command=f"{binary} -D {_data_directory(node)} -c config_file={_etc(node)}/postgresql.conf",
+        user="postgres",
+        group="postgres",
+        unit=unit,
+        enabled_by="postgresql.service",
+        runtime_directory="/var/run/postgresql",
+        stop_signal="INT",
+        ready=f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres -c 'SELECT 1'",
+        reload=_RELOAD.format(data=_data_directory(node), unit=unit),
+    )
+
+
+def deploy() -> None:
+    """PostgreSQL as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+COMPONENT = Component("postgres", PostgresSettings, _defaults, _rules, _listens, _probes, _checks)

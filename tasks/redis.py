@@ -1,0 +1,536 @@
+"""Redis: one instance per port, replicas of whichever instance Sentinel says is the master."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+from pyinfra import logger
+
+from tasks.core import estate, files, packages, services
+from tasks.core.change import Change, converge
+from tasks.core.estate import Component, Estate, Node
+from tasks.core.files import Directory, Entry, File, render
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe, quoted
+from tasks.core.secrets import Secrets
+from tasks.core.services import Service
+from tasks.core.settings import (
+    Extra,
+    Ports,
+    Problem,
+    Secret,
+    Settings,
+    StackSettings,
+    wrong,
+)
+from tasks.core.topology import Address, Instance, master
+
+Policy = Literal[
+    "noeviction",
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+]
+
+_UNITS = {"": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
+
+
+def _memory(value: str) -> str:
+    match = re.fullmatch(r"(\d+)([a-z]*)", value.lower())
+    if match is None or match[2] not in _UNITS:
+        raise wrong("should be a size such as '512mb' or '1gb', or '0' for no limit")
+    if 0 < int(match[1]) * _UNITS[match[2]] < 1024**2:
+        raise wrong("should be at least 1mb, or '0' for no limit")
+    return value.lower()
+
+
+class RedisSettings(Settings):
+    """The `redis_*` keys."""
+
+    prefix: ClassVar[str] = "redis_"
+
+    ports: Ports = (6379,)
+    password: Secret
+    maxmemory: Annotated[str, AfterValidator(_memory)] = "512mb"
+    maxmemory_policy: Policy = "noeviction"
+    appendonly: bool = True
+    appendfsync: Literal["always", "everysec", "no"] = "everysec"
+    save: Annotated[str, Field(pattern=r"^(\d+ \d+( \d+ \d+)*)?$")] = "900 1 300 10 60 10000"
+    min_replicas_to_write: Annotated[int, Field(ge=0)] = 0
+    min_replicas_max_lag: Annotated[int, Field(ge=0)] = 10
+    extra: Extra = {}
+
+
+# --- What the estate knows of Redis --------------------------------------------------------------
+
+
+def _defaults(_stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if "password" in given else {"password": store.get("REDIS_PASSWORD")}
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    nodes = everything.having(RedisSettings)
+    problems = []
+    passwords = {password(node) for node in nodes}
+    if len(passwords) > 1:
+        message = "should be the same on all hosts of the group: any of them may become master"
+        problems.append(Problem(nodes[0].name, "redis_password", message))
+    instances = addresses(everything)
+    for node in nodes:
+        chosen = node.the(RedisSettings)
+        if chosen.min_replicas_to_write >= len(instances):
+            message = f"should be less than the number of instances ({len(instances)})"
+            problems.append(Problem(node.name, "redis_min_replicas_to_write", message))
+        if len(nodes) > 1 and node.address.startswith("127."):
+            message = "should not be a loopback address: the other Redis hosts cannot reach it"
+            problems.append(Problem(node.name, "address", message))
+        problems += [
+            Problem(node.name, f"redis_extra/{key}", _duplicate(key))
+            for key in chosen.extra
+            if key in _parameters(node, 0) or key in _OWNED
+        ]
+    return problems
+
+
+_OWNED = {"replicaof", "slaveof", "include", "user", "masteruser"}
+
+
+def _duplicate(key: str) -> str:
+    field = key.replace("-", "_")
+    if field in RedisSettings.model_fields:
+        return f"has a key of its own: redis_{field}"
+    return "is set by Datatier"
+
+
+def _listens(node: Node) -> list[Listener]:
+    return [
+        Listener(port, "redis_ports", f"redis-{port}", f"redis-{port}.service")
+        for port in node.the(RedisSettings).ports
+    ]
+
+
+def _checks(_node: Node) -> list[Problem]:
+    return []
+
+
+def _probes(node: Node) -> dict[str, Probe[Any]]:
+    return {
+        "packages": packages.probe(PACKAGES),
+        "files": files.probe([*_files(node), *_seeds(node, None)]),
+        "services": services.probe(_services(node), node.manager),
+        "kernel": Probe(_KERNEL_READ, lambda lines: dict(line.split("=", 1) for line in lines)),
+        "roles": _roles_probe(node),
+        "sentinels": sentinels_probe(node.estate, password(node)),
+    }
+
+
+def password(node: Node) -> str:
+    """The password of every Redis instance."""
+    return node.the(RedisSettings).password.get_secret_value()
+
+
+def addresses(everything: Estate) -> list[Address]:
+    """Every Redis instance, in the inventory's order; the first one starts as master."""
+    return [
+        Address(node.address, port)
+        for node in everything.having(RedisSettings)
+        for port in node.the(RedisSettings).ports
+    ]
+
+
+# --- Who is master -------------------------------------------------------------------------------
+
+# What each instance follows: its own word where it answers, else what it will do when started.
+_ROLES = """
+if ! command -v redis-cli >/dev/null; then
+  for port in {ports}; do echo absent; done; exit 0
+fi
+for port in {ports}; do
+  file=/var/lib/redis/$port/redis.conf
+  accepted "$port" || true
+  role=$(timeout 3 redis-cli -p "$port" INFO replication 2>/dev/null | tr -d '\\r' | awk -F: '
+    {{ v[$1] = $2 }}
+    END {{ if (v["role"] == "master") print "master"
+          else if (v["role"]) print "replica", v["master_host"], v["master_port"] }}')
+  if [ ! -e "$file" ]; then echo absent
+  elif [ -n "$role" ]; then echo "$role"
+  else sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
+  fi
+done
+"""
+
+
+def _roles_probe(node: Node) -> Probe[list[Instance]]:
+    ports = node.the(RedisSettings).ports
+
+    def parse(lines: list[str]) -> list[Instance]:
+        return [
+            _instance(Address(node.address, port), line)
+            for port, line in zip(ports, lines, strict=True)
+        ]
+
+    script = SHELL + _ROLES.format(ports=" ".join(map(str, ports)))
+    return Probe(script, parse, (("REDIS_PASSWORD", password(node)),))
+
+
+def _instance(address: Address, line: str) -> Instance:
+    if line == "absent":
+        return Instance(address, "absent")
+    _, *follows = line.split(" ")
+    return Instance(address, "present", Address(follows[0], int(follows[1])) if follows else None)
+
+
+_SENTINELS = """
+command -v redis-cli >/dev/null || exit 0
+export REDISCLI_AUTH="$REDIS_PASSWORD"
+for sentinel in {sentinels}; do
+  timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" \\
+    SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' &
+done
+wait
+"""
+
+
+def sentinels_probe(everything: Estate, secret: str) -> Probe[list[Address]]:
+    """Asks every Sentinel of the estate, wherever it runs, who the master is."""
+    from tasks.sentinel import endpoints, master_name
+
+    script = _SENTINELS.format(
+        sentinels=quoted(*map(str, endpoints(everything))), name=master_name(everything)
+    )
+
+    def parse(lines: list[str]) -> list[Address]:
+        rows = [line.split(" ") for line in lines]
+        return [Address(row[0], int(row[1])) for row in rows if len(row) == 2]
+
+    return Probe(script, parse, (("REDIS_PASSWORD", secret),))
+
+
+def current_master(everything: Estate) -> Address:
+    """The master now, from what every reachable host says.
+
+    Raises:
+        Unreadable: nobody knows, or they disagree.
+    """
+    answers: list[Address] = []
+    instances: list[Instance] = []
+    for node in everything.having(RedisSettings):
+        if node in everything.active:
+            said = node.read("redis")
+            answers += said["sentinels"]
+            instances += said["roles"]
+        else:
+            instances += [
+                Instance(Address(node.address, port), "unseen")
+                for port in node.the(RedisSettings).ports
+            ]
+    return master(answers, instances, addresses(everything)[0])
+
+
+# --- Install -------------------------------------------------------------------------------------
+
+PACKAGES = ["redis-server", "redis-tools"]
+
+# The package's own instance would take port 6379 at the next boot.
+MASK = """
+if [ -d /run/systemd/system ]; then systemctl -q mask redis-server.service 2>/dev/null; fi
+"""
+
+_KERNEL = {
+    "/proc/sys/vm/overcommit_memory": "1",
+    "/proc/sys/net/core/somaxconn": "1024",
+    "/sys/kernel/mm/transparent_hugepage/enabled": "madvise",
+}
+
+_KERNEL_READ = "".join(
+    f"echo '{path}'=$(cat {path} 2>/dev/null):$([ -w {path} ] && echo writable)\n"
+    for path in _KERNEL
+)
+
+
+def install() -> None:
+    """Installs the packages and prepares the kernel; nothing is started."""
+    node = estate.current(RedisSettings)
+    if node is None:
+        return
+    converge(
+        "Redis: packages",
+        lambda: _missing_packages(node),
+    )
+    converge("Redis: kernel", lambda: _kernel(node))
+
+
+def _missing_packages(node: Node) -> Change | None:
+    return packages.compare(PACKAGES, node.read("redis")["packages"], MASK)
+
+
+def _kernel(node: Node) -> Change | None:
+    """What Redis asks of the kernel, where the host lets us; a container often does not."""
+    pending = []
+    for path, now in node.read("redis")["kernel"].items():
+        value, _, writable = now.rpartition(":")
+        if _satisfied(path, value):
+            continue
+        if writable:
+            pending.append(path)
+        else:
+            logger.warning(
+                f"{node.host.print_prefix}{path} should be {_KERNEL[path]} for Redis, "
+                "and this host does not allow it (a container?)"
+            )
+    if not pending:
+        return None
+    return Change(
+        [f"{path}: {_KERNEL[path]}" for path in pending],
+        "\n".join(f"echo {_KERNEL[path]} >{path}" for path in pending),
+    )
+
+
+def _satisfied(path: str, value: str) -> bool:
+    if path.endswith("enabled"):
+        return not value or "[madvise]" in value or "[never]" in value
+    if path.endswith("somaxconn"):
+        return not value or int(value) >= int(_KERNEL[path])
+    return value == _KERNEL[path]
+
+
+# --- Configure -----------------------------------------------------------------------------------
+
+
+def configure() -> None:
+    """Writes the configuration and makes every instance take it."""
+    node = estate.current(RedisSettings)
+    if node is None:
+        return
+    converge("Redis: configuration", lambda: _configuration(node))
+    activate()
+
+
+def _configuration(node: Node) -> Change | None:
+    found = node.read("redis")["files"]
+    seeds = _seeds(node, None)
+    missing = any(found[entry.path].kind == "absent" for entry in seeds if isinstance(entry, File))
+    if missing:
+        seeds = _seeds(node, current_master(node.estate))
+    return files.compare([*_files(node), *seeds], found)
+
+
+def _parameters(node: Node, port: int) -> dict[str, str | int]:
+    chosen = node.the(RedisSettings)
+    return {
+        "port": port,
+        "bind": " ".join(dict.fromkeys(("127.0.0.1", node.address))),
+        "protected-mode": "yes",
+        "daemonize": "no",
+        "tcp-backlog": 511,
+        "dir": f"/var/lib/redis/{port}",
+        "replica-announce-ip": node.address,
+        "replica-announce-port": port,
+        "requirepass": password(node),
+        "masterauth": password(node),
+        "maxmemory": chosen.maxmemory,
+        "maxmemory-policy": chosen.maxmemory_policy,
+        "appendonly": "yes" if chosen.appendonly else "no",
+        "appendfsync": chosen.appendfsync,
+        "aof-use-rdb-preamble": "yes",
+        "save": chosen.save or '""',
+        "min-replicas-to-write": chosen.min_replicas_to_write,
+        "min-replicas-max-lag": chosen.min_replicas_max_lag,
+    }
+
+
+def _settings(node: Node, port: int) -> dict[str, str]:
+    words = {True: "yes", False: "no"}
+    extra = {
+        key: words[value] if isinstance(value, bool) else str(value)
+        for key, value in node.the(RedisSettings).extra.items()
+    }
+    return {**{key: str(value) for key, value in _parameters(node, port).items()}, **extra}
+
+
+def _configuration_path(port: int) -> str:
+    return f"/etc/redis/redis-{port}.conf"
+
+
+def _configuration_file(node: Node, port: int) -> File:
+    settings = _settings(node, port)
+    for key in ("requirepass", "masterauth"):
+        settings[key] = quote(settings[key])
+    return File(
+        _configuration_path(port),
+        render("redis/redis.conf.j2", settings=settings),
+        mode="640",
+        group="redis",
+        secret=r"^(?:requirepass|masterauth) (.*)$",
+    )
+
+
+def quote(value: str) -> str:
+    """A string for a Redis configuration file."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def client() -> File:
+    """Lets root talk to its local instances as the documentation shows, without a password."""
+    return File("/usr/local/bin/redis-cli", render("redis/redis-cli.j2"), mode="755")
+
+
+def _files(node: Node) -> list[Entry]:
+    ports = node.the(RedisSettings).ports
+    return [
+        *(
+            Directory(f"/var/lib/redis/{port}", mode="750", user="redis", group="redis")
+            for port in ports
+        ),
+        *(_configuration_file(node, port) for port in ports),
+        File("/etc/sysctl.d/60-datatier-redis.conf", render("redis/sysctl.conf.j2")),
+        File("/etc/tmpfiles.d/datatier-redis.conf", render("redis/tmpfiles.conf.j2")),
+        client(),
+        *(entry for service in _services(node) for entry in services.files(service, node.manager)),
+    ]
+
+
+def _seeds(node: Node, leader: Address | None) -> list[Entry]:
+    """The file that Redis rewrites: it holds the role, which is Sentinel's to change."""
+    return [
+        File(
+            f"/var/lib/redis/{port}/redis.conf",
+            _role(leader, Address(node.address, port)),
+            mode="640",
+            user="redis",
+            group="redis",
+            seed=True,
+        )
+        for port in node.the(RedisSettings).ports
+    ]
+
+
+def _role(leader: Address | None, me: Address) -> str:
+    return f"replicaof {leader.ip} {leader.port}\n" if leader and leader != me else ""
+
+
+# --- Activate ------------------------------------------------------------------------------------
+
+# CONFIG SET refuses these; they take a restart (column "immutable" in redis/src/config.c).
+_RESTART_KEYS = ("daemonize", "tcp-backlog", "databases", "io-threads", "io-threads-do-reads",
+                 "cluster-enabled", "always-show-logo", "supervised", "pidfile", "syslog-enabled",
+                 "logfile", "unixsocket", "unixsocketperm", "rename-command", "loadmodule",
+                 "rdbchecksum", "disable-thp", "aclfile", "include",
+                 # Changed at run time these would move an instance away from its clients.
+                 "port", "dir", "bind", "protected-mode")  # fmt: skip
+
+
+def activate() -> None:
+    """Starts instances, sets what CONFIG SET takes, or restarts for what it does not."""
+    node = estate.current(RedisSettings)
+    if node is None:
+        return
+    converge("Redis: service", lambda: _activation(node))
+
+
+def _activation(node: Node) -> Change | None:
+    wanted = []
+    lines = {"REDIS_PASSWORD": password(node)}
+    for port, service in zip(node.the(RedisSettings).ports, _services(node), strict=True):
+        settings = _settings(node, port)
+        fixed = sorted((k, v) for k, v in settings.items() if k in _RESTART_KEYS)
+        # An extra key that is gone has no value to set: only a restart brings its default back.
+        names = sorted(node.the(RedisSettings).extra)
+        wanted.append(
+            services.activation(
+                service,
+                node.manager,
+                restart=f"{fixed} {names}",
+                reload=f"{sorted(settings.items())}",
+            )
+        )
+        lines[f"CONFIG_{port}"] = _config_set(settings)
+    change = services.compare(wanted, node.read("redis")["services"], node.manager)
+    if change is None:
+        return None
+    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", lines)
+
+
+def _config_set(settings: Mapping[str, str]) -> str:
+    """One CONFIG SET of everything it takes: Redis applies all of it or nothing."""
+    pairs = (
+        f"{key} {quote(value.strip(chr(34)))}"
+        for key, value in settings.items()
+        if key not in _RESTART_KEYS
+    )
+    return f"CONFIG SET {' '.join(pairs)}"
+
+
+def _services(node: Node) -> list[Service]:
+    return [_service(node, port) for port in node.the(RedisSettings).ports]
+
+
+def _service(node: Node, port: int) -> Service:
+    state, managed = f"/var/lib/redis/{port}/redis.conf", _configuration_path(port)
+    command = f"/usr/bin/redis-server {state} --include {managed}"
+    # Redis rewrites its file with everything it runs with; only the role is its to keep, the
+    # rest would shadow (or, for `save`, add up with) what the settings say.
+    keep_role = f"/bin/sed -i -n /^replicaof/p {state}"
+    return Service(
+        name=f"redis-{port}",
+        description=f"Redis on port {port}",
+        command=f"{command} --supervised systemd",
+        foreground=command,
+        user="redis",
+        group="redis",
+        before_start=(keep_role,),
+        check=_CHECK.format(managed=managed),
+        ready=f"accepted {port}",
+        reload=f'config_set {port} "$CONFIG_{port}" redis-{port} redis-{port}.service',
+    )
+
+
+# A server that is to listen nowhere reads its configuration and exits.
+_CHECK = """
+bad=$(cd /tmp && timeout 5 redis-server {managed} --port 0 --save '' --appendonly no --dir /tmp \
+  --logfile '' 2>&1 | grep -A 3 'FATAL CONFIG' | tail -n 1) || true
+if [ -n "$bad" ]; then echo "{managed}: $bad" >&2; exit 1; fi
+"""
+
+# Of two passwords the server accepts one: the settings', or until it has taken that the last
+# one. Commands with secrets go to redis-cli on standard input.
+SHELL = """
+accepted() {
+  for REDISCLI_AUTH in "$REDIS_PASSWORD" "$(cat /etc/redis/redis-cli.auth 2>/dev/null)"; do
+    export REDISCLI_AUTH
+    [ "$(timeout 3 redis-cli -p "$1" PING 2>/dev/null)" = PONG ] && return 0
+  done
+  return 1
+}
+config_set() {
+  accepted "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
+  answer=$(printf '%s\n' "$2" | redis-cli -p "$1" 2>&1)
+  case $answer in
+    OK*) ;;
+    *immutable*) restart_service "$3" "$4" ;;
+    *) echo "$3 keeps its old settings: $answer" >&2; exit 1 ;;
+  esac
+}
+"""
+
+KEEP_PASSWORD = """
+(umask 077; printf '%s\n' "$REDIS_PASSWORD" >/etc/redis/redis-cli.auth.new)
+mv /etc/redis/redis-cli.auth.new /etc/redis/redis-cli.auth
+"""
+
+
+COMPONENT = Component("redis", RedisSettings, _defaults, _rules, _listens, _probes, _checks)
+
+
+def deploy() -> None:
+    """Redis as the settings say: install, configure, activate."""
+    install()
+    configure()

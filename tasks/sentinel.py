@@ -1,0 +1,326 @@
+"""Sentinel: watches the Redis master; its file is its own, its settings are set at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from tasks.core import estate, files, packages, services
+from tasks.core.change import Change, converge
+from tasks.core.estate import Component, Estate, Node
+from tasks.core.files import Directory, Entry, File, render
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe
+from tasks.core.secrets import Secrets
+from tasks.core.services import Service
+from tasks.core.settings import Ports, Problem, Settings, StackSettings
+from tasks.core.topology import Address
+from tasks.redis import (
+    KEEP_PASSWORD,
+    MASK,
+    PACKAGES,
+    SHELL,
+    RedisSettings,
+    client,
+    current_master,
+    password,
+    quote,
+    sentinels_probe,
+)
+
+Milliseconds = Annotated[int, Field(ge=100, le=3_600_000)]
+
+
+class SentinelSettings(Settings):
+    """The `sentinel_*` keys; times are in milliseconds, as Sentinel's own."""
+
+    prefix: ClassVar[str] = "sentinel_"
+
+    ports: Ports = (26379,)
+    master_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "mymaster"
+    quorum: Annotated[int, Field(ge=1)] = 2
+    down_after_milliseconds: Milliseconds = 5000
+    failover_timeout: Milliseconds = 10000
+    parallel_syncs: Annotated[int, Field(ge=1)] = 1
+
+
+# --- What the estate knows of Sentinel -----------------------------------------------------------
+
+
+def endpoints(everything: Estate) -> list[Address]:
+    """Every Sentinel, in the inventory's order."""
+    return [
+        Address(node.address, port)
+        for node in everything.having(SentinelSettings)
+        for port in node.the(SentinelSettings).ports
+    ]
+
+
+def master_name(everything: Estate) -> str:
+    """The name that the Sentinels know the master by."""
+    nodes = everything.having(SentinelSettings)
+    return nodes[0].the(SentinelSettings).master_name if nodes else "mymaster"
+
+
+def _defaults(_stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    nodes = everything.having(SentinelSettings)
+    count = len(endpoints(everything))
+    problems = []
+    for node in nodes:
+        if not everything.having(RedisSettings):
+            message = "needs a host in group 'redis'"
+            problems.append(Problem(node.name, "group sentinel", message))
+        quorum = node.the(SentinelSettings).quorum
+        if quorum > count:
+            message = f"{quorum} is more than the {count} Sentinel{'s' * (count > 1)} there are"
+            problems.append(Problem(node.name, "sentinel_quorum", message))
+        elif quorum * 2 <= count:
+            message = f"{quorum} is not a majority of {count} Sentinels: should be {count // 2 + 1}"
+            problems.append(Problem(node.name, "sentinel_quorum", message))
+        if len(nodes) > 1 and node.address.startswith("127."):
+            message = "should not be a loopback address: the other Sentinels cannot reach it"
+            problems.append(Problem(node.name, "address", message))
+    for key in ("master_name", "quorum"):
+        values = sorted({str(getattr(node.the(SentinelSettings), key)) for node in nodes})
+        if len(values) > 1:
+            message = f"should be the same on all hosts, not {' and '.join(values)}"
+            problems.append(Problem(nodes[0].name, f"sentinel_{key}", message))
+    return problems
+
+
+def _listens(node: Node) -> list[Listener]:
+    return [
+        Listener(port, "sentinel_ports", f"redis-sentinel-{port}", f"redis-sentinel-{port}.service")
+        for port in node.the(SentinelSettings).ports
+    ]
+
+
+def _checks(_node: Node) -> list[Problem]:
+    return []
+
+
+# The live configuration, as `key=value` words; the password is only compared, never printed.
+_MONITORS = """
+command -v redis-cli >/dev/null || exit 0
+for port in {ports}; do
+  file=/var/lib/redis/sentinel-$port/sentinel.conf
+  [ -e "$file" ] || {{ echo "$port none"; continue; }}
+  accepted "$port" || {{ echo "$port down"; continue; }}
+  state=$(redis-cli -p "$port" SENTINEL MASTER {name} | paste -s -d ' ' |
+    awk '{{ for (i = 1; i < NF; i += 2) printf " %s=%s", $i, $(i + 1) }}')
+  if [ -z "$state" ] || [ "${{state# ERR=}}" != "$state" ]; then echo "$port none"; continue; fi
+  line=$(sed -n 's/^sentinel auth-pass {name} //p' "$file")
+  case $line in "$REDIS_PASSWORD"|"$QUOTED_PASSWORD") known=1 ;; *) known=0 ;; esac
+  echo "$port up auth=$known$state"
+done
+"""
+
+
+def _probes(node: Node) -> dict[str, Probe[Any]]:
+    chosen = node.the(SentinelSettings)
+    script = SHELL + _MONITORS.format(
+        ports=" ".join(map(str, chosen.ports)), name=chosen.master_name
+    )
+    return {
+        "packages": packages.probe(PACKAGES),
+        "files": files.probe(_files(node)),
+        "services": services.probe(_services(node), node.manager),
+        "monitors": Probe(script, _parse_monitors, tuple(_secrets(node).items())),
+        "sentinels": sentinels_probe(node.estate, _password(node)),
+    }
+
+
+def _parse_monitors(lines: list[str]) -> dict[int, dict[str, str] | None]:
+    """The live settings by port; None for a Sentinel that does not answer, {} without a master."""
+    monitors: dict[int, dict[str, str] | None] = {}
+    for line in lines:
+        port, kind, *words = line.split(" ")
+        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        monitors[int(port)] = None if kind == "down" else pairs
+    return monitors
+
+
+def _password(node: Node) -> str:
+    return password(node.estate.having(RedisSettings)[0])
+
+
+def _secrets(node: Node) -> dict[str, str]:
+    secret = _password(node)
+    return {"REDIS_PASSWORD": secret, "QUOTED_PASSWORD": quote(secret)}
+
+
+# --- Install -------------------------------------------------------------------------------------
+
+
+def install() -> None:
+    """Installs the packages; nothing is started."""
+    node = estate.current(SentinelSettings)
+    if node is None:
+        return
+    converge(
+        "Sentinel: packages",
+        lambda: _missing_packages(node),
+    )
+
+
+def _missing_packages(node: Node) -> Change | None:
+    return packages.compare(PACKAGES, node.read("sentinel")["packages"], MASK)
+
+
+# --- Configure -----------------------------------------------------------------------------------
+
+
+def configure() -> None:
+    """Writes what does not change at run time, starts, and sets the rest at run time."""
+    node = estate.current(SentinelSettings)
+    if node is None:
+        return
+    converge(
+        "Sentinel: configuration",
+        lambda: _configuration(node),
+    )
+    activate()
+    converge("Sentinel: monitoring", lambda: _monitoring(node))
+
+
+def _configuration(node: Node) -> Change | None:
+    return files.compare(_files(node), node.read("sentinel")["files"])
+
+
+def _files(node: Node) -> list[Entry]:
+    entries: list[Entry] = [client()]
+    for port, service in zip(node.the(SentinelSettings).ports, _services(node), strict=True):
+        home = f"/var/lib/redis/sentinel-{port}"
+        state = File(f"{home}/sentinel.conf", "", "640", "redis", "redis", seed=True)
+        managed = _managed_file(node, port)
+        entries += [Directory(home, mode="750", user="redis", group="redis"), managed, state]
+        entries += services.files(service, node.manager)
+    return entries
+
+
+def _managed_file(node: Node, port: int) -> File:
+    content = render(
+        "sentinel/sentinel.conf.j2",
+        port=port,
+        addresses=" ".join(dict.fromkeys(("127.0.0.1", node.address))),
+        address=node.address,
+        password=quote(_password(node)),
+    )
+    return File(
+        f"/etc/redis/sentinel-{port}.conf",
+        content,
+        mode="640",
+        group="redis",
+        secret=r"^(?:requirepass|sentinel sentinel-pass) (.*)$",
+    )
+
+
+def _monitoring(node: Node) -> Change | None:
+    """What the live Sentinels lack: the master itself, or settings of it."""
+    chosen = node.the(SentinelSettings)
+    monitors = node.read("sentinel")["monitors"]
+    lines: list[str] = []
+    commands: dict[str, str] = {}
+    for port in chosen.ports:
+        live = monitors.get(port, {})
+        if live is None:
+            continue
+        orders = _orders(node, chosen, live)
+        if orders:
+            commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
+            lines += [f"redis-sentinel-{port}: {line}" for line, _ in orders]
+    if not lines:
+        return None
+    script = "\n".join(f'order {name.rpartition("_")[2]} "${name}"' for name in commands)
+    return Change(lines, f"{SHELL}{_ORDER}{script}", {**_secrets(node), **commands})
+
+
+_ORDER = """
+order() {
+  accepted "$1" || { echo "redis-sentinel-$1 does not answer" >&2; exit 1; }
+  bad=$(printf '%s\\n' "$2" | redis-cli -p "$1" 2>&1 | grep -v -x -e OK -e '' | head -n 1) || true
+  if [ -n "$bad" ]; then echo "redis-sentinel-$1: $bad" >&2; exit 1; fi
+}
+"""
+
+
+def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Sentences and the Sentinel commands that they announce."""
+    name = chosen.master_name
+    orders = []
+    if not live:
+        leader = current_master(node.estate)
+        command = f"SENTINEL MONITOR {name} {leader.ip} {leader.port} {chosen.quorum}"
+        orders.append((f"monitor {name} at {leader}, quorum {chosen.quorum}", command))
+    wanted = {
+        "quorum": chosen.quorum,
+        "down-after-milliseconds": chosen.down_after_milliseconds,
+        "failover-timeout": chosen.failover_timeout,
+        "parallel-syncs": chosen.parallel_syncs,
+    }
+    for key, value in wanted.items():
+        if live.get(key) != str(value) and not (key == "quorum" and not live):
+            orders.append((f"{key} {value}", f"SENTINEL SET {name} {key} {value}"))
+    if live.get("auth") != "1":
+        secret = quote(_password(node))
+        orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
+    return orders
+
+
+# --- Activate ------------------------------------------------------------------------------------
+
+
+def activate() -> None:
+    """Starts the Sentinels, or restarts them for what they only read at their start."""
+    node = estate.current(SentinelSettings)
+    if node is None:
+        return
+    converge("Sentinel: service", lambda: _activation(node))
+
+
+def _activation(node: Node) -> Change | None:
+    wanted = [
+        services.activation(service, node.manager, restart=_managed_file(node, port).content)
+        for port, service in zip(node.the(SentinelSettings).ports, _services(node), strict=True)
+    ]
+    change = services.compare(wanted, node.read("sentinel")["services"], node.manager)
+    if change is None:
+        return None
+    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", _secrets(node))
+
+
+def _services(node: Node) -> list[Service]:
+    return [_service(port) for port in node.the(SentinelSettings).ports]
+
+
+def _service(port: int) -> Service:
+    state = f"/var/lib/redis/sentinel-{port}/sentinel.conf"
+    command = f"/usr/bin/redis-server {state} --sentinel --include /etc/redis/sentinel-{port}.conf"
+    # The file keeps what Sentinel learned; how it is reached and its password are the settings'.
+    keep_learned = f"/bin/sed -i -n -e /sentinel-pass/d -e /announce/d -e /^sentinel/p {state}"
+    return Service(
+        name=f"redis-sentinel-{port}",
+        description=f"Redis Sentinel on port {port}",
+        command=f"{command} --supervised systemd",
+        foreground=command,
+        user="redis",
+        group="redis",
+        before_start=(keep_learned,),
+        ready=f"accepted {port}",
+        reload=":",
+    )
+
+
+def deploy() -> None:
+    """Sentinel as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+COMPONENT = Component("sentinel", SentinelSettings, _defaults, _rules, _listens, _probes, _checks)

@@ -1,0 +1,147 @@
+"""The images hosts are made of, built once and kept until their inputs change."""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from typing import Literal
+
+from tests.lab.archive import Entry, pack
+from tests.lab.process import LabError, call, docker, say
+from tests.lab.registry import apt_settings, proxies
+from tests.lab.state import locked
+
+Release = Literal["debian12", "debian13"]
+RELEASES: tuple[Release, ...] = ("debian12", "debian13")
+IMAGE_LABEL = "datatier.lab.image"
+OPERATOR_PASSWORD = "operator-lab-password"
+
+_SUITES: dict[Release, str] = {"debian12": "bookworm", "debian13": "trixie"}
+_HOST_PACKAGES = (
+    "systemd systemd-sysv dbus openssh-server sudo python3-minimal iproute2 procps iputils-ping"
+)
+_PLAIN_PACKAGES = "python3 python3-venv git make gcc libc6-dev procps iproute2 sudo openssh-client"
+_DOWNLOADS = (
+    "postgresql postgresql-contrib pgbouncer redis-server redis-tools redis-sentinel"
+    " runit runit-run cron pgbackrest acl lsof"
+)
+_PULL_SECONDS = 30
+
+_COMMON = """\
+FROM {base}
+LABEL {label}={kind}
+COPY apt.conf /etc/apt/apt.conf.d/90lab
+RUN rm -f /etc/apt/apt.conf.d/docker-* /usr/sbin/policy-rc.d \\
+ && echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/90lab \\
+ && echo LANG=C.UTF-8 >/etc/default/locale \\
+ && export DEBIAN_FRONTEND=noninteractive \\
+ && apt-get update \\
+ && apt-get install -y --no-install-recommends {packages} \\
+ && apt-get clean
+RUN apt-get install -y --download-only --no-install-recommends {downloads}
+"""
+# Debian already has a group called operator.
+_HOST = f"""\
+RUN useradd -m -s /bin/bash -u 2001 deploy \\
+ && useradd -m -s /bin/bash -u 2002 -g operator -G sudo operator \\
+ && echo 'operator:{OPERATOR_PASSWORD}' | chpasswd \\
+ && echo 'deploy ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy \\
+ && chmod 440 /etc/sudoers.d/deploy
+STOPSIGNAL SIGRTMIN+3
+"""
+_PLAIN = """\
+CMD ["tail", "-f", "/dev/null"]
+"""
+_APT = """\
+APT::Keep-Downloaded-Packages "true";
+Binary::apt::APT::Keep-Downloaded-Packages "true";
+Acquire::Languages "none";
+"""
+
+
+def host_image(release: Release) -> str:
+    """A Debian host: systemd, sshd, and the users root, deploy and operator."""
+    return _image("host", release, _HOST_PACKAGES, _HOST)
+
+
+def plain_image(release: Release = "debian12") -> str:
+    """A Debian machine where systemd is not process 1, with the tools of a developer."""
+    return _image("plain", release, _PLAIN_PACKAGES, _PLAIN)
+
+
+def remove_images() -> None:
+    """Remove every image the lab built."""
+    listed = docker("images", "-q", "--no-trunc", "--filter", f"label={IMAGE_LABEL}").stdout
+    for image in dict.fromkeys(listed.split()):
+        docker("rmi", "--force", image, check=False)
+
+
+def _image(kind: str, release: Release, packages: str, tail: str) -> str:
+    with locked(f"image-{release}"):
+        base = _base_image(release)
+        common = _COMMON.format(
+            base=base, label=IMAGE_LABEL, kind=kind, packages=packages, downloads=_DOWNLOADS
+        )
+        files = {"Dockerfile": common + tail, "apt.conf": _APT + apt_settings()}
+        base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
+        tag = f"datatier-lab/{kind}-{release}:{_digest(base_id, *files.values())}"
+        if not _exists(tag):
+            _build(tag, files)
+        return tag
+
+
+def _digest(*inputs: str) -> str:
+    return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
+
+
+def _exists(image: str) -> bool:
+    return docker("image", "inspect", image, check=False).returncode == 0
+
+
+def _build(tag: str, files: dict[str, str]) -> None:
+    say(f"building {tag}")
+    context = pack(Entry(name, text.encode()) for name, text in files.items())
+    arguments = [word for name, value in proxies().items() for word in _build_arg(name, value)]
+    docker("build", "--rm", "-t", tag, *arguments, "-", data=context, timeout=1800)
+
+
+def _build_arg(name: str, value: str) -> tuple[str, str]:
+    return "--build-arg", f"{name}={value}"
+
+
+def _base_image(release: Release) -> str:
+    image = f"debian:{_SUITES[release]}-slim"
+    if not _exists(image) and not _pulled(image):
+        _bootstrap(_SUITES[release], image)
+    return image
+
+
+def _pulled(image: str) -> bool:
+    say(f"pulling {image}")
+    try:
+        return docker("pull", "-q", image, check=False, timeout=_PULL_SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def _bootstrap(suite: str, image: str) -> None:
+    if os.geteuid() != 0:
+        raise LabError(f"{image} cannot be pulled, and making it with debootstrap needs root")
+    say(f"{image} cannot be pulled: making it with debootstrap")
+    with tempfile.TemporaryDirectory(prefix="datatier-lab-") as directory:
+        # Not the directory itself: only root may enter that, and so it would be with the image.
+        root = f"{directory}/root"
+        options = ["--variant=minbase", "--include=ca-certificates"]
+        call(["debootstrap", *options, suite, root], timeout=1800)
+        call(["chroot", root, "apt-get", "clean"])
+        _import(root, image)
+
+
+def _import(root: str, image: str) -> None:
+    label = f"LABEL {IMAGE_LABEL}=base"
+    pack_root = ["tar", "-C", root, "-c", "."]
+    with subprocess.Popen(pack_root, stdout=subprocess.PIPE) as tar:
+        load = ["docker", "import", "--change", label, "-", image]
+        done = subprocess.run(load, stdin=tar.stdout, capture_output=True, check=False)
+    if tar.returncode or done.returncode:
+        raise LabError(f"docker import of {image} failed: {done.stderr.decode().strip()}")
