@@ -194,14 +194,12 @@ def _settled(nodes: list[Node], seconds: float) -> list[Row]:
 
 def table(answers: list[Row]) -> Table:
     """The rows as a table for people."""
-    result = Table("service", "host", "listens on", "health", "connect", box=None)
+    result = Table("service", "host", "listens on", "health", box=None)
     for row in answers:
         check = row.check
         mark = "[green]ok[/]" if row.healthy else "[red bold]FAILS[/]"
         where = f"{check.node.address}:{check.port}"
-        result.add_row(
-            check.service, check.node.name, where, f"{mark}  {row.answer}", check.connect
-        )
+        result.add_row(check.service, check.node.name, where, f"{mark}  {row.answer}")
     return result
 
 
@@ -218,8 +216,14 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     if not host.state.is_executing or not nodes or nodes[0].host is not host:
         return
     answers = _settled(nodes, settle)
-    console = Console(stderr="--json" in sys.argv, soft_wrap=True)
+    console = Console(stderr="--json" in sys.argv)
+    console.width = max(console.width, 110)
     console.print(table(answers))
+    console.print("\nconnect (passwords: .env)")
+    for row in sorted(
+        {row.check.rank: row for row in answers}.values(), key=lambda r: r.check.rank
+    ):
+        console.print(f"  {row.check.connect}", highlight=False)
     sent = sum(remote.commands(node.host) for node in nodes)
     logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
     failing = [row.check.service for row in answers if not row.healthy]

@@ -132,7 +132,7 @@ def _listens(node: Node) -> list[Listener]:
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
     return {
-        "packages": packages.probe(_PACKAGES),
+        "packages": packages.probe(_packages(node)),
         "files": files.probe(_files(node)),
         "services": services.probe([_service(node)], node.manager),
     }
@@ -166,7 +166,9 @@ def _version(node: Node) -> tuple[int, int]:
 
 # --- Install -------------------------------------------------------------------------------------
 
-_PACKAGES = ["pgbouncer", "postgresql-client-common", "postgresql-client"]
+
+def _packages(node: Node) -> list[str]:
+    return ["pgbouncer", "postgresql-client", *services.packages(node.manager)]
 
 
 def install() -> None:
@@ -181,7 +183,7 @@ def install() -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(_PACKAGES, node.read("pgbouncer")["packages"])
+    return packages.compare(_packages(node), node.read("pgbouncer")["packages"])
 
 
 # --- Configure -----------------------------------------------------------------------------------
@@ -312,4 +314,6 @@ def deploy() -> None:
     configure()
 
 
-COMPONENT = Component("pgbouncer", PgbouncerSettings, _defaults, _rules, _listens, _probes, _checks)
+COMPONENT = Component(
+    "pgbouncer", PgbouncerSettings, _defaults, estate.no_secrets, _rules, _listens, _probes, _checks
+)

@@ -36,6 +36,7 @@ _HBA = re.compile(
     r"(?P<type>local|host(?:no)?(?:ssl|gssenc)?)\s+\S+\s+\S+\s+.*?(?P<method>[a-z0-9-]+)"
     r"(?:\s+\S+=\S+)*"
 )
+_LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 _WEAK = {"trust", "password", "md5", "ident"}
 
 
@@ -155,6 +156,12 @@ def _defaults(stack: StackSettings, store: Secrets, given: Mapping[str, Any]) ->
     return defaults
 
 
+def _secrets(node: Node) -> list[str]:
+    roles = node.the(PostgresSettings).roles.items()
+    names = [secret_name(name) for name, role in roles if role.login and role.password is None]
+    return [*names, _LOOKUP_SECRET] if node.estate.in_group("pgbouncer") else names
+
+
 def role_password(node: Node, role: str) -> str | None:
     """The password of a role that may log in: the settings', else the one kept in `.env`."""
     chosen = node.the(PostgresSettings).roles[role]
@@ -267,7 +274,11 @@ def _etc(node: Node) -> str:
 
 
 def _packages(node: Node) -> list[str]:
-    return [f"postgresql-{_version(node)}", "postgresql-client-common"]
+    return [
+        f"postgresql-{_version(node)}",
+        "postgresql-client-common",
+        *services.packages(node.manager),
+    ]
 
 
 def install() -> None:
@@ -413,7 +424,7 @@ def _sql(node: Node) -> Change | None:
 
 def lookup_password(everything: Estate) -> str:
     """The password of the role with which PgBouncer looks passwords up."""
-    return everything.secrets.get("PGBOUNCER_AUTH_PASSWORD")
+    return everything.secrets.get(_LOOKUP_SECRET)
 
 
 def _superuser(chosen: PostgresSettings) -> sql.Role:
@@ -492,4 +503,6 @@ def deploy() -> None:
     configure()
 
 
-COMPONENT = Component("postgres", PostgresSettings, _defaults, _rules, _listens, _probes, _checks)
+COMPONENT = Component(
+    "postgres", PostgresSettings, _defaults, _secrets, _rules, _listens, _probes, _checks
+)

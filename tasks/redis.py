@@ -122,7 +122,7 @@ def _checks(_node: Node) -> list[Problem]:
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
     return {
-        "packages": packages.probe(PACKAGES),
+        "packages": packages.probe(required(node)),
         "files": files.probe([*_files(node), *_seeds(node, None)]),
         "services": services.probe(_services(node), node.manager),
         "kernel": Probe(_KERNEL_READ, lambda lines: dict(line.split("=", 1) for line in lines)),
@@ -236,7 +236,11 @@ def current_master(everything: Estate) -> Address:
 
 # --- Install -------------------------------------------------------------------------------------
 
-PACKAGES = ["redis-server", "redis-tools"]
+
+def required(node: Node) -> list[str]:
+    """The packages of Redis and of Sentinel, which is the same program."""
+    return ["redis-server", "redis-tools", *services.packages(node.manager)]
+
 
 # The package's own instance would take port 6379 at the next boot.
 MASK = """
@@ -254,6 +258,12 @@ _KERNEL_READ = "".join(
     for path in _KERNEL
 )
 
+# What systemd sets at every boot.
+_KERNEL_FILES = (
+    File("/etc/sysctl.d/60-datatier-redis.conf", render("redis/sysctl.conf.j2")),
+    File("/etc/tmpfiles.d/datatier-redis.conf", render("redis/tmpfiles.conf.j2")),
+)
+
 
 def install() -> None:
     """Installs the packages and prepares the kernel; nothing is started."""
@@ -268,7 +278,7 @@ def install() -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(PACKAGES, node.read("redis")["packages"], MASK)
+    return packages.compare(required(node), node.read("redis")["packages"], MASK)
 
 
 def _kernel(node: Node) -> Change | None:
@@ -391,8 +401,7 @@ def _files(node: Node) -> list[Entry]:
             for port in ports
         ),
         *(_configuration_file(node, port) for port in ports),
-        File("/etc/sysctl.d/60-datatier-redis.conf", render("redis/sysctl.conf.j2")),
-        File("/etc/tmpfiles.d/datatier-redis.conf", render("redis/tmpfiles.conf.j2")),
+        *(_KERNEL_FILES if node.manager == "systemd" else ()),
         client(),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
@@ -527,7 +536,9 @@ mv /etc/redis/redis-cli.auth.new /etc/redis/redis-cli.auth
 """
 
 
-COMPONENT = Component("redis", RedisSettings, _defaults, _rules, _listens, _probes, _checks)
+COMPONENT = Component(
+    "redis", RedisSettings, _defaults, estate.no_secrets, _rules, _listens, _probes, _checks
+)
 
 
 def deploy() -> None:

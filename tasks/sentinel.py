@@ -20,13 +20,13 @@ from tasks.core.topology import Address
 from tasks.redis import (
     KEEP_PASSWORD,
     MASK,
-    PACKAGES,
     SHELL,
     RedisSettings,
     client,
     current_master,
     password,
     quote,
+    required,
     sentinels_probe,
 )
 
@@ -128,7 +128,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         ports=" ".join(map(str, chosen.ports)), name=chosen.master_name
     )
     return {
-        "packages": packages.probe(PACKAGES),
+        "packages": packages.probe(required(node)),
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
         "monitors": Probe(script, _parse_monitors, tuple(_secrets(node).items())),
@@ -170,7 +170,7 @@ def install() -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(PACKAGES, node.read("sentinel")["packages"], MASK)
+    return packages.compare(required(node), node.read("sentinel")["packages"], MASK)
 
 
 # --- Configure -----------------------------------------------------------------------------------
@@ -323,4 +323,6 @@ def deploy() -> None:
     configure()
 
 
-COMPONENT = Component("sentinel", SentinelSettings, _defaults, _rules, _listens, _probes, _checks)
+COMPONENT = Component(
+    "sentinel", SentinelSettings, _defaults, estate.no_secrets, _rules, _listens, _probes, _checks
+)

@@ -38,6 +38,7 @@ class Component:
     Attributes:
         group: hosts of this inventory group carry it.
         defaults: values for fields that the user left out, secrets among them.
+        secrets: names of secrets that its settings leave to `.env`.
         rules: contradictions between settings, of this component or with others.
         listens: the ports it wants on a host.
         probes: what one read of a host tells about it.
@@ -47,10 +48,16 @@ class Component:
     group: str
     settings: type[Settings]
     defaults: Callable[[StackSettings, secrets.Secrets, Mapping[str, Any]], dict[str, Any]]
+    secrets: Callable[[Node], list[str]]
     rules: Callable[[Estate], list[Problem]]
     listens: Callable[[Node], list[Listener]]
     probes: Callable[[Node], dict[str, Probe[Any]]]
     checks: Callable[[Node], list[Problem]]
+
+
+def no_secrets(_node: Node) -> list[str]:
+    """For components whose secrets are all settings."""
+    return []
 
 
 @dataclass(eq=False)
@@ -133,6 +140,13 @@ class Estate:
         )
         return Node(host, stack, address, settings, self)
 
+    def gather_secrets(self) -> None:
+        """Generates what is missing now, so that the plan can announce all of it."""
+        for node in self.nodes:
+            for component in node.components():
+                for name in component.secrets(node):
+                    self.secrets.get(name)
+
     def having(self, settings: type[S]) -> list[Node]:
         """The hosts that carry a component, in the inventory's order."""
         return [node for node in self.nodes if settings in node.settings]
@@ -205,6 +219,7 @@ def here() -> Node:
         if state not in _estates:
             estate = Estate(state)
             _refuse(estate, estate.problems or _contradictions(estate))
+            estate.gather_secrets()
             _refuse(estate, preflight.examine(estate.active))
             _refuse(estate, _read_everything(estate.active))
             _estates[state] = estate

@@ -164,6 +164,7 @@ def _order(entry: Entry) -> str:
 _WRITE = """
 write() {
   new="$4.datatier-new"; rm -f -- "$new"
+  [ -d "${4%/*}" ] || { echo "could not write $4: ${4%/*} is missing" >&2; return 1; }
   (umask 077; set -C; : >"$new") && printf %s "${5:-}" | base64 -d >"$new" &&
   chown "$2:$3" "$new" && chmod "$1" "$new" && sync "$new" && mv -f -- "$new" "$4" ||
   { rm -f -- "$new"; echo "could not write $4: $(df -h --output=avail "${4%/*}" | tail -n 1 |

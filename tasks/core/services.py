@@ -76,6 +76,11 @@ class Status:
     reload: str
 
 
+def packages(manager: Manager) -> list[str]:
+    """What a component installs besides its own packages to be supervised."""
+    return ["runit"] if manager == "runit" else []
+
+
 def files(service: Service, manager: Manager) -> list[Entry]:
     """What the supervisor needs to know of a service."""
     if manager == "systemd":

@@ -2,6 +2,7 @@
 
 import argparse
 import pprint
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def main() -> int:
     options = _parser().parse_args()
     try:
         _COMMANDS[options.command](options)
-    except LabError as error:
+    except (LabError, subprocess.TimeoutExpired) as error:
         say(str(error))
         return 1
     return 0
@@ -86,6 +87,8 @@ def _images(_: argparse.Namespace) -> None:
 
 
 def _print_table(hosts: list[Host]) -> None:
+    if not hosts:
+        say("no hosts")
     for host in hosts:
         login = ssh_line(host) if host.systemd else f"docker exec -it {host.container} bash"
         print(f"{host.name:<12} {host.release}  {host.address:<15} {login}")

@@ -33,6 +33,9 @@ _SYSTEMD_ARGS = (
     *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec,mode=1777"),
     *("--shm-size", "256m", "--cgroupns", "private"),
 )
+# Docker switches IPv6 off altogether, but every host has ::1 and names it localhost.
+_HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()
+_LOOPBACK_ARGS = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=0") if _HAS_IPV6 else ()
 # Home, user and group of those who may log in over SSH, as the image makes them.
 _ACCOUNTS = (("/root", 0, 0), ("/home/deploy", 2001, 2001), ("/home/operator", 2002, 37))
 _HOST_FIELDS = ("name", "release", "address", "systemd")
@@ -231,7 +234,7 @@ class Lab:
         access = registry_access()
         identity = ["--name", host.container, "--hostname", host.name]
         wiring = ["--network", network.network_name(self.name), "--ip", host.address]
-        wiring += ["--network-alias", host.name]
+        wiring += ["--network-alias", host.name, *_LOOPBACK_ARGS]
         docker("create", *identity, *wiring, *_labels(host), *access.env_args(), *args, *image)
         files = [*access.files, *(_login_files() if host.systemd else ())]
         docker("cp", "-", f"{host.container}:/", data=pack(files))
