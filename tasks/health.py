@@ -176,7 +176,8 @@ def _variables(node: Node) -> dict[str, str]:
 def rows(nodes: list[Node]) -> list[Row]:
     """Asks every service of these hosts once; the rows come in the order of deployment."""
     jobs = [gevent.spawn(_ask, node) for node in nodes if node.settings]
-    answers = [row for job in gevent.joinall(jobs) for row in job.get()]
+    gevent.joinall(jobs)
+    answers = [row for job in jobs for row in job.get()]
     return sorted(answers, key=lambda row: row.check.rank)
 
 
@@ -220,10 +221,8 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     console.width = max(console.width, 110)
     console.print(table(answers))
     console.print("\nconnect (passwords: .env)")
-    for row in sorted(
-        {row.check.rank: row for row in answers}.values(), key=lambda r: r.check.rank
-    ):
-        console.print(f"  {row.check.connect}", highlight=False)
+    for line in reversed({r.check.rank: r.check.connect for r in reversed(answers)}.values()):
+        console.print(f"  {line}", highlight=False)
     sent = sum(remote.commands(node.host) for node in nodes)
     logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
     failing = [row.check.service for row in answers if not row.healthy]

@@ -183,7 +183,7 @@ def install() -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(_packages(node), node.read("pgbouncer")["packages"])
+    return packages.compare(node, _packages(node), node.read("pgbouncer")["packages"])
 
 
 # --- Configure -----------------------------------------------------------------------------------

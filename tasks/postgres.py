@@ -297,7 +297,7 @@ install -d /etc/postgresql-common/createcluster.d
 printf '# Datatier creates the cluster itself.\\ncreate_main_cluster = false\\n' \\
   >/etc/postgresql-common/createcluster.d/datatier.conf
 """
-    return packages.compare(_packages(node), node.read("postgres")["packages"], before)
+    return packages.compare(node, _packages(node), node.read("postgres")["packages"], before)
 
 
 # A cluster whose creation was interrupted has never run: it holds nothing and is made anew.

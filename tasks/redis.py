@@ -278,7 +278,7 @@ def install() -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(required(node), node.read("redis")["packages"], MASK)
+    return packages.compare(node, required(node), node.read("redis")["packages"], MASK)
 
 
 def _kernel(node: Node) -> Change | None:

@@ -170,7 +170,7 @@ def install() -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(required(node), node.read("sentinel")["packages"], MASK)
+    return packages.compare(node, required(node), node.read("sentinel")["packages"], MASK)
 
 
 # --- Configure -----------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Node:
     settings: dict[type[Settings], Settings]
     estate: Estate = field(repr=False)
     system: System = field(default_factory=System)
+    planned_packages: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -242,7 +243,8 @@ def _listeners(node: Node) -> list[Listener]:
 def _read_everything(nodes: Sequence[Node]) -> list[Problem]:
     """The one read of every host, all components together, and what it forbids."""
     jobs = [gevent.spawn(_read, node) for node in nodes]
-    return [problem for job in gevent.joinall(jobs) for problem in job.get()]
+    gevent.joinall(jobs)
+    return [problem for job in jobs for problem in job.get()]
 
 
 def _read(node: Node) -> list[Problem]:

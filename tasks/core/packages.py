@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tasks.core.change import Change
 from tasks.core.remote import Probe, quoted
+
+if TYPE_CHECKING:
+    from tasks.core.estate import Node
 
 _READ = """
 dpkg-query -W -f '${{Package}} ${{db:Status-Status}} ${{Version}}\\n' {names} 2>/dev/null || true
@@ -27,15 +31,21 @@ def probe(names: Sequence[str]) -> Probe[dict[str, str]]:
     return Probe(_READ.format(names=quoted(*names)), parse)
 
 
-def compare(names: Sequence[str], found: Mapping[str, str], before: str = "") -> Change | None:
+def compare(
+    node: Node, names: Sequence[str], found: Mapping[str, str], before: str = ""
+) -> Change | None:
     """The installation of what is missing, or None.
 
     Args:
+        node: the host; a plan counts on what an earlier component of it will have installed.
         names: Debian package names.
         found: what `probe` read.
         before: shell that runs first, such as masking a unit the package would start.
     """
     missing = [name for name in names if name not in found]
+    if not node.host.state.is_executing:
+        missing = [name for name in missing if name not in node.planned_packages]
+        node.planned_packages.update(missing)
     if not missing and "!" not in found:
         return None
     return Change(

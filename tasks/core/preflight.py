@@ -67,7 +67,8 @@ if sudo -n true 2>/dev/null; then echo sudo; else echo no; fi
 def examine(nodes: Sequence[Node]) -> list[Problem]:
     """Finds out what the hosts are and how to become root on them."""
     jobs = [gevent.spawn(_examine, node) for node in nodes]
-    return [problem for job in gevent.joinall(jobs) for problem in job.get()]
+    gevent.joinall(jobs)
+    return [problem for job in jobs for problem in job.get()]
 
 
 def _examine(node: Node) -> list[Problem]:
