@@ -1,0 +1,1 @@
+"""Stories on real hosts; each ends in proof by psql, redis-cli or a client library."""

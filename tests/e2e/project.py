@@ -1,0 +1,123 @@
+"""A user's project directory: a copy of this one with an inventory, and pyinfra run in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from dotenv import dotenv_values
+
+from tests.lab import Host
+
+ROOT = Path(__file__).resolve().parents[2]
+PYINFRA = Path(sys.executable).parent / "pyinfra"
+
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of pyinfra did."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        """Both streams, for searching."""
+        return self.stdout + self.stderr
+
+    @property
+    def changed(self) -> set[tuple[str, str]]:
+        """Operations that changed something, as (operation, host); of a real run with --json."""
+        operations = json.loads(self.stdout)["results"]["operations"]
+        return {(op["name"], host) for op in operations for host in op["success"]}
+
+    @property
+    def planned(self) -> set[tuple[str, str]]:
+        """Operations that would change something, as (operation, host); of a --dry --json run."""
+        return {
+            (op["name"], host)
+            for op in json.loads(self.stdout)["plan"]
+            for host in (*op["hosts_with_change"], *op["hosts_with_conditional_change"])
+        }
+
+
+class Project:
+    """A directory from which somebody deploys."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("tasks", "templates", "deploy.py"):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(
+                    source, directory / name, ignore=shutil.ignore_patterns("__pycache__")
+                )
+            else:
+                shutil.copy(source, directory / name)
+        (directory / "group_data").mkdir()
+        self.settings({})
+
+    def inventory(self, groups: Mapping[str, Sequence[tuple[str, Data]]]) -> None:
+        """Writes inventory.py: hosts with their data by group."""
+        lines = [f"{group} = {pformat(list(hosts))}\n" for group, hosts in groups.items()]
+        (self.directory / "inventory.py").write_text("".join(lines))
+
+    def settings(self, values: Data) -> None:
+        """Writes group_data/all.py anew."""
+        lines = [f"{key} = {value!r}\n" for key, value in values.items()]
+        (self.directory / "group_data" / "all.py").write_text("".join(lines))
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """What `.env` holds."""
+        values = dotenv_values(self.directory / ".env", interpolate=False)
+        return {key: value or "" for key, value in values.items()}
+
+    def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 600) -> Run:
+        """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
+        done = subprocess.run(
+            [str(PYINFRA), *arguments],
+            cwd=self.directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    def deploy(self, task: str = "deploy.py", *arguments: str) -> Run:
+        """A real run that must succeed."""
+        run = self.pyinfra("-y", "--json", *arguments, "inventory.py", task)
+        assert run.code == 0, run.output
+        return run
+
+    def plan(self, task: str = "deploy.py", *arguments: str) -> Run:
+        """A dry run that must succeed."""
+        run = self.pyinfra("--dry", "--json", *arguments, "inventory.py", task)
+        assert run.code == 0, run.output
+        return run
+
+
+EMBEDDED = {
+    "postgres": {},
+    "pgbouncer": {},
+    "redis": {"redis_ports": [6379, 6380, 6381]},
+    "sentinel": {"sentinel_ports": [26379, 26380, 26381]},
+}
+
+
+def embedded(name: str, host: Host, user: str = "root", **data: Any) -> dict[str, Any]:
+    """The whole stack on one host over SSH; `data` is added to the host's."""
+    common = {**host.ssh_data(user), "address": host.address, **data}
+    return {group: [(name, {**common, **extra})] for group, extra in EMBEDDED.items()}
