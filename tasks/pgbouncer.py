@@ -89,6 +89,9 @@ def _rules(everything: Estate) -> list[Problem]:
         if not everything.having(PostgresSettings):
             message = "needs a host in group 'postgres'"
             problems.append(Problem(node.name, "group pgbouncer", message))
+        if len(everything.having(PostgresSettings)) > 1:
+            message = "should have one host where there is a PgBouncer: it serves one server"
+            problems.append(Problem(node.name, "group postgres", message))
         if chosen.min_pool_size > chosen.default_pool_size:
             message = f"should be at most pgbouncer_default_pool_size ({chosen.default_pool_size})"
             problems.append(Problem(node.name, "pgbouncer_min_pool_size", message))

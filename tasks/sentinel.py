@@ -78,7 +78,7 @@ def _rules(everything: Estate) -> list[Problem]:
             problems.append(Problem(node.name, "group sentinel", message))
         quorum = node.the(SentinelSettings).quorum
         if quorum > count:
-            message = f"{quorum} is more than the {count} Sentinel{'s' * (count > 1)} there are"
+            message = f"{quorum} is more than the number of Sentinels ({count})"
             problems.append(Problem(node.name, "sentinel_quorum", message))
         elif quorum * 2 <= count:
             message = f"{quorum} is not a majority of {count} Sentinels: should be {count // 2 + 1}"

@@ -49,7 +49,7 @@ def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, 
         change = compare()
     except remote.Unreadable as unreadable:
         if not host.state.is_executing:
-            raise PyinfraError(f"{unreadable}; nothing was changed") from unreadable
+            raise PyinfraError(f"{host.name}: {unreadable}; nothing was changed") from unreadable
         yield StringCommand("echo", QuoteString(str(unreadable)), ">&2; exit 1")
         return
     if change is None:

@@ -131,8 +131,7 @@ def _read_all(
     sections = dict(_sections(output.stdout))
     return {
         batch: {
-            name: _result(host, f"{batch}/{name}", probe, sections, output)
-            for name, probe in of.items()
+            name: _result(f"{batch}/{name}", probe, sections, output) for name, probe in of.items()
         }
         for batch, of in batches.items()
     }
@@ -150,7 +149,6 @@ def _sections(lines: list[str]) -> Iterator[tuple[str, tuple[str, list[str]]]]:
 
 
 def _result(
-    host: Host,
     name: str,
     probe: Probe[Any],
     sections: Mapping[str, tuple[str, list[str]]],
@@ -159,7 +157,7 @@ def _result(
     status, body = sections.get(name, ("cut short", []))
     if status != "0":
         why = output.last_word or f"status {status}"
-        return Unreadable(f"{host.name}: {name.replace('/', ': ')} could not be read: {why}")
+        return Unreadable(f"{name.replace('/', ': ')} could not be read: {why}")
     return probe.parse(body)
 
 
@@ -183,7 +181,7 @@ def hide_sudo_password(host: Host, password: str) -> None:
     )
     output = run(host, script, {"PASSWORD": password}, _sudo=False)
     if not output.ok or not output.stdout:
-        raise Unreadable(f"{host.name}: could not prepare sudo: {output.last_word}")
+        raise Unreadable(f"could not prepare sudo: {output.last_word}")
     host.connector_data[f"sudo_askpass_path__{host.get_temp_dir_config()}"] = output.stdout[0]
     host.data._sudo_password = "-"
 

@@ -1,0 +1,91 @@
+"""What a run that changes nothing costs: wall time against a bare connection, and commands."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.e2e.project import Project, embedded
+from tests.lab import Host, Lab
+
+ROUNDS = 5
+
+
+def six(hosts: list[Host]) -> dict[str, list[tuple[str, dict[str, object]]]]:
+    """The cluster of inventory/cluster.py on six hosts."""
+    rows = [(host.name, {**host.ssh_data(), "address": host.address}) for host in hosts]
+    return {
+        "postgres": rows[:1],
+        "pgbouncer": rows[1:2],
+        "redis": rows[2:5],
+        "sentinel": rows[2:5],
+        "backup": rows[5:],
+    }
+
+
+def seconds(project: Project, *arguments: str) -> float:
+    """Wall time of one pyinfra process that must succeed."""
+    start = time.monotonic()
+    run = project.pyinfra(*arguments)
+    assert run.code == 0, run.output
+    return time.monotonic() - start
+
+
+def executed(hosts: list[Host]) -> int:
+    """Commands that the hosts' own SSH servers have been asked to execute so far."""
+    log = (
+        "journalctl -q -o cat _COMM=sshd + _COMM=sshd-session | grep -c 'Starting session' || true"
+    )
+    return sum(int(host.run(log).stdout) for host in hosts)
+
+
+def measure(name: str, project: Project, hosts: list[Host], table: Table) -> None:
+    """Adds a row: medians of rounds in turn, so that both see the same machine."""
+    project.deploy()
+    idle, full = [], []
+    for _ in range(ROUNDS):
+        idle.append(seconds(project, "-y", "inventory.py", "exec", "--", "true"))
+        full.append(seconds(project, "-y", "inventory.py", "deploy.py"))
+    before = executed(hosts)
+    run = project.pyinfra("-y", "inventory.py", "deploy.py")
+    said = re.search(r"(\d+) commands", run.output)
+    ratio = statistics.median(a / b for a, b in zip(full, idle, strict=True))
+    table.add_row(
+        name,
+        f"{statistics.median(full):.2f} s",
+        f"{min(full):.2f}-{max(full):.2f} s",
+        f"{ratio:.2f}",
+        said.group(1) if said else "?",
+        str(executed(hosts) - before),
+    )
+
+
+def main() -> None:
+    """Measures one host and six."""
+    table = Table("estate", "no-op run", "range", "x bare connection", "commands", "by sshd's log")
+    with (
+        Lab("bench") as lab,
+        tempfile.TemporaryDirectory() as one,
+        tempfile.TemporaryDirectory() as n,
+    ):
+        hosts = lab.hosts(7)
+        for host in hosts:
+            host.run("echo 'LogLevel VERBOSE' >>/etc/ssh/sshd_config; systemctl restart ssh")
+        single = Project(Path(one))
+        single.inventory(embedded("one", hosts[0]))
+        measure("one host, the whole stack", single, hosts[:1], table)
+        cluster = Project(Path(n))
+        cluster.inventory(six(hosts[1:]))
+        measure("six hosts", cluster, hosts[1:], table)
+    Console(file=sys.stdout, width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
