@@ -198,6 +198,7 @@ def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:
 
 
 _estates: WeakKeyDictionary[State, Estate] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[State, PyinfraError] = WeakKeyDictionary()
 _lock = RLock()
 
 
@@ -217,16 +218,35 @@ def here() -> Node:
     """This host, checked like all others before anything is touched."""
     state, host = ctx_state.get(), ctx_host.get()
     with _lock:
+        # Every host comes here; the first one to do so speaks for all.
+        if state in _refused:
+            raise _refused[state]
         if state not in _estates:
-            estate = Estate(state)
-            _refuse(estate, estate.problems or _contradictions(estate))
-            estate.gather_secrets()
-            _refuse(estate, preflight.examine(estate.active))
-            _refuse(estate, _read_everything(estate.active))
-            _estates[state] = estate
-            if estate.secrets.generated:
-                secrets.keep(estate.secrets)
+            _estates[state] = _examined(state)
     return _estates[state].node(host)
+
+
+def _examined(state: State) -> Estate:
+    estate = Estate(state)
+    try:
+        _refuse(_everything_wrong(estate))
+    except PyinfraError as refusal:
+        _refused[state] = refusal
+        raise
+    if estate.secrets.generated:
+        secrets.keep(estate.secrets)
+    return estate
+
+
+def _everything_wrong(estate: Estate) -> list[Problem]:
+    """All problems in one list; what cannot be looked at because of another is left out."""
+    problems = estate.problems or _contradictions(estate)
+    unfit = preflight.examine(estate.active)
+    if not estate.problems:
+        estate.gather_secrets()
+        hosts = {problem.host for problem in unfit}
+        unfit += _read_everything([node for node in estate.active if node.name not in hosts])
+    return [*problems, *unfit]
 
 
 def _contradictions(estate: Estate) -> list[Problem]:
@@ -258,7 +278,7 @@ def _read(node: Node) -> list[Problem]:
     return problems
 
 
-def _refuse(estate: Estate, problems: Sequence[Problem]) -> None:
+def _refuse(problems: Sequence[Problem]) -> None:
     if not problems:
         return
     distinct = sorted(set(problems))

@@ -1,0 +1,190 @@
+"""Story: somebody clones this on a fresh machine without systemd and types `make deploy`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.project import ROOT
+from tests.e2e.proof import SERVICES, Done, Stack
+from tests.lab import Host, Lab
+
+pytestmark = pytest.mark.xdist_group("this-machine")
+
+CLONE = "/srv/datatier"
+PORTS = (5432, 6432, 6379, 6380, 6381, 26379, 26380, 26381)
+KEPT = "written before the kills"
+
+
+def _copy_of_repository(target: Path) -> None:
+    """What a clone would hold if the working tree were committed."""
+    listed = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def _in_clone(machine: Host, command: str) -> Done:
+    return machine.run(f"cd {CLONE} && {command}", check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def machine(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """A fresh machine with a clone on which `make setup` has been run."""
+    machine = lab.machine("machine")
+    clone = tmp_path_factory.mktemp("clone") / "datatier"
+    _copy_of_repository(clone)
+    machine.put(clone, "/srv")
+    done = _in_clone(machine, "make setup")
+    assert done.returncode == 0, done.stderr
+    return machine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A dry run on the bare machine, and what it left behind."""
+
+    run: Done
+    packages_before: str
+    packages_after: str
+    touched: list[str]
+
+    @property
+    def operations(self) -> set[str]:
+        """The operations that the dry run says would change something."""
+        return {op["name"] for op in json.loads(self.run.stdout)["plan"] if op["hosts_with_change"]}
+
+
+# What Python and pyinfra keep for themselves wherever they run.
+_OWN = re.compile(rf"{CLONE}(?:/.*)?/__pycache__(?:/.*)?|{CLONE}/pyinfra-debug\.log")
+
+
+@pytest.fixture(scope="module")
+def planned(machine: Host) -> Plan:
+    """The dry run of the bare machine."""
+    _in_clone(machine, ".venv/bin/pyinfra --help && .venv/bin/python -m compileall -q tasks .venv")
+    before = machine.run("dpkg -l").stdout
+    machine.run("touch /var/tmp/stamp")
+    run = _in_clone(machine, ".venv/bin/pyinfra --dry --json inventory.py deploy.py")
+    touched = machine.run("find / -xdev -cnewer /var/tmp/stamp").stdout.splitlines()
+    mine = [path for path in touched if not _OWN.fullmatch(path)]
+    return Plan(run, before, machine.run("dpkg -l").stdout, mine)
+
+
+@pytest.fixture(scope="module")
+def deployed(machine: Host, planned: Plan) -> Done:
+    """The first real run, as the documentation says."""
+    done = _in_clone(machine, "make deploy")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def stack(machine: Host, deployed: Done) -> Stack:
+    """The stack with something in it."""
+    text = machine.run(f"cat {CLONE}/.env").stdout
+    secrets = dict(line.split("=", 1) for line in text.splitlines())
+    stack = Stack(machine, secrets)
+    stack.remember(KEPT)
+    return stack
+
+
+def _changed(run: Done) -> set[str]:
+    """Operations with a number in the column "Success" of the table that ends a run."""
+    _, _, table = run.stderr.partition("--> Results:")
+    rows = (re.split(r"\s{2,}", line.strip()) for line in table.splitlines())
+    return {row[0] for row in rows if len(row) == 5 and row[2].isdigit()} - {"Grand total"}
+
+
+def test_dry_run_of_a_bare_machine_changes_nothing(machine: Host, planned: Plan) -> None:
+    """Exit 0, a plan, no secret written, no package, no file."""
+    assert planned.run.returncode == 0, planned.run.stderr
+    assert len(planned.operations) > 10
+    assert planned.packages_after == planned.packages_before
+    assert planned.touched == []
+
+
+def test_first_run_does_what_the_dry_run_said(planned: Plan, deployed: Done) -> None:
+    """No operation more, none less."""
+    assert _changed(deployed) == planned.operations
+
+
+def test_secrets_are_generated_for_their_owner_only(machine: Host, stack: Stack) -> None:
+    """`.env` is 0600, its values are strong, and none of them was printed."""
+    assert machine.run(f"stat -c '%a %U' {CLONE}/.env").stdout.strip() == "600 root"
+    assert {"POSTGRES_PASSWORD", "REDIS_PASSWORD"} <= set(stack.secrets)
+    assert len(set(stack.secrets.values())) == len(stack.secrets)
+    assert all(len(value) >= 24 for value in stack.secrets.values())
+
+
+def test_no_secret_is_printed(planned: Plan, deployed: Done, stack: Stack) -> None:
+    """Neither the dry run nor the run shows a secret."""
+    output = deployed.stdout + deployed.stderr + planned.run.stdout + planned.run.stderr
+    assert [name for name, value in stack.secrets.items() if value in output] == []
+
+
+def test_application_reaches_its_database_through_the_pooler(stack: Stack) -> None:
+    """The role of `.env` owns the database, and it is the pooler that answers."""
+    assert stack.sql("SELECT current_user, current_database()") == "psscript|psscript"
+    assert stack.sql("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = "
+                     "current_database()") == "psscript"  # fmt: skip
+
+
+def test_sentinel_as_the_documentation_asks_it(machine: Host, deployed: Done) -> None:
+    """Root types what the documentation says and needs no password."""
+    words = machine.run("redis-cli -p 26379 SENTINEL master mymaster").stdout.split("\n")
+    assert words[words.index("num-slaves") + 1] == "2"
+    assert words[words.index("num-other-sentinels") + 1] == "2"
+
+
+def test_what_the_master_takes_the_replicas_have(stack: Stack) -> None:
+    """A write on 6379 is read on 6380 and 6381."""
+    stack.check_replicates()
+
+
+def test_strangers_are_refused(stack: Stack) -> None:
+    """No password, a wrong one, and an unprivileged user of the machine."""
+    stack.check_refuses_strangers()
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_nothing_listens_to_the_network(machine: Host, deployed: Done, port: int) -> None:
+    """This machine is its own only client."""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((machine.address, port), timeout=5).close()
+
+
+def test_second_run_changes_nothing(machine: Host, stack: Stack) -> None:
+    """Nothing is done twice."""
+    _check_nothing_is_left_to_do(machine)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_killed_service_comes_back(stack: Stack, service: str) -> None:
+    """Within ten seconds, without help, with what was written before."""
+    stack.check_survives_kill(service, KEPT, seconds=10)
+
+
+def test_after_the_kills_there_is_nothing_to_repair(machine: Host, stack: Stack) -> None:
+    """What came back is what was deployed."""
+    _check_nothing_is_left_to_do(machine)
+
+
+def _check_nothing_is_left_to_do(machine: Host) -> None:
+    run = _in_clone(machine, "make deploy")
+    assert run.returncode == 0, run.stderr
+    assert "Grand total" in run.stderr
+    assert _changed(run) == set()
+    dry = _in_clone(machine, ".venv/bin/pyinfra --dry --diff --json inventory.py deploy.py")
+    assert dry.returncode == 0, dry.stderr
+    assert [op for op in json.loads(dry.stdout)["plan"] if op["hosts_with_change"]] == []
+    assert not re.search(r"^(\x1b\[\d+m)?[-+@]", dry.stderr.replace("--> ", ""), re.MULTILINE)
