@@ -104,12 +104,18 @@ class Node:
 
 
 class Estate:
-    """All hosts of the inventory, whether or not this run touches them."""
+    """All hosts of the inventory, whether or not this run touches them.
+
+    Attributes:
+        problems: what is wrong with single keys.
+        whole: every component has settings, so that they can be compared with each other.
+    """
 
     def __init__(self, state: State) -> None:
         self.state = state
         self.secrets = secrets.of(state.cwd or ".")
         self.problems: list[Problem] = []
+        self.whole = True
         self.nodes = [self._node(host) for host in state.inventory]
 
     def _node(self, host: Host) -> Node:
@@ -128,7 +134,9 @@ class Estate:
             defaults = component.defaults(stack, self.secrets, given)
             mine, problems = component.settings.of(host.name, data, defaults)
             self.problems += problems
-            if mine is not None:
+            if mine is None:
+                self.whole = False
+            else:
                 settings[component.settings] = mine
         known = [
             *StackSettings.model_fields,
@@ -240,9 +248,9 @@ def _examined(state: State) -> Estate:
 
 def _everything_wrong(estate: Estate) -> list[Problem]:
     """All problems in one list; what cannot be looked at because of another is left out."""
-    problems = estate.problems or _contradictions(estate)
+    problems = [*estate.problems, *(_contradictions(estate) if estate.whole else ())]
     unfit = preflight.examine(estate.active)
-    if not estate.problems:
+    if estate.whole:
         estate.gather_secrets()
         hosts = {problem.host for problem in unfit}
         unfit += _read_everything([node for node in estate.active if node.name not in hosts])

@@ -98,29 +98,32 @@ class Settings(Model):
             defaults: values for fields the user left out (secrets, names of the stack).
 
         Returns:
-            The settings, or None and everything that is wrong with them.
+            The settings, None if a value is wrong, and everything that is wrong.
         """
         fields = {
             key.removeprefix(cls.prefix): value
             for key, value in data.items()
             if key.startswith(cls.prefix) and (cls.prefix or key in cls.model_fields)
         }
+        unknown = [name for name in fields if name not in cls.model_fields]
+        problems = [
+            Problem(host, cls.key(name), f"unknown key{_suggestion(name, cls.model_fields)}")
+            for name in unknown
+        ]
+        known = {name: value for name, value in fields.items() if name not in unknown}
         try:
-            return cls(**{**defaults, **fields}), []
+            return cls(**{**defaults, **known}), problems
         except ValidationError as error:
-            return None, [cls._problem(host, details) for details in error.errors()]
+            return None, problems + [cls._problem(host, details) for details in error.errors()]
 
     @classmethod
     def _problem(cls, host: str, details: ErrorDetails) -> Problem:
         field, *path = [str(part) for part in details["loc"] if not _is_union_tag(part)] or [""]
+        key = "/".join([cls.key(field), *path])
         if details["type"] == "extra_forbidden":
-            known = _nested_fields(cls, field) if path else list(cls.model_fields)
-            return Problem(
-                host,
-                "/".join([cls.key(field), *path]),
-                f"unknown key{_suggestion(path[-1] if path else field, known)}",
-            )
-        return Problem(host, "/".join([cls.key(field), *path]), sentence(details))
+            suggestion = _suggestion(path[-1], _nested_fields(cls, field))
+            return Problem(host, key, f"unknown key{suggestion}")
+        return Problem(host, key, sentence(details))
 
 
 def _nested_fields(model: type[Model], field: str) -> list[str]:
