@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.core import estate, files, packages, services, sql
+from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node
+from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
@@ -174,11 +174,9 @@ def _packages(node: Node) -> list[str]:
     return ["pgbouncer", "postgresql-client", *services.packages(node.manager)]
 
 
-def install() -> None:
+@on(PgbouncerSettings)
+def install(node: Node) -> None:
     """Installs the packages; nothing is started."""
-    node = estate.current(PgbouncerSettings)
-    if node is None:
-        return
     converge(
         "PgBouncer: packages",
         lambda: _missing_packages(node),
@@ -192,11 +190,9 @@ def _missing_packages(node: Node) -> Change | None:
 # --- Configure -----------------------------------------------------------------------------------
 
 
-def configure() -> None:
+@on(PgbouncerSettings)
+def configure(node: Node) -> None:
     """Writes the configuration and makes PgBouncer take it."""
-    node = estate.current(PgbouncerSettings)
-    if node is None:
-        return
     converge(
         "PgBouncer: configuration",
         lambda: _configuration(node),
@@ -278,11 +274,9 @@ def _files(node: Node) -> list[Entry]:
 # --- Activate ------------------------------------------------------------------------------------
 
 
-def activate() -> None:
+@on(PgbouncerSettings)
+def activate(node: Node) -> None:
     """Starts PgBouncer, reloads it, or restarts it for what RELOAD ignores."""
-    node = estate.current(PgbouncerSettings)
-    if node is None:
-        return
     converge("PgBouncer: service", lambda: _activation(node))
 
 
@@ -318,5 +312,5 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "pgbouncer", PgbouncerSettings, _defaults, estate.no_secrets, _rules, _listens, _probes, _checks
+    "pgbouncer", PgbouncerSettings, _defaults, no_secrets, _rules, _listens, _probes, _checks
 )

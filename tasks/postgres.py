@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field
 
-from tasks.core import estate, files, packages, services, sql
+from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node
+from tasks.core.estate import Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
@@ -281,11 +281,9 @@ def _packages(node: Node) -> list[str]:
     ]
 
 
-def install() -> None:
+@on(PostgresSettings)
+def install(node: Node) -> None:
     """Installs the packages and creates the cluster; nothing is started."""
-    node = estate.current(PostgresSettings)
-    if node is None:
-        return
     converge("PostgreSQL: packages", lambda: _missing_packages(node))
     converge("PostgreSQL: cluster", lambda: _missing_cluster(node))
 
@@ -328,11 +326,9 @@ def _missing_cluster(node: Node) -> Change | None:
 # --- Configure -----------------------------------------------------------------------------------
 
 
-def configure() -> None:
+@on(PostgresSettings)
+def configure(node: Node) -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
-    node = estate.current(PostgresSettings)
-    if node is None:
-        return
     converge(
         "PostgreSQL: configuration",
         lambda: _configuration(node),
@@ -447,11 +443,9 @@ def _role(node: Node, name: str, role: Role) -> sql.Role:
 # --- Activate ------------------------------------------------------------------------------------
 
 
-def activate() -> None:
+@on(PostgresSettings)
+def activate(node: Node) -> None:
     """Starts PostgreSQL, or makes it take its configuration with the least impact."""
-    node = estate.current(PostgresSettings)
-    if node is None:
-        return
     converge("PostgreSQL: service", lambda: _activation(node))
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pyinfra import logger
 
-from tasks.core import estate, files, packages, services
+from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node
+from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, quoted
@@ -265,11 +265,9 @@ _KERNEL_FILES = (
 )
 
 
-def install() -> None:
+@on(RedisSettings)
+def install(node: Node) -> None:
     """Installs the packages and prepares the kernel; nothing is started."""
-    node = estate.current(RedisSettings)
-    if node is None:
-        return
     converge(
         "Redis: packages",
         lambda: _missing_packages(node),
@@ -314,11 +312,9 @@ def _satisfied(path: str, value: str) -> bool:
 # --- Configure -----------------------------------------------------------------------------------
 
 
-def configure() -> None:
+@on(RedisSettings)
+def configure(node: Node) -> None:
     """Writes the configuration and makes every instance take it."""
-    node = estate.current(RedisSettings)
-    if node is None:
-        return
     converge("Redis: configuration", lambda: _configuration(node))
     activate()
 
@@ -437,11 +433,9 @@ _RESTART_KEYS = ("daemonize", "tcp-backlog", "databases", "io-threads", "io-thre
                  "port", "dir", "bind", "protected-mode")  # fmt: skip
 
 
-def activate() -> None:
+@on(RedisSettings)
+def activate(node: Node) -> None:
     """Starts instances, sets what CONFIG SET takes, or restarts for what it does not."""
-    node = estate.current(RedisSettings)
-    if node is None:
-        return
     converge("Redis: service", lambda: _activation(node))
 
 
@@ -537,7 +531,7 @@ mv /etc/redis/redis-cli.auth.new /etc/redis/redis-cli.auth
 
 
 COMPONENT = Component(
-    "redis", RedisSettings, _defaults, estate.no_secrets, _rules, _listens, _probes, _checks
+    "redis", RedisSettings, _defaults, no_secrets, _rules, _listens, _probes, _checks
 )
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tasks.core import estate, files, packages, services
+from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node
+from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
@@ -158,11 +158,9 @@ def _secrets(node: Node) -> dict[str, str]:
 # --- Install -------------------------------------------------------------------------------------
 
 
-def install() -> None:
+@on(SentinelSettings)
+def install(node: Node) -> None:
     """Installs the packages; nothing is started."""
-    node = estate.current(SentinelSettings)
-    if node is None:
-        return
     converge(
         "Sentinel: packages",
         lambda: _missing_packages(node),
@@ -176,11 +174,9 @@ def _missing_packages(node: Node) -> Change | None:
 # --- Configure -----------------------------------------------------------------------------------
 
 
-def configure() -> None:
+@on(SentinelSettings)
+def configure(node: Node) -> None:
     """Writes what does not change at run time, starts, and sets the rest at run time."""
-    node = estate.current(SentinelSettings)
-    if node is None:
-        return
     converge(
         "Sentinel: configuration",
         lambda: _configuration(node),
@@ -276,11 +272,9 @@ def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> li
 # --- Activate ------------------------------------------------------------------------------------
 
 
-def activate() -> None:
+@on(SentinelSettings)
+def activate(node: Node) -> None:
     """Starts the Sentinels, or restarts them for what they only read at their start."""
-    node = estate.current(SentinelSettings)
-    if node is None:
-        return
     converge("Sentinel: service", lambda: _activation(node))
 
 
@@ -324,5 +318,5 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "sentinel", SentinelSettings, _defaults, estate.no_secrets, _rules, _listens, _probes, _checks
+    "sentinel", SentinelSettings, _defaults, no_secrets, _rules, _listens, _probes, _checks
 )

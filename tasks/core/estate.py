@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from importlib import import_module
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -210,16 +210,25 @@ _refused: WeakKeyDictionary[State, PyinfraError] = WeakKeyDictionary()
 _lock = RLock()
 
 
-def current(settings: type[S]) -> Node | None:
-    """This host, or None if it does not carry the component.
+def on(settings: type[Settings]) -> Callable[[Callable[[Node], None]], Callable[[], None]]:
+    """Makes a task of a function of a node: it runs on hosts that carry the component.
 
-    The first call of a run validates all settings, reads all hosts and reports every problem.
+    The first task of a run validates all settings, reads all hosts and reports every problem.
 
     Raises:
-        PyinfraError: there are problems; nothing has been changed.
+        PyinfraError: (by the task) there are problems; nothing has been changed.
     """
-    node = here()
-    return node if settings in node.settings else None
+
+    def decorate(function: Callable[[Node], None]) -> Callable[[], None]:
+        @wraps(function)
+        def task() -> None:
+            node = here()
+            if settings in node.settings:
+                function(node)
+
+        return task
+
+    return decorate
 
 
 def here() -> Node:
