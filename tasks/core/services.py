@@ -202,7 +202,17 @@ def _step(wanted: Activation, impact: str) -> str:
     )
 
 
-_FUNCTIONS = f"""
+# A container's processes show in its host's /proc as well, with another root.
+_RUNS = """
+runs() {
+  for p in /proc/[0-9]*; do
+    if [ "$(cat "$p/comm" 2>/dev/null)" = "$1" ] && [ "$p/root" -ef / ]; then return 0; fi
+  done
+  return 1
+}
+"""
+
+_FUNCTIONS = f"""{_RUNS}
 answer() {{
   for _ in $(seq {START_SECONDS * 5}); do
     if (ready) >/dev/null 2>&1 </dev/null; then return 0; fi
@@ -228,7 +238,7 @@ last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
     # Without an init there is nobody to start runsvdir: we do, detached from this session. A
     # service directory is picked up by runsvdir within five seconds.
     "runit": """
-if ! grep -qsx runsvdir /proc/[0-9]*/comm; then
+if ! runs runsvdir; then
   setsid runsvdir -P /etc/service >/dev/null 2>&1 </dev/null &
 fi
 enable_service() {

@@ -19,6 +19,7 @@ _PACKAGES = {
 }
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _START_SECONDS = 60
+_WATCHERS = 1024
 
 
 def ensure() -> None:
@@ -29,6 +30,15 @@ def ensure() -> None:
             _install(missing)
         if not answers():
             _start()
+        _allow_many_systemds()
+
+
+def _allow_many_systemds() -> None:
+    """Each systemd watches files; the kernel's default of 128 watchers serves six hosts."""
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    if int(limit.read_text()) < _WATCHERS and os.access(limit, os.W_OK):
+        say(f"{limit}: {_WATCHERS}")
+        limit.write_text(str(_WATCHERS))
 
 
 def answers() -> bool:
