@@ -98,7 +98,7 @@ def _rules(everything: Estate) -> list[Problem]:
         problems += [
             Problem(node.name, f"pgbouncer_extra/{key}", _duplicate(key))
             for key in chosen.extra
-            if key in _parameters(node)
+            if key in _parameters(node) or key in PgbouncerSettings.model_fields
         ]
     return problems + _pools(everything, poolers)
 
@@ -240,6 +240,15 @@ def _parameters(node: Node) -> dict[str, str | int]:
     }
 
 
+def _everything(node: Node) -> dict[str, str | int | float]:
+    """The parameters with those of `extra`; PgBouncer knows truth as 1 and 0."""
+    extra = node.the(PgbouncerSettings).extra
+    return {
+        **_parameters(node),
+        **{key: int(value) if isinstance(value, bool) else value for key, value in extra.items()},
+    }
+
+
 def _server(node: Node) -> Node:
     return node.estate.having(PostgresSettings)[0]
 
@@ -252,7 +261,7 @@ def _files(node: Node) -> list[Entry]:
         host="127.0.0.1" if server is node else server.address,
         port=postgres.port,
         databases=list(postgres.databases),
-        parameters={**_parameters(node), **node.the(PgbouncerSettings).extra},
+        parameters=_everything(node),
     )
     admin = sql.scram(postgres.password.get_secret_value(), "postgres")
     users = {sql.LOOKUP_ROLE: lookup_password(node.estate), "postgres": admin}
@@ -281,7 +290,7 @@ def activate(node: Node) -> None:
 
 
 def _activation(node: Node) -> Change | None:
-    parameters = {**_parameters(node), **node.the(PgbouncerSettings).extra}
+    parameters = _everything(node)
     fixed = "\n".join(f"{key}={parameters.get(key)}" for key in _RESTART_KEYS)
     contents = "".join(entry.content for entry in _files(node)[:2] if isinstance(entry, File))
     wanted = services.activation(_service(node), node.manager, restart=fixed, reload=contents)

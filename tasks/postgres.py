@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, converge
@@ -17,6 +21,7 @@ from tasks.core.remote import Probe
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
 from tasks.core.settings import (
+    NOT_A_KEY,
     Extra,
     Identifier,
     Line,
@@ -26,16 +31,30 @@ from tasks.core.settings import (
     Secret,
     Settings,
     StackSettings,
+    matching,
+    printable,
     wrong,
 )
 
-Parameter = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")]
+Parameter = Annotated[str, matching(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?", NOT_A_KEY)]
 Privilege = Literal["CONNECT", "CREATE", "TEMPORARY"]
 
-_HBA = re.compile(
-    r"(?P<type>local|host(?:no)?(?:ssl|gssenc)?)\s+\S+\s+\S+\s+.*?(?P<method>[a-z0-9-]+)"
-    r"(?:\s+\S+=\S+)*"
-)
+# Methods of pg_hba.conf(5); what is not here is a typing error, and PostgreSQL would refuse it.
+_METHODS = {
+    "scram-sha-256",
+    "cert",
+    "peer",
+    "reject",
+    "gss",
+    "sspi",
+    "pam",
+    "bsd",
+    "ldap",
+    "radius",
+}
+# Where the cluster and its files are is not for postgres_extra to say.
+_PLACES = {"data_directory", "config_file", "hba_file", "ident_file", "include", "include_dir"}
+_RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE}
 _LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 _WEAK = {"trust", "password", "md5", "ident"}
 
@@ -46,6 +65,12 @@ def _size(value: str) -> str:
     return value
 
 
+def _a_megabyte(value: str) -> str:
+    if value.endswith("kB") and int(value[:-2]) < 1024:
+        raise wrong(f"should be at least 1MB, not {value}")
+    return value
+
+
 def _duration(value: str) -> str:
     if not re.fullmatch(r"0|[1-9][0-9]*(ms|s|min|h|d)", value):
         raise wrong("should be a duration such as '300s' (ms, s, min, h or d), or '0'")
@@ -53,17 +78,38 @@ def _duration(value: str) -> str:
 
 
 def _hba_line(value: str) -> str:
-    match = _HBA.fullmatch(value.strip())
-    if match is None:
+    try:
+        method = _hba_method(shlex.split(value, comments=True))
+    except ValueError:
+        method = ""
+    if method in _WEAK:
+        raise wrong(f"{value!r} should use scram-sha-256, not {method}")
+    if method not in _METHODS:
         raise wrong(f"{value!r} should be a pg_hba line: TYPE DATABASE USER [ADDRESS] METHOD")
-    if match["method"] in _WEAK:
-        raise wrong(f"{value!r} should use scram-sha-256, not {match['method']}")
     return value.strip()
+
+
+def _hba_method(words: list[str]) -> str:
+    """The method of a line, which stands before options; an address may have a mask of its own."""
+    if not words or not re.fullmatch(r"local|host(no)?(ssl|gssenc)?", words[0]):
+        return ""
+    plain = [word for word in words if "=" not in word]
+    position = 3 if words[0] == "local" else 4
+    if position == 4 and len(plain) == 6 and re.fullmatch(r"[0-9.]+|[0-9a-fA-F:]+", plain[4]):
+        position = 5
+    return plain[position] if len(plain) == position + 1 else ""
 
 
 Size = Annotated[str, AfterValidator(_size)]
 Duration = Annotated[str, AfterValidator(_duration)]
 HbaLine = Annotated[Line, AfterValidator(_hba_line)]
+
+
+def _moment(value: object) -> object:
+    """Digits alone would be read as seconds since 1970."""
+    if isinstance(value, str | datetime) and not str(value).isdigit():
+        return value
+    raise wrong("should be a time with its zone, such as '2030-01-31T00:00:00Z'")
 
 
 class Role(Model):
@@ -78,7 +124,7 @@ class Role(Model):
     bypassrls: bool = False
     inherit: bool = True
     connection_limit: Annotated[int, Field(ge=-1)] = -1
-    valid_until: AwareDatetime | None = None
+    valid_until: Annotated[AwareDatetime, BeforeValidator(_moment)] | None = None
     member_of: frozenset[Identifier] = frozenset()
     settings: dict[Parameter, Line] = {}
 
@@ -102,13 +148,15 @@ class PostgresSettings(Settings):
     password: Secret
     port: Port = 5432
     version: Annotated[int, Field(ge=14, le=18)] | None = None
-    locale: Line = "C.UTF-8"
+    locale: Annotated[
+        Line, matching(r"[A-Za-z0-9_.@-]+", "should be a locale's name such as 'C.UTF-8'")
+    ] = "C.UTF-8"
     listen_addresses: Line | None = None
     extensions: tuple[Identifier, ...] = ("pg_stat_statements",)
     hba: tuple[HbaLine, ...] = ()
     max_connections: Annotated[int, Field(ge=10, le=10000)] = 100
     superuser_reserved_connections: Annotated[int, Field(ge=1, le=100)] = 3
-    shared_buffers: Size | None = None
+    shared_buffers: Annotated[Size, AfterValidator(_a_megabyte)] | None = None
     effective_cache_size: Size | None = None
     work_mem: Size | None = None
     maintenance_work_mem: Size | None = None
@@ -181,12 +229,12 @@ def _rules(everything: Estate) -> list[Problem]:
         chosen = node.the(PostgresSettings)
         known = {*chosen.roles, "postgres"}
         for name in chosen.roles:
-            if name in ("postgres", sql.LOOKUP_ROLE) or name.startswith("pg_"):
+            if name in _RESERVED or name.startswith("pg_"):
                 message = f"role {name!r} is reserved"
                 problems.append(Problem(node.name, "postgres_roles", message))
         for name, database in chosen.databases.items():
             problems += _database_rules(node.name, name, database, known)
-        for key in sorted(set(chosen.extra) & set(_parameters(node))):
+        for key in sorted(set(chosen.extra) & {*_parameters(node), *_PLACES}):
             owner = "is set by Datatier"
             if key in PostgresSettings.model_fields:
                 owner = f"has a key of its own: postgres_{key}"
@@ -196,8 +244,39 @@ def _rules(everything: Estate) -> list[Problem]:
             for key in chosen.extra
             if not re.fullmatch(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?", key)
         ]
-        problems += _too_much_memory(node, chosen)
+        problems += _role_rules(node, chosen, known)
+        problems += _limits(node, chosen)
     return problems
+
+
+def _role_rules(node: Node, chosen: PostgresSettings, known: set[str]) -> Iterator[Problem]:
+    secrets: dict[str, str] = {}
+    for name, role in chosen.roles.items():
+        for group in sorted(role.member_of - known):
+            if not group.startswith("pg_"):
+                key = f"postgres_roles/{name}/member_of"
+                yield Problem(node.name, key, f"role {group!r} is not in postgres_roles")
+        if role.password is not None or not role.login:
+            continue
+        secret = secret_name(name)
+        if secret in secrets:
+            message = (
+                f"roles {secrets[secret]!r} and {name!r} would share the secret {secret}: "
+                "give one of them a password"
+            )
+            yield Problem(node.name, "postgres_roles", message)
+        secrets[secret] = name
+        yield from _unusable(node, f"postgres_roles/{name}/password", secret)
+
+
+def _unusable(node: Node, key: str, secret: str) -> Iterator[Problem]:
+    """A password that comes from the environment meets the same rule as one of the settings."""
+    value = node.estate.secrets.find(secret)
+    if value is not None:
+        try:
+            printable(SecretStr(value))
+        except PydanticCustomError as error:
+            yield Problem(node.name, key, str(error))
 
 
 def _database_rules(host: str, name: str, database: Database, known: set[str]) -> Iterator[Problem]:
@@ -210,13 +289,17 @@ def _database_rules(host: str, name: str, database: Database, known: set[str]) -
         yield Problem(host, f"{key}/grants", f"role {role!r} is not in postgres_roles")
 
 
-def _too_much_memory(node: Node, chosen: PostgresSettings) -> list[Problem]:
-    units = {"kB": 1 / 1024, "MB": 1, "GB": 1024, "TB": 1024**2}
-    match = re.fullmatch(r"(\d+)(\w+)", chosen.shared_buffers or "")
-    if match and int(match[1]) * units[match[2]] < 1:
-        message = f"should be at least 1MB, not {chosen.shared_buffers}"
-        return [Problem(node.name, "postgres_shared_buffers", message)]
-    return []
+def _limits(node: Node, chosen: PostgresSettings) -> Iterator[Problem]:
+    if chosen.superuser_reserved_connections >= chosen.max_connections:
+        message = f"should be less than postgres_max_connections ({chosen.max_connections})"
+        yield Problem(node.name, "postgres_superuser_reserved_connections", message)
+    poolers = [n.name for n in node.estate.in_group("pgbouncer") if n is not node]
+    if poolers and node.is_loopback:
+        message = (
+            "should not be a loopback address: "
+            f"the PgBouncer on {', '.join(poolers)} cannot reach it"
+        )
+        yield Problem(node.name, "address", message)
 
 
 def _listens(node: Node) -> list[Listener]:
@@ -344,7 +427,7 @@ def _configuration(node: Node) -> Change | None:
 def clients(node: Node) -> list[dict[str, str]]:
     """Hosts that need to reach this server from outside: poolers and the backup host."""
     return [
-        {"group": group, "name": other.name, "address": f"{other.address}/32"}
+        {"group": group, "name": other.name, "address": str(ip_network(other.address))}
         for group in ("pgbouncer", "backup")
         for other in node.estate.in_group(group)
         if other is not node
@@ -356,7 +439,7 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
     defaults = memory(node.system.memory, chosen.max_connections)
     listen = "localhost" if not clients(node) else f"localhost,{node.address}"
     return {
-        "listen_addresses": chosen.listen_addresses or listen,
+        "listen_addresses": listen if chosen.listen_addresses is None else chosen.listen_addresses,
         "port": chosen.port,
         "max_connections": chosen.max_connections,
         "superuser_reserved_connections": chosen.superuser_reserved_connections,
@@ -392,7 +475,9 @@ def _quoted(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Values as they stand between the quotes of postgresql.conf."""
     words = {True: "on", False: "off"}
     return {
-        key: (words[value] if isinstance(value, bool) else str(value)).replace("'", "''")
+        key: (words[value] if isinstance(value, bool) else str(value))
+        .replace("\\", "\\\\")
+        .replace("'", "''")
         for key, value in parameters.items()
     }
 

@@ -24,6 +24,7 @@ from tasks.core.settings import (
     Secret,
     Settings,
     StackSettings,
+    matching,
     wrong,
 )
 from tasks.core.topology import Address, Instance, master
@@ -43,7 +44,7 @@ _UNITS = {"": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**
 
 
 def _memory(value: str) -> str:
-    match = re.fullmatch(r"(\d+)([a-z]*)", value.lower())
+    match = re.fullmatch(r"(\d+)([a-z]*)", value.lower(), re.ASCII)
     if match is None or match[2] not in _UNITS:
         raise wrong("should be a size such as '512mb' or '1gb', or '0' for no limit")
     if 0 < int(match[1]) * _UNITS[match[2]] < 1024**2:
@@ -62,7 +63,13 @@ class RedisSettings(Settings):
     maxmemory_policy: Policy = "noeviction"
     appendonly: bool = True
     appendfsync: Literal["always", "everysec", "no"] = "everysec"
-    save: Annotated[str, Field(pattern=r"^(\d+ \d+( \d+ \d+)*)?$")] = "900 1 300 10 60 10000"
+    save: Annotated[
+        str,
+        matching(
+            r"(\d+ \d+( \d+ \d+)*)?",
+            "should be pairs of seconds and changes such as '900 1 300 10', or '' for none",
+        ),
+    ] = "900 1 300 10 60 10000"
     min_replicas_to_write: Annotated[int, Field(ge=0)] = 0
     min_replicas_max_lag: Annotated[int, Field(ge=0)] = 10
     extra: Extra = {}
@@ -88,13 +95,13 @@ def _rules(everything: Estate) -> list[Problem]:
         if chosen.min_replicas_to_write >= len(instances):
             message = f"should be less than the number of instances ({len(instances)})"
             problems.append(Problem(node.name, "redis_min_replicas_to_write", message))
-        if len(nodes) > 1 and node.address.startswith("127."):
+        if len(nodes) > 1 and node.is_loopback:
             message = "should not be a loopback address: the other Redis hosts cannot reach it"
             problems.append(Problem(node.name, "address", message))
         problems += [
             Problem(node.name, f"redis_extra/{key}", _duplicate(key))
             for key in chosen.extra
-            if key in _parameters(node, 0) or key in _OWNED
+            if key.replace("_", "-") in {*_parameters(node, 0), *_OWNED}
         ]
     return problems
 
@@ -346,7 +353,7 @@ def _parameters(node: Node, port: int) -> dict[str, str | int]:
         "appendonly": "yes" if chosen.appendonly else "no",
         "appendfsync": chosen.appendfsync,
         "aof-use-rdb-preamble": "yes",
-        "save": chosen.save or '""',
+        "save": chosen.save,
         "min-replicas-to-write": chosen.min_replicas_to_write,
         "min-replicas-max-lag": chosen.min_replicas_max_lag,
     }
@@ -366,9 +373,10 @@ def _configuration_path(port: int) -> str:
 
 
 def _configuration_file(node: Node, port: int) -> File:
-    settings = _settings(node, port)
-    for key in ("requirepass", "masterauth"):
-        settings[key] = quote(settings[key])
+    settings = {
+        key: quote(value) if key in ("requirepass", "masterauth") or not value else value
+        for key, value in _settings(node, port).items()
+    }
     return File(
         _configuration_path(port),
         render("redis/redis.conf.j2", settings=settings),
@@ -464,11 +472,7 @@ def _activation(node: Node) -> Change | None:
 
 def _config_set(settings: Mapping[str, str]) -> str:
     """One CONFIG SET of everything it takes: Redis applies all of it or nothing."""
-    pairs = (
-        f"{key} {quote(value.strip(chr(34)))}"
-        for key, value in settings.items()
-        if key not in _RESTART_KEYS
-    )
+    pairs = (f"{key} {quote(value)}" for key, value in settings.items() if key not in _RESTART_KEYS)
     return f"CONFIG SET {' '.join(pairs)}"
 
 

@@ -15,7 +15,7 @@ from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
-from tasks.core.settings import Ports, Problem, Settings, StackSettings
+from tasks.core.settings import Ports, Problem, Settings, StackSettings, matching
 from tasks.core.topology import Address
 from tasks.redis import (
     KEEP_PASSWORD,
@@ -39,7 +39,9 @@ class SentinelSettings(Settings):
     prefix: ClassVar[str] = "sentinel_"
 
     ports: Ports = (26379,)
-    master_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "mymaster"
+    master_name: Annotated[
+        str, matching(r"[A-Za-z0-9._-]+", "should be letters, digits, '.', '_' and '-'")
+    ] = "mymaster"
     quorum: Annotated[int, Field(ge=1)] = 2
     down_after_milliseconds: Milliseconds = 5000
     failover_timeout: Milliseconds = 10000
@@ -83,7 +85,7 @@ def _rules(everything: Estate) -> list[Problem]:
         elif quorum * 2 <= count:
             message = f"{quorum} is not a majority of {count} Sentinels: should be {count // 2 + 1}"
             problems.append(Problem(node.name, "sentinel_quorum", message))
-        if len(nodes) > 1 and node.address.startswith("127."):
+        if len(nodes) > 1 and node.is_loopback:
             message = "should not be a loopback address: the other Sentinels cannot reach it"
             problems.append(Problem(node.name, "address", message))
     for key in ("master_name", "quorum"):
@@ -297,7 +299,8 @@ def _service(port: int) -> Service:
     state = f"/var/lib/redis/sentinel-{port}/sentinel.conf"
     command = f"/usr/bin/redis-server {state} --sentinel --include /etc/redis/sentinel-{port}.conf"
     # The file keeps what Sentinel learned; how it is reached and its password are the settings'.
-    keep_learned = f"/bin/sed -i -n -e /sentinel-pass/d -e /announce/d -e /^sentinel/p {state}"
+    drop = "-e /^sentinel.sentinel-pass/d -e /^sentinel.announce/d"
+    keep_learned = f"/bin/sed -i -n {drop} -e /^sentinel/p {state}"
     return Service(
         name=f"redis-sentinel-{port}",
         description=f"Redis Sentinel on port {port}",

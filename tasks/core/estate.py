@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property, wraps
 from importlib import import_module
 from typing import Any, TypeVar, cast
@@ -86,6 +87,11 @@ class Node:
         return cast(S, self.settings[settings])
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether other hosts cannot reach this one at its address."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+    @property
     def manager(self) -> Manager:
         """Who supervises services here."""
         chosen = self.stack.service_manager
@@ -122,8 +128,9 @@ class Estate:
         data = host.data.dict()
         stack, problems = StackSettings.of(host.name, data, {})
         self.problems += problems
+        address, problem = _address(host, stack) if stack else ("", [])
+        self.whole = self.whole and bool(address)
         stack = stack or StackSettings()
-        address, problem = _address(host, stack)
         self.problems += problem
         settings: dict[type[Settings], Settings] = {}
         for component in components():
@@ -138,6 +145,7 @@ class Estate:
                 self.whole = False
             else:
                 settings[component.settings] = mine
+        self.problems += _unknown_groups(host)
         known = [
             *StackSettings.model_fields,
             *(c.settings.key(f) for c in components() for f in c.settings.model_fields),
@@ -178,6 +186,15 @@ def _limited(host: Host) -> bool:
     return bool(host.state.is_host_in_limit(host))
 
 
+def _unknown_groups(host: Host) -> list[Problem]:
+    """A misspelt group would deploy nothing, and say nothing."""
+    return [
+        Problem(host.name, f"group {group}", f"unknown group ({close[0]}?)")
+        for group in host.groups
+        if group not in GROUPS and (close := get_close_matches(group, GROUPS, n=1, cutoff=0.8))
+    ]
+
+
 def components() -> list[Component]:
     """All components, in the order in which they are deployed."""
     return [import_module(f"tasks.{name}").COMPONENT for name in COMPONENTS]
@@ -191,16 +208,20 @@ def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:
     """The IP address other hosts use; Redis and Sentinel record addresses, not names."""
     if stack.address:
         try:
-            return str(ipaddress.ip_address(stack.address)), []
+            address = ipaddress.ip_address(stack.address)
         except ValueError:
             message = f"should be an IP address, not {stack.address!r}"
             return "", [Problem(host.name, "address", message)]
+        if address.is_unspecified or address.is_multicast:
+            message = f"should be the IP address of one host, not {stack.address!r}"
+            return "", [Problem(host.name, "address", message)]
+        return str(address), []
     if host.name.startswith("@local"):
         return "127.0.0.1", []
     name = host.data.get("ssh_hostname") or host.name.removeprefix("@ssh/")
     try:
         return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]), []
-    except OSError:
+    except (OSError, UnicodeError):
         message = f"{name!r} does not resolve here: set the IP address that other hosts use"
         return "", [Problem(host.name, "address", message)]
 
@@ -259,7 +280,7 @@ def _everything_wrong(estate: Estate) -> list[Problem]:
     """All problems in one list; what cannot be looked at because of another is left out."""
     problems = [*estate.problems, *(_contradictions(estate) if estate.whole else ())]
     unfit = preflight.examine(estate.active)
-    if estate.whole:
+    if not problems:
         estate.gather_secrets()
         hosts = {problem.host for problem in unfit}
         unfit += _read_everything([node for node in estate.active if node.name not in hosts])
@@ -268,6 +289,12 @@ def _everything_wrong(estate: Estate) -> list[Problem]:
 
 def _contradictions(estate: Estate) -> list[Problem]:
     problems = [problem for component in components() for problem in component.rules(estate)]
+    first: dict[str, Node] = {}
+    for node in estate.nodes:
+        other = first.setdefault(node.address, node)
+        if other is not node:
+            message = f"{node.address} is also that of {other.name}"
+            problems.append(Problem(node.name, "address", message))
     for node in estate.nodes:
         problems += preflight.clashes(node.name, _listeners(node))
     return problems

@@ -91,7 +91,7 @@ def digest(*parts: str) -> str:
 
 _READ = """
 for p in {paths}; do
-  if [ -d "$p" ]; then stat -c 'dir %a %U %G' -- "$p"
+  if [ -d "$p" ]; then stat -L -c 'dir %a %U %G' -- "$p"
   elif [ -f "$p" ]; then
     printf 'file %s %s %s ' $(stat -c '%a %U %G' -- "$p"); base64 -w0 <"$p" || exit 1; echo
   elif [ -e "$p" ] || [ -L "$p" ]; then echo other
@@ -166,7 +166,7 @@ write() {
   new="$4.datatier-new"; rm -f -- "$new"
   [ -d "${4%/*}" ] || { echo "could not write $4: ${4%/*} is missing" >&2; return 1; }
   (umask 077; set -C; : >"$new") && printf %s "${5:-}" | base64 -d >"$new" &&
-  chown "$2:$3" "$new" && chmod "$1" "$new" && sync "$new" && mv -f -- "$new" "$4" ||
+  chown "$2:$3" "$new" && chmod "$1" "$new" && sync "$new" && mv -fT -- "$new" "$4" ||
   { rm -f -- "$new"; echo "could not write $4: $(df -h --output=avail "${4%/*}" | tail -n 1 |
     tr -d ' ') left on its file system" >&2; return 1; }
 }

@@ -165,8 +165,7 @@ class Holder:
         return (
             f"/{listener.unit} " in self.cgroup + " "
             or f"/{listener.unit}/" in self.cgroup
-            or self.parent.strip() in (f"runsv {listener.service}", listener.service)
-            or self.parent.startswith(f"runsv {listener.service}")
+            or self.parent.strip() == f"runsv {listener.service}"
         )
 
 

@@ -49,8 +49,9 @@ class Output:
 
     @property
     def last_word(self) -> str:
-        """The line that says best why it failed."""
-        return next((line for line in reversed(self.stderr + self.stdout) if line.strip()), "")
+        """The line that says best why it failed; not for commands that read secrets."""
+        lines = (*self.stdout, *self.stderr)
+        return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def assignments(variables: Mapping[str, str]) -> str:
@@ -156,9 +157,15 @@ def _result(
 ) -> Any:
     status, body = sections.get(name, ("cut short", []))
     if status != "0":
-        why = output.last_word or f"status {status}"
+        # Only what was complained of: what was read may be secret.
+        why = output.stderr[-1] if output.stderr else f"status {status}"
         return Unreadable(f"{name.replace('/', ': ')} could not be read: {why}")
-    return probe.parse(body)
+    try:
+        return probe.parse(body)
+    except Unreadable as unreadable:
+        return unreadable
+    except (ValueError, IndexError):
+        return Unreadable(f"{name.replace('/', ': ')} could not be read: its answer makes no sense")
 
 
 def quick(host: Host) -> None:

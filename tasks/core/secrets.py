@@ -29,7 +29,11 @@ class Secrets:
 
     def get(self, name: str) -> str:
         """The secret's value: the environment's, else `.env`'s, else a new one."""
-        return os.environ.get(name) or self._stored.get(name) or self._generate(name)
+        return self.find(name) or self._generate(name)
+
+    def find(self, name: str) -> str | None:
+        """A value that may be absent: nothing is generated for it."""
+        return os.environ.get(name) or self._stored.get(name)
 
     def _generate(self, name: str) -> str:
         if name not in self.generated:
@@ -43,10 +47,14 @@ class Secrets:
             before += "\n"
         lines = "".join(f"{name}={value}\n" for name, value in sorted(self.generated.items()))
         with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
-            file.write(before + lines)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(self.path)
+            try:
+                file.write(before + lines)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(self.path)
+            except OSError:
+                Path(file.name).unlink(missing_ok=True)
+                raise
         self._stored.update(self.generated)
         self.generated.clear()
 

@@ -129,7 +129,7 @@ done
 for s in {names}; do if [ -L "/etc/service/$s" ]; then echo enabled; else echo disabled; fi; done
 """
 _READ_RECORDS = """
-for s in {names}; do cat {state}/$s.active 2>/dev/null || echo 'none none'; done
+for s in {names}; do grep . {state}/$s.active 2>/dev/null || echo 'none none'; done
 """
 
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 
@@ -29,7 +39,27 @@ def wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("datatier", "{message}", {"message": message})
 
 
-def _printable(value: SecretStr) -> SecretStr:
+def matching(pattern: str, message: str) -> AfterValidator:
+    """A validator for strings; `message` completes the sentence `host: key: …`."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise wrong(message)
+        return value
+
+    return AfterValidator(check)
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, str):
+        return _one_line(value)
+    if not isinstance(value, int | float):
+        raise wrong("should be a string, a number, true or false")
+    return value
+
+
+def printable(value: SecretStr) -> SecretStr:
+    """A password that every server understands alike, or an error for the user."""
     text = value.get_secret_value()
     if not text:
         raise wrong("should not be empty")
@@ -40,8 +70,8 @@ def _printable(value: SecretStr) -> SecretStr:
 
 
 def _identifier(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.$-]{0,62}", value):
-        raise wrong(f"name {value!r} should be letters, digits, '_', '-', '.' or '$', at most 63")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", value):
+        raise wrong(f"name {value!r} should be letters, digits, '_', '-' or '.', at most 63")
     return value
 
 
@@ -59,18 +89,28 @@ def _one_line(value: str) -> str:
     return value
 
 
-Secret = Annotated[SecretStr, AfterValidator(_printable)]
+Secret = Annotated[SecretStr, AfterValidator(printable)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ports = Annotated[tuple[Port, ...], AfterValidator(_distinct)]
-Extra = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")], Line | int | float | bool]
+NOT_A_KEY = "should be an upstream key: lower-case letters, digits, '_', '.' and '-'"
+_UpstreamKey = Annotated[str, matching(r"[a-z][a-z0-9_.-]*", NOT_A_KEY)]
+Extra = dict[_UpstreamKey, Annotated[str | int | float | bool, BeforeValidator(_scalar)]]
 
 
 class Model(BaseModel):
     """A frozen group of keys; unknown ones are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation in (int, int | None):
+            raise wrong("should be a whole number")
+        return value
 
 
 class Settings(Model):
@@ -148,13 +188,21 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 def unknown_keys(host: str, data: Mapping[str, Any], known: Iterable[str]) -> list[Problem]:
     """Keys whose prefix is misspelt: `pgbuncer_port` belongs to no component and hides a typo."""
     keys = list(known)
-    return [
-        Problem(host, key, f"unknown key ({close[0]}?)")
-        for key in data
-        if not key.startswith("_") and key not in keys
-        if (close := get_close_matches(key, keys, n=1, cutoff=0.88))
-    ]
+    prefixes = {f"{key.partition('_')[0]}_" for key in keys if "_" in key}
+    problems = []
+    for key in data:
+        if key.startswith("_") or key in keys:
+            continue
+        prefix = f"{key.partition('_')[0]}_" if "_" in key else ""
+        close = get_close_matches(key, keys, n=1, cutoff=0.88) or get_close_matches(
+            prefix, prefixes, n=1, cutoff=0.85
+        )
+        if close:
+            problems.append(Problem(host, key, f"unknown key ({close[0]}?)"))
+    return problems
 
+
+_MOMENT = "should be a time with its zone, such as '2030-01-31T00:00:00Z'"
 
 _SENTENCES: dict[str, str] = {
     "int_parsing": "should be a whole number",
@@ -166,6 +214,11 @@ _SENTENCES: dict[str, str] = {
     "bool_type": "should be true or false",
     "string_type": "should be a string",
     "tuple_type": "should be a list",
+    "frozen_set_type": "should be a list",
+    "datetime_type": _MOMENT,
+    "datetime_parsing": _MOMENT,
+    "datetime_from_date_parsing": _MOMENT,
+    "timezone_aware": _MOMENT,
     "list_type": "should be a list",
     "dict_type": "should be a dictionary",
     "model_type": "should be a dictionary",
@@ -182,14 +235,19 @@ def sentence(details: ErrorDetails) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "literal_error":
         return f"should be {context['expected']}"
-    if kind == "string_pattern_mismatch" and details["loc"][-1] == "[key]":
-        return "should be an upstream key: lower-case letters, digits, '_', '.' and '-'"
-    return _SENTENCES.get(kind, details["msg"]).format(**context)
+    known = _SENTENCES.get(kind)
+    return known.format(**context) if known else details["msg"]
 
 
 class StackSettings(Settings):
     """What all components share."""
 
-    stack_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "psscript"
+    stack_name: Annotated[
+        str,
+        matching(
+            r"[a-z][a-z0-9_]{0,30}",
+            "should be lower-case letters, digits and '_', starting with a letter, at most 31",
+        ),
+    ] = "psscript"
     address: str = ""
     service_manager: Literal["auto", "systemd", "runit"] = "auto"

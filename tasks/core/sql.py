@@ -18,6 +18,7 @@ from tasks.core.remote import Probe, Unreadable, quoted
 # PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
 _ITERATIONS = 4096
 
+SUPERUSER = "postgres"
 LOOKUP_ROLE = "pgbouncer"
 LOOKUP_BODY = (
     " SELECT usename::text, passwd FROM pg_catalog.pg_shadow"
@@ -227,6 +228,8 @@ def _steps(
 
 def _role(role: Role, now: Mapping[str, Any] | None) -> Iterator[Step]:
     name = identifier(role.name)
+    if now is None and role.name == SUPERUSER:
+        now = {**dict.fromkeys(ATTRIBUTES, True), "connection_limit": -1}
     if now is None:
         yield Step(f"role {role.name}: create", f"CREATE ROLE {name};")
     current = now or {"inherit": True, "connection_limit": -1}
@@ -257,13 +260,26 @@ def _validity(role: Role, now: float | None) -> Iterator[Step]:
 def _settings(
     target: str, name: str, wanted: Mapping[str, str], now: Mapping[str, Any]
 ) -> Iterator[Step]:
-    current = dict(item.split("=", 1) for item in now.get("settings") or [])
+    # PostgreSQL stores a parameter under its own spelling: `timezone` becomes TimeZone.
+    wanted = {key.lower(): value for key, value in wanted.items()}
+    items = (item.split("=", 1) for item in now.get("settings") or [])
+    current = {key.lower(): value for key, value in items}
     for key in sorted(set(wanted) | set(current)):
         if key not in wanted:
             yield Step(f"{name}: reset {key}", f"ALTER {target} RESET {key};")
         elif wanted[key] != current.get(key):
-            statement = f"ALTER {target} SET {key} = {literal(wanted[key])};"
-            yield Step(f"{name}: {key} = {wanted[key]}", statement)
+            value = _value(key, wanted[key])
+            yield Step(f"{name}: {key} = {wanted[key]}", f"ALTER {target} SET {key} = {value};")
+
+
+# Lists: quoted as a whole, their elements would be one name (GUC_LIST_QUOTE in guc_tables.c).
+_LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"}
+
+
+def _value(key: str, value: str) -> str:
+    if key not in _LISTS:
+        return literal(value)
+    return ", ".join(literal(element.strip().strip('"')) for element in value.split(","))
 
 
 def _memberships(role: Role, now: set[str]) -> Iterator[Step]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from pyinfra.api import Config, Inventory, State
 from pyinfra.api.host import Host
 
 from tasks.core import estate as module
+from tasks.core import remote
+from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 
 Data = Mapping[str, Any]
@@ -33,7 +37,7 @@ def state(hosts: Mapping[str, Data], groups: Groups, directory: Path) -> State:
         directory: where `.env` is looked for.
     """
     names = [(name, dict(data)) for name, data in hosts.items()]
-    members = {group: (list(names), {}) for group, names in groups.items()}
+    members: dict[str, Any] = {group: (list(names), {}) for group, names in groups.items()}
     result = State(Inventory((names, {}), **members), Config())
     result.cwd = str(directory)
     return result
@@ -49,8 +53,8 @@ def estate(hosts: Mapping[str, Data], groups: Groups, directory: Path) -> Estate
 
 def problems(everything: Estate) -> list[str]:
     """What a run would refuse the estate for, in the order in which it would be printed."""
-    found = everything.problems or module._contradictions(everything)
-    return [str(problem) for problem in sorted(set(found))]
+    contradictions = module._contradictions(everything) if everything.whole else []
+    return [str(problem) for problem in sorted({*everything.problems, *contradictions})]
 
 
 def node(everything: Estate, name: str) -> Node:
@@ -65,3 +69,34 @@ def local(directory: Path) -> Host:
     host.connect()
     made.activate_host(host)
     return host
+
+
+def shell(
+    script: str, variables: Mapping[str, str] | None = None, shell: str = "sh"
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script as pyinfra would on a host: variables come on standard input."""
+    command = remote.command(script, variables)
+    stdin = command.connector_arguments.get("_stdin", "")
+    return subprocess.run(
+        [shell, "-c", command.get_raw_value()],
+        input=stdin if isinstance(stdin, str) else "",
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def carry_out(change: Change, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs a change on this machine, with the shell options of a real run."""
+    return shell(f"{before}set -eu\numask 022\n{change.script}", change.variables)
+
+
+def syntax_error(script: str) -> str:
+    """What `sh -n` says of a script; nothing for a good one."""
+    return "".join(
+        subprocess.run(
+            [shell, "-n"], input=script, capture_output=True, text=True, check=False
+        ).stderr
+        for shell in ("sh", "bash")
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.core.settings import StackSettings
 from tasks.pgbouncer import PgbouncerSettings
@@ -14,6 +15,7 @@ from tasks.postgres import PostgresSettings
 from tasks.redis import RedisSettings
 from tasks.sentinel import SentinelSettings
 from tests.unit import helpers
+from tests.unit.helpers import Data
 
 EVERYTHING = ("postgres", "pgbouncer", "redis", "sentinel")
 SECRET = "hunter2"
@@ -143,7 +145,11 @@ ROLES: list[Case] = [
         role(passwrd=SECRET),
         "postgres_roles/psscript/passwrd: unknown key (password?)",
     ),
-    ("postgres_roles", role(login="maybe"), "postgres_roles/psscript/login: should be true or false"),
+    (
+        "postgres_roles",
+        role(login="maybe"),
+        "postgres_roles/psscript/login: should be true or false",
+    ),
     (
         "postgres_roles",
         role(connection_limit=-2),
@@ -155,7 +161,11 @@ ROLES: list[Case] = [
         f"postgres_roles/psscript/member_of/0: {name_rule('a b')}",
     ),
     ("postgres_roles", role(member_of="a"), "postgres_roles/psscript/member_of: should be a list"),
-    ("postgres_roles", role(valid_until="tomorrow"), f"postgres_roles/psscript/valid_until: {TIME}"),
+    (
+        "postgres_roles",
+        role(valid_until="tomorrow"),
+        f"postgres_roles/psscript/valid_until: {TIME}",
+    ),
     (
         "postgres_roles",
         role(valid_until="2030-01-31T00:00:00"),
@@ -362,7 +372,11 @@ PGBOUNCER: list[Case] = [
     ("pgbouncer_max_client_conn", 60001, "pgbouncer_max_client_conn: should be at most 60000"),
     ("pgbouncer_default_pool_size", 0, "pgbouncer_default_pool_size: should be at least 1"),
     ("pgbouncer_reserve_pool_size", -1, "pgbouncer_reserve_pool_size: should be at least 0"),
-    ("pgbouncer_query_wait_timeout", "2m", "pgbouncer_query_wait_timeout: should be a whole number"),
+    (
+        "pgbouncer_query_wait_timeout",
+        "2m",
+        "pgbouncer_query_wait_timeout: should be a whole number",
+    ),
     ("pgbouncer_server_lifetime", 1.5, "pgbouncer_server_lifetime: should be a whole number"),
     ("pgbouncer_listen_addr", "a\nb", "pgbouncer_listen_addr: should be a single line"),
     (
@@ -420,8 +434,8 @@ SENTINEL: list[Case] = [
         "sentinel_master_name: should be letters, digits, '.', '_' and '-'",
     ),
     ("sentinel_quorum", 0, "sentinel_quorum: should be at least 1"),
-    ("sentinel_quorum", 4, "sentinel_quorum: 4 is more than the 3 Sentinels there are"),
-    ("sentinel_ports", [26379], "sentinel_quorum: 2 is more than the 1 Sentinel there is"),
+    ("sentinel_quorum", 4, "sentinel_quorum: 4 is more than the number of Sentinels (3)"),
+    ("sentinel_ports", [26379], "sentinel_quorum: 2 is more than the number of Sentinels (1)"),
     ("sentinel_quorum", 1, "sentinel_quorum: 1 is not a majority of 3 Sentinels: should be 2"),
     (
         "sentinel_ports",
@@ -433,7 +447,11 @@ SENTINEL: list[Case] = [
         50,
         "sentinel_down_after_milliseconds: should be at least 100",
     ),
-    ("sentinel_failover_timeout", 3_600_001, "sentinel_failover_timeout: should be at most 3600000"),
+    (
+        "sentinel_failover_timeout",
+        3_600_001,
+        "sentinel_failover_timeout: should be at most 3600000",
+    ),
     ("sentinel_parallel_syncs", 0, "sentinel_parallel_syncs: should be at least 1"),
 ]
 
@@ -475,7 +493,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), CASES)
+@pytest.mark.parametrize(("key", "value", "message"), CASES, ids=[case[2] for case in CASES])
 def test_one_sentence_says_what_is_wrong(
     key: str, value: Any, message: str, tmp_path: Path
 ) -> None:
@@ -536,7 +554,9 @@ SECRET_CASES: list[Case] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "message"), SECRET_CASES)
+@pytest.mark.parametrize(
+    ("key", "value", "message"), SECRET_CASES, ids=[case[2] for case in SECRET_CASES]
+)
 def test_a_secret_is_refused_without_being_shown(
     key: str, value: Any, message: str, tmp_path: Path
 ) -> None:
@@ -551,6 +571,12 @@ def test_settings_do_not_show_secrets_when_printed(tmp_path: Path) -> None:
     everything = helpers.estate({"db1": data | {"address": "10.0.0.1"}}, ALL_ON_DB1, tmp_path)
     assert everything.problems == []
     assert SECRET not in repr(helpers.node(everything, "db1").settings)
+
+
+def test_the_validators_own_error_shows_no_secret() -> None:
+    with pytest.raises(ValidationError) as caught:
+        RedisSettings.model_validate({"password": f"{SECRET}\n", "ports": [0]})
+    assert SECRET not in str(caught.value)
 
 
 ALL_ON_DB1 = {group: ["db1"] for group in EVERYTHING}
@@ -575,7 +601,7 @@ def test_secrets_of_the_environment_are_checked_like_settings(
 
 
 def test_two_roles_do_not_share_a_generated_password(tmp_path: Path) -> None:
-    roles = {"psscript": {}, "app-ro": {}, "app_ro": {}}
+    roles: Data = {"psscript": {}, "app-ro": {}, "app_ro": {}}
     assert refused(tmp_path, {"postgres_roles": roles}, EVERYTHING) == [
         "db1: postgres_roles: roles 'app-ro' and 'app_ro' would share the secret "
         "POSTGRES_ROLE_APP_RO_PASSWORD: give one of them a password"
@@ -664,6 +690,12 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
         [f"{name}: group sentinel: needs a host in group 'redis'" for name in "abc"],
     ),
     (
+        {"postgres": ["a", "b"], "pgbouncer": ["c"]},
+        {},
+        ["c: group postgres: should have one host where there is a PgBouncer: it serves one "
+         "server"],
+    ),
+    (
         {"postgres": ["a"]},
         {"a": {"postgres_superuser_reserved_connections": 100}},
         ["a: postgres_superuser_reserved_connections: should be less than "
@@ -672,7 +704,9 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("groups", "changes", "messages"), CLUSTERS)
+@pytest.mark.parametrize(
+    ("groups", "changes", "messages"), CLUSTERS, ids=[case[2][0] for case in CLUSTERS]
+)
 def test_contradictions_between_hosts(
     groups: dict[str, list[str]],
     changes: dict[str, dict[str, Any]],
@@ -695,8 +729,7 @@ def test_ports_may_be_the_same_on_different_hosts(tmp_path: Path) -> None:
 def test_a_name_that_does_not_resolve(name: str, tmp_path: Path) -> None:
     everything = helpers.estate({name: {}}, {"postgres": [name]}, tmp_path)
     assert helpers.problems(everything) == [
-        f"{name}: address: {name!r} does not resolve here: "
-        "set the IP address that other hosts use"
+        f"{name}: address: {name!r} does not resolve here: set the IP address that other hosts use"
     ]
 
 
@@ -816,4 +849,4 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
     everything = helpers.estate({"a": {"address": "10.0.0.1"}}, {"redis": ["a"]}, tmp_path)
     settings = helpers.node(everything, "a").the(RedisSettings)
     with pytest.raises(ValueError, match="frozen"):
-        settings.ports = (1,)  # type: ignore[misc]
+        settings.ports = (1,)

@@ -1,0 +1,328 @@
+"""What each component makes of its settings: impacts, live state, and scripts that are shell."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import pgbouncer, redis, sentinel
+from tasks.core import remote
+from tasks.core.change import Change
+from tasks.core.estate import Estate, Node
+from tasks.core.preflight import System
+from tasks.core.services import Status
+from tasks.core.topology import Address, Instance
+from tasks.redis import RedisSettings
+from tasks.sentinel import SentinelSettings
+from tests.unit import helpers
+from tests.unit.helpers import Data
+
+HOST = {"address": "10.0.0.1", "sentinel_ports": [26379, 26380, 26381]}
+GROUPS = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "sentinel")}
+
+
+def everything(directory: Path, **data: Any) -> Estate:
+    made = helpers.estate({"db1": {**HOST, **data}}, GROUPS, directory)
+    assert helpers.problems(made) == []
+    return made
+
+
+def node(directory: Path, **data: Any) -> Node:
+    return everything(directory, **data).nodes[0]
+
+
+def knows(one: Node, group: str, **results: Any) -> None:
+    """Lets a host answer as if a component's probes had just been read."""
+    remote._cache.setdefault(one.host, {})[group] = (float("inf"), results)
+
+
+# --- Scripts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_every_probe_is_shell_and_holds_no_secret(systemd: bool, tmp_path: Path) -> None:
+    one = node(tmp_path)
+    one.system = System(systemd=systemd)
+    for component in one.components():
+        for name, probe in component.probes(one).items():
+            assert helpers.syntax_error(probe.script) == "", f"{component.group}/{name}"
+            held = [word for word in helpers.SECRETS.values() if word in probe.script]
+            assert held == [], f"{component.group}/{name}"
+
+
+def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
+    one = node(tmp_path)
+    for service in [
+        pgbouncer._service(one),
+        *redis._services(one),
+        *sentinel._services(one),
+    ]:
+        for script in (service.reload, service.check, service.ready):
+            assert helpers.syntax_error(script) == "", service.name
+    assert helpers.syntax_error(redis.SHELL + redis.KEEP_PASSWORD + sentinel._ORDER) == ""
+
+
+# --- Impacts -------------------------------------------------------------------------------------
+
+
+def activation(component: Any, one: Node, found: dict[str, Status]) -> Change | None:
+    """What the component would do to services in this state."""
+    knows(one, component.COMPONENT.group, services=found)
+    change: Change | None = component._activation(one)
+    return change
+
+
+def impact(component: Any, before: Node, after: Node) -> list[str]:
+    """What a change of settings announces for services that run with the settings before."""
+    stopped: dict[str, Status] = defaultdict(lambda: Status(False, False, "none", "none"))
+    first = activation(component, before, stopped)
+    assert first is not None
+    records = re.findall(r"^record (\S+) (\w+) (\w+)$", first.script, re.MULTILINE)
+    running = {name: Status(True, True, restart, reload) for name, restart, reload in records}
+    change = activation(component, after, running)
+    return change.lines if change else []
+
+
+@pytest.mark.parametrize(
+    ("component", "change", "lines"),
+    [
+        (pgbouncer, {}, []),
+        (pgbouncer, {"pgbouncer_default_pool_size": 20}, ["pgbouncer: reload"]),
+        (pgbouncer, {"pgbouncer_pool_mode": "session"}, ["pgbouncer: reload"]),
+        (pgbouncer, {"pgbouncer_extra": {"log_connections": 0}}, ["pgbouncer: reload"]),
+        (pgbouncer, {"pgbouncer_listen_port": 6433}, ["pgbouncer: restart"]),
+        (pgbouncer, {"pgbouncer_listen_addr": "*"}, ["pgbouncer: restart"]),
+        (pgbouncer, {"pgbouncer_extra": {"so_reuseport": 1}}, ["pgbouncer: restart"]),
+        (pgbouncer, {"pgbouncer_max_client_conn": 50000}, ["pgbouncer: restart"]),
+        (redis, {}, []),
+        (redis, {"redis_maxmemory": "1gb"}, ["redis-6379: reload"]),
+        (redis, {"redis_password": "another"}, ["redis-6379: reload"]),
+        (redis, {"redis_appendonly": False}, ["redis-6379: reload"]),
+        (redis, {"redis_extra": {"io-threads": 4}}, ["redis-6379: restart"]),
+        (redis, {"address": "10.0.0.2"}, ["redis-6379: restart"]),
+        (sentinel, {}, []),
+        (sentinel, {"sentinel_quorum": 3}, []),
+        (
+            sentinel,
+            {"redis_password": "another"},
+            [f"redis-sentinel-{port}: restart" for port in (26379, 26380, 26381)],
+        ),
+    ],
+)
+def test_the_impact_of_a_setting(
+    component: Any, change: dict[str, Any], lines: list[str], tmp_path: Path
+) -> None:
+    before = node(tmp_path)
+    after = node(tmp_path, **change)
+    assert impact(component, before, after) == lines
+
+
+def test_an_extra_key_of_redis_that_is_gone_takes_a_restart(tmp_path: Path) -> None:
+    before = node(tmp_path, redis_extra={"lfu-log-factor": 3})
+    assert impact(redis, before, node(tmp_path)) == ["redis-6379: restart"]
+
+
+# --- Redis ---------------------------------------------------------------------------------------
+
+
+def test_what_an_instance_says_of_its_role(tmp_path: Path) -> None:
+    one = node(tmp_path, redis_ports=[6379, 6380, 6381])
+    probe = redis._roles_probe(one)
+    assert probe.parse(["master", "replica 10.0.0.1 6379", "absent"]) == [
+        Instance(Address("10.0.0.1", 6379), "present"),
+        Instance(Address("10.0.0.1", 6380), "present", Address("10.0.0.1", 6379)),
+        Instance(Address("10.0.0.1", 6381), "absent"),
+    ]
+
+
+def test_what_the_sentinels_say(tmp_path: Path) -> None:
+    probe = redis.sentinels_probe(everything(tmp_path), "x")
+    assert (
+        probe.parse(["10.0.0.2 6379", "10.0.0.2 6379", "", "10.0.0.3"])
+        == [Address("10.0.0.2", 6379)] * 2
+    )
+    assert all(f"10.0.0.1:{port}" in probe.script for port in (26379, 26380, 26381))
+
+
+def test_all_instances_in_the_inventorys_order(tmp_path: Path) -> None:
+    hosts: dict[str, Data] = {
+        "a": {"address": "10.0.0.2", "redis_ports": [6380, 6379]},
+        "b": {"address": "10.0.0.1"},
+    }
+    made = helpers.estate(hosts, {"redis": ["a", "b"]}, tmp_path)
+    assert [str(address) for address in redis.addresses(made)] == [
+        "10.0.0.2:6380",
+        "10.0.0.2:6379",
+        "10.0.0.1:6379",
+    ]
+
+
+def test_a_replica_follows_and_the_master_follows_nobody() -> None:
+    first, second = Address("10.0.0.1", 6379), Address("10.0.0.1", 6380)
+    assert redis._role(first, first) == ""
+    assert redis._role(first, second) == "replicaof 10.0.0.1 6379\n"
+    assert redis._role(None, second) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "satisfied"),
+    [
+        ("/proc/sys/vm/overcommit_memory", "1", True),
+        ("/proc/sys/vm/overcommit_memory", "0", False),
+        ("/proc/sys/net/core/somaxconn", "4096", True),
+        ("/proc/sys/net/core/somaxconn", "128", False),
+        ("/proc/sys/net/core/somaxconn", "", True),
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never", True),
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never", False),
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "", True),
+    ],
+)
+def test_what_redis_asks_of_the_kernel(path: str, value: str, satisfied: bool) -> None:
+    assert redis._satisfied(path, value) is satisfied
+
+
+def test_this_kernel_is_read() -> None:
+    output = helpers.shell(redis._KERNEL_READ)
+    found = dict(line.split("=", 1) for line in output.stdout.splitlines())
+    expected = Path("/proc/sys/vm/overcommit_memory").read_text().strip()
+    assert found["/proc/sys/vm/overcommit_memory"].split(":")[0] == expected
+    assert set(found) == set(redis._KERNEL)
+
+
+# --- Sentinel ------------------------------------------------------------------------------------
+
+LIVE = {
+    "auth": "1",
+    "quorum": "2",
+    "down-after-milliseconds": "5000",
+    "failover-timeout": "10000",
+    "parallel-syncs": "1",
+}
+
+
+def test_the_live_settings_by_port() -> None:
+    lines = ["26379 up auth=1 name=mymaster quorum=2", "26380 down", "26381 none"]
+    assert sentinel._parse_monitors(lines) == {
+        26379: {"auth": "1", "name": "mymaster", "quorum": "2"},
+        26380: None,
+        26381: {},
+    }
+
+
+def orders(one: Node, live: dict[str, str]) -> list[tuple[str, str]]:
+    return sentinel._orders(one, one.the(SentinelSettings), live)
+
+
+def test_a_sentinel_that_is_right_gets_no_order(tmp_path: Path) -> None:
+    assert orders(node(tmp_path), LIVE) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "value"),
+    [
+        ("quorum", {"sentinel_quorum": 3}, 3),
+        ("down-after-milliseconds", {"sentinel_down_after_milliseconds": 7000}, 7000),
+        ("failover-timeout", {"sentinel_failover_timeout": 20000}, 20000),
+        ("parallel-syncs", {"sentinel_parallel_syncs": 2}, 2),
+    ],
+)
+def test_a_setting_that_differs_is_set_at_run_time(
+    key: str, data: dict[str, Any], value: int, tmp_path: Path
+) -> None:
+    assert orders(node(tmp_path, **data), LIVE) == [
+        (f"{key} {value}", f"SENTINEL SET mymaster {key} {value}")
+    ]
+
+
+def test_a_wrong_password_is_set_and_not_named(tmp_path: Path) -> None:
+    one = node(tmp_path, redis_password='hun"ter2')
+    ((sentence, command),) = orders(one, {**LIVE, "auth": "0"})
+    assert sentence == "password of the master"
+    assert command == 'SENTINEL SET mymaster auth-pass "hun\\"ter2"'
+
+
+def test_a_sentinel_without_a_master_is_given_one(tmp_path: Path) -> None:
+    one = node(tmp_path)
+    one.host.state.activate_host(one.host)
+    knows(one, "redis", sentinels=[], roles=[Instance(Address("10.0.0.1", 6379), "absent")])
+    lines = [sentence for sentence, _ in orders(one, {})]
+    commands = [command for _, command in orders(one, {})]
+    assert commands[0] == "SENTINEL MONITOR mymaster 10.0.0.1 6379 2"
+    assert lines[0] == "monitor mymaster at 10.0.0.1:6379, quorum 2"
+    assert [command.split()[3] for command in commands[1:]] == [
+        "down-after-milliseconds",
+        "failover-timeout",
+        "parallel-syncs",
+        "auth-pass",
+    ]
+
+
+def test_a_master_name_may_contain_any_of_its_letters(tmp_path: Path) -> None:
+    """What Sentinel learned stays in its file at a restart; only its own keys are dropped."""
+    state = tmp_path / "sentinel.conf"
+    keep = "sentinel myid 1\nsentinel monitor announcements 10.0.0.1 6379 2\n"
+    drop = 'sentinel announce-ip "10.0.0.9"\nsentinel sentinel-pass "x"\nport 5\n'
+    state.write_text(keep + drop)
+    (command,) = sentinel._service(26379).before_start
+    helpers.shell(command.replace("/var/lib/redis/sentinel-26379/sentinel.conf", str(state)))
+    assert state.read_text() == keep
+
+
+def test_redis_keeps_only_its_role(tmp_path: Path) -> None:
+    state = tmp_path / "redis.conf"
+    state.write_text("save 60 1\nreplicaof 10.0.0.1 6379\nmasterauth x\nreplica-priority 5\n")
+    (command,) = redis._service(node(tmp_path), 6379).before_start
+    helpers.shell(command.replace("/var/lib/redis/6379/redis.conf", str(state)))
+    assert state.read_text() == "replicaof 10.0.0.1 6379\n"
+
+
+# --- PgBouncer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({}, []),
+        (
+            {"pgbouncer_max_prepared_statements": 100},
+            ["@local: pgbouncer_max_prepared_statements: needs PgBouncer 1.21; this host has 1.18"],
+        ),
+        (
+            {"pgbouncer_extra": {"transaction_timeout": 5}},
+            [
+                "@local: pgbouncer_extra/transaction_timeout: needs PgBouncer 1.25; "
+                "this host has 1.18"
+            ],
+        ),
+    ],
+)
+def test_keys_that_this_hosts_pgbouncer_does_not_know(
+    data: dict[str, Any], expected: list[str], tmp_path: Path
+) -> None:
+    groups = {"postgres": ["@local"], "pgbouncer": ["@local"]}
+    hosts = {"@local": {"address": "127.0.0.1", "_sudo": False, **data}}
+    (one,) = helpers.estate(hosts, groups, tmp_path).nodes
+    knows(one, "pgbouncer", packages={})
+    assert [str(problem) for problem in pgbouncer._checks(one)] == expected
+
+
+@pytest.mark.parametrize(
+    ("installed", "version"),
+    [({}, (1, 18)), ({"pgbouncer": "1.24.1-1"}, (1, 24)), ({"pgbouncer": "2:1.9.0-3"}, (1, 9))],
+)
+def test_the_installed_version_counts(
+    installed: dict[str, str], version: tuple[int, int], tmp_path: Path
+) -> None:
+    one = node(tmp_path)
+    knows(one, "pgbouncer", packages=installed)
+    assert pgbouncer._version(one) == version
+
+
+def test_redis_settings_of_every_host_count(tmp_path: Path) -> None:
+    assert node(tmp_path).of(RedisSettings) is not None
+    hosts = {"a": {"address": "10.0.0.1"}}
+    assert helpers.estate(hosts, {"postgres": ["a"]}, tmp_path).nodes[0].of(RedisSettings) is None

@@ -1,0 +1,184 @@
+"""What is found on a host beforehand: listeners, clashes, and what the system is."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tasks.core import preflight, remote
+from tasks.core.preflight import Holder, Listener
+from tasks.pgbouncer import PgbouncerSettings
+from tests.unit import helpers
+
+REDIS = Listener(6379, "redis_ports", "redis-6379", "redis-6379.service")
+
+
+def listen(family: socket.AddressFamily, address: str) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.bind((address, 0))
+    made.listen()
+    return made
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that this process listens on."""
+    with listen(socket.AF_INET, "127.0.0.1") as made:
+        yield made.getsockname()[1]
+
+
+def found(*ports: int) -> list[Holder]:
+    """What the real script finds on this machine."""
+    probe = preflight.listeners_probe(ports)
+    output = helpers.shell(probe.script)
+    assert (output.returncode, output.stderr) == (0, "")
+    return probe.parse(output.stdout.splitlines())
+
+
+# --- Who listens ---------------------------------------------------------------------------------
+
+
+def test_a_listening_process_is_found(port: int) -> None:
+    (holder,) = found(port)
+    assert (holder.port, holder.pid) == (port, str(os.getpid()))
+    assert holder.command == Path("/proc/self/comm").read_text().strip()
+    parent = Path(f"/proc/{os.getppid()}/cmdline").read_text().replace("\0", " ")
+    assert holder.parent.strip() == parent.strip()
+    assert holder.cgroup.strip() == Path("/proc/self/cgroup").read_text().replace("\n", " ").strip()
+
+
+def test_several_sockets_of_both_families() -> None:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(listen(socket.AF_INET, "127.0.0.1")) for _ in range(3)]
+        if socket.has_ipv6:
+            sockets.append(stack.enter_context(listen(socket.AF_INET6, "::1")))
+        ports = sorted(made.getsockname()[1] for made in sockets)
+        assert sorted(holder.port for holder in found(*ports)) == ports
+
+
+def test_a_free_port_has_no_holder(port: int) -> None:
+    with listen(socket.AF_INET, "127.0.0.1") as made:
+        free = made.getsockname()[1]
+    assert found(free) == []
+    assert [holder.port for holder in found(free, port)] == [port]
+
+
+def test_a_connection_is_no_listener(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        assert found(client.getsockname()[1]) == []
+
+
+# --- Whose it is ---------------------------------------------------------------------------------
+
+
+def holder(*, cgroup: str = "0::/", parent: str = "") -> Holder:
+    return Holder(6379, "7", "redis-server", cgroup, parent)
+
+
+@pytest.mark.parametrize(
+    "cgroup",
+    [
+        "0::/system.slice/redis-6379.service",
+        "0::/system.slice/redis-6379.service ",
+        "0::/system.slice/redis-6379.service/child ",
+        "12:pids:/system.slice/redis-6379.service 0::/system.slice/redis-6379.service ",
+    ],
+)
+def test_systemds_service_is_ours(cgroup: str) -> None:
+    assert holder(cgroup=cgroup).is_of(REDIS)
+
+
+def test_runits_service_is_ours() -> None:
+    assert holder(parent="runsv redis-6379 ").is_of(REDIS)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "parent"),
+    [
+        ("0::/", "/sbin/init "),
+        ("0::/system.slice/redis-server.service ", ""),
+        ("0::/system.slice/redis-6379.service.d ", ""),
+        ("0::/system.slice/my-redis-6379.service ", ""),
+        ("0::/", "runsv redis-6380 "),
+        ("0::/", "runsv redis-63790 "),
+        ("0::/", "runsv my-redis-6379 "),
+        ("0::/", "vi runsv redis-6379 "),
+    ],
+)
+def test_anything_else_is_not(cgroup: str, parent: str) -> None:
+    assert not holder(cgroup=cgroup, parent=parent).is_of(REDIS)
+
+
+def test_an_answer_is_understood() -> None:
+    probe = preflight.listeners_probe([6379])
+    assert probe.parse(["18EB|7|redis-server|0::/a |runsv redis-6379 "]) == [
+        Holder(6379, "7", "redis-server", "0::/a ", "runsv redis-6379 ")
+    ]
+    assert probe.parse([]) == []
+
+
+def test_a_parent_with_bars_in_its_command_line() -> None:
+    (made,) = preflight.listeners_probe([6379]).parse(["18EB|7|x|0::/|sh -c a|b|c"])
+    assert made.parent == "sh -c a|b|c"
+
+
+# --- Clashes and intruders -----------------------------------------------------------------------
+
+
+def test_our_own_services_on_one_port() -> None:
+    pooler = Listener(6379, "pgbouncer_listen_port", "pgbouncer", "pgbouncer.service")
+    other = Listener(6380, "redis_ports", "redis-6380", "redis-6380.service")
+    assert preflight.clashes("db1", [REDIS, other]) == []
+    assert [str(problem) for problem in preflight.clashes("db1", [REDIS, other, pooler])] == [
+        "db1: pgbouncer_listen_port: port 6379 is also that of redis-6379 (redis_ports)"
+    ]
+
+
+def test_an_intruder_is_named(port: int, tmp_path: Path) -> None:
+    data = {"address": "127.0.0.1", "_sudo": False, "pgbouncer_listen_port": port}
+    groups = {"postgres": ["@local"], "pgbouncer": ["@local"]}
+    (node,) = helpers.estate({"@local": data}, groups, tmp_path).having(PgbouncerSettings)
+    node.host.connect()
+    wanted = Listener(port, "pgbouncer_listen_port", "pgbouncer", "pgbouncer.service")
+    command = Path("/proc/self/comm").read_text().strip()
+    try:
+        assert [str(problem) for problem in preflight.intruders(node, [wanted])] == [
+            f"@local: pgbouncer_listen_port: port {port} is held by {command} (pid {os.getpid()}), "
+            "which is not pgbouncer: stop it or choose another port"
+        ]
+    finally:
+        remote.forget(node.host)
+
+
+# --- The system ----------------------------------------------------------------------------------
+
+
+def test_this_machine_is_examined(tmp_path: Path) -> None:
+    output = helpers.shell(preflight._WHO)
+    system, init, memory, uid, sudo = output.stdout.splitlines()
+    release = dict(
+        line.split("=", 1)
+        for line in Path("/etc/os-release").read_text().splitlines()
+        if "=" in line
+    )
+    assert system == " ".join(release[key].strip('"') for key in ("ID", "VERSION_ID"))
+    assert init == ("systemd" if Path("/run/systemd/system").is_dir() else "none")
+    assert 0 < int(memory) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
+    assert (uid, sudo in ("sudo", "no")) == (str(os.getuid()), True)
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("debian 11", "debian 11 is not among Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04: "
+                      "inventory/docker.py runs the stack in containers"),
+    ],
+)  # fmt: skip
+def test_an_unsupported_system_is_refused(release: str, expected: str) -> None:
+    problem = preflight._unsupported("db1", release)
+    assert str(problem) == f"db1: operating system: {expected}"

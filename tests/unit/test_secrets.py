@@ -1,0 +1,153 @@
+"""Secrets: where they come from, and how new ones are kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from tasks.core.secrets import Secrets
+from tests.unit import helpers
+
+NAME = "POSTGRES_PASSWORD"
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Path:
+    return tmp_path / ".env"
+
+
+def test_the_environment_wins(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env.write_text(f"{NAME}=stored\n")
+    monkeypatch.setenv(NAME, "from the environment")
+    assert Secrets(env).get(NAME) == "from the environment"
+
+
+def test_then_the_file(env: Path) -> None:
+    env.write_text(f"{NAME}=stored\n")
+    store = Secrets(env)
+    assert store.get(NAME) == "stored"
+    assert store.generated == {}
+
+
+@pytest.mark.parametrize("before", ["", f"{NAME}=\n", f"# {NAME}=commented\n"])
+def test_then_a_new_one(env: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, "")
+    env.write_text(before)
+    store = Secrets(env)
+    value = store.get(NAME)
+    assert re.fullmatch("[A-Za-z0-9]{32}", value)
+    assert store.get(NAME) == value
+    assert store.generated == {NAME: value}
+
+
+def test_new_ones_are_never_the_same(env: Path) -> None:
+    store = Secrets(env)
+    assert len({store.get(f"NAME_{number}") for number in range(50)}) == 50
+
+
+def test_values_are_taken_literally(env: Path) -> None:
+    env.write_text(f"A=x\n{NAME}='${{A}} $A # \"'\n")
+    assert Secrets(env).get(NAME) == '${A} $A # "'
+
+
+def test_saving_keeps_every_line_and_lets_nobody_else_read(env: Path) -> None:
+    before = "# mine\nexport OTHER='a b'\n\nWITHOUT_NEWLINE=1"
+    env.write_text(before)
+    env.chmod(0o644)
+    store = Secrets(env)
+    redis, postgres = store.get("REDIS_PASSWORD"), store.get(NAME)
+    store.save()
+    assert env.read_text() == f"{before}\n{NAME}={postgres}\nREDIS_PASSWORD={redis}\n"
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+
+
+def test_what_was_saved_is_read_back(env: Path) -> None:
+    store = Secrets(env)
+    value = store.get(NAME)
+    store.save()
+    assert store.generated == {}
+    assert store.get(NAME) == value
+    assert Secrets(env).get(NAME) == value
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+
+
+def test_an_empty_entry_is_overruled_by_the_saved_one(env: Path) -> None:
+    env.write_text(f"{NAME}=\n")
+    store = Secrets(env)
+    value = store.get(NAME)
+    store.save()
+    assert Secrets(env).get(NAME) == value
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_saving_is_whole_or_not_at_all(env: Path) -> None:
+    env.write_text("OTHER=1\n")
+    store = Secrets(env)
+    store.get(NAME)
+    with pytest.raises(OSError, match="no space left"):
+        store.save()
+    assert env.read_text() == "OTHER=1\n"
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_failed_save_leaves_no_secret_behind(env: Path) -> None:
+    store = Secrets(env)
+    store.get(NAME)
+    with pytest.raises(OSError, match="no space left"):
+        store.save()
+    assert list(env.parent.iterdir()) == []
+
+
+def test_saving_replaces_the_file_at_once(env: Path) -> None:
+    env.write_text("OTHER=1\n")
+    with env.open() as reader:
+        store = Secrets(env)
+        store.get(NAME)
+        store.save()
+        assert reader.read() == "OTHER=1\n"
+
+
+# --- What an estate needs ------------------------------------------------------------------------
+
+HOST = {"address": "10.0.0.1", "sentinel_ports": [26379, 26380, 26381]}
+ALL = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "sentinel")}
+
+
+def test_a_fresh_project_generates_what_its_components_need(env: Path) -> None:
+    env.write_text("# empty\n")
+    everything = helpers.estate({"db1": HOST}, ALL, env.parent)
+    everything.gather_secrets()
+    assert set(everything.secrets.generated) == set(helpers.SECRETS)
+
+
+def test_nothing_is_generated_when_nothing_is_missing(env: Path) -> None:
+    everything = helpers.estate({"db1": HOST}, ALL, env.parent)
+    everything.gather_secrets()
+    assert everything.secrets.generated == {}
+
+
+def test_no_secret_is_generated_for_what_is_not_there(env: Path) -> None:
+    env.write_text("# empty\n")
+    roles = {"app": {"password": "chosen"}, "readers": {"login": False}, "web-1": {}}
+    host = {
+        **HOST,
+        "postgres_password": "chosen",
+        "postgres_roles": roles,
+        "postgres_databases": {"shop": {"owner": "app"}},
+    }
+    everything = helpers.estate({"db1": host}, {"postgres": ["db1"]}, env.parent)
+    assert helpers.problems(everything) == []
+    everything.gather_secrets()
+    assert set(everything.secrets.generated) == {"POSTGRES_ROLE_WEB_1_PASSWORD"}

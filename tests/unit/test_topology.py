@@ -1,0 +1,103 @@
+"""Who is the Redis master: every way to know, and every way not to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.remote import Unreadable
+from tasks.core.topology import Address, Instance, master
+
+A, B, C = (Address(f"10.0.0.{number}", 6379) for number in (1, 2, 3))
+
+
+def absent(*addresses: Address) -> list[Instance]:
+    return [Instance(address, "absent") for address in addresses]
+
+
+def unseen(*addresses: Address) -> list[Instance]:
+    return [Instance(address, "unseen") for address in addresses]
+
+
+def leader(address: Address) -> Instance:
+    return Instance(address, "present")
+
+
+def follower(address: Address, of: Address) -> Instance:
+    return Instance(address, "present", of)
+
+
+def test_the_sentinels_word_is_the_last_one() -> None:
+    instances = [leader(A), follower(B, A), follower(C, A)]
+    assert master([B, B, B], instances, A) == B
+
+
+def test_silent_sentinels_do_not_count() -> None:
+    assert master([None, B, None], [leader(A), leader(B)], A) == B
+
+
+def test_sentinels_that_disagree() -> None:
+    with pytest.raises(Unreadable) as caught:
+        master([A, B, A], [leader(A), follower(B, A)], A)
+    assert str(caught.value) == (
+        "the Sentinels disagree about the Redis master (2 say 10.0.0.1:6379, 1 say 10.0.0.2:6379):"
+        " a failover may be under way; run again when SENTINEL GET-MASTER-ADDR-BY-NAME is the same"
+        " everywhere"
+    )
+
+
+def test_where_nothing_has_ever_run_the_first_one_starts_as_master() -> None:
+    assert master([], absent(A, B, C), A) == A
+    assert master([None, None], absent(A, B, C), B) == B
+
+
+def test_replication_tells_where_no_sentinel_answers() -> None:
+    assert master([None], [leader(B), follower(A, B), follower(C, B)], A) == B
+
+
+def test_a_new_instance_joins_the_master_that_there_is() -> None:
+    assert master([], [*absent(A), leader(B), follower(C, B)], A) == B
+
+
+def test_replicas_tell_even_when_their_master_is_not_reached() -> None:
+    assert master([], [*unseen(A), follower(B, A), follower(C, A)], B) == A
+
+
+def test_two_masters_are_an_error() -> None:
+    with pytest.raises(Unreadable) as caught:
+        master([], [leader(A), leader(B), *unseen(C)], A)
+    assert str(caught.value) == (
+        "nobody says who the Redis master is: no Sentinel answers, and the instances name 2 "
+        "(10.0.0.1:6379, 10.0.0.2:6379; not reached: 10.0.0.3:6379). Start the Sentinels, or run "
+        "on all hosts of the group 'redis' at once"
+    )
+
+
+def test_a_host_that_is_not_reached_may_be_the_master() -> None:
+    with pytest.raises(Unreadable, match=r"name 0 \(none; not reached: 10.0.0.2:6379\)"):
+        master([], [*absent(A), *unseen(B)], A)
+
+
+ADDRESSES = st.sampled_from([A, B, C])
+INSTANCES = st.builds(
+    Instance,
+    ADDRESSES,
+    st.sampled_from(["absent", "unseen", "present"]),
+    st.none() | ADDRESSES,
+)
+
+
+@given(st.lists(st.none() | ADDRESSES, max_size=5), st.lists(INSTANCES, max_size=5), ADDRESSES)
+def test_it_is_never_a_guess(
+    said: list[Address | None], instances: list[Instance], first: Address
+) -> None:
+    answers = {answer for answer in said if answer}
+    named = {i.follows or i.address for i in instances if i.kind == "present"}
+    nothing_ran = all(i.kind == "absent" for i in instances)
+    try:
+        chosen = master(said, instances, first)
+    except Unreadable:
+        assert len(answers) > 1 or (not answers and len(named) != 1 and not nothing_ran)
+    else:
+        assert {chosen} == (answers or named or {first})
