@@ -38,7 +38,7 @@ POLICIES = (
 
 def name_rule(name: str) -> str:
     """The sentence about a name that no identifier may be."""
-    return f"name {name!r} should be letters, digits, '_', '-', '.' or '$', at most 63"
+    return f"name {name!r} should be letters, digits, '_', '-' or '.', at most 63"
 
 
 def refused(directory: Path, data: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
