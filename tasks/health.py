@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.core import estate, remote
-from tasks.core.estate import Node
+from tasks.core.estate import Estate, Node
 from tasks.pgbouncer import PgbouncerSettings
-from tasks.postgres import PostgresSettings, role_password
+from tasks.postgres import PostgresSettings, clients, role_password
 from tasks.redis import SHELL, RedisSettings, addresses, password
-from tasks.sentinel import SentinelSettings, endpoints
+from tasks.sentinel import SentinelSettings, endpoints, master_name
 
 # Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
 SETTLE_SECONDS = 45
@@ -31,7 +31,7 @@ class Check:
 
     service: str
     node: Node
-    port: int
+    where: str
     script: str
     connect: str
     rank: int
@@ -53,7 +53,8 @@ def _postgres(node: Node) -> Iterator[Check]:
         "-c \"SELECT 'PostgreSQL ' || current_setting('server_version')\""
     )
     connect = f"sudo -u postgres psql -p {port}"
-    yield Check("postgres", node, port, script, connect, 0)
+    where = f"{node.address if clients(node) else '127.0.0.1'}:{port}"
+    yield Check("postgres", node, where, script, connect, 0)
 
 
 def _pgbouncer(node: Node) -> Iterator[Check]:
@@ -66,7 +67,9 @@ def _pgbouncer(node: Node) -> Iterator[Check]:
     ]
     if not pooled:
         script = f"pg_isready -q -h 127.0.0.1 -p {port} && echo accepts connections"
-        yield Check("pgbouncer", node, port, script, f"psql -h {node.address} -p {port}", 1)
+        yield Check(
+            "pgbouncer", node, _at(node, port), script, f"psql -h {node.address} -p {port}", 1
+        )
         return
     name, owner = pooled[0]
     script = (
@@ -75,11 +78,24 @@ def _pgbouncer(node: Node) -> Iterator[Check]:
         "-c \"SELECT 'query as ' || current_user\""
     )
     connect = f"psql -h {node.address} -p {port} -U {owner} {name}"
-    yield Check("pgbouncer", node, port, script, connect, 1)
+    yield Check("pgbouncer", node, _at(node, port), script, connect, 1)
 
 
+def _at(node: Node, port: int) -> str:
+    return f"{node.address}:{port}"
+
+
+# An instance that takes itself for the master while Sentinel names another loses what it is told.
 _REDIS = """
 accepted {port} || {{ echo "no answer to PING"; exit 1; }}
+leader=$(for sentinel in {sentinels}; do
+  timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" \\
+    SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
+done)
+if redis-cli -p {port} INFO replication | grep -q '^role:master' &&
+   [ "${{leader:-{me}}}" != "{me}" ]; then
+  echo "master, but Sentinel says $leader"; exit 1
+fi
 redis-cli -p {port} INFO replication | tr -d '\\r' | awk -F: '
   {{ v[$1] = $2 }}
   END {{
@@ -94,9 +110,17 @@ redis-cli -p {port} INFO replication | tr -d '\\r' | awk -F: '
 
 
 def _redis(node: Node) -> Iterator[Check]:
+    sentinels = remote.quoted(*map(str, endpoints(node.estate)))
+    name = master_name(node.estate)
     for port in node.the(RedisSettings).ports:
+        script = _REDIS.format(
+            port=port,
+            me=f"{node.address} {port}",
+            sentinels=sentinels,
+            name=master_name(node.estate),
+        )
         connect = f"redis-cli -h {node.address} -p {port} --askpass"
-        yield Check(f"redis-{port}", node, port, _REDIS.format(port=port), connect, 2)
+        yield Check(f"redis-{port}", node, _at(node, port), script, connect, 2)
 
 
 # An identity in the file proves that Sentinel can save what it learns.
@@ -127,7 +151,7 @@ def _sentinel(node: Node) -> Iterator[Check]:
             others=len(endpoints(node.estate)) - 1,
         )
         connect = f"redis-cli -h {node.address} -p {port} --askpass"
-        yield Check(f"redis-sentinel-{port}", node, port, script, connect, 3)
+        yield Check(f"redis-sentinel-{port}", node, _at(node, port), script, connect, 3)
 
 
 _CHECKS = {
@@ -138,16 +162,20 @@ _CHECKS = {
 }
 
 
+def _checks(node: Node) -> Iterator[Check]:
+    for settings, of in _CHECKS.items():
+        if settings in node.settings:
+            yield from of(node)
+
+
 def _ask(node: Node) -> list[Row]:
     """All checks of a host, with one command."""
-    checks = [
-        check for settings, of in _CHECKS.items() if settings in node.settings for check in of(node)
-    ]
+    checks = list(_checks(node))
     script = SHELL
     for check in checks:
         script += (
-            f'out=$({{ ({check.script}\n) 2>&1 </dev/null; echo "status $?"; }} | tail -n 2)\n'
-            'printf "%s\\n" "$out" | paste -s -d "\\t"\n'
+            f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
+            'printf "%s\\tstatus %s\\n" "$(printf "%s\\n" "$out" | head -n 1)" $status\n'
         )
     output = remote.run(node.host, script, _variables(node))
     answers = [line.rpartition("\tstatus ") for line in output.stdout]
@@ -181,6 +209,13 @@ def rows(nodes: list[Node]) -> list[Row]:
     return sorted(answers, key=lambda row: row.check.rank)
 
 
+def _not_reached(everything: Estate, reached: list[Node]) -> list[Row]:
+    """Rows for hosts that this run was to reach and did not."""
+    lost = [n for n in everything.nodes if n not in reached and estate.is_wanted(n.host)]
+    checks = (check for node in lost for check in _checks(node))
+    return [Row(check, False, "the host was not reached") for check in checks]
+
+
 def _settled(nodes: list[Node], seconds: float) -> list[Row]:
     """The rows once all are healthy, or as they are when the time is over."""
     end = time.monotonic() + seconds
@@ -199,8 +234,7 @@ def table(answers: list[Row]) -> Table:
     for row in answers:
         check = row.check
         mark = "[green]ok[/]" if row.healthy else "[red bold]FAILS[/]"
-        where = f"{check.node.address}:{check.port}"
-        result.add_row(check.service, check.node.name, where, f"{mark}  {row.answer}")
+        result.add_row(check.service, check.node.name, check.where, f"{mark}  {row.answer}")
     return result
 
 
@@ -216,16 +250,16 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     nodes = [node for node in everything.active if node.host in host.state.active_hosts]
     if not host.state.is_executing or not nodes or nodes[0].host is not host:
         return
-    answers = _settled(nodes, settle)
+    answers = [*_settled(nodes, settle), *_not_reached(everything, nodes)]
     console = Console(stderr="--json" in sys.argv)
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 130)
     console.print(table(answers))
     console.print("\nconnect (passwords: .env)")
     for line in reversed({r.check.rank: r.check.connect for r in reversed(answers)}.values()):
         console.print(f"  {line}", highlight=False)
     sent = sum(remote.commands(node.host) for node in nodes)
     logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
-    failing = [row.check.service for row in answers if not row.healthy]
+    failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]
     if failing:
         yield StringCommand(f"echo 'not healthy: {', '.join(failing)}' >&2; exit 1")
 

@@ -297,6 +297,21 @@ def _activation(node: Node) -> Change | None:
     return services.compare([wanted], node.read("pgbouncer")["services"], node.manager)
 
 
+# A copy of the configuration that listens nowhere near the live one: it ends at once if it is bad.
+_CHECK = f"""
+trial=$(mktemp -d); chmod 700 "$trial"
+sed -E "s,^(unix_socket_dir) = .*,\\1 = $trial,; s,^(logfile|pidfile) = .*,\\1 = $trial/\\1,
+  s,^listen_addr = .*,listen_addr = ," {_INI} >"$trial/ini"
+chown -R postgres:postgres "$trial"
+timeout 1 runuser -u postgres -- /usr/sbin/pgbouncer "$trial/ini" >/dev/null 2>&1 || code=$?
+why=$(grep -E ' (ERROR|FATAL) ' "$trial/logfile" 2>/dev/null | head -n 1) || true
+rm -rf "$trial"
+if [ "${{code:-0}}" != 124 ] || [ -n "$why" ]; then
+  echo "PgBouncer refuses {_INI}: ${{why:-it does not start}}" >&2; exit 1
+fi
+"""
+
+
 def _service(node: Node) -> Service:
     chosen = node.the(PgbouncerSettings)
     return Service(
@@ -309,6 +324,7 @@ def _service(node: Node) -> Service:
         runtime_directory="/var/run/postgresql",
         # Clients, server connections, and room for logs and sockets.
         open_files=max(65536, 2 * chosen.max_client_conn),
+        check=_CHECK,
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         reload='kill -HUP "$(cat /var/run/postgresql/pgbouncer.pid)"; sleep 0.2',
     )

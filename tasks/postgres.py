@@ -304,7 +304,7 @@ def _limits(node: Node, chosen: PostgresSettings) -> Iterator[Problem]:
 
 def _listens(node: Node) -> list[Listener]:
     port = node.the(PostgresSettings).port
-    return [Listener(port, "postgres_port", "postgres", _service(node).systemd_unit)]
+    return [Listener(port, "postgres_port", "postgres", "postgresql@")]
 
 
 def _checks(node: Node) -> list[Problem]:
@@ -536,8 +536,25 @@ def activate(node: Node) -> None:
 
 def _activation(node: Node) -> Change | None:
     contents = [entry.content for entry in _files(node)[:2] if isinstance(entry, File)]
-    wanted = services.activation(_service(node), node.manager, reload="".join(contents))
+    wanted = services.activation(
+        _service(node),
+        node.manager,
+        reload="".join(contents),
+        reload_means=_impact(node),
+    )
     return services.compare([wanted], node.read("postgres")["services"], node.manager)
+
+
+def _impact(node: Node) -> str:
+    """What the pending parameters cost; only the server knows which of them need a restart."""
+    said = node.read("postgres")
+    now = said["files"][f"{_etc(node)}/conf.d/datatier.conf"].content.decode(errors="replace")
+    wanted = _quoted({**_parameters(node), **node.the(PostgresSettings).extra})
+    running = dict(re.findall(r"(?m)^(\S+) = '(.*)'$", now))
+    contexts = said["server"].facts.get("contexts", {})
+    changed = [key for key in wanted | running if wanted.get(key) != running.get(key)]
+    fixed = sorted(key for key in changed if contexts.get(key) == "postmaster")
+    return f"restart ({', '.join(fixed)}: postmaster context)" if fixed else "reload"
 
 
 # Both views read the files, not the server's memory: a bad line is found before it is loaded. A

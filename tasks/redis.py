@@ -123,7 +123,14 @@ def _listens(node: Node) -> list[Listener]:
     ]
 
 
-def _checks(_node: Node) -> list[Problem]:
+def _checks(node: Node) -> list[Problem]:
+    """Warns of mixed versions; an upgrade goes through them, replicas first."""
+    peers = [n for n in node.estate.having(RedisSettings) if n in node.estate.active]
+    if node.system.release != peers[0].system.release:
+        logger.warning(
+            f"{node.host.print_prefix}Redis of {node.system.release.name} here and of "
+            f"{peers[0].system.release.name} on {peers[0].name}: an older one cannot follow a newer"
+        )
     return []
 
 

@@ -114,12 +114,11 @@ for port in {ports}; do
   file=/var/lib/redis/sentinel-$port/sentinel.conf
   [ -e "$file" ] || {{ echo "$port none"; continue; }}
   accepted "$port" || {{ echo "$port down"; continue; }}
-  state=$(redis-cli -p "$port" SENTINEL MASTER {name} | paste -s -d ' ' |
-    awk '{{ for (i = 1; i < NF; i += 2) printf " %s=%s", $i, $(i + 1) }}')
-  if [ -z "$state" ] || [ "${{state# ERR=}}" != "$state" ]; then echo "$port none"; continue; fi
+  state=$(redis-cli -p "$port" SENTINEL MASTER {name} | paste -d = - - | paste -s -d ' ')
+  case $state in name=*) ;; *) echo "$port none"; continue ;; esac
   line=$(sed -n 's/^sentinel auth-pass {name} //p' "$file")
   case $line in "$REDIS_PASSWORD"|"$QUOTED_PASSWORD") known=1 ;; *) known=0 ;; esac
-  echo "$port up auth=$known$state"
+  echo "$port up auth=$known $state"
 done
 """
 

@@ -59,7 +59,7 @@ def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, 
         announce(host, change)
     if host.state.is_executing:
         remote.count_command(host)
-    yield remote.command(f"set -eu\numask 022\n{change.script}", change.variables)
+    yield remote.command(f"set -eu\numask 022\ncd /\n{change.script}", change.variables)
     remote.forget(host)
 
 

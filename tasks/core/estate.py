@@ -175,14 +175,15 @@ class Estate:
     @cached_property
     def active(self) -> list[Node]:
         """The hosts that this run is connected to."""
-        return [n for n in self.nodes if n.host in self.state.active_hosts and _limited(n.host)]
+        return [n for n in self.nodes if n.host in self.state.active_hosts and is_wanted(n.host)]
 
     def node(self, host: Host) -> Node:
         """The node of a host."""
         return next(node for node in self.nodes if node.host is host)
 
 
-def _limited(host: Host) -> bool:
+def is_wanted(host: Host) -> bool:
+    """Whether this run is to touch the host: it may be limited to others."""
     return bool(host.state.is_host_in_limit(host))
 
 

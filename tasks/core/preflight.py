@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listener:
-    """A port that a service of ours wants, and the key that chose it."""
+    """A port that a service of ours wants, and the key that chose it.
+
+    Attributes:
+        unit: the systemd unit, or how its name begins.
+    """
 
     port: int
     key: str
@@ -163,9 +167,7 @@ class Holder:
     def is_of(self, listener: Listener) -> bool:
         """Whether the supervisor runs this process as the service that wants the port."""
         return (
-            f"/{listener.unit} " in self.cgroup + " "
-            or f"/{listener.unit}/" in self.cgroup
-            or self.parent.strip() == f"runsv {listener.service}"
+            f"/{listener.unit}" in self.cgroup or self.parent.strip() == f"runsv {listener.service}"
         )
 
 

@@ -123,7 +123,7 @@ def _read_all(
     probes = {
         f"{batch}/{name}": probe for batch, of in batches.items() for name, probe in of.items()
     }
-    script = "\n".join(
+    script = "cd /\n" + "\n".join(
         f"(\n{probe.script}\n) </dev/null\nprintf '\\036%s %s\\n' {shlex.quote(name)} $?"
         for name, probe in probes.items()
     )

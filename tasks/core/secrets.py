@@ -43,6 +43,9 @@ class Secrets:
     def save(self) -> None:
         """Adds the generated secrets to `.env`: whole or not at all, for its owner only."""
         before = self.path.read_text() if self.path.exists() else ""
+        now = dotenv_values(self.path, interpolate=False)
+        if there := [name for name in self.generated if now.get(name)]:
+            raise RuntimeError(f"another run generated {', '.join(sorted(there))}: run again")
         if before and not before.endswith("\n"):
             before += "\n"
         lines = "".join(f"{name}={value}\n" for name, value in sorted(self.generated.items()))

@@ -59,11 +59,16 @@ class Service:
 
 @dataclass(frozen=True)
 class Activation:
-    """A service and the fingerprints of what it should be running with."""
+    """A service and the fingerprints of what it should be running with.
+
+    Attributes:
+        reload_means: what a reload amounts to, for the plan.
+    """
 
     service: Service
     restart: str
     reload: str
+    reload_means: str = "reload"
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,16 @@ def files(service: Service, manager: Manager) -> list[Entry]:
 
 
 def activation(
-    service: Service, manager: Manager, *, restart: str = "", reload: str = ""
+    service: Service,
+    manager: Manager,
+    *,
+    restart: str = "",
+    reload: str = "",
+    reload_means: str = "reload",
 ) -> Activation:
     """The fingerprints of a service: `restart` and `reload` are the configuration it runs with."""
     unit = "".join(e.content for e in files(service, manager) if isinstance(e, File))
-    return Activation(service, digest(unit, restart), digest(reload))
+    return Activation(service, digest(unit, restart), digest(reload), reload_means)
 
 
 _READ_SYSTEMD = """
@@ -168,7 +178,8 @@ def compare(
         impact = _impact(wanted, found[wanted.service.name])
         if impact is None:
             continue
-        lines.append(f"{wanted.service.name}: {impact}")
+        said = wanted.reload_means if impact == "reload" else impact
+        lines.append(f"{wanted.service.name}: {said}")
         script.append(_step(wanted, impact))
     if not lines:
         return None

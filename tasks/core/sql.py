@@ -122,14 +122,16 @@ pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || pid=none
 [ -d "/proc/$pid" ] || {{ echo down; exit 0; }}
 port=$(sed -n 4p "$data/postmaster.pid"); echo "up $port"
 ask() {{
-  runuser -u postgres -- psql -XAtq -w -p "$port" -v ON_ERROR_STOP=1 -d "$1" | tr -d '\\n'; echo
+  timeout 30 runuser -u postgres -- psql -XAtq -w -p "$port" -v ON_ERROR_STOP=1 -d "$1" |
+    tr -d '\\n'; echo
 }}
 ask postgres <<'__SQL__'
 {facts};
 __SQL__
 for db in {databases}; do
   echo "SELECT count(*) FROM pg_database WHERE datname = :'db'" |
-    runuser -u postgres -- psql -XAtq -w -p "$port" -v db="$db" -d postgres | grep -q 1 || continue
+    timeout 30 runuser -u postgres -- psql -XAtq -w -p "$port" -v db="$db" -d postgres |
+    grep -q 1 || continue
   echo "$db"; ask "$db" <<'__SQL__'
 {database_facts};
 __SQL__
