@@ -117,7 +117,7 @@ def _redis(node: Node) -> Iterator[Check]:
             port=port,
             me=f"{node.address} {port}",
             sentinels=sentinels,
-            name=master_name(node.estate),
+            name=name,
         )
         connect = f"redis-cli -h {node.address} -p {port} --askpass"
         yield Check(f"redis-{port}", node, _at(node, port), script, connect, 2)

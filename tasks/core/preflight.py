@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,7 +168,8 @@ class Holder:
     def is_of(self, listener: Listener) -> bool:
         """Whether the supervisor runs this process as the service that wants the port."""
         return (
-            f"/{listener.unit}" in self.cgroup or self.parent.strip() == f"runsv {listener.service}"
+            listener.unit in re.split(r"[ /]|(?<=@)", self.cgroup)
+            or self.parent.strip() == f"runsv {listener.service}"
         )
 
 
