@@ -121,3 +121,21 @@ def embedded(name: str, host: Host, user: str = "root", **data: Any) -> dict[str
     """The whole stack on one host over SSH; `data` is added to the host's."""
     common = {**host.ssh_data(user), "address": host.address, **data}
     return {group: [(name, {**common, **extra})] for group, extra in EMBEDDED.items()}
+
+
+# What a run could leave behind: packages, files with their content and owner, running services.
+_FOOTPRINT = """
+dpkg-query -W -f '${Package} ${Version} ${Status}\\n'
+{ find /etc /usr/local /usr/sbin/policy-rc.d /var/lib/datatier -printf '%y %m %u:%g %p\\n'
+  find /var/lib/redis /var/lib/postgresql -maxdepth 2 -printf '%y %m %u:%g %p\\n'
+} 2>/dev/null | sort
+find /etc /usr/local /var/lib/datatier -type f -exec sha256sum {} + 2>/dev/null | sort
+for unit in 'postgresql@*' pgbouncer.service 'redis*'; do
+  systemctl show -p Id,ActiveState,MainPID "$unit"
+done
+"""
+
+
+def footprint(host: Host) -> list[str]:
+    """Everything on a host that a run which refuses must leave as it was."""
+    return host.run(_FOOTPRINT).stdout.splitlines()

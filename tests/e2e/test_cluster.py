@@ -1,0 +1,364 @@
+"""Story: six plain hosts; what a run changes there, and what it leaves to Sentinel."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.e2e import proof
+from tests.e2e.project import Project, Run
+from tests.e2e.proof import CommandLines, command_lines, processes, said
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+RELEASES = {"db1": "debian12", "pool1": "debian13", "backup1": "debian13"} | dict.fromkeys(
+    ("cache1", "cache2", "cache3"), "debian12"
+)
+CACHES = ("cache1", "cache2", "cache3")
+CANARIES = {
+    "POSTGRES_PASSWORD": "canary-of-the-superuser-1",
+    "POSTGRES_ROLE_PSSCRIPT_PASSWORD": "canary-of-the-role-2",
+    "REDIS_PASSWORD": "canary-of-redis-3",
+}
+TASKS = [
+    f"tasks.{component}.{verb}"
+    for component in ("postgres", "pgbouncer", "redis", "sentinel")
+    for verb in ("deploy", "install", "configure", "activate")
+] + ["tasks.health.verify"]
+# An order that nobody thought of, the same in every run of the tests.
+random.Random(20).shuffle(TASKS)
+
+Changes = set[tuple[str, str]]
+
+
+@dataclass
+class Estate:
+    """The hosts, the project that deploys to them, and the choices made so far."""
+
+    hosts: Mapping[str, Host]
+    project: Project
+    plan: Run
+    first: Run
+    lines: CommandLines
+    choices: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def password(self) -> str:
+        """The password of Redis and Sentinel."""
+        return CANARIES["REDIS_PASSWORD"]
+
+    def choose(self, **choices: Any) -> None:
+        """States choices in group_data, beside those made before."""
+        self.choices.update(choices)
+        self.project.settings(self.choices)
+
+    def sql(self, statement: str) -> str:
+        """What the application's role is answered through the pooler, from another host."""
+        address = self.hosts["pool1"].address
+        password = CANARIES["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+        return said(proof.psql(self.hosts["pool1"], statement, password=password, address=address))
+
+    def redis(self, name: str, *words: str) -> str:
+        """What the instance on a host answers."""
+        return said(proof.redis(self.hosts[name], 6379, *words, password=self.password))
+
+    def processes(self) -> dict[str, proof.Process]:
+        """The main process of every service of the estate."""
+        return processes(list(self.hosts.values()))
+
+    def master_according_to(self, name: str) -> str:
+        """The host that a host's Sentinel says is the master."""
+        seen = proof.sentinel_master(self.hosts[name], 26379, self.password)
+        return next(host.name for host in self.hosts.values() if host.address == seen["ip"])
+
+    def check_master(self, master: str, *, down: str = "") -> None:
+        """Asserts that the instances and the Sentinels that are up agree on who leads."""
+        up = [name for name in CACHES if name != down]
+        assert {name: self.master_according_to(name) for name in up} == dict.fromkeys(up, master)
+        roles = {name: proof.replication(self.hosts[name], 6379, self.password) for name in up}
+        assert roles.pop(master)["role"] == "master"
+        for role in roles.values():
+            followed = role.get("master_host"), role.get("master_link_status")
+            assert followed == (self.hosts[master].address, "up"), role
+
+    def check_whole(self, master: str) -> None:
+        """Asserts that all three instances and Sentinels work together."""
+        self.check_master(master)
+        for name in CACHES:
+            proof.check_quorum(self.hosts[name], 26379, self.password)
+
+
+def _groups(hosts: Mapping[str, Host]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    data = {name: {**host.ssh_data(), "address": host.address} for name, host in hosts.items()}
+    members = {
+        "postgres": ["db1"],
+        "pgbouncer": ["pool1"],
+        "redis": CACHES,
+        "sentinel": CACHES,
+        "backup": ["backup1"],
+    }
+    return {group: [(name, data[name]) for name in names] for group, names in members.items()}
+
+
+def _boot(lab: Lab) -> dict[str, Host]:
+    with ThreadPoolExecutor() as pool:
+        hosts = pool.map(lambda item: lab.host(item[0], item[1]), RELEASES.items())
+        return {host.name: host for host in hosts}
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Project) -> Estate:
+    """Six bare hosts, planned and deployed with passwords that one can search for."""
+    hosts = _boot(lab)
+    project.inventory(_groups(hosts))
+    secrets = project.directory / ".env"
+    secrets.write_text("".join(f"{name}={value}\n" for name, value in CANARIES.items()))
+    secrets.chmod(0o600)
+    plan = project.plan()
+    with command_lines(list(hosts.values())) as lines:
+        first = project.deploy("deploy.py", "-vvv", "--diff")
+    return Estate(hosts, project, plan, first, lines)
+
+
+def test_first_run_does_what_the_dry_run_said(estate: Estate) -> None:
+    """The plan of six bare hosts names every operation that then changed something."""
+    assert len(estate.first.changed) > 20
+    assert estate.plan.planned == estate.first.changed
+    assert {host for _, host in estate.first.changed} == {"db1", "pool1", *CACHES}
+
+
+def test_the_estate_serves(estate: Estate) -> None:
+    """SQL over the network through the pooler; one master, two replicas, three Sentinels."""
+    assert estate.sql("SELECT inet_server_addr()") == estate.hosts["db1"].address
+    estate.check_whole("cache1")
+    estate.redis("cache1", "SET", "kept", "from the start")
+    eventually(lambda: _check_kept(estate), 5)
+
+
+def _check_kept(estate: Estate) -> None:
+    kept = [estate.redis(name, "GET", "kept") for name in CACHES]
+    assert kept == ["from the start"] * 3
+
+
+def test_no_password_shows_while_deploying(estate: Estate) -> None:
+    """Not in the output at -vvv with diffs, nor in the hosts' process lists."""
+    assert ">>> " in estate.first.stderr and "+requirepass" in estate.first.stderr
+    for name in ("db1", "pool1", *CACHES):
+        assert "apt-get" in estate.lines.by_host[name]
+    for place in (estate.first.output, *estate.lines.by_host.values()):
+        assert [word for word in estate.project.secrets.values() if word in place] == []
+
+
+@pytest.mark.parametrize("name", sorted(RELEASES))
+def test_no_password_can_be_read_by_others(estate: Estate, name: str) -> None:
+    """An unprivileged user finds none in any file, root finds none in any log."""
+    host, words = estate.hosts[name], list(estate.project.secrets.values())
+    places = ("/etc", "/var", "/run", "/tmp", "/usr/local", "/home", "/opt", "/srv", "/dev/shm")
+    assert proof.readers(host, "nobody", words, *places) == []
+    if name not in ("db1", "backup1"):
+        assert proof.readers(host, "root", words, "/etc") != []
+    assert proof.readers(host, "root", words, "/var/log") == []
+    journal = host.run("journalctl -q --no-pager -a").stdout
+    assert journal and [word for word in words if word in journal] == []
+
+
+def test_second_run_changes_nothing(estate: Estate) -> None:
+    """Nothing is done twice, and nothing is planned."""
+    before = estate.processes()
+    assert estate.project.deploy().changed == set()
+    assert estate.project.plan().planned == set()
+    assert estate.processes() == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_alone_changes_nothing(estate: Estate, task: str) -> None:
+    """Each verb of each component, in whatever order, on what is deployed already."""
+    run = estate.project.deploy(task)
+    assert '"name"' in run.stdout
+    assert run.changed == set()
+
+
+def test_limited_to_a_group_nothing_changes(estate: Estate) -> None:
+    """A run on some of the hosts knows what it cannot see."""
+    assert estate.project.deploy("deploy.py", "--limit", "redis").changed == set()
+
+
+def _changed_lines(run: Run) -> list[str]:
+    """The lines of a diff that are not its headers."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", run.stderr)
+    return re.findall(r"^[-+](?![-+]).*", plain, re.MULTILINE)
+
+
+def test_pool_size_is_reloaded(estate: Estate) -> None:
+    """One setting: two lines of one file, the second one following from it, and one RELOAD."""
+    before = estate.processes()
+    estate.choose(pgbouncer_default_pool_size=20)
+    wanted = {("PgBouncer: configuration", "pool1"), ("PgBouncer: service", "pool1")}
+    plan = estate.project.plan("deploy.py", "--diff")
+    assert plan.planned == wanted
+    assert _changed_lines(plan) == [
+        "-default_pool_size = 25",
+        "+default_pool_size = 20",
+        "-max_db_connections = 30",
+        "+max_db_connections = 25",
+    ]
+    assert estate.project.deploy().changed == wanted
+    assert _pooler(estate)["default_pool_size"] == "20"
+    assert estate.processes() == before
+
+
+def _pooler(estate: Estate) -> dict[str, str]:
+    """SHOW CONFIG of the pooler."""
+    console = proof.psql(
+        estate.hosts["pool1"],
+        "SHOW CONFIG",
+        role="postgres",
+        password=CANARIES["POSTGRES_PASSWORD"],
+        database="pgbouncer",
+    )
+    rows = (line.split("|") for line in said(console).splitlines())
+    return {row[0]: row[1] for row in rows}
+
+
+def _on_caches(*operations: str) -> Changes:
+    return {(operation, name) for operation in operations for name in CACHES}
+
+
+def test_redis_settings_are_set_at_run_time(estate: Estate) -> None:
+    """A key of ours and one that is only upstream's; no instance restarts."""
+    before = estate.processes()
+    estate.choose(redis_maxmemory="256mb")
+    assert estate.project.deploy().changed == _on_caches("Redis: configuration", "Redis: service")
+    for name in CACHES:
+        assert estate.redis(name, "CONFIG", "GET", "maxmemory").split() == [
+            "maxmemory",
+            "268435456",
+        ]
+    assert estate.processes() == before
+
+
+def test_an_upstream_key_is_set_at_run_time(estate: Estate) -> None:
+    """What has no key of its own goes through `redis_extra`; no instance restarts."""
+    before = estate.processes()
+    estate.choose(redis_extra={"slowlog-max-len": 256})
+    assert estate.project.deploy().changed == _on_caches("Redis: configuration", "Redis: service")
+    for name in CACHES:
+        answer = estate.redis(name, "CONFIG", "GET", "slowlog-max-len")
+        assert answer.split() == ["slowlog-max-len", "256"]
+    assert estate.processes() == before
+
+
+def test_sentinel_settings_are_set_at_run_time(estate: Estate) -> None:
+    """SENTINEL SET on every Sentinel; none restarts."""
+    before = estate.processes()
+    estate.choose(sentinel_down_after_milliseconds=3000)
+    assert estate.project.deploy().changed == _on_caches("Sentinel: monitoring")
+    for name in CACHES:
+        seen = proof.sentinel_master(estate.hosts[name], 26379, estate.password)
+        assert seen["down-after-milliseconds"] == "3000"
+    assert estate.processes() == before
+
+
+def _on_database(*operations: str) -> Changes:
+    return {(operation, "db1") for operation in operations}
+
+
+def test_work_mem_is_reloaded(estate: Estate) -> None:
+    """A setting that PostgreSQL takes while it runs."""
+    before = estate.processes()
+    estate.choose(postgres_work_mem="8MB")
+    wanted = _on_database("PostgreSQL: configuration", "PostgreSQL: service")
+    assert estate.project.deploy().changed == wanted
+    assert estate.sql("SHOW work_mem") == "8MB"
+    assert estate.processes() == before
+
+
+def test_max_connections_restarts_postgres_once(estate: Estate) -> None:
+    """A setting that takes a restart: one, of PostgreSQL alone."""
+    before, starts = estate.processes(), _starts(estate)
+    estate.choose(postgres_max_connections=120)
+    wanted = _on_database("PostgreSQL: configuration", "PostgreSQL: service")
+    assert estate.project.deploy().changed == wanted
+    assert estate.sql("SHOW max_connections") == "120"
+    assert _starts(estate) == starts + 1
+    after = estate.processes()
+    assert {key for key in after if after[key] != before[key]} == {"db1/postgresql@15-main.service"}
+    assert estate.project.plan().planned == set()
+
+
+def _starts(estate: Estate) -> int:
+    log = estate.hosts["db1"].run("cat /var/log/postgresql/postgresql-15-main.log").stdout
+    return log.count("starting PostgreSQL")
+
+
+def test_a_frozen_master_is_replaced_and_stays_replaced(estate: Estate) -> None:
+    """Sentinel promotes; runs during and after the outage leave its decision alone."""
+    old = estate.master_according_to("cache2")
+    estate.hosts[old].pause()
+    try:
+        new = _promoted(estate, old)
+        # Pyinfra leaves an unreachable host out, goes on with the others, and exits with 1.
+        during = estate.project.pyinfra("-y", "--json", "inventory.py", "deploy.py")
+        assert (during.code, during.changed) == (1, set())
+        assert re.search(rf"\[{old}\].*SSH error", during.stderr), during.stderr
+        estate.check_master(new, down=old)
+    finally:
+        estate.hosts[old].unpause()
+    eventually(lambda: estate.check_whole(new), 60)
+    assert estate.project.deploy().changed == set()
+    estate.check_whole(new)
+    _check_kept(estate)
+
+
+def _promoted(estate: Estate, old: str) -> str:
+    """The master that the other hosts agree on once the old one is out."""
+    others = [name for name in CACHES if name != old]
+
+    def promoted() -> None:
+        new = estate.master_according_to(others[0])
+        assert new != old
+        estate.check_master(new, down=old)
+
+    eventually(promoted, 40)
+    return estate.master_according_to(others[0])
+
+
+def test_a_setting_reaches_every_node_after_a_failover(estate: Estate) -> None:
+    """The setting is everywhere, and the master is where Sentinel put it."""
+    before, master = estate.processes(), estate.master_according_to("cache1")
+    assert master != "cache1"
+    estate.choose(redis_maxmemory="300mb")
+    assert estate.project.deploy().changed == _on_caches("Redis: configuration", "Redis: service")
+    for name in CACHES:
+        assert estate.redis(name, "CONFIG", "GET", "maxmemory").split()[1] == "314572800"
+    estate.check_whole(master)
+    assert estate.processes() == before
+
+
+def test_a_stopped_master_is_replaced_and_stays_replaced(estate: Estate) -> None:
+    """Somebody stops the instance, and starts it again after the failover."""
+    old = estate.master_according_to("cache1")
+    estate.hosts[old].run("systemctl stop redis-6379")
+    others = [name for name in CACHES if name != old]
+
+    def promoted() -> None:
+        assert len({estate.master_according_to(name) for name in CACHES} - {old}) == 1
+        new = estate.master_according_to(others[0])
+        role = proof.replication(estate.hosts[new], 6379, estate.password)
+        assert new != old and role["role"] == "master"
+
+    eventually(promoted, 40)
+    new = estate.master_according_to(others[0])
+    estate.hosts[old].run("systemctl start redis-6379")
+    eventually(lambda: estate.check_whole(new), 60)
+    assert estate.project.deploy().changed == set()
+    estate.check_whole(new)
+    _check_kept(estate)

@@ -1,0 +1,609 @@
+"""Stories of the pooler: how many it serves, whom it lets in, and what its roles may do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, Connection
+
+from tests.e2e.project import Data, Project, Run, embedded, footprint
+from tests.e2e.proof import admin, main_process, psql, said
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+from tests.lab.images import Release
+
+pytestmark = pytest.mark.xdist_group("pooler")
+
+BUSY_SECONDS = 3
+LOGIN_SECONDS = 10
+# What one process of the test and a thousand clients need.
+OPEN_FILES = 4096
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """PostgreSQL behind PgBouncer on one host, and the directory it is deployed from."""
+
+    host: Host
+    project: Project
+
+    @property
+    def password(self) -> str:
+        """The application role's password."""
+        return self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+
+    def login(
+        self, role: str = "psscript", password: str | None = None, database: str = "psscript"
+    ) -> Connection[Any]:
+        """Somebody else's client library, from another machine, through the pooler."""
+        secret = self.password if password is None else password
+        return psycopg.connect(
+            host=self.host.address,
+            port=6432,
+            user=role,
+            password=secret,
+            dbname=database,
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=LOGIN_SECONDS,
+        )
+
+    async def async_login(self, prepare_threshold: int | None = None) -> AsyncConnection[Any]:
+        """The same as the application's role, for crowds."""
+        return await AsyncConnection.connect(
+            host=self.host.address,
+            port=6432,
+            user="psscript",
+            password=self.password,
+            dbname="psscript",
+            autocommit=True,
+            prepare_threshold=prepare_threshold,
+            connect_timeout=60,
+        )
+
+    def asks(
+        self, role: str, sql: str, password: str | None = None, database: str = "psscript"
+    ) -> Any:
+        """The first value of an answer, through the pooler."""
+        with self.login(role, password, database) as connection:
+            row = connection.execute(sql.encode()).fetchone()
+        return row[0] if row else None
+
+    def refuses(self, role: str, password: str) -> str:
+        """Why a login was refused; a login is an error."""
+        with pytest.raises(psycopg.OperationalError) as refused:
+            self.login(role, password).close()
+        return str(refused.value)
+
+    @contextmanager
+    def settings(self, values: Data) -> Iterator[Run]:
+        """Deploys with settings, and with the defaults again at the end."""
+        try:
+            yield self.apply(values)
+        finally:
+            self.project.settings({})
+            self.project.deploy()
+
+    def apply(self, values: Data) -> Run:
+        """Deploys with settings; a second run has nothing left to do."""
+        self.project.settings(values)
+        run = self.project.deploy()
+        assert self.project.deploy().changed == set()
+        return run
+
+    def changed(self, run: Run) -> set[str]:
+        """The operations that changed something."""
+        return {operation for operation, _ in run.changed}
+
+
+def _pooled(lab: Lab, project: Project, name: str, release: Release) -> Pooled:
+    host = lab.host(name, release)
+    groups = embedded(name, host)
+    project.inventory({group: groups[group] for group in ("postgres", "pgbouncer")})
+    pooled = Pooled(host, project)
+    pooled.apply({})
+    return pooled
+
+
+@pytest.fixture(scope="module")
+def pools(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pooled]:
+    """A host of each release, deployed with the defaults."""
+    releases: tuple[Release, ...] = ("debian12", "debian13")
+    projects = [Project(tmp_path_factory.mktemp(release)) for release in releases]
+    names = [release.replace("debian", "pool") for release in releases]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(_pooled, [lab] * len(releases), projects, names, releases)
+        return dict(zip(releases, found, strict=True))
+
+
+@pytest.fixture(params=["debian12", "debian13"])
+def pooled(request: pytest.FixtureRequest, pools: dict[str, Pooled]) -> Pooled:
+    """Each host in turn."""
+    return pools[request.param]
+
+
+@pytest.fixture
+def older(pools: dict[str, Pooled]) -> Pooled:
+    """Debian 12: PostgreSQL 15 and PgBouncer 1.18."""
+    return pools["debian12"]
+
+
+@pytest.fixture
+def newer(pools: dict[str, Pooled]) -> Pooled:
+    """Debian 13: PostgreSQL 17 and PgBouncer 1.24."""
+    return pools["debian13"]
+
+
+# --- How many it serves --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def open_files() -> Iterator[None]:
+    """Lets this process hold a thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(OPEN_FILES, hard)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@asynccontextmanager
+async def crowd(
+    pooled: Pooled, count: int, prepare_threshold: int | None = None
+) -> AsyncIterator[list[AsyncConnection[Any]]]:
+    """So many clients, all logged in at the same time; a refused one is an error."""
+    doors = asyncio.Semaphore(50)
+    clients: list[AsyncConnection[Any]] = []
+
+    async def enter() -> None:
+        async with doors:
+            clients.append(await pooled.async_login(prepare_threshold))
+
+    try:
+        await asyncio.gather(*(enter() for _ in range(count)))
+        yield clients
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+
+
+async def work(client: AsyncConnection[Any]) -> int:
+    """Transactions for a few seconds; returns how many."""
+    end, count = time.monotonic() + BUSY_SECONDS, 0
+    while time.monotonic() < end:
+        async with client.transaction():
+            await client.execute("SELECT pg_sleep(0.05)")
+            await client.execute("SELECT count(*) FROM pg_class")
+        count += 1
+    return count
+
+
+async def _serves(pooled: Pooled, idle: int, busy: int) -> None:
+    async with crowd(pooled, idle) as idlers, crowd(pooled, busy) as workers:
+        done = await asyncio.gather(*map(work, workers))
+        assert min(done) >= 2, done
+        assert main_files(pooled.host) > idle + busy
+        for client in idlers:
+            row = await (await client.execute("SELECT 1")).fetchone()
+            assert row == (1,)
+
+
+def main_files(host: Host) -> int:
+    """The files that PgBouncer has open: a connection is one."""
+    pid = main_process(host, "pgbouncer").pid
+    return len(host.run(f"ls /proc/{pid}/fd").stdout.split())
+
+
+def file_limit(host: Host) -> int:
+    """What the kernel allows the running process."""
+    pid = main_process(host, "pgbouncer").pid
+    limits = host.run(f"cat /proc/{pid}/limits").stdout.splitlines()
+    return next(int(line.split()[3]) for line in limits if line.startswith("Max open files"))
+
+
+def test_a_thousand_clients_at_once(pooled: Pooled) -> None:
+    asyncio.run(_serves(pooled, 975, 25))
+    assert file_limit(pooled.host) >= 2000
+
+
+async def _one_too_many(pooled: Pooled) -> None:
+    async with crowd(pooled, 1000):
+        with pytest.raises(psycopg.OperationalError, match="no more connections allowed"):
+            await pooled.async_login()
+
+
+def test_the_limit_of_clients_is_real(older: Pooled) -> None:
+    asyncio.run(_one_too_many(older))
+
+
+def test_more_clients_without_a_restart(pooled: Pooled) -> None:
+    before = main_process(pooled.host, "pgbouncer")
+    with pooled.login() as patient, pooled.settings({"pgbouncer_max_client_conn": 1100}) as run:
+        assert pooled.changed(run) == {"PgBouncer: configuration", "PgBouncer: service"}
+        assert main_process(pooled.host, "pgbouncer") == before
+        asyncio.run(_serves(pooled, 1000, 25))
+        assert patient.execute("SELECT 1").fetchone() == (1,)
+
+
+class Watch:
+    """The most server connections of the application's role that were seen at once."""
+
+    def __init__(self, pooled: Pooled) -> None:
+        self.pooled, self.most = pooled, 0
+
+    async def look(self) -> None:
+        """Asks PostgreSQL itself again and again, until it is cancelled."""
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'psscript'"
+        while True:
+            found = int(await asyncio.to_thread(admin, self.pooled.host, sql))
+            self.most = max(self.most, found)
+
+
+async def _multiplexed(pooled: Pooled) -> int:
+    watch = Watch(pooled)
+    async with crowd(pooled, 100) as clients:
+        looking = asyncio.create_task(watch.look())
+        done = await asyncio.gather(*map(work, clients))
+        await _stop([looking])
+    assert min(done) >= 2, done
+    return watch.most
+
+
+def test_a_hundred_clients_share_thirty_connections(pooled: Pooled) -> None:
+    assert 10 <= asyncio.run(_multiplexed(pooled)) <= 30
+
+
+async def _held(client: AsyncConnection[Any]) -> None:
+    await client.execute("SELECT pg_sleep(6)")
+
+
+async def _stop(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _login_under_load(pooled: Pooled) -> float:
+    """Seconds that a new client needs to get in while every pooled connection is at work."""
+    async with crowd(pooled, 60) as clients:
+        held = [asyncio.create_task(_held(client)) for client in clients]
+        try:
+            await asyncio.to_thread(eventually, lambda: _all_at_work(pooled), 5)
+            start = time.monotonic()
+            async with asyncio.timeout(4):
+                await (await pooled.async_login()).close()
+            return time.monotonic() - start
+        finally:
+            await _stop(held)
+
+
+def _all_at_work(pooled: Pooled) -> None:
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'psscript' AND state = 'active'"
+    assert admin(pooled.host, sql) == "30"
+
+
+def test_a_full_pool_still_lets_new_clients_log_in(older: Pooled) -> None:
+    with older.settings({"pgbouncer_reserve_pool_timeout": 1}):
+        assert asyncio.run(_login_under_load(older)) < 2
+
+
+async def _prepared(pooled: Pooled) -> None:
+    async with crowd(pooled, 60, prepare_threshold=0) as clients:
+        for turn in range(5):
+            rows = await asyncio.gather(*(_ask(client, turn) for client in clients))
+            assert rows == [(turn + 1, turn * 2)] * len(clients)
+
+
+async def _ask(client: AsyncConnection[Any], turn: int) -> Any:
+    cursor = await client.execute("SELECT %s::int + 1, %s::int * 2, pg_sleep(0.01)", (turn, turn))
+    row = await cursor.fetchone()
+    return row[:2] if row else None
+
+
+def test_prepared_statements_survive_the_pool(newer: Pooled) -> None:
+    asyncio.run(_prepared(newer))
+
+
+def test_prepared_statements_are_refused_where_the_pooler_is_too_old(older: Pooled) -> None:
+    older.project.settings(
+        {"pgbouncer_max_prepared_statements": 100, "pgbouncer_pool_mode": "session"}
+    )
+    before = footprint(older.host)
+    run = older.project.pyinfra("-y", "inventory.py", "deploy.py")
+    older.project.settings({})
+    assert run.code == 1
+    line = "pool12: pgbouncer_max_prepared_statements: needs PgBouncer 1.21; this host has 1.18"
+    assert line in run.output
+    assert footprint(older.host) == before
+
+
+# --- Whom it lets in -----------------------------------------------------------------------------
+
+
+def test_a_role_made_by_hand_logs_in_at_once(pooled: Pooled) -> None:
+    host = pooled.host
+    before = footprint(host)
+    admin(host, "CREATE ROLE newcomer LOGIN PASSWORD 'first-Password-1'")
+    assert pooled.asks("newcomer", "SELECT current_user", "first-Password-1") == "newcomer"
+    assert "wrong" not in (refusal := pooled.refuses("newcomer", "wrong")), refusal
+    assert pooled.refuses("newcomer", "")
+    with pooled.login("newcomer", "first-Password-1") as early:
+        admin(host, "ALTER ROLE newcomer PASSWORD 'second-Password-2'")
+        assert pooled.asks("newcomer", "SELECT 2", "second-Password-2") == 2
+        assert pooled.refuses("newcomer", "first-Password-1")
+        assert early.execute("SELECT 3").fetchone() == (3,)
+    admin(host, "DROP ROLE newcomer")
+    assert pooled.refuses("newcomer", "second-Password-2")
+    assert footprint(host) == before
+
+
+def test_nobody_gets_in_without_the_right_password(pooled: Pooled) -> None:
+    for role in ("psscript", "postgres", "pgbouncer", "nobody"):
+        for password in ("", "wrong", "md5d41d8cd98f00b204e9800998ecf8427e"):
+            assert pooled.refuses(role, password)
+
+
+def test_strangers_cannot_stop_the_pooler(pooled: Pooled) -> None:
+    before = main_process(pooled.host, "pgbouncer")
+    assert pooled.asks("psscript", "SELECT 1") == 1
+    for database in ("pgbouncer", "postgres", "psscript", "template1", "nowhere"):
+        for role in ("psscript", "pgbouncer", "postgres", "nobody"):
+            with pytest.raises(psycopg.OperationalError):
+                pooled.login(role, "wrong", database).close()
+    assert pooled.asks("psscript", "SELECT 2") == 2
+    assert main_process(pooled.host, "pgbouncer") == before
+
+
+def test_a_superuser_made_by_hand_stays_outside(pooled: Pooled) -> None:
+    admin(pooled.host, "CREATE ROLE mighty SUPERUSER LOGIN PASSWORD 'mighty-Password-1'")
+    try:
+        assert pooled.refuses("mighty", "mighty-Password-1")
+    finally:
+        admin(pooled.host, "DROP ROLE mighty")
+
+
+def _console(pooled: Pooled, role: str, password: str) -> Any:
+    command = f'psql -h localhost -p 6432 -U {role} -d pgbouncer -c "SHOW POOLS"'
+    script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; {command}"
+    return pooled.host.run(script, stdin=f"{password}\n", check=False)
+
+
+def test_the_admin_console_is_the_superusers(pooled: Pooled) -> None:
+    assert pooled.asks("psscript", "SELECT 1") == 1
+    shown = said(_console(pooled, "postgres", pooled.project.secrets["POSTGRES_PASSWORD"]))
+    assert "cl_active" in shown and "psscript" in shown
+    for password in (pooled.password, "wrong"):
+        refused = _console(pooled, "psscript", password)
+        assert refused.returncode == 2 and "cl_active" not in refused.stdout
+    assert _console(pooled, "postgres", pooled.password).returncode == 2
+
+
+# --- What the lookup role may do -----------------------------------------------------------------
+
+
+def _as_lookup(pooled: Pooled, sql: str, database: str = "psscript") -> Any:
+    password = pooled.project.secrets["PGBOUNCER_AUTH_PASSWORD"]
+    return psql(pooled.host, sql, role="pgbouncer", password=password, database=database, port=5432)
+
+
+_ATTRIBUTES = """
+SELECT json_build_object('powers', rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication
+    OR rolbypassrls, 'member', EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid),
+  'owns', EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid))
+FROM pg_roles r WHERE rolname = 'pgbouncer'
+"""
+
+
+def test_the_lookup_role_can_look_up_and_nothing_else(pooled: Pooled) -> None:
+    found = json.loads(admin(pooled.host, _ATTRIBUTES))
+    assert found == {"powers": False, "member": False, "owns": False}
+    with pooled.login() as application:
+        application.execute("DROP TABLE IF EXISTS private_notes")
+        application.execute("CREATE TABLE private_notes AS SELECT 'mine' AS note")
+    for table in ("pg_authid", "pg_shadow", "private_notes"):
+        refused = _as_lookup(pooled, f"SELECT * FROM {table}")
+        assert "permission denied for" in refused.stderr and not refused.stdout, refused
+    for order in ("CREATE TABLE mine (a int)", "CREATE ROLE friend", "CREATE DATABASE mine"):
+        assert "permission denied" in _as_lookup(pooled, order).stderr
+    hashed = said(_as_lookup(pooled, "SELECT phash FROM pgbouncer.user_lookup('psscript')"))
+    assert hashed.startswith("SCRAM-SHA-256$")
+
+
+def test_superusers_hashes_are_not_handed_out(pooled: Pooled) -> None:
+    admin(pooled.host, "CREATE ROLE mighty SUPERUSER LOGIN PASSWORD 'mighty-Password-1'")
+    try:
+        for name in ("postgres", "mighty", "nobody"):
+            answer = _as_lookup(pooled, f"SELECT phash FROM pgbouncer.user_lookup('{name}')")
+            assert said(answer) == "", answer
+    finally:
+        admin(pooled.host, "DROP ROLE mighty")
+
+
+_LOOKUP = "pgbouncer.user_lookup(text)"
+_EXECUTORS = f"""
+SELECT coalesce(json_agg(rolname), '[]') FROM pg_roles
+WHERE NOT rolsuper AND has_function_privilege(rolname, '{_LOOKUP}', 'EXECUTE')
+"""
+
+
+def test_nobody_else_can_execute_the_lookup(pooled: Pooled) -> None:
+    for database in ("psscript", "template1"):
+        assert json.loads(admin(pooled.host, _EXECUTORS, database)) == ["pgbouncer"]
+    with pooled.login() as application, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        application.execute("SELECT * FROM pgbouncer.user_lookup('pgbouncer')")
+
+
+def test_every_password_is_scram(pooled: Pooled) -> None:
+    hashes = admin(pooled.host, "SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL")
+    assert len(hashes.splitlines()) >= 3
+    assert all(line.startswith("SCRAM-SHA-256$4096:") for line in hashes.splitlines())
+    methods = admin(pooled.host, "SELECT DISTINCT auth_method FROM pg_hba_file_rules ORDER BY 1")
+    assert methods.split() == ["peer", "scram-sha-256"]
+    assert admin(pooled.host, "SELECT count(*) FROM pg_hba_file_rules WHERE error <> ''") == "0"
+
+
+# --- Roles and databases as the settings say -----------------------------------------------------
+
+_ROLES = {
+    "psscript": {
+        "createdb": True,
+        "settings": {"work_mem": "7MB"},
+    },
+    "analyst": {
+        "password": "analyst-Password-1",
+        "member_of": ["readers"],
+        "connection_limit": 7,
+        "valid_until": "2097-05-04T03:02:01+00:00",
+    },
+    "readers": {"login": False},
+}
+_DATABASES = {
+    "psscript": {"owner": "psscript", "extensions": ["pg_trgm", "citext"]},
+    "reports": {
+        "owner": "analyst",
+        "settings": {"default_transaction_isolation": "repeatable read"},
+        "grants": {"psscript": ["CONNECT", "CREATE"]},
+    },
+}
+_FEWER = {
+    "psscript": {},
+    "analyst": {"password": "analyst-Password-2"},
+    "readers": {"login": False},
+}
+_FEWER_DATABASES = {"psscript": {"owner": "psscript"}, "reports": {"owner": "readers"}}
+
+
+def _role(host: Host, name: str) -> dict[str, Any]:
+    sql = f"""
+        SELECT json_build_object('createdb', rolcreatedb, 'limit', rolconnlimit,
+          'until', CASE WHEN isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil) END,
+          'groups', (SELECT json_agg(roleid::regrole::text)
+                     FROM pg_auth_members WHERE member = r.oid))
+        FROM pg_authid r WHERE rolname = '{name}'"""
+    return dict(json.loads(admin(host, sql)))
+
+
+def _may(host: Host, role: str, database: str, privilege: str) -> bool:
+    return (
+        admin(host, f"SELECT has_database_privilege('{role}', '{database}', '{privilege}')") == "t"
+    )
+
+
+def _owner(host: Host, database: str) -> str:
+    return admin(
+        host, f"SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{database}'"
+    )
+
+
+def _extensions(host: Host) -> set[str]:
+    return set(admin(host, "SELECT extname FROM pg_extension").split())
+
+
+def _shown(pooled: Pooled, parameter: str) -> str:
+    """A setting in a new session of the application's role, without the pooler."""
+    return said(psql(pooled.host, f"SHOW {parameter}", password=pooled.password, port=5432))
+
+
+def _check_given(pooled: Pooled) -> None:
+    host, plain = pooled.host, {"createdb": False, "limit": -1, "until": None, "groups": None}
+    assert _role(host, "psscript") == plain | {"createdb": True}
+    limits = {"limit": 7, "until": 4018474921, "groups": ["readers"]}
+    assert _role(host, "analyst") == plain | limits
+    assert {"pg_trgm", "citext", "pg_stat_statements"} <= _extensions(host)
+    assert _owner(host, "reports") == "analyst"
+    assert _may(host, "psscript", "reports", "CREATE")
+    assert _shown(pooled, "work_mem") == "7MB"
+    isolation = "SHOW transaction_isolation"
+    said_here = pooled.asks("analyst", isolation, "analyst-Password-1", "reports")
+    assert said_here == "repeatable read"
+    assert pooled.asks("psscript", "SELECT current_database()", database="reports") == "reports"
+
+
+def _check_taken_away(pooled: Pooled) -> None:
+    host, plain = pooled.host, {"createdb": False, "limit": -1, "until": None, "groups": None}
+    assert _role(host, "psscript") == plain
+    assert _role(host, "analyst") == plain
+    assert _owner(host, "reports") == "readers"
+    assert not _may(host, "psscript", "reports", "CREATE")
+    assert _shown(pooled, "work_mem") != "7MB"
+    # A pooled session keeps what it began with until PgBouncer closes it: ask in a new one.
+    secret, isolation = "analyst-Password-2", "SHOW transaction_isolation"
+    direct = psql(host, isolation, role="analyst", password=secret, database="reports", port=5432)
+    assert said(direct) == "read committed"
+    assert pooled.asks("analyst", "SELECT 4", secret, "reports") == 4
+    assert pooled.refuses("analyst", "analyst-Password-1")
+
+
+def test_roles_and_databases_follow_the_settings(pooled: Pooled) -> None:
+    with pooled.settings({"postgres_roles": _ROLES, "postgres_databases": _DATABASES}):
+        _check_given(pooled)
+        fewer = {"postgres_roles": _FEWER, "postgres_databases": _FEWER_DATABASES}
+        run = pooled.apply(fewer)
+        _check_taken_away(pooled)
+    changed = {"PostgreSQL: roles and databases"}
+    assert pooled.changed(run) == changed
+
+
+def test_a_setting_of_a_role_may_be_a_list(older: Pooled) -> None:
+    role = {"settings": {"search_path": "app, public"}}
+    with older.settings({"postgres_roles": {"psscript": role}}):
+        assert _shown(older, "search_path") == "app, public"
+        sql = "SELECT current_schemas(false)"
+        assert said(psql(older.host, sql, password=older.password, port=5432)) == "{public}"
+    assert _shown(older, "search_path") == '"$user", public'
+
+
+def test_drift_by_hand_is_taken_back(older: Pooled) -> None:
+    host = older.host
+    admin(
+        host, "CREATE ROLE club; GRANT club TO psscript; ALTER ROLE psscript SUPERUSER REPLICATION"
+    )
+    admin(host, "ALTER ROLE pgbouncer CREATEROLE; GRANT pg_read_all_data TO pgbouncer")
+    admin(host, "ALTER ROLE psscript PASSWORD 'another-Password-1'")
+    run = older.apply({})
+    assert older.changed(run) == {"PostgreSQL: roles and databases"}
+    for name in ("psscript", "pgbouncer"):
+        sql = f"SELECT count(*) FROM pg_auth_members WHERE member = '{name}'::regrole"
+        assert admin(host, sql) == "0"
+    sql = "SELECT rolname FROM pg_roles WHERE rolsuper OR rolreplication OR rolcreaterole"
+    assert admin(host, sql) == "postgres"
+    assert older.asks("psscript", "SELECT current_user") == "psscript"
+    admin(host, "DROP ROLE club")
+
+
+# --- Who may come near PostgreSQL itself ---------------------------------------------------------
+
+
+def _direct(client: Host, server: Pooled) -> Any:
+    """The application's role, with its password, straight at PostgreSQL from another host."""
+    address = server.host.address
+    return psql(client, "SELECT 'in'", password=server.password, address=address, port=5432)
+
+
+def _estate(server: Pooled, poolers: Sequence[Host]) -> None:
+    data = {host.name: (host.name, host.ssh_data() | {"address": host.address}) for host in poolers}
+    name = server.host.name
+    server.project.inventory({"postgres": [data[name]], "pgbouncer": list(data.values())})
+
+
+def test_postgres_is_reached_by_poolers_only(older: Pooled, newer: Pooled, lab: Lab) -> None:
+    stranger, elsewhere = newer.host, lab.host("elsewhere")
+    assert "Connection refused" in _direct(stranger, older).stderr
+    _estate(older, [older.host, elsewhere])
+    older.apply({})
+    assert said(_direct(elsewhere, older)) == "in"
+    assert said(psql(elsewhere, "SELECT 'pooled'", password=older.password)) == "pooled"
+    refused = _direct(stranger, older)
+    assert refused.returncode == 2 and "no pg_hba.conf entry for host" in refused.stderr
+    _estate(older, [older.host])
+    older.apply({})
+    assert "Connection refused" in _direct(elsewhere, older).stderr
+    elsewhere.remove()

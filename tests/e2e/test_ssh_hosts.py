@@ -1,0 +1,135 @@
+"""Story: the whole stack on one host over SSH, by every kind of user who may log in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from tests.e2e.project import Project, Run, embedded
+from tests.e2e.proof import SERVICES, CommandLines, Stack, command_lines
+from tests.e2e.wait import eventually
+from tests.lab import OPERATOR_PASSWORD, Lab
+
+pytestmark = pytest.mark.xdist_group("ssh-hosts")
+
+KEPT = "written before the kills"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A host that has been deployed to, with what was seen meanwhile."""
+
+    project: Project
+    stack: Stack
+    plan: Run
+    first: Run
+    lines: CommandLines
+    log: str
+
+    @property
+    def hidden(self) -> dict[str, str]:
+        """What nobody may see."""
+        return {**self.project.secrets, "sudo password": OPERATOR_PASSWORD}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("debian12", "root"), ("debian13", "deploy"), ("debian12", "operator")],
+    ids=["debian12-root", "debian13-sudo", "debian12-sudo-password"],
+)
+def site(
+    request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A bare host, planned and then deployed, everything printed that can be."""
+    release, user = request.param
+    name = f"{user}-on-{release}"
+    host = lab.host(name, release)
+    project = Project(tmp_path_factory.mktemp(name))
+    sudo = {"_sudo_password": OPERATOR_PASSWORD} if user == "operator" else {}
+    project.inventory(embedded(name, host, user, **sudo))
+    plan = project.plan()
+    assert not (project.directory / ".env").exists()
+    with command_lines([host]) as lines:
+        first = project.deploy("deploy.py", "-vvv", "--diff")
+    stack = Stack(host, project.secrets)
+    stack.remember(KEPT)
+    yield Site(project, stack, plan, first, lines, host.run("journalctl -q --no-pager -a").stdout)
+    host.remove()
+
+
+def test_first_run_does_what_the_dry_run_said(site: Site) -> None:
+    """The plan of the bare host names every operation that then changed something."""
+    assert len(site.first.changed) > 10
+    assert site.plan.planned == site.first.changed
+
+
+def test_second_run_changes_nothing(site: Site) -> None:
+    """Nothing is done twice, and nothing is planned."""
+    assert site.project.deploy().changed == set()
+    again = site.project.plan("deploy.py", "--diff")
+    assert again.planned == set()
+    assert "/dev/null" not in again.stderr and "@@" not in again.stderr
+
+
+def test_services_answer_those_with_a_password(site: Site) -> None:
+    """SQL through the pooler, replication, quorum; nothing for anybody else."""
+    assert site.stack.sql("SELECT current_user, current_database()") == "psscript|psscript"
+    site.stack.check_replicates()
+    for port in (26379, 26380, 26381):
+        eventually(lambda: site.stack.check(f"redis-sentinel-{port}", KEPT), 10)  # noqa: B023
+    site.stack.check_refuses_strangers()
+
+
+def test_no_password_shows(site: Site) -> None:
+    """Not in the output at -vvv with diffs, nor in the process list, nor in the journal."""
+    seen = "\n".join(site.lines.by_host.values())
+    assert "apt-get" in seen and ">>> " in site.first.stderr and "redis-6379" in site.log
+    for place in (site.first.output, seen, site.log):
+        assert [name for name, value in site.hidden.items() if value in place] == []
+
+
+def test_pages_have_checksums(site: Site) -> None:
+    """The cluster was made to notice a failing disk."""
+    assert site.stack.sql("SHOW data_checksums", port=5432) == "on"
+
+
+def _client(stack: Stack) -> psycopg.Connection:
+    address, password = stack.host.address, stack.role_password
+    return psycopg.connect(host=address, port=6432, user="psscript", password=password)
+
+
+def test_prepared_statements_through_the_pooler(site: Site) -> None:
+    """Two clients prepare the same name and are served by whichever connection is free."""
+    if site.stack.host.release == "debian12":
+        pytest.skip("needs PgBouncer 1.21")
+    first, second = _client(site.stack), _client(site.stack)
+    with first, second:
+        for number in range(20):
+            for connection, sign in ((first, 1), (second, -1)):
+                query = f"SELECT %s::int * {sign}"
+                row = connection.execute(query, (number,), prepare=True).fetchone()
+                connection.commit()
+                assert row == (number * sign,)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_killed_service_comes_back(site: Site, service: str) -> None:
+    """Within ten seconds, without help, with what was written before."""
+    site.stack.check_survives_kill(service, KEPT, seconds=10)
+
+
+def test_everything_comes_back_after_a_power_cut(site: Site) -> None:
+    """All services start at boot, with what was written, and nothing is left to repair."""
+    host = site.stack.host
+    host.kill()
+    host.start()
+
+    def back() -> None:
+        for service in SERVICES:
+            site.stack.check(service, KEPT)
+
+    eventually(back, 60)
+    assert site.project.deploy().changed == set()

@@ -1,0 +1,558 @@
+"""Stories of trouble: one line says what is wrong and where, and the next run repairs it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.project import PYINFRA, Data, Project, Run, footprint
+from tests.e2e.proof import Stack, admin, main_process, redis, said
+from tests.e2e.wait import eventually
+from tests.lab import OPERATOR_PASSWORD, Host, Lab
+
+pytestmark = pytest.mark.xdist_group("trouble")
+
+DATABASE = ("postgres", "pgbouncer")
+
+
+@dataclass
+class Estate:
+    """Hosts, the groups each is in, and the directory they are deployed from."""
+
+    project: Project
+    members: Mapping[str, tuple[Host, Sequence[str]]]
+
+    def describe(self, user: str = "root", **extra: Data) -> None:
+        """Writes the inventory, with more data for some hosts."""
+        groups: dict[str, list[tuple[str, Data]]] = {}
+        for name, (host, of) in self.members.items():
+            data = {**host.ssh_data(user), "address": host.address, **extra.get(name, {})}
+            for group in of:
+                groups.setdefault(group, []).append((name, data))
+        self.project.inventory(groups)
+
+    def host(self, name: str) -> Host:
+        """The machine of that name."""
+        return self.members[name][0]
+
+    @property
+    def hosts(self) -> list[Host]:
+        """All machines."""
+        return [host for host, _ in self.members.values()]
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """What `.env` holds."""
+        return self.project.secrets
+
+    def run(self, *arguments: str) -> Run:
+        """A real run, which may fail."""
+        return self.project.pyinfra("-y", *arguments, "inventory.py", "deploy.py")
+
+    def fails(self, *lines: tuple[str, ...]) -> Run:
+        """A run that ends with exit code 1 and says each thing once, in one line."""
+        run = self.run()
+        assert run.code == 1, run.output
+        check_lines(run, lines)
+        return run
+
+    def refuses(self, *lines: tuple[str, ...]) -> None:
+        """A run that says each thing once and leaves every host as it was."""
+        before = [footprint(host) for host in self.hosts]
+        self.fails(*lines, ("nothing was changed",))
+        assert [footprint(host) for host in self.hosts] == before
+
+    def plans(self) -> set[tuple[str, str]]:
+        """What a dry run would change; it must not be refused."""
+        return self.project.plan().planned
+
+    def repairs(self) -> set[tuple[str, str]]:
+        """What a run repairs; the run after it has nothing left to do."""
+        changed = self.project.deploy().changed
+        assert self.project.deploy().changed == set()
+        return changed
+
+
+Scratch = Callable[..., Estate]
+
+
+def check_lines(run: Run, lines: Sequence[tuple[str, ...]]) -> None:
+    """Asserts that there is one line with all words of each tuple, and no noise."""
+    assert "Traceback" not in run.output, run.output
+    assert "could not change directory" not in run.output, run.output
+    printed = run.output.splitlines()
+    for words in lines:
+        found = [line for line in printed if all(word in line for word in words)]
+        assert len(found) == 1, f"{words} stand in {found}:\n{run.output}"
+
+
+def _boot(lab: Lab, members: Mapping[str, tuple[Sequence[str], str | None]]) -> Any:
+    """Hosts with their groups, booted side by side."""
+
+    def host(name: str) -> Host:
+        return lab.host(name, small_disk=members[name][1])
+
+    with ThreadPoolExecutor() as pool:
+        hosts = pool.map(host, members)
+        return {
+            name: (host, groups)
+            for host, (name, (groups, _)) in zip(hosts, members.items(), strict=True)
+        }
+
+
+@pytest.fixture
+def scratch(lab: Lab, tmp_path: Path) -> Iterator[Scratch]:
+    """Makes an estate of one host, which is removed at the end of the story."""
+    made: list[Estate] = []
+
+    def make(name: str, groups: Sequence[str], small_disk: str | None = None) -> Estate:
+        members = _boot(lab, {name: (groups, small_disk)})
+        estate = Estate(Project(tmp_path), members)
+        made.append(estate)
+        estate.describe()
+        return estate
+
+    yield make
+    for estate in made:
+        for host in estate.hosts:
+            host.remove()
+
+
+@pytest.fixture(scope="module")
+def bare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Estate:
+    """Two hosts on which nothing of ours has been yet; the stories leave them so."""
+    db, cache = (DATABASE, None), (("redis",), "/etc/redis:256k")
+    members = _boot(lab, {"db1": db, "cache1": cache})
+    estate = Estate(Project(tmp_path_factory.mktemp("trouble")), members)
+    estate.describe()
+    return estate
+
+
+@pytest.fixture(scope="module")
+def estate(bare: Estate) -> Estate:
+    """The same two hosts at work: PostgreSQL and PgBouncer on one, Redis on the other."""
+    bare.repairs()
+    return bare
+
+
+@pytest.fixture
+def settings(bare: Estate) -> Iterator[Project]:
+    """The project, whose settings are the defaults again at the end of the story."""
+    yield bare.project
+    bare.project.settings({})
+    bare.describe()
+
+
+# --- Refused before anything is touched ----------------------------------------------------------
+
+
+def _sudo(estate: Estate, password: str | None) -> None:
+    data = {} if password is None else {"_sudo_password": password}
+    estate.describe("operator", db1=data, cache1=data)
+
+
+def test_without_a_sudo_password(bare: Estate, settings: Project) -> None:
+    _sudo(bare, None)
+    asks = ("sudo: a password is needed", "--same-sudo-password")
+    bare.refuses(("db1: ", *asks), ("cache1: ", *asks))
+
+
+def test_with_a_wrong_sudo_password(bare: Estate, settings: Project) -> None:
+    _sudo(bare, "not-this-one")
+    bare.refuses(("db1: sudo: the password is wrong",), ("cache1: sudo: the password is wrong",))
+    for host in bare.hosts:
+        assert host.run("grep -rl not-this-one /tmp /home /root", check=False).stdout == ""
+    _sudo(bare, OPERATOR_PASSWORD)
+    assert ("PostgreSQL: cluster", "db1") in bare.plans()
+
+
+# The hosts' Python is Debian's minimal one, without http.server.
+_LISTEN = "import socket, time; s = socket.create_server(('', {port})); time.sleep(300)"
+
+
+@contextmanager
+def _intruder(host: Host, port: int) -> Iterator[int]:
+    """Somebody else's program on a port of ours; gives its process id."""
+    host.run("cat >/run/intruder.py", stdin=_LISTEN.format(port=port))
+    command = "setsid python3 /run/intruder.py >/dev/null 2>&1 </dev/null"
+    host.run(f"{command} & echo $! >/run/intruder.pid")
+    pid = int(host.run("cat /run/intruder.pid").stdout)
+    try:
+        eventually(lambda: _listens(host, port), 10)
+        yield pid
+    finally:
+        host.run(f"kill {pid}")
+        eventually(lambda: _is_free(host, port), 10)
+
+
+def _listeners(host: Host, port: int) -> str:
+    return host.run(f"ss -Hltn sport = :{port}").stdout
+
+
+def _listens(host: Host, port: int) -> None:
+    assert _listeners(host, port)
+
+
+def _is_free(host: Host, port: int) -> None:
+    assert not _listeners(host, port)
+
+
+def test_a_port_is_somebody_elses(bare: Estate, settings: Project) -> None:
+    with _intruder(bare.host("cache1"), 6379) as pid:
+        says = ("cache1: redis_ports: port 6379 is held by python3", f"pid {pid}", "redis-6379")
+        bare.refuses(says)
+    assert ("Redis: packages", "cache1") in bare.plans()
+
+
+@contextmanager
+def _old_cluster(host: Host) -> Iterator[None]:
+    data = "/var/lib/postgresql/13/main"
+    host.run(f"install -d /etc/postgresql/13/main {data} && echo 13 >{data}/PG_VERSION")
+    try:
+        yield
+    finally:
+        host.run("rm -r /etc/postgresql /var/lib/postgresql")
+
+
+def test_a_cluster_of_another_version(bare: Estate, settings: Project) -> None:
+    with _old_cluster(bare.host("db1")):
+        bare.refuses(("db1: postgres_version: ", "13", "15", "pg_upgradecluster"))
+    assert ("PostgreSQL: cluster", "db1") in bare.plans()
+
+
+@contextmanager
+def _release(host: Host, version: str) -> Iterator[None]:
+    host.run("cp /usr/lib/os-release /run/os-release.kept")
+    host.run(f"sed -i 's/^VERSION_ID=.*/VERSION_ID=\"{version}\"/' /usr/lib/os-release")
+    try:
+        yield
+    finally:
+        host.run("cp /run/os-release.kept /usr/lib/os-release")
+
+
+def test_an_unsupported_system(bare: Estate, settings: Project) -> None:
+    with _release(bare.host("cache1"), "11"):
+        bare.refuses(("cache1: operating system: debian 11 ", "inventory/docker.py"))
+    assert bare.plans()
+
+
+def test_everything_wrong_is_in_one_list(bare: Estate, settings: Project) -> None:
+    bare.describe(
+        db1={"pgbouncer_pool_mode": "sesion", "postgres_prt": 5433},
+        cache1={"redis_maxmemory_policy": "allkeys-lur"},
+    )
+    with _release(bare.host("cache1"), "11"):
+        bare.refuses(
+            ("db1: pgbouncer_pool_mode: should be 'session'",),
+            ("db1: postgres_prt: unknown key (port?)",),
+            ("cache1: redis_maxmemory_policy: should be ",),
+            ("cache1: operating system: debian 11",),
+            ("4 problems",),
+        )
+
+
+def test_everything_found_on_the_hosts_is_in_one_list(bare: Estate, settings: Project) -> None:
+    db, cache = bare.host("db1"), bare.host("cache1")
+    with _old_cluster(db), _intruder(db, 6432), _intruder(cache, 6379):
+        bare.refuses(
+            ("db1: postgres_version: ",),
+            ("db1: pgbouncer_listen_port: port 6432 is held by python3",),
+            ("cache1: redis_ports: port 6379 is held by python3",),
+            ("3 problems",),
+        )
+
+
+# --- A host that is down -------------------------------------------------------------------------
+
+
+def _maxmemory(estate: Estate) -> str:
+    """What the running Redis says."""
+    secret = estate.secrets["REDIS_PASSWORD"]
+    answer = redis(estate.host("cache1"), 6379, "CONFIG", "GET", "maxmemory", password=secret)
+    return said(answer).splitlines()[1]
+
+
+def _pool_size(estate: Estate) -> str:
+    """What the running PgBouncer says."""
+    return pgbouncer_setting(estate, "default_pool_size")
+
+
+def pgbouncer_setting(estate: Estate, key: str) -> str:
+    """A value of SHOW CONFIG."""
+    command = "psql -XAtqw -h 127.0.0.1 -p 6432 -U postgres -d pgbouncer -c 'SHOW CONFIG'"
+    script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; {command}"
+    secret = estate.secrets["POSTGRES_PASSWORD"]
+    shown = estate.host("db1").run(script, stdin=f"{secret}\n").stdout
+    rows = dict(line.split("|")[:2] for line in shown.splitlines())
+    return rows[key]
+
+
+def test_a_host_is_switched_off(estate: Estate, settings: Project) -> None:
+    db = estate.host("db1")
+    settings.settings({"redis_maxmemory": "200mb", "pgbouncer_default_pool_size": 21})
+    db.kill()
+    try:
+        estate.fails(("[db1]", "onnect"))
+        assert _maxmemory(estate) == str(200 * 1024**2)
+    finally:
+        db.start()
+    assert {host for _, host in estate.repairs()} == {"db1"}
+    assert _pool_size(estate) == "21"
+
+
+def test_a_host_hangs(estate: Estate, settings: Project) -> None:
+    cache = estate.host("cache1")
+    settings.settings({"redis_maxmemory": "201mb", "pgbouncer_default_pool_size": 22})
+    cache.pause()
+    try:
+        estate.fails(("[cache1]", "rror"))
+        assert _pool_size(estate) == "22"
+    finally:
+        cache.unpause()
+    assert {host for _, host in estate.repairs()} == {"cache1"}
+    assert _maxmemory(estate) == str(201 * 1024**2)
+
+
+# --- A full disk ---------------------------------------------------------------------------------
+
+
+def test_no_room_for_a_configuration_file(estate: Estate, settings: Project) -> None:
+    cache = estate.host("cache1")
+    estate.project.deploy()
+    served, memory = main_process(cache, "redis-6379"), _maxmemory(estate)
+    before = cache.run("sha256sum /etc/redis/*; ls -A /etc/redis").stdout
+    cache.run("dd if=/dev/zero of=/etc/redis/filler bs=4k 2>/dev/null", check=False)
+    settings.settings({"redis_maxmemory": "300mb", "pgbouncer_default_pool_size": 19})
+    try:
+        line = "could not write /etc/redis/redis-6379.conf: 0 left on its file system"
+        estate.fails(("[cache1]", line))
+    finally:
+        cache.run("rm /etc/redis/filler")
+    assert cache.run("sha256sum /etc/redis/*; ls -A /etc/redis").stdout == before
+    assert main_process(cache, "redis-6379") == served
+    assert _maxmemory(estate) == memory
+    assert ("Redis: configuration", "cache1") in estate.repairs()
+    assert (_maxmemory(estate), _pool_size(estate)) == (str(300 * 1024**2), "19")
+
+
+def test_no_room_for_a_cluster(scratch: Scratch) -> None:
+    disk = "/var/lib/postgresql:24m"  # an empty cluster needs 40
+    estate = scratch("small", ["postgres"], disk)
+    host = estate.host("small")
+    estate.fails(("[small]", "No space left on device"))
+    host.run("mount -o remount,size=512m /var/lib/postgresql")
+    assert ("PostgreSQL: cluster", "small") in estate.repairs()
+    assert admin(host, "SHOW data_checksums") == "on"
+    assert Stack(host, estate.secrets).sql("SELECT 1", 5432) == "1"
+
+
+# --- Somebody else at work on the host -----------------------------------------------------------
+
+_HOLD_LOCK = """
+import fcntl, time
+with open("/var/lib/dpkg/lock-frontend", "w") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    open("/run/held", "w").close()
+    time.sleep(%d)
+"""
+
+
+def _hold_dpkg(host: Host, seconds: int) -> str:
+    """Holds dpkg's lock as another apt would; gives the holder's process id."""
+    host.run("cat >/run/hold.py; rm -f /run/held", stdin=_HOLD_LOCK % seconds)
+    host.run("setsid python3 /run/hold.py >/dev/null 2>&1 </dev/null & echo $! >/run/hold.pid")
+    eventually(lambda: _held(host), 10)
+    return host.run("cat /run/hold.pid").stdout.strip()
+
+
+def _held(host: Host) -> None:
+    assert host.run("test -e /run/held", check=False).returncode == 0
+
+
+def test_apt_is_busy(scratch: Scratch) -> None:
+    estate = scratch("busy1", ["redis"])
+    host = estate.host("busy1")
+    packages = host.run("dpkg -l").stdout
+    pid = _hold_dpkg(host, 300)
+    start = time.monotonic()
+    estate.fails(("[busy1]", "/var/lib/dpkg/lock-frontend", f"process {pid} (python3)"))
+    assert time.monotonic() - start < 90
+    assert host.run("dpkg -l").stdout == packages
+    host.run(f"kill {pid}")
+    _hold_dpkg(host, 8)
+    assert ("Redis: packages", "busy1") in estate.repairs()
+    password = estate.secrets["REDIS_PASSWORD"]
+    assert said(redis(host, 6379, "PING", password=password)) == "PONG"
+
+
+def test_debians_own_redis_was_there_first(scratch: Scratch) -> None:
+    estate = scratch("used1", ["redis"])
+    host = estate.host("used1")
+    host.run("apt-get install -y -q --no-install-recommends redis-server", timeout=120)
+    eventually(lambda: _listens(host, 6379), 10)
+    assert said(redis(host, 6379, "SET", "theirs", "kept")) == "OK"
+    pid = main_process(host, "redis-server").pid
+    estate.refuses(("used1: redis_ports: port 6379 is held by redis-server", f"pid {pid}"))
+    assert said(redis(host, 6379, "GET", "theirs")) == "kept"
+    host.run("systemctl disable --now redis-server")
+    assert ("Redis: configuration", "used1") in estate.repairs()
+    password = estate.secrets["REDIS_PASSWORD"]
+    assert said(redis(host, 6379, "PING", password=password)) == "PONG"
+    assert host.run("test -e /var/lib/redis/dump.rdb", check=False).returncode == 0
+
+
+# --- Interrupted ---------------------------------------------------------------------------------
+
+CREATING = "/var/lib/postgresql/.datatier-creating"
+POLICY = "/usr/sbin/policy-rc.d"
+
+
+def _interrupt(estate: Estate, host: Host, when: str) -> None:
+    """Kills pyinfra as soon as `when` is true on the host."""
+    command = [str(PYINFRA), "-y", "inventory.py", "deploy.py"]
+    with (estate.project.directory / "interrupted.log").open("w") as log:
+        run = subprocess.Popen(command, cwd=estate.project.directory, stdout=log, stderr=log)
+        try:
+            host.run(f"timeout 120 sh -c 'until {when}; do sleep 0.05; done'", timeout=130)
+            assert run.poll() is None, "the run was over before it could be interrupted"
+        finally:
+            run.kill()
+            run.wait()
+
+
+def _power_cut(estate: Estate, host: Host, when: str) -> None:
+    """The same, and what pyinfra was running on the host dies with it."""
+    _interrupt(estate, host, f"{when} >/dev/null")
+    host.kill()
+    host.start()
+
+
+def test_a_first_run_that_is_cut_off(scratch: Scratch) -> None:
+    estate = scratch("cut1", DATABASE)
+    host = estate.host("cut1")
+    _power_cut(estate, host, "pidof dpkg")
+    assert host.run(f"cat {POLICY}").stdout
+    _power_cut(estate, host, f"test -e {CREATING} && pidof initdb")
+    assert host.run(f"ls {CREATING} /var/lib/postgresql/15/main").stdout
+    _interrupt(estate, host, "test -e /etc/postgresql/15/main/conf.d/datatier.conf")
+    estate.repairs()
+    _check_whole(host)
+    assert Stack(host, estate.secrets).sql("SELECT 1") == "1"
+
+
+def _check_whole(host: Host) -> None:
+    """Asserts that an interrupted run has left nothing behind and nothing out."""
+    assert host.run("dpkg --audit").stdout == ""
+    assert host.run(f"ls {POLICY}", check=False).stdout == ""
+    assert host.run("find /etc /var/lib/postgresql -name '*.datatier-*'").stdout == ""
+    assert host.run("ls -A /var/lib/postgresql").stdout.split() == ["15"]
+    assert admin(host, "SHOW data_checksums") == "on"
+
+
+# --- What only the server can know to be wrong ---------------------------------------------------
+
+
+def _served(estate: Estate) -> dict[str, Any]:
+    """The processes and a real answer of each."""
+    db, cache = estate.host("db1"), estate.host("cache1")
+    secret, lock = estate.secrets["REDIS_PASSWORD"], "SHOW log_lock_waits"
+    return {
+        "postgres": (main_process(db, "postgresql@15-main"), admin(db, lock)),
+        "pgbouncer": (main_process(db, "pgbouncer"), _pool_size(estate)),
+        "redis": (
+            main_process(cache, "redis-6379"),
+            said(redis(cache, 6379, "CONFIG", "GET", "hz", password=secret)),
+        ),
+    }
+
+
+HBA = "host all all 10.99.0.0/24 scram-sha-256 colour=blue"
+
+
+@pytest.mark.parametrize(
+    ("bad", "lines"),
+    [
+        (
+            {"postgres_hba": [HBA], "redis_extra": {"hz": "often"}},
+            [("[db1]", "pg_hba.conf line ", "colour"), ("[cache1]", "redis-6379.conf", "hz")],
+        ),
+        (
+            {"postgres_extra": {"log_lock_waits": "perhaps"}, "redis_extra": {"no-such-key": 1}},
+            [("[db1]", "log_lock_waits"), ("[cache1]", "redis-6379.conf", "no-such-key")],
+        ),
+        (
+            {"pgbouncer_extra": {"server_check_delay": "soon"}},
+            [("[db1]", "server_check_delay")],
+        ),
+    ],
+    ids=["hba-and-redis-value", "postgres-value-and-redis-key", "pgbouncer-value"],
+)
+def test_a_line_that_the_server_refuses(
+    estate: Estate, settings: Project, bad: Data, lines: list[tuple[str, ...]]
+) -> None:
+    settings.settings({})
+    estate.project.deploy()
+    before = _served(estate)
+    settings.settings(bad)
+    try:
+        estate.fails(*lines)
+        assert _served(estate) == before
+    finally:
+        settings.settings({})
+        estate.repairs()
+    assert _served(estate) == before
+
+
+# --- Somebody's hands ----------------------------------------------------------------------------
+
+
+def test_what_hands_have_done_is_undone(estate: Estate, settings: Project) -> None:
+    db, cache = estate.host("db1"), estate.host("cache1")
+    settings.settings({})
+    estate.project.deploy()
+    untouched = main_process(db, "postgresql@15-main"), main_process(db, "pgbouncer")
+    db.run("echo 'default_pool_size = 3' >>/etc/pgbouncer/pgbouncer.ini")
+    db.run("systemctl disable pgbouncer")
+    admin(db, "DROP FUNCTION pgbouncer.user_lookup(text)")
+    cache.run("systemctl stop redis-6379")
+    assert estate.repairs() == {
+        ("PostgreSQL: roles and databases", "db1"),
+        ("PgBouncer: configuration", "db1"),
+        ("PgBouncer: service", "db1"),
+        ("Redis: service", "cache1"),
+    }
+    assert db.run("systemctl is-enabled pgbouncer").stdout.strip() == "enabled"
+    assert _pool_size(estate) == "25"
+    assert (main_process(db, "postgresql@15-main"), main_process(db, "pgbouncer")) == untouched
+    assert Stack(db, estate.secrets).sql("SELECT 1") == "1"
+    assert _maxmemory(estate) == str(512 * 1024**2)
+
+
+def test_an_edit_that_was_loaded_is_unloaded(estate: Estate, settings: Project) -> None:
+    db = estate.host("db1")
+    settings.settings({})
+    estate.project.deploy()
+    before = main_process(db, "postgresql@15-main"), main_process(db, "pgbouncer")
+    db.run(
+        "echo 'default_pool_size = 3' >>/etc/pgbouncer/pgbouncer.ini; systemctl reload pgbouncer"
+    )
+    etc = "/etc/postgresql/15/main"
+    db.run(f"echo \"lock_timeout = '3s'\" >>{etc}/conf.d/datatier.conf")
+    db.run("systemctl reload postgresql@15-main")
+    eventually(lambda: _loaded(estate, "3", "3s"), 10)
+    estate.repairs()
+    _loaded(estate, "25", "10s")
+    assert (main_process(db, "postgresql@15-main"), main_process(db, "pgbouncer")) == before
+
+
+def _loaded(estate: Estate, pool_size: str, lock_timeout: str) -> None:
+    assert _pool_size(estate) == pool_size
+    assert admin(estate.host("db1"), "SHOW lock_timeout") == lock_timeout
