@@ -460,14 +460,13 @@ def _activation(node: Node) -> Change | None:
     for port, service in zip(node.the(RedisSettings).ports, _services(node), strict=True):
         settings = _settings(node, port)
         fixed = sorted((k, v) for k, v in settings.items() if k in _RESTART_KEYS)
-        # An extra key that is gone has no value to set: only a restart brings its default back.
-        names = sorted(node.the(RedisSettings).extra)
         wanted.append(
             services.activation(
                 service,
                 node.manager,
-                restart=f"{fixed} {names}",
+                restart=f"{fixed}",
                 reload=f"{sorted(settings.items())}",
+                keys=node.the(RedisSettings).extra,
             )
         )
         lines[f"CONFIG_{port}"] = _config_set(settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,22 +63,25 @@ class Activation:
 
     Attributes:
         reload_means: what a reload amounts to, for the plan.
+        keys: what a reload sets; one that is gone has no value, and only a restart forgets it.
     """
 
     service: Service
     restart: str
     reload: str
     reload_means: str = "reload"
+    keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the supervisor says, and the fingerprints recorded at the last activation."""
+    """What the supervisor says, and what was recorded at the last activation."""
 
     running: bool
     enabled: bool
     restart: str
     reload: str
+    keys: frozenset[str] = frozenset()
 
 
 def packages(manager: Manager) -> list[str]:
@@ -119,10 +122,12 @@ def activation(
     restart: str = "",
     reload: str = "",
     reload_means: str = "reload",
+    keys: Iterable[str] = (),
 ) -> Activation:
     """The fingerprints of a service: `restart` and `reload` are the configuration it runs with."""
     unit = "".join(e.content for e in files(service, manager) if isinstance(e, File))
-    return Activation(service, digest(unit, restart), digest(reload), reload_means)
+    fingerprints = digest(unit, restart), digest(reload)
+    return Activation(service, *fingerprints, reload_means, frozenset(keys))
 
 
 _READ_SYSTEMD = """
@@ -161,12 +166,17 @@ def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Stat
             service.name: Status(
                 active[i] in ("active", "reloading", "run"),
                 enabled[i].startswith("enabled"),
-                *records[i].split(" "),
+                *_record(records[i]),
             )
             for i, service in enumerate(services)
         }
 
     return Probe(script, parse)
+
+
+def _record(line: str) -> tuple[str, str, frozenset[str]]:
+    restart, reload, *keys = line.split(" ")
+    return restart, reload, frozenset(keys)
 
 
 def compare(
@@ -189,7 +199,7 @@ def compare(
 def _impact(wanted: Activation, now: Status) -> str | None:
     if not now.running:
         return "start"
-    if now.restart != wanted.restart:
+    if now.restart != wanted.restart or now.keys - wanted.keys:
         return "restart"
     if now.reload != wanted.reload:
         return "reload"
@@ -209,7 +219,7 @@ def _step(wanted: Activation, impact: str) -> str:
         f"enable_service {service.name} {service.enabled_by or service.systemd_unit}\n"
         f"{act}\n"
         f"answer {service.name} {service.systemd_unit}\n"
-        f"record {service.name} {wanted.restart} {wanted.reload}"
+        f"record {service.name} {quoted(wanted.restart, wanted.reload, *sorted(wanted.keys))}"
     )
 
 
@@ -234,8 +244,9 @@ answer() {{
 }}
 record() {{
   install -d -m 700 {STATE_DIRECTORY}
-  echo "$2 $3" >"{STATE_DIRECTORY}/$1.active.new"
-  mv "{STATE_DIRECTORY}/$1.active.new" "{STATE_DIRECTORY}/$1.active"
+  name=$1; shift
+  echo "$*" >"{STATE_DIRECTORY}/$name.active.new"
+  mv "{STATE_DIRECTORY}/$name.active.new" "{STATE_DIRECTORY}/$name.active"
 }}
 """
 

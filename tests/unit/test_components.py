@@ -81,8 +81,11 @@ def impact(component: Any, before: Node, after: Node) -> list[str]:
     stopped: dict[str, Status] = defaultdict(lambda: Status(False, False, "none", "none"))
     first = activation(component, before, stopped)
     assert first is not None
-    records = re.findall(r"^record (\S+) (\w+) (\w+)$", first.script, re.MULTILINE)
-    running = {name: Status(True, True, restart, reload) for name, restart, reload in records}
+    records = re.findall(r"^record (\S+) (\w+) (\w+) ?(.*)$", first.script, re.MULTILINE)
+    running = {
+        name: Status(True, True, restart, reload, frozenset(keys.split()))
+        for name, restart, reload, keys in records
+    }
     change = activation(component, after, running)
     return change.lines if change else []
 
@@ -103,6 +106,7 @@ def impact(component: Any, before: Node, after: Node) -> list[str]:
         (redis, {"redis_password": "another"}, ["redis-6379: reload"]),
         (redis, {"redis_appendonly": False}, ["redis-6379: reload"]),
         (redis, {"redis_extra": {"io-threads": 4}}, ["redis-6379: restart"]),
+        (redis, {"redis_extra": {"lfu-log-factor": 3}}, ["redis-6379: reload"]),
         (redis, {"address": "10.0.0.2"}, ["redis-6379: restart"]),
         (sentinel, {}, []),
         (sentinel, {"sentinel_quorum": 3}, []),
