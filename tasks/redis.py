@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
 
 from tasks.core import files, packages, services
@@ -52,13 +52,20 @@ def _memory(value: str) -> str:
     return value.lower()
 
 
+def _plain(value: SecretStr) -> SecretStr:
+    if re.search(r"[\s'\"\\]", value.get_secret_value()):
+        # Sentinel saves `auth-pass` without quotes and cannot read it at its next start.
+        raise wrong("should not contain blanks, quotes or backslashes: Sentinel cannot save them")
+    return value
+
+
 class RedisSettings(Settings):
     """The `redis_*` keys."""
 
     prefix: ClassVar[str] = "redis_"
 
     ports: Ports = (6379,)
-    password: Secret
+    password: Annotated[Secret, AfterValidator(_plain)]
     maxmemory: Annotated[str, AfterValidator(_memory)] = "512mb"
     maxmemory_policy: Policy = "noeviction"
     appendonly: bool = True

@@ -114,6 +114,7 @@ class Estate:
 
     Attributes:
         problems: what is wrong with single keys.
+        kept: the operation that saves generated secrets is part of the plan.
         whole: every component has settings, so that they can be compared with each other.
     """
 
@@ -122,6 +123,7 @@ class Estate:
         self.secrets = secrets.of(state.cwd or ".")
         self.problems: list[Problem] = []
         self.whole = True
+        self.kept = False
         self.nodes = [self._node(host) for host in state.inventory]
 
     def _node(self, host: Host) -> Node:
@@ -262,7 +264,12 @@ def here() -> Node:
             raise _refused[state]
         if state not in _estates:
             _estates[state] = _examined(state)
-    return _estates[state].node(host)
+        estate = _estates[state]
+        # On the first host, whoever came first: a plan and its run name the same one.
+        if estate.secrets.generated and not estate.kept and host is estate.active[0].host:
+            estate.kept = True
+            secrets.keep(estate.secrets)
+    return estate.node(host)
 
 
 def _examined(state: State) -> Estate:
@@ -272,8 +279,6 @@ def _examined(state: State) -> Estate:
     except PyinfraError as refusal:
         _refused[state] = refusal
         raise
-    if estate.secrets.generated:
-        secrets.keep(estate.secrets)
     return estate
 
 

@@ -209,6 +209,7 @@ SERVICES = (
 
 _SAMPLER = """
 import os, time
+os.umask(0o077)
 seen = set()
 while not os.path.exists("/run/sampler.stop"):
     for pid in filter(str.isdigit, os.listdir("/proc")):

@@ -243,10 +243,10 @@ def test_a_setting_that_differs_is_set_at_run_time(
 
 
 def test_a_wrong_password_is_set_and_not_named(tmp_path: Path) -> None:
-    one = node(tmp_path, redis_password='hun"ter2')
+    one = node(tmp_path, redis_password="hunter#2")
     ((sentence, command),) = orders(one, {**LIVE, "auth": "0"})
     assert sentence == "password of the master"
-    assert command == 'SENTINEL SET mymaster auth-pass "hun\\"ter2"'
+    assert command == 'SENTINEL SET mymaster auth-pass "hunter#2"'
 
 
 def test_a_sentinel_without_a_master_is_given_one(tmp_path: Path) -> None:

@@ -533,6 +533,15 @@ SECRET_CASES: list[Case] = [
     ("postgres_password", [SECRET], "postgres_password: should be a string"),
     ("postgres_password", {SECRET: SECRET}, "postgres_password: should be a string"),
     ("redis_password", "", "redis_password: should not be empty"),
+    *(
+        (
+            "redis_password",
+            f"{SECRET}{char}",
+            "redis_password: should not contain blanks, quotes or backslashes: "
+            "Sentinel cannot save them",
+        )
+        for char in (" ", "'", '"', "\\")
+    ),
     ("redis_password", f"{SECRET}\x07", f"redis_password: {ASCII}"),
     ("redis_password", f"{SECRET}ü", f"redis_password: {ASCII}"),
     ("redis_password", 71234567, "redis_password: should be a string"),
@@ -831,7 +840,8 @@ def test_defaults_that_follow_the_stack_and_the_secrets(tmp_path: Path) -> None:
         ("postgres_databases", database(grants={"psscript": ["CONNECT", "TEMPORARY"]})),
         ("pgbouncer_listen_addr", "127.0.0.1"),
         ("pgbouncer_max_db_connections", 97),
-        ("redis_password", "with space, 'quotes\", $dollar and \\"),
+        ("redis_password", "#no,blanks;$dollar&more=yes"),
+        ("postgres_password", "with space, 'quotes\", $dollar and \\"),
         ("redis_maxmemory", "0"),
         ("redis_maxmemory", "1GB"),
         ("redis_save", ""),
