@@ -1,4 +1,4 @@
-"""Which component lands where, and in what order."""
+"""Which component lands where, and in what order on each host."""
 
 from tasks import health, pgbouncer, postgres, redis, sentinel
 

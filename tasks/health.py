@@ -171,7 +171,7 @@ def _checks(node: Node) -> Iterator[Check]:
 def _ask(node: Node) -> list[Row]:
     """All checks of a host, with one command."""
     checks = list(_checks(node))
-    script = SHELL
+    script = f"cd /\n{SHELL}"
     for check in checks:
         script += (
             f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
@@ -209,11 +209,12 @@ def rows(nodes: list[Node]) -> list[Row]:
     return sorted(answers, key=lambda row: row.check.rank)
 
 
-def _not_reached(everything: Estate, reached: list[Node]) -> list[Row]:
-    """Rows for hosts that this run was to reach and did not."""
-    lost = [n for n in everything.nodes if n not in reached and estate.is_wanted(n.host)]
-    checks = (check for node in lost for check in _checks(node))
-    return [Row(check, False, "the host was not reached") for check in checks]
+def _of_failed(everything: Estate, well: list[Node]) -> list[Row]:
+    """Rows for hosts on which this run failed, or that it did not reach at all."""
+    failed = [n for n in everything.nodes if n not in well and estate.is_wanted(n.host)]
+    checks = (check for node in failed if not node.host.connected for check in _checks(node))
+    lost = [Row(check, False, "the host was not reached") for check in checks]
+    return [*rows([node for node in failed if node.host.connected]), *lost]
 
 
 def _settled(nodes: list[Node], seconds: float) -> list[Row]:
@@ -250,7 +251,7 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     nodes = [node for node in everything.active if node.host in host.state.active_hosts]
     if not host.state.is_executing or not nodes or nodes[0].host is not host:
         return
-    answers = [*_settled(nodes, settle), *_not_reached(everything, nodes)]
+    answers = [*_settled(nodes, settle), *_of_failed(everything, nodes)]
     console = Console(stderr="--json" in sys.argv)
     console.width = max(console.width, 130)
     console.print(table(answers))

@@ -286,7 +286,7 @@ def _files(node: Node) -> list[Entry]:
 @on(PgbouncerSettings)
 def activate(node: Node) -> None:
     """Starts PgBouncer, reloads it, or restarts it for what RELOAD ignores."""
-    converge("PgBouncer: service", lambda: _activation(node))
+    converge("PgBouncer: service", lambda: _activation(node), one_by_one=True)
 
 
 def _activation(node: Node) -> Change | None:
@@ -324,6 +324,7 @@ def _service(node: Node) -> Service:
         runtime_directory="/var/run/postgresql",
         # Clients, server connections, and room for logs and sockets.
         open_files=max(65536, 2 * chosen.max_client_conn),
+        configuration=(_INI, _USERLIST),
         check=_CHECK,
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         reload='kill -HUP "$(cat /var/run/postgresql/pgbouncer.pid)"; sleep 0.2',

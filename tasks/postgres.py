@@ -584,6 +584,7 @@ def _service(node: Node) -> Service:
         command=f"{binary} -D {_data_directory(node)} -c config_file={_etc(node)}/postgresql.conf",
         user="postgres",
         group="postgres",
+        configuration=(f"{_etc(node)}/conf.d/datatier.conf", f"{_etc(node)}/pg_hba.conf"),
         unit=unit,
         enabled_by="postgresql.service",
         runtime_directory="/var/run/postgresql",

@@ -458,7 +458,7 @@ _RESTART_KEYS = ("daemonize", "tcp-backlog", "databases", "io-threads", "io-thre
 @on(RedisSettings)
 def activate(node: Node) -> None:
     """Starts instances, sets what CONFIG SET takes, or restarts for what it does not."""
-    converge("Redis: service", lambda: _activation(node))
+    converge("Redis: service", lambda: _activation(node), one_by_one=True)
 
 
 def _activation(node: Node) -> Change | None:
@@ -507,6 +507,7 @@ def _service(node: Node, port: int) -> Service:
         user="redis",
         group="redis",
         before_start=(keep_role,),
+        configuration=(managed,),
         check=_CHECK.format(managed=managed),
         ready=f"accepted {port}",
         reload=f'config_set {port} "$CONFIG_{port}" redis-{port} redis-{port}.service',

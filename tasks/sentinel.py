@@ -276,12 +276,17 @@ def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> li
 @on(SentinelSettings)
 def activate(node: Node) -> None:
     """Starts the Sentinels, or restarts them for what they only read at their start."""
-    converge("Sentinel: service", lambda: _activation(node))
+    converge("Sentinel: service", lambda: _activation(node), one_by_one=True)
 
 
 def _activation(node: Node) -> Change | None:
     wanted = [
-        services.activation(service, node.manager, restart=_managed_file(node, port).content)
+        services.activation(
+            service,
+            node.manager,
+            restart=_managed_file(node, port).content,
+            reload_means="restart",
+        )
         for port, service in zip(node.the(SentinelSettings).ports, _services(node), strict=True)
     ]
     change = services.compare(wanted, node.read("sentinel")["services"], node.manager)
@@ -308,8 +313,9 @@ def _service(port: int) -> Service:
         user="redis",
         group="redis",
         before_start=(keep_learned,),
+        configuration=(f"/etc/redis/sentinel-{port}.conf",),
         ready=f"accepted {port}",
-        reload=":",
+        reload=f"restart_service redis-sentinel-{port} redis-sentinel-{port}.service",
     )
 
 

@@ -32,14 +32,15 @@ class Change:
     diff: list[str] = field(default_factory=list)
 
 
-def converge(name: str, compare: Callable[[], Change | None]) -> None:
+def converge(name: str, compare: Callable[[], Change | None], *, one_by_one: bool = False) -> None:
     """Makes one aspect of a host what the settings say: a pyinfra operation.
 
     Args:
         name: what pyinfra calls it in the plan and in the results.
         compare: reads the host and returns what is pending, or None.
+        one_by_one: a host after the other, each waited for, where several serve the same.
     """
-    _converge(compare=compare, name=name)
+    _converge(compare=compare, name=name, _serial=one_by_one)
 
 
 @operation()

@@ -114,7 +114,7 @@ class Estate:
 
     Attributes:
         problems: what is wrong with single keys.
-        kept: the operation that saves generated secrets is part of the plan.
+        keeps: secrets were generated that this run has to save, on hosts `kept`.
         whole: every component has settings, so that they can be compared with each other.
     """
 
@@ -123,7 +123,8 @@ class Estate:
         self.secrets = secrets.of(state.cwd or ".")
         self.problems: list[Problem] = []
         self.whole = True
-        self.kept = False
+        self.keeps = False
+        self.kept: set[Host] = set()
         self.nodes = [self._node(host) for host in state.inventory]
 
     def _node(self, host: Host) -> Node:
@@ -265,10 +266,10 @@ def here() -> Node:
         if state not in _estates:
             _estates[state] = _examined(state)
         estate = _estates[state]
-        # On the first host, whoever came first: a plan and its run name the same one.
-        if estate.secrets.generated and not estate.kept and host is estate.active[0].host:
-            estate.kept = True
-            secrets.keep(estate.secrets)
+        # An operation of all hosts, so that nothing runs on any of them before it.
+        if estate.keeps and host not in estate.kept:
+            estate.kept.add(host)
+            secrets.keep(estate.secrets, estate.active[0].host)
     return estate.node(host)
 
 
@@ -279,6 +280,7 @@ def _examined(state: State) -> Estate:
     except PyinfraError as refusal:
         _refused[state] = refusal
         raise
+    estate.keeps = bool(estate.secrets.generated)
     return estate
 
 

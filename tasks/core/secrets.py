@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 from pyinfra import logger
-from pyinfra.api import FunctionCommand, operation
+from pyinfra.api import FunctionCommand, Host, operation
 from pyinfra.context import ctx_host
 
 # 32 characters of a 62-letter alphabet: 190 bits, and nothing that a file format would quote.
@@ -68,15 +68,19 @@ def of(directory: str) -> Secrets:
     return Secrets(Path(directory) / ".env")
 
 
-def keep(store: Secrets) -> None:
-    """Writes newly generated secrets to `.env`, before anything else of the run."""
-    _keep(store=store, name="Secrets: generate what is missing")
+def keep(store: Secrets, speaker: Host) -> None:
+    """Writes newly generated secrets to `.env`, once, before anything else of the run.
+
+    Args:
+        speaker: the host on which the plan shows it.
+    """
+    _keep(store=store, speaker=speaker, name="Secrets: generate what is missing")
 
 
 @operation()
-def _keep(store: Secrets) -> Generator[FunctionCommand, None, None]:
+def _keep(store: Secrets, speaker: Host) -> Generator[FunctionCommand, None, None]:
     host = ctx_host.get()
-    if not store.generated:
+    if not store.generated or host is not speaker:
         host.noop("no secret is missing")
         return
     names = ", ".join(sorted(store.generated))

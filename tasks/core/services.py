@@ -28,6 +28,7 @@ class Service:
         enabled_by: the unit whose enablement starts this one at boot, if not its own.
         before_start: commands run as the service's user before every start.
         open_files: limit of file descriptors.
+        configuration: the files that a reload makes it take.
         check: shell that refuses a configuration the service would not start with.
         ready: shell that exits with 0 when the service answers a real request.
         reload: shell that makes it take its configuration without a restart.
@@ -41,6 +42,7 @@ class Service:
     group: str
     ready: str
     reload: str
+    configuration: tuple[str, ...] = ()
     check: str = ":"
     foreground: str = ""
     unit: str = ""
@@ -75,13 +77,18 @@ class Activation:
 
 @dataclass(frozen=True)
 class Status:
-    """What the supervisor says, and what was recorded at the last activation."""
+    """What the supervisor says, and what was recorded at the last activation.
+
+    Attributes:
+        outdated: a file of the configuration has been written since.
+    """
 
     running: bool
     enabled: bool
     restart: str
     reload: str
     keys: frozenset[str] = frozenset()
+    outdated: bool = False
 
 
 def packages(manager: Manager) -> list[str]:
@@ -143,8 +150,11 @@ for s in {names}; do sv status "/etc/service/$s" 2>/dev/null | cut -d: -f1 | gre
 done
 for s in {names}; do if [ -L "/etc/service/$s" ]; then echo enabled; else echo disabled; fi; done
 """
-_READ_RECORDS = """
-for s in {names}; do grep . {state}/$s.active 2>/dev/null || echo 'none none'; done
+# A file that is newer than the record was changed since: by hand, and perhaps loaded by hand.
+_READ_RECORD = """
+line=$(grep . {record} 2>/dev/null) || line='none none'
+for f in {files}; do if [ "$f" -nt {record} ]; then line="$line !"; fi; done
+echo "$line"
 """
 
 
@@ -157,7 +167,9 @@ def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Stat
         script = _READ_SYSTEMD.format(units=units, enabled_by=enabled_by)
     else:
         script = _READ_RUNIT.format(names=names)
-    script += _READ_RECORDS.format(names=names, state=STATE_DIRECTORY)
+    for service in services:
+        record = f"{STATE_DIRECTORY}/{service.name}.active"
+        script += _READ_RECORD.format(record=record, files=quoted(*service.configuration))
 
     def parse(lines: list[str]) -> dict[str, Status]:
         count = len(services)
@@ -174,9 +186,9 @@ def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Stat
     return Probe(script, parse)
 
 
-def _record(line: str) -> tuple[str, str, frozenset[str]]:
+def _record(line: str) -> tuple[str, str, frozenset[str], bool]:
     restart, reload, *keys = line.split(" ")
-    return restart, reload, frozenset(keys)
+    return restart, reload, frozenset(keys) - {"!"}, "!" in keys
 
 
 def compare(
@@ -201,7 +213,7 @@ def _impact(wanted: Activation, now: Status) -> str | None:
         return "start"
     if now.restart != wanted.restart or now.keys - wanted.keys:
         return "restart"
-    if now.reload != wanted.reload:
+    if now.reload != wanted.reload or now.outdated:
         return "reload"
     if not now.enabled:
         return "enable"
@@ -219,6 +231,7 @@ def _step(wanted: Activation, impact: str) -> str:
         f"enable_service {service.name} {service.enabled_by or service.systemd_unit}\n"
         f"{act}\n"
         f"answer {service.name} {service.systemd_unit}\n"
+        f"settle {service.name} {quoted(*service.configuration)}\n"
         f"record {service.name} {quoted(wanted.restart, wanted.reload, *sorted(wanted.keys))}"
     )
 
@@ -241,6 +254,10 @@ answer() {{
   done
   echo "$1 does not answer after {START_SECONDS} s; its log ends with: $(last_log "$@")" >&2
   exit 1
+}}
+# A file from the future would stay newer than every record.
+settle() {{
+  shift; for f; do touch -c -d @"$(date +%s)" "$f"; done
 }}
 record() {{
   install -d -m 700 {STATE_DIRECTORY}

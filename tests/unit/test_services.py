@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +160,7 @@ ACTS = [
 def test_every_act_is_checked_before_and_proved_after(status: Status, act: str) -> None:
     change = services.compare([WANTED], {"redis-6379": status}, "systemd")
     assert change is not None
-    assert change.script.splitlines()[-8:] == [
+    assert change.script.splitlines()[-9:] == [
         "ready() {",
         "accepted 6379",
         "}",
@@ -167,8 +168,32 @@ def test_every_act_is_checked_before_and_proved_after(status: Status, act: str) 
         "enable_service redis-6379 redis-6379.service",
         act,
         "answer redis-6379 redis-6379.service",
+        "settle redis-6379 ",
         "record redis-6379 R L",
     ]
+
+
+def test_a_file_that_is_newer_than_the_record_is_loaded_again(tmp_path: Path) -> None:
+    status = Status(True, True, "R", "L", outdated=True)
+    change = services.compare([WANTED], {"redis-6379": status}, "systemd")
+    assert change is not None and change.lines == ["redis-6379: reload"]
+    file, record = tmp_path / "redis.conf", tmp_path / "redis.active"
+    script = services._READ_RECORD.format(record=record, files=file)
+    record.write_text("R L lfu-log-factor\n")
+    file.write_text("")
+    assert services._record(helpers.shell(script).stdout.strip()) == (
+        "R",
+        "L",
+        {"lfu-log-factor"},
+        True,
+    )
+    os.utime(file, (0, 0))
+    assert services._record(helpers.shell(script).stdout.strip()) == (
+        "R",
+        "L",
+        {"lfu-log-factor"},
+        False,
+    )
 
 
 def test_a_distributions_unit_is_enabled_by_its_own_name() -> None:
