@@ -181,19 +181,11 @@ def test_a_file_that_is_newer_than_the_record_is_loaded_again(tmp_path: Path) ->
     script = services._READ_RECORD.format(record=record, files=file)
     record.write_text("R L lfu-log-factor\n")
     file.write_text("")
-    assert services._record(helpers.shell(script).stdout.strip()) == (
-        "R",
-        "L",
-        {"lfu-log-factor"},
-        True,
-    )
-    os.utime(file, (0, 0))
-    assert services._record(helpers.shell(script).stdout.strip()) == (
-        "R",
-        "L",
-        {"lfu-log-factor"},
-        False,
-    )
+    for moment, newer in ((3, True), (1, False)):
+        os.utime(record, (2, 2))
+        os.utime(file, (moment, moment))
+        said = services._record(helpers.shell(script).stdout.strip())
+        assert said == ("R", "L", frozenset({"lfu-log-factor"}), newer)
 
 
 def test_a_distributions_unit_is_enabled_by_its_own_name() -> None:
