@@ -22,6 +22,10 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+# With its pools full a pooler still has to look up the passwords of new clients.
+_LOOKUP_CONNECTIONS = 2
+
+
 class PgbouncerSettings(Settings):
     """The `pgbouncer_*` keys; times are in seconds, as PgBouncer's own."""
 
@@ -49,7 +53,8 @@ class PgbouncerSettings(Settings):
     @property
     def connections_per_database(self) -> int:
         """The most server connections that this PgBouncer opens to one database."""
-        return self.max_db_connections or self.default_pool_size + self.reserve_pool_size
+        pools = self.default_pool_size + self.reserve_pool_size
+        return self.max_db_connections or pools + _LOOKUP_CONNECTIONS
 
 
 # The first version that has a key; an older one refuses to start with it.
@@ -216,7 +221,6 @@ def _parameters(node: Node) -> dict[str, str | int]:
         "unix_socket_dir": "/var/run/postgresql",
         "auth_type": "scram-sha-256",
         "auth_file": _USERLIST,
-        "auth_user": sql.LOOKUP_ROLE,
         "auth_query": "SELECT uname, phash FROM pgbouncer.user_lookup($1)",
         "admin_users": "postgres",
         "pool_mode": chosen.pool_mode,
@@ -261,6 +265,8 @@ def _files(node: Node) -> list[Entry]:
         host="127.0.0.1" if server is node else server.address,
         port=postgres.port,
         databases=list(postgres.databases),
+        # Not for all databases: a stranger's login to the console would end PgBouncer 1.18.
+        auth_user=sql.LOOKUP_ROLE,
         parameters=_everything(node),
     )
     admin = sql.scram(postgres.password.get_secret_value(), "postgres")

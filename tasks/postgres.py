@@ -557,6 +557,13 @@ def _impact(node: Node) -> str:
     return f"restart ({', '.join(fixed)}: postmaster context)" if fixed else "reload"
 
 
+# The server's own reading of its files, beside one that runs: it knows which values are wrong.
+_CHECK = """
+bad=$(runuser -u postgres -- {binary} -D {data} -c config_file={etc}/postgresql.conf \\
+  -C config_file 2>&1 >/dev/null | head -n 1) || true
+if [ -n "$bad" ]; then echo "PostgreSQL refuses its configuration: $bad" >&2; exit 1; fi
+"""
+
 # Both views read the files, not the server's memory: a bad line is found before it is loaded. A
 # parameter that waits for a restart is listed there as not applied, which is no mistake.
 _RELOAD = """
@@ -585,6 +592,7 @@ def _service(node: Node) -> Service:
         user="postgres",
         group="postgres",
         configuration=(f"{_etc(node)}/conf.d/datatier.conf", f"{_etc(node)}/pg_hba.conf"),
+        check=_CHECK.format(binary=binary, data=_data_directory(node), etc=_etc(node)),
         unit=unit,
         enabled_by="postgresql.service",
         runtime_directory="/var/run/postgresql",

@@ -517,7 +517,7 @@ def _service(node: Node, port: int) -> Service:
 # A server that is to listen nowhere reads its configuration and exits.
 _CHECK = """
 bad=$(cd /tmp && timeout 5 redis-server {managed} --port 0 --save '' --appendonly no --dir /tmp \
-  --logfile '' 2>&1 | grep -A 3 'FATAL CONFIG' | tail -n 1) || true
+  --logfile '' 2>&1 | sed -n '/FATAL CONFIG/,$p' | sed 1d | tr '\\n' ' ') || true
 if [ -n "$bad" ]; then echo "{managed}: $bad" >&2; exit 1; fi
 """
 

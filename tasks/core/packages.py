@@ -74,7 +74,7 @@ apt() {{
 }}
 get() {{ apt install --no-install-recommends {names}; }}
 dpkg --configure -a >"$log" 2>&1 </dev/null || true
-get || {{ ! grep -q 'Could not get lock' "$log" && apt update && get; }} || {{
+get || {{ ! grep -q '^E: .* lock' "$log" && apt update && get; }} || {{
   why=$(grep -o 'Could not get lock .* held by process [0-9]* ([^)]*)' "$log" | tail -n 1)
   [ -n "$why" ] || why=$(grep '^E: ' "$log" | head -n 1)
   echo "packages could not be installed: ${{why:-$(tail -n 1 "$log")}}" >&2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,9 @@ from weakref import WeakKeyDictionary
 
 from pyinfra.api import Host, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+
+# A host that hangs is one line of pyinfra's; paramiko would add two Python tracebacks.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 

@@ -207,8 +207,8 @@ def test_pool_size_is_reloaded(estate: Estate) -> None:
     assert _changed_lines(plan) == [
         "-default_pool_size = 25",
         "+default_pool_size = 20",
-        "-max_db_connections = 30",
-        "+max_db_connections = 25",
+        "-max_db_connections = 32",
+        "+max_db_connections = 27",
     ]
     assert estate.project.deploy().changed == wanted
     assert _pooler(estate)["default_pool_size"] == "20"

@@ -387,7 +387,7 @@ PGBOUNCER: list[Case] = [
     (
         "pgbouncer_default_pool_size",
         100,
-        "pgbouncer_default_pool_size: 1 database x 105 pool connections are 105, more than the 97 "
+        "pgbouncer_default_pool_size: 1 database x 107 pool connections are 107, more than the 97 "
         "that postgres_max_connections (100) leaves them",
     ),
     (
@@ -399,7 +399,7 @@ PGBOUNCER: list[Case] = [
     (
         "postgres_max_connections",
         32,
-        "pgbouncer_default_pool_size: 1 database x 30 pool connections are 30, more than the 29 "
+        "pgbouncer_default_pool_size: 1 database x 32 pool connections are 32, more than the 29 "
         "that postgres_max_connections (32) leaves them",
     ),
 ]
@@ -674,13 +674,13 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
     (
         ONE_SERVER_TWO_POOLERS,
         {"b": {"pgbouncer_default_pool_size": 80}},
-        ["b: pgbouncer_default_pool_size: 1 database x 85 + 30 pool connections are 115, more than "
+        ["b: pgbouncer_default_pool_size: 1 database x 87 + 32 pool connections are 119, more than "
          "the 97 that postgres_max_connections (100) leaves them"],
     ),
     (
         ONE_SERVER_TWO_POOLERS,
         {"a": {"postgres_databases": {n: {"owner": "psscript"} for n in ("shop", "stock")}}},
-        ["b: pgbouncer_default_pool_size: 2 databases x 30 + 30 pool connections are 120, more "
+        ["b: pgbouncer_default_pool_size: 2 databases x 32 + 32 pool connections are 128, more "
          "than the 97 that postgres_max_connections (100) leaves them"],
     ),
     (
