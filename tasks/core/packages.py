@@ -50,7 +50,8 @@ def compare(
         return None
     return Change(
         lines=[f"package {name}: install" for name in missing] or ["packages: finish"],
-        script=_INSTALL.format(before=before, names=quoted(*names)),
+        # Only what is missing: naming the others would upgrade a server that runs.
+        script=_INSTALL.format(before=before, names=quoted(*missing)),
     )
 
 

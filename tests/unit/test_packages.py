@@ -49,6 +49,7 @@ def test_what_is_missing_is_named(node: Node) -> None:
     change = packages.compare(node, NAMES, {"redis-tools": "1"}, "mask_the_unit")
     assert change is not None
     assert change.lines == ["package redis-server: install"]
+    assert "redis-tools" not in change.script, "apt would upgrade it"
     assert "\nmask_the_unit\n" in change.script
     assert helpers.syntax_error(change.script) == ""
 
