@@ -1,13 +1,9 @@
 """Which component lands where, and in what order on each host."""
 
-from tasks import backup, health, pgbouncer, postgres, redis, sentinel
+from tasks import health, pgbouncer, postgres, redis, sentinel
 
-postgres.install()
-backup.install()
-backup.keys()
-postgres.configure()
+postgres.deploy()
 pgbouncer.deploy()
 redis.deploy()
 sentinel.deploy()
-backup.configure()
 health.report()

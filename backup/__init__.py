@@ -1,1 +1,0 @@
-"""The programme that runs on the backup host; a backup counts when it has been restored."""

@@ -1,1 +1,0 @@
-"""The backup programme, without a server."""
