@@ -57,21 +57,23 @@ def _postgres(node: Node) -> Iterator[Check]:
     yield Check("postgres", node, where, script, connect, 0)
 
 
+def _application(server: Node) -> tuple[str, str] | None:
+    """The first database that an application owns, and the application's role."""
+    databases = server.the(PostgresSettings).databases.items()
+    owners = ((name, database.owner) for name, database in databases)
+    return next(((name, owner) for name, owner in owners if owner != "postgres"), None)
+
+
 def _pgbouncer(node: Node) -> Iterator[Check]:
-    server = node.estate.having(PostgresSettings)[0]
     port = node.the(PgbouncerSettings).listen_port
-    pooled = [
-        (name, database.owner)
-        for name, database in server.the(PostgresSettings).databases.items()
-        if database.owner != "postgres"
-    ]
-    if not pooled:
+    application = _application(node.estate.having(PostgresSettings)[0])
+    if application is None:
         script = f"pg_isready -q -h 127.0.0.1 -p {port} && echo accepts connections"
         yield Check(
             "pgbouncer", node, _at(node, port), script, f"psql -h {node.address} -p {port}", 1
         )
         return
-    name, owner = pooled[0]
+    name, owner = application
     script = (
         f'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 psql -XAtqw -h 127.0.0.1 -p {port} '
         f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
@@ -194,10 +196,8 @@ def _variables(node: Node) -> dict[str, str]:
         variables["REDIS_PASSWORD"] = password(redis[0])
     if PgbouncerSettings in node.settings:
         server = node.estate.having(PostgresSettings)[0]
-        for database in server.the(PostgresSettings).databases.values():
-            if database.owner != "postgres":
-                variables["POOL_PASSWORD"] = role_password(server, database.owner) or ""
-                break
+        if application := _application(server):
+            variables["POOL_PASSWORD"] = role_password(server, application[1]) or ""
     return variables
 
 

@@ -22,6 +22,7 @@ from tasks.core.secrets import Secrets
 from tasks.core.services import Service
 from tasks.core.settings import (
     NOT_A_KEY,
+    NOT_A_MOMENT,
     Extra,
     Identifier,
     Line,
@@ -109,7 +110,7 @@ def _moment(value: object) -> object:
     """Digits alone would be read as seconds since 1970."""
     if isinstance(value, str | datetime) and not str(value).isdigit():
         return value
-    raise wrong("should be a time with its zone, such as '2030-01-31T00:00:00Z'")
+    raise wrong(NOT_A_MOMENT)
 
 
 class Role(Model):
@@ -559,8 +560,7 @@ def _impact(node: Node) -> str:
 
 # The server's own reading of its files, beside one that runs: it knows which values are wrong.
 _CHECK = """
-bad=$(runuser -u postgres -- {binary} -D {data} -c config_file={etc}/postgresql.conf \\
-  -C config_file 2>&1 >/dev/null | head -n 1) || true
+bad=$(runuser -u postgres -- {command} -C config_file 2>&1 >/dev/null | head -n 1) || true
 if [ -n "$bad" ]; then echo "PostgreSQL refuses its configuration: $bad" >&2; exit 1; fi
 """
 
@@ -585,14 +585,15 @@ def _service(node: Node) -> Service:
     version, port = _version(node), node.the(PostgresSettings).port
     unit = f"postgresql@{version}-main.service"
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
+    command = f"{binary} -D {_data_directory(node)} -c config_file={_etc(node)}/postgresql.conf"
     return Service(
         name="postgres",
         description="PostgreSQL",
-        command=f"{binary} -D {_data_directory(node)} -c config_file={_etc(node)}/postgresql.conf",
+        command=command,
         user="postgres",
         group="postgres",
         configuration=(f"{_etc(node)}/conf.d/datatier.conf", f"{_etc(node)}/pg_hba.conf"),
-        check=_CHECK.format(binary=binary, data=_data_directory(node), etc=_etc(node)),
+        check=_CHECK.format(command=command),
         unit=unit,
         enabled_by="postgresql.service",
         runtime_directory="/var/run/postgresql",

@@ -202,7 +202,7 @@ def unknown_keys(host: str, data: Mapping[str, Any], known: Iterable[str]) -> li
     return problems
 
 
-_MOMENT = "should be a time with its zone, such as '2030-01-31T00:00:00Z'"
+NOT_A_MOMENT = "should be a time with its zone, such as '2030-01-31T00:00:00Z'"
 
 _SENTENCES: dict[str, str] = {
     "int_parsing": "should be a whole number",
@@ -215,10 +215,10 @@ _SENTENCES: dict[str, str] = {
     "string_type": "should be a string",
     "tuple_type": "should be a list",
     "frozen_set_type": "should be a list",
-    "datetime_type": _MOMENT,
-    "datetime_parsing": _MOMENT,
-    "datetime_from_date_parsing": _MOMENT,
-    "timezone_aware": _MOMENT,
+    "datetime_type": NOT_A_MOMENT,
+    "datetime_parsing": NOT_A_MOMENT,
+    "datetime_from_date_parsing": NOT_A_MOMENT,
+    "timezone_aware": NOT_A_MOMENT,
     "list_type": "should be a list",
     "dict_type": "should be a dictionary",
     "model_type": "should be a dictionary",
