@@ -1,9 +1,13 @@
 """Which component lands where, and in what order on each host."""
 
-from tasks import health, pgbouncer, postgres, redis, sentinel
+from tasks import backup, health, pgbouncer, postgres, redis, sentinel
 
-postgres.deploy()
+postgres.install()
+backup.install()
+backup.keys()
+postgres.configure()
 pgbouncer.deploy()
 redis.deploy()
 sentinel.deploy()
+backup.configure()
 health.report()

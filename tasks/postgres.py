@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from tasks import archive
 from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, converge
 from tasks.core.estate import Component, Estate, Node, on
@@ -55,7 +56,7 @@ _METHODS = {
 }
 # Where the cluster and its files are is not for postgres_extra to say.
 _PLACES = {"data_directory", "config_file", "hba_file", "ident_file", "include", "include_dir"}
-_RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE}
+_RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE, archive.ROLE}
 _LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 _WEAK = {"trust", "password", "md5", "ident"}
 
@@ -309,7 +310,7 @@ def _listens(node: Node) -> list[Listener]:
 
 
 def _checks(node: Node) -> list[Problem]:
-    wanted = _version(node)
+    wanted = cluster_version(node)
     others = [v for v in node.read("postgres")["clusters"] if v != wanted]
     if not others:
         return []
@@ -322,7 +323,7 @@ def _checks(node: Node) -> list[Problem]:
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
     chosen = node.the(PostgresSettings)
-    data = _data_directory(node)
+    data = data_directory(node)
     clusters = "ls -d /etc/postgresql/*/* /var/lib/postgresql/*/main 2>/dev/null | cut -d/ -f4,5"
     return {
         "packages": packages.probe(_packages(node)),
@@ -335,7 +336,8 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
             lambda lines: lines == ["yes"],
         ),
         "files": files.probe(_files(node)),
-        "services": services.probe([_service(node)], node.manager),
+        "services": services.probe(_services(node), node.manager),
+        "certificate": archive.certificate_probe(),
         "server": sql.probe(data, ["template1", *chosen.databases]),
     }
 
@@ -345,22 +347,29 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 _CREATING = "/var/lib/postgresql/.datatier-creating"
 
 
-def _version(node: Node) -> int:
+def cluster_version(node: Node) -> int:
+    """The major version of the cluster."""
     return node.the(PostgresSettings).version or node.system.release.postgres
 
 
-def _data_directory(node: Node) -> str:
-    return f"/var/lib/postgresql/{_version(node)}/main"
+def data_directory(node: Node) -> str:
+    """Where the cluster's data are."""
+    return f"/var/lib/postgresql/{cluster_version(node)}/main"
 
 
 def _etc(node: Node) -> str:
-    return f"/etc/postgresql/{_version(node)}/main"
+    return f"/etc/postgresql/{cluster_version(node)}/main"
+
+
+def _archiver(node: Node) -> list[str]:
+    return ["pgbackrest", "openssl"] if archive.backup_host(node.estate) else []
 
 
 def _packages(node: Node) -> list[str]:
     return [
-        f"postgresql-{_version(node)}",
+        f"postgresql-{cluster_version(node)}",
         "postgresql-client-common",
+        *_archiver(node),
         *services.packages(node.manager),
     ]
 
@@ -373,13 +382,9 @@ def install(node: Node) -> None:
 
 
 def _missing_packages(node: Node) -> Change | None:
-    # Without this the package would create a cluster of its own, without checksums.
-    before = """
-install -d /etc/postgresql-common/createcluster.d
-printf '# Datatier creates the cluster itself.\\ncreate_main_cluster = false\\n' \\
-  >/etc/postgresql-common/createcluster.d/datatier.conf
-"""
-    return packages.compare(node, _packages(node), node.read("postgres")["packages"], before)
+    return packages.compare(
+        node, _packages(node), node.read("postgres")["packages"], packages.NO_CLUSTER
+    )
 
 
 # A cluster whose creation was interrupted has never run: it holds nothing and is made anew.
@@ -398,13 +403,13 @@ def _missing_cluster(node: Node) -> Change | None:
     chosen = node.the(PostgresSettings)
     script = _CREATE.format(
         creating=_CREATING,
-        data=_data_directory(node),
+        data=data_directory(node),
         etc=_etc(node),
-        version=_version(node),
+        version=cluster_version(node),
         port=chosen.port,
         locale=chosen.locale,
     )
-    return Change([f"cluster {_version(node)}/main: create, with data checksums"], script)
+    return Change([f"cluster {cluster_version(node)}/main: create, with data checksums"], script)
 
 
 # --- Configure -----------------------------------------------------------------------------------
@@ -422,7 +427,14 @@ def configure(node: Node) -> None:
 
 
 def _configuration(node: Node) -> Change | None:
-    return files.compare(_files(node), node.read("postgres")["files"])
+    return files.compare(_files(node, _trusted(node)), node.read("postgres")["files"])
+
+
+def _trusted(node: Node) -> str:
+    keeper = archive.backup_host(node.estate)
+    if keeper is None or not archive.is_remote(node) or keeper not in node.estate.active:
+        return ""
+    return str(keeper.read("backup")["certificate"])
 
 
 def clients(node: Node) -> list[dict[str, str]]:
@@ -456,10 +468,11 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
         "statement_timeout": chosen.statement_timeout,
         "lock_timeout": chosen.lock_timeout,
         "shared_preload_libraries": "pg_stat_statements",
+        **archive.parameters(node),
     }
 
 
-def _files(node: Node) -> list[Entry]:
+def _files(node: Node, certificate: str = "") -> list[Entry]:
     chosen = node.the(PostgresSettings)
     parameters = {**_parameters(node), **chosen.extra}
     conf = render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
@@ -468,8 +481,24 @@ def _files(node: Node) -> list[Entry]:
     return [
         File(f"{etc}/conf.d/datatier.conf", conf, mode="644", user="postgres", group="postgres"),
         File(f"{etc}/pg_hba.conf", hba, mode="640", user="postgres", group="postgres"),
-        *services.files(_service(node), node.manager),
+        *_archiving(node, certificate),
+        *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
+
+
+def _archiving(node: Node, certificate: str) -> list[Entry]:
+    """How this host reaches a repository that is on another one."""
+    keeper = archive.backup_host(node.estate)
+    if keeper is None or not archive.is_remote(node):
+        return []
+    options, entries = archive.tls(node, keeper, certificate)
+    cluster: dict[str, str | int] = {
+        "pg1-path": data_directory(node),
+        "pg1-port": node.the(PostgresSettings).port,
+        "pg1-socket-path": "/var/run/postgresql",
+    }
+    common = {**options, **archive.peer("repo1", keeper), "log-level-file": "off"}
+    return [*entries, archive.config_file(node, common, cluster)]
 
 
 def _quoted(parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -490,6 +519,8 @@ def _sql(node: Node) -> Change | None:
     if pooled:
         password = lookup_password(node.estate)
         roles.append(sql.Role(sql.LOOKUP_ROLE, password, {"login": True}))
+    if archive.backup_host(node.estate):
+        roles.append(_backup_role(node))
     databases = [
         sql.Database(
             name,
@@ -501,7 +532,14 @@ def _sql(node: Node) -> Change | None:
         for name, database in chosen.databases.items()
     ]
     server = node.read("postgres")["server"]
-    return sql.compare(server, roles, databases, _data_directory(node), pooled=pooled)
+    return sql.compare(server, roles, databases, data_directory(node), pooled=pooled)
+
+
+def _backup_role(node: Node) -> sql.Role:
+    secret = node.estate.secrets.get(archive.ROLE_SECRET)
+    groups = frozenset({"pg_read_all_data", "pg_monitor"})
+    functions = frozenset({"pg_create_restore_point(text)", "pg_switch_wal()"})
+    return sql.Role(archive.ROLE, secret, {"login": True}, member_of=groups, functions=functions)
 
 
 def lookup_password(everything: Estate) -> str:
@@ -536,14 +574,24 @@ def activate(node: Node) -> None:
 
 
 def _activation(node: Node) -> Change | None:
-    contents = [entry.content for entry in _files(node)[:2] if isinstance(entry, File)]
-    wanted = services.activation(
+    entries = _files(node, _trusted(node))
+    contents = [entry.content for entry in entries[:2] if isinstance(entry, File)]
+    archiving = [e.content for e in _archiving(node, _trusted(node)) if isinstance(e, File)]
+    server = services.activation(
         _service(node),
         node.manager,
         reload="".join(contents),
         reload_means=_impact(node),
     )
-    return services.compare([wanted], node.read("postgres")["services"], node.manager)
+    others = [
+        services.activation(service, node.manager, restart="".join(archiving))
+        for service in _services(node)[1:]
+    ]
+    return services.compare([server, *others], node.read("postgres")["services"], node.manager)
+
+
+def _services(node: Node) -> list[Service]:
+    return [_service(node), *([archive.service(node)] if archive.is_remote(node) else [])]
 
 
 def _impact(node: Node) -> str:
@@ -582,10 +630,10 @@ fi
 
 
 def _service(node: Node) -> Service:
-    version, port = _version(node), node.the(PostgresSettings).port
+    version, port = cluster_version(node), node.the(PostgresSettings).port
     unit = f"postgresql@{version}-main.service"
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
-    command = f"{binary} -D {_data_directory(node)} -c config_file={_etc(node)}/postgresql.conf"
+    command = f"{binary} -D {data_directory(node)} -c config_file={_etc(node)}/postgresql.conf"
     return Service(
         name="postgres",
         description="PostgreSQL",
@@ -599,7 +647,7 @@ def _service(node: Node) -> Service:
         runtime_directory="/var/run/postgresql",
         stop_signal="INT",
         ready=f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres -c 'SELECT 1'",
-        reload=_RELOAD.format(data=_data_directory(node), unit=unit),
+        reload=_RELOAD.format(data=data_directory(node), unit=unit),
     )
 
 

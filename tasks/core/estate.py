@@ -28,8 +28,8 @@ from tasks.core.settings import Problem, Settings, StackSettings, unknown_keys
 
 S = TypeVar("S", bound=Settings)
 
-COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel")
-GROUPS = (*COMPONENTS, "backup", "apps", "docker")
+COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel", "backup")
+GROUPS = (*COMPONENTS, "apps", "docker")
 
 
 @dataclass(frozen=True)

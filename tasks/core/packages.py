@@ -17,6 +17,14 @@ if grep -qs datatier /usr/sbin/policy-rc.d; then echo '! interrupted !'; fi
 """
 
 
+# Without this a PostgreSQL package would create a cluster of its own, without checksums.
+NO_CLUSTER = """
+install -d /etc/postgresql-common/createcluster.d
+printf '# Datatier creates the cluster itself.\\ncreate_main_cluster = false\\n' \\
+  >/etc/postgresql-common/createcluster.d/datatier.conf
+"""
+
+
 def probe(names: Sequence[str]) -> Probe[dict[str, str]]:
     """Versions of those of `names` that are installed whole."""
 

@@ -28,7 +28,11 @@ LOOKUP_BODY = (
 
 @dataclass(frozen=True)
 class Role:
-    """A role as it should be; what is not said is not granted."""
+    """A role as it should be; what is not said is not granted.
+
+    Attributes:
+        functions: signatures that it may execute besides what everybody may.
+    """
 
     name: str
     password: str | None = None
@@ -37,6 +41,7 @@ class Role:
     valid_until: datetime | None = None
     member_of: frozenset[str] = frozenset()
     settings: Mapping[str, str] = field(default_factory=dict)
+    functions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,10 @@ SELECT json_build_object(
       'valid_until', CASE WHEN isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil) END,
       'member_of', ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = a.oid),
       'settings', (SELECT setconfig FROM pg_db_role_setting
-                   WHERE setrole = a.oid AND setdatabase = 0)
+                   WHERE setrole = a.oid AND setdatabase = 0),
+      'functions', ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p, aclexplode(p.proacl) x
+                         WHERE x.grantee = a.oid AND x.privilege_type = 'EXECUTE'
+                           AND p.pronamespace = 'pg_catalog'::regnamespace)
     )) FROM pg_authid a),
   'databases', (SELECT json_object_agg(datname, json_build_object(
       'owner', pg_get_userbyid(datdba),
@@ -212,6 +220,10 @@ def _steps(
         yield from _role(role, now.get(role.name))
     for role in roles:
         yield from _memberships(role, set(now.get(role.name, {}).get("member_of", [])))
+        there = set(now.get(role.name, {}).get("functions", []))
+        for function in sorted(role.functions - there):
+            statement = f"GRANT EXECUTE ON FUNCTION {function} TO {identifier(role.name)};"
+            yield Step(f"role {role.name}: execute {function}", statement)
     existing = server.facts.get("databases", {})
     for database in databases:
         yield from _database(database, existing.get(database.name))

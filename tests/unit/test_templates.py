@@ -172,13 +172,13 @@ def test_an_ipv6_client_is_one_address_and_not_a_network(tmp_path: Path) -> None
 
 def test_postgresqls_quotes_and_backslashes(tmp_path: Path) -> None:
     """GUC_scanstr takes '' for a quote, and a backslash for an escape."""
-    extra = {"log_line_prefix": "it's %m", "archive_command": r"cp a\b", "ssl": True}
+    extra = {"log_line_prefix": "it's %m", "cluster_name": r"a\b", "ssl": True}
     everything = shape("embedded", tmp_path, postgres_extra=extra)
     conf = content(everything, "@local", "/etc/postgresql/15/main/conf.d/datatier.conf")
     found = settings_of(conf, " = ")
     assert found["log_line_prefix"] == "'it''s %m'"
     assert found["ssl"] == "'on'"
-    assert found["archive_command"] == r"'cp a\\b'"
+    assert found["cluster_name"] == r"'a\\b'"
 
 
 def test_pgbouncers_numbers_for_true_and_false(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What backups there are: listed, summed up, and verified."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from backup import alert, drill, postgres, redis, repository
+from backup.config import Config
+from backup.job import Failed, Log
+from backup.manifest import Manifest, all_of
+
+
+def everything(config: Config) -> list[Manifest]:
+    """Every artifact with a manifest, oldest first."""
+    kinds = ("postgres", "redis")
+    found = [m for kind in kinds for m in all_of(config.artifacts(kind))]
+    return sorted(found, key=lambda manifest: (manifest.stamp, manifest.name))
+
+
+def show(config: Config) -> None:
+    """Prints a table of all backups on standard output."""
+    rows = [("STAMP", "KIND", "OF", "SIZE", "VERIFIED", "COPIES", "NAME")]
+    rows += [
+        (
+            manifest.stamp,
+            manifest.kind,
+            manifest.of or "-",
+            _size(manifest.bytes),
+            ", ".join(check.what for check in manifest.verified) or "no",
+            ", ".join(manifest.copies) or "local",
+            manifest.name,
+        )
+        for manifest in everything(config)
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def status(config: Config) -> None:
+    """Prints the newest backup of each kind, the last drill, and what is overdue.
+
+    Raises:
+        Failed: something is overdue.
+    """
+    newest = {(m.kind, m.of): m for m in everything(config) if m.kind != "globals"}
+    for (kind, of), manifest in sorted(newest.items()):
+        print(f"{kind:12} {of:20} {manifest.ended}  {_size(manifest.bytes)}  {manifest.name}")
+    result = config.directory / drill.RESULT
+    if result.exists():
+        print(f"last drill   {json.loads(result.read_text())}")
+    else:
+        print("last drill   never")
+    now = datetime.now(UTC)
+    overdue = alert.overdue(config, everything(config), now, alert.watched(config, now))
+    if overdue:
+        raise Failed("; ".join(str(problem) for problem in overdue))
+
+
+def verify(config: Config, log: Log) -> None:
+    """Checks every artifact; each that passes says so in its manifest.
+
+    Raises:
+        Failed: at the end, with everything that failed.
+    """
+    bad = []
+    for manifest in everything(config):
+        kind = "redis" if manifest.kind == "redis" else "postgres"
+        try:
+            (redis.verify if kind == "redis" else postgres.verify)(config, manifest)
+        except Failed as failure:
+            log.line(f"FAILED: {failure}")
+            bad.append(str(failure))
+            continue
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest.with_verification("checksum and content", when).write(config.artifacts(kind))
+    if config.postgres is not None:
+        try:
+            repository.verify(config)
+        except Failed as failure:
+            bad.append(str(failure))
+    if bad:
+        raise Failed(f"{len(bad)} of the checks failed: {'; '.join(bad)}")
+    log.line(f"verified {len(everything(config))} artifacts and the repository")

@@ -1,0 +1,145 @@
+"""What the programme knows of the estate: one JSON file that only root can read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+PATH = Path("/etc/datatier/backup.json")
+
+
+class Endpoint(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The server that is backed up.
+
+    Attributes:
+        local: the server runs on this host, so its data directory is here too.
+        incremental: 'block' takes block-level backups, 'wal' a restore point and its WAL.
+        poolers: PgBouncers whose clients wait while a database is swapped.
+    """
+
+    host: str
+    port: int
+    version: int
+    databases: tuple[str, ...]
+    user: str
+    password: str
+    admin_password: str
+    data_directory: str
+    local: bool
+    incremental: str
+    poolers: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True)
+class Redis:
+    """The instances that are backed up, and the Sentinels that know their roles."""
+
+    nodes: tuple[Endpoint, ...]
+    sentinels: tuple[Endpoint, ...]
+    master_name: str
+    password: str
+
+
+@dataclass(frozen=True)
+class S3:
+    """Where copies go; an empty endpoint is Amazon's."""
+
+    bucket: str
+    region: str
+    endpoint: str
+    prefix: str
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """Whom to tell; empty strings are silent."""
+
+    webhook: str = ""
+    command: str = ""
+    heartbeat: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it; times are in seconds, retention in days."""
+
+    stack: str
+    host: str
+    directory: Path
+    retention_days: int
+    retention_min_full: int
+    schedules: dict[str, str]
+    encryption_passphrase: str
+    alerts: Alerts
+    postgres: Postgres | None
+    redis: Redis | None
+    s3: S3 | None
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The databases that are backed up."""
+        return self.postgres.databases if self.postgres else ()
+
+    @property
+    def logs(self) -> Path:
+        """Where `backup.log` and `health.log` are."""
+        return self.directory / "logs"
+
+    def artifacts(self, kind: str) -> Path:
+        """Where the artifacts of a kind ('postgres' or 'redis') are."""
+        return self.directory / kind
+
+    @classmethod
+    def load(cls, path: Path = PATH) -> Self:
+        """Reads the file that the deployment wrote.
+
+        Raises:
+            OSError: it is missing or not readable for this user.
+            ValueError: it is not what the deployment writes.
+        """
+        raw = json.loads(path.read_text())
+        return cls(
+            **{
+                **raw,
+                "directory": Path(raw["directory"]),
+                "alerts": Alerts(**raw["alerts"]),
+                "postgres": _postgres(raw["postgres"]),
+                "redis": _redis(raw["redis"]),
+                "s3": S3(**raw["s3"]) if raw["s3"] else None,
+            }
+        )
+
+
+def _endpoints(rows: list[list[Any]]) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(host, port) for host, port in rows)
+
+
+def _postgres(raw: dict[str, Any] | None) -> Postgres | None:
+    if raw is None:
+        return None
+    values = {field.name: raw[field.name] for field in fields(Postgres)}
+    values["databases"] = tuple(raw["databases"])
+    values["poolers"] = _endpoints(raw["poolers"])
+    return Postgres(**values)
+
+
+def _redis(raw: dict[str, Any] | None) -> Redis | None:
+    if raw is None:
+        return None
+    nodes, sentinels = _endpoints(raw["nodes"]), _endpoints(raw["sentinels"])
+    return Redis(nodes, sentinels, raw["master_name"], raw["password"])

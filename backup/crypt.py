@@ -1,0 +1,90 @@
+"""Encryption at rest in OpenPGP format: `gpg -d` opens an artifact without this programme."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from backup.config import Config
+from backup.job import Failed
+
+
+def suffix(config: Config) -> str:
+    """What an artifact's name ends with when it is encrypted."""
+    return ".gpg" if config.encryption_passphrase else ""
+
+
+@contextlib.contextmanager
+def writer(config: Config, raw: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A stream that ends up, encrypted where there is a passphrase, in `raw`."""
+    if not config.encryption_passphrase:
+        yield raw
+        return
+    with _gpg(config, ["--symmetric", "--cipher-algo", "AES256"], subprocess.PIPE, raw) as gpg:
+        assert gpg.stdin is not None
+        yield gpg.stdin
+        gpg.stdin.close()
+        _finished(gpg, "encryption")
+
+
+@contextlib.contextmanager
+def reader(config: Config, path: Path) -> Iterator[IO[bytes]]:
+    """The content of an artifact, decrypted if its name says that it is encrypted.
+
+    Raises:
+        Failed: the passphrase is not the right one, or the file is damaged.
+    """
+    with path.open("rb") as raw:
+        if ".gpg" not in path.name:
+            yield raw
+            return
+        if not config.encryption_passphrase:
+            raise Failed(f"{path.name} is encrypted, and backup_encryption_passphrase is not set")
+        with _gpg(config, ["--decrypt"], raw, subprocess.PIPE) as gpg:
+            assert gpg.stdout is not None
+            yield gpg.stdout
+            gpg.stdout.read()
+            _finished(gpg, f"decryption of {path.name}")
+
+
+@contextlib.contextmanager
+def _gpg(
+    config: Config, arguments: list[str], stdin: IO[bytes] | int, stdout: IO[bytes] | int
+) -> Iterator[subprocess.Popen[bytes]]:
+    readable, writable = os.pipe()
+    os.write(writable, config.encryption_passphrase.encode() + b"\n")
+    os.close(writable)
+    # gpg makes no ~/.gnupg of its own under --no-options, and leaves an agent running in its home.
+    home = tempfile.mkdtemp(prefix="datatier-gpg-")
+    command = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-options"]
+    command += ["--pinentry-mode", "loopback", "--no-symkey-cache"]
+    command += ["--passphrase-fd", str(readable), *arguments]
+    process = subprocess.Popen(
+        command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, pass_fds=[readable]
+    )
+    os.close(readable)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], capture_output=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _finished(gpg: subprocess.Popen[bytes], what: str) -> None:
+    assert gpg.stderr is not None
+    said = gpg.stderr.read().decode(errors="replace").strip()
+    if gpg.wait():
+        raise Failed(f"{what} failed: {said.splitlines()[-1] if said else 'gpg says nothing'}")

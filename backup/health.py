@@ -1,0 +1,79 @@
+"""The health check: every service by a real request, every backup by its age."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+
+from backup import alert, catalogue, postgres, redis
+from backup.config import Config, Endpoint
+from backup.job import Failed, Log
+
+_FILE = "health.log"
+
+
+def check(config: Config, log: Log) -> None:
+    """Checks everything, a line each, in `health.log` and on standard output.
+
+    Raises:
+        Failed: at the end, naming every service that is not well.
+    """
+    bad = []
+    lines = []
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for name, probe in _probes(config):
+        try:
+            lines.append(f"{moment} ok    {name}: {probe()}")
+        except (Failed, OSError) as failure:
+            lines.append(f"{moment} DOWN  {name}: {' '.join(str(failure).split())}")
+            bad.append(name)
+    with (config.logs / _FILE).open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    if bad:
+        raise Failed(f"not well: {', '.join(bad)}")
+
+
+def _probes(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
+    if config.postgres is not None:
+        yield "postgres", partial(_postgres, config)
+        for pooler in config.postgres.poolers:
+            yield f"pgbouncer {pooler}", partial(_pooler, config, pooler)
+    if config.redis is not None:
+        for node in config.redis.nodes:
+            yield f"redis {node}", partial(redis.probe, config, node)
+        for sentinel in config.redis.sentinels:
+            yield f"redis-sentinel {sentinel}", partial(redis.probe_sentinel, config, sentinel)
+    yield "backup-service", partial(_ages, config)
+
+
+def _postgres(config: Config) -> str:
+    with postgres.connect(postgres.server(config), "postgres") as connection:
+        row = connection.execute("SELECT current_setting('server_version')").fetchone()
+    return f"PostgreSQL {row[0] if row else ''}"
+
+
+def _pooler(config: Config, pooler: Endpoint) -> str:
+    done = subprocess.run(
+        ["pg_isready", "-h", pooler.host, "-p", str(pooler.port), "-t", "5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failed(done.stdout.strip() or "no answer")
+    with socket.create_connection(pooler, timeout=5):
+        return "accepts connections"
+
+
+def _ages(config: Config) -> str:
+    now = datetime.now(UTC)
+    watched = alert.watched(config, now)
+    overdue = alert.overdue(config, catalogue.everything(config), now, watched)
+    alert.reconcile(config, overdue)
+    if overdue:
+        raise Failed("; ".join(str(problem) for problem in overdue))
+    return "all backups are younger than their schedule allows"

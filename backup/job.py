@@ -1,0 +1,115 @@
+"""A job: one of its kind at a time, every step a line in the log, failure never silent."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup.config import Config
+
+LOCKS = Path("/run/lock")
+
+DONE, FAILED, WRONG_USE, BUSY = 0, 1, 2, 75
+
+
+class Failed(Exception):
+    """A step did not do what it should; the message is one line for an operator."""
+
+
+class Busy(Exception):
+    """Another run of the same kind holds the lock."""
+
+
+def stamp(moment: datetime | None = None) -> str:
+    """A moment (now, if not given) as it stands in file names: UTC, `YYYYMMDD_HHMMSS`."""
+    return (moment or datetime.now(UTC)).strftime("%Y%m%d_%H%M%S")
+
+
+class Log:
+    """Writes one line per step to the log file, and to a terminal where there is one."""
+
+    def __init__(self, path: Path, job: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._job = job
+
+    def line(self, message: str) -> None:
+        """One line, stamped; line breaks in the message are folded."""
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        text = f"{moment} {self._job}[{os.getpid()}] {' '.join(message.split())}"
+        with self._path.open("a") as file:
+            file.write(text + "\n")
+        print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Logs how long a step took, or why it failed."""
+        start = time.monotonic()
+        if sys.stderr.isatty():
+            print(f"  {name} ...", file=sys.stderr, flush=True)
+        try:
+            yield
+        except BaseException as error:
+            self.line(f"{name}: FAILED after {time.monotonic() - start:.1f} s: {error}")
+            raise
+        self.line(f"{name}: done in {time.monotonic() - start:.1f} s")
+
+
+@contextlib.contextmanager
+def locked(kind: str) -> Iterator[None]:
+    """Holds the lock of a kind of job; the kernel releases it however the process ends.
+
+    Raises:
+        Busy: somebody else holds it.
+    """
+    path = LOCKS / f"datatier-backup-{kind}.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another {kind} job is running; this one does nothing") from None
+        yield
+
+
+def run(
+    command: Sequence[str],
+    *,
+    user: str = "",
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Runs a programme and returns its output; secrets go into `env`, never into `command`.
+
+    Raises:
+        Failed: it exited with something else than 0; the message holds its last line.
+    """
+    prefix = ["runuser", "-u", user, "--"] if user and os.geteuid() == 0 else []
+    try:
+        done = subprocess.run(
+            [*prefix, *command],
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd="/",
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{command[0]}: no end after {timeout:.0f} s") from None
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no output"]
+        raise Failed(f"{command[0]} exited with {done.returncode}: {lines[-1]}")
+    return done.stdout
+
+
+def log_of(config: Config, job: str) -> Log:
+    """The log that a job writes to."""
+    return Log(config.logs / "backup.log", job)

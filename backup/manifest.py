@@ -1,0 +1,135 @@
+"""A manifest stands beside every artifact; an artifact without one is not a backup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from backup.job import Failed
+
+SUFFIX = ".manifest.json"
+_VERSION = 1
+_KINDS = ("full", "globals", "incremental", "redis")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One check that an artifact passed, and when (UTC, ISO 8601)."""
+
+    what: str
+    when: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is.
+
+    Attributes:
+        kind: 'full', 'globals', 'incremental' or 'redis'.
+        name: the artifact's file name; for an incremental, which lives in the physical
+            repository, the name it is asked for by.
+        of: the database, or 'redis'.
+        sha256: of the file as it lies there; empty where there is no file.
+        started, ended: UTC, ISO 8601; duration is in seconds.
+        facts: server and tool versions, LSN, timeline, restore point, label of the physical
+            backup, parent, replication offset, key or row counts: whatever the kind has.
+    """
+
+    kind: str
+    name: str
+    of: str
+    stamp: str
+    sha256: str
+    bytes: int
+    started: str
+    ended: str
+    duration: float
+    facts: dict[str, Any] = field(default_factory=dict)
+    verified: tuple[Verification, ...] = ()
+    copies: tuple[str, ...] = ()
+    version: int = _VERSION
+
+    def path(self, directory: Path) -> Path:
+        """The artifact."""
+        return directory / self.name
+
+    def beside(self, directory: Path) -> Path:
+        """This manifest's own file."""
+        return directory / f"{self.name}{SUFFIX}"
+
+    def with_verification(self, what: str, when: str) -> Self:
+        """The same, with one more check passed; an earlier one of the same name is replaced."""
+        others = tuple(v for v in self.verified if v.what != what)
+        return replace(self, verified=(*others, Verification(what, when)))
+
+    def write(self, directory: Path) -> None:
+        """Puts the manifest in place: whole, durable, or not at all."""
+        durably(self.beside(directory), json.dumps(asdict(self), indent=2).encode() + b"\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a manifest file.
+
+        Raises:
+            Failed: it is not one; the message says what is wrong.
+        """
+        try:
+            raw = json.loads(path.read_bytes())
+            raw["verified"] = tuple(Verification(**v) for v in raw["verified"])
+            raw["copies"] = tuple(raw["copies"])
+            manifest = cls(**raw)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise Failed(f"{path.name} is not a manifest: {error}") from None
+        if manifest.version != _VERSION or manifest.kind not in _KINDS:
+            raise Failed(f"{path.name} is of a kind or version that this programme does not know")
+        if manifest.name != path.name.removesuffix(SUFFIX) or "/" in manifest.name:
+            raise Failed(f"{path.name} belongs to {manifest.name}: files were swapped or renamed")
+        return manifest
+
+
+def durably(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Writes a file under its final name only when all of it is on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    finish(partial, path)
+
+
+def finish(partial: Path, final: Path) -> None:
+    """Gives a file that is already synced its final name, durably."""
+    partial.replace(final)
+    directory = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def all_of(directory: Path) -> Iterator[Manifest]:
+    """Every readable manifest of a directory, oldest first; links are not followed."""
+    for path in sorted(directory.glob(f"*{SUFFIX}"), key=_stamp_of):
+        if not path.is_symlink():
+            try:
+                yield Manifest.read(path)
+            except Failed:
+                continue
+
+
+def _stamp_of(path: Path) -> tuple[str, str]:
+    match = re.search(r"_(\d{8}_\d{6})", path.name)
+    return (match.group(1) if match else "", path.name)

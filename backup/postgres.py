@@ -1,0 +1,327 @@
+"""PostgreSQL: full and incremental backups, and the checks that make them count."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from backup import crypt, repository
+from backup.config import Config, Postgres
+from backup.job import Failed, Log, stamp
+from backup.manifest import Manifest, all_of, digest, finish
+
+_TRAILERS = {
+    "full": b"-- PostgreSQL database dump complete",
+    "globals": b"-- PostgreSQL database cluster dump complete",
+}
+_CHUNK = 1 << 20
+
+
+def server(config: Config) -> Postgres:
+    """The server that is backed up.
+
+    Raises:
+        Failed: this estate has none.
+    """
+    if config.postgres is None:
+        raise Failed("this estate has no PostgreSQL")
+    return config.postgres
+
+
+def connect(
+    postgres: Postgres, database: str, *, admin: bool = False
+) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection as the backup role, or as the superuser.
+
+    Raises:
+        Failed: the server does not answer or refuses.
+    """
+    try:
+        return psycopg.connect(
+            host=postgres.host,
+            port=postgres.port,
+            dbname=database,
+            user="postgres" if admin else postgres.user,
+            password=postgres.admin_password if admin else postgres.password,
+            connect_timeout=10,
+            autocommit=True,
+            options="-c statement_timeout=0 -c lock_timeout=0",
+        )
+    except psycopg.OperationalError as error:
+        raise Failed(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
+
+
+# --- Full ----------------------------------------------------------------------------------------
+
+
+def full(config: Config, log: Log) -> list[Manifest]:
+    """A physical backup, and each database as plain SQL that psql reads.
+
+    Returns:
+        The manifests written: globals first, then one per database.
+
+    Raises:
+        Failed: a step failed; no file has a final name that it did not earn.
+    """
+    postgres, moment = server(config), stamp()
+    directory = config.artifacts("postgres")
+    with log.step("physical backup"):
+        physical = repository.take(config, "full")
+    with log.step("restore point"):
+        point = restore_point(config, f"full_{moment}", physical)
+    with log.step("globals"):
+        written = [_dump(config, "globals", moment, "", point)]
+    for database in postgres.databases:
+        with log.step(f"dump of {database}"):
+            written.append(_dump(config, "full", moment, database, point))
+    for manifest in written:
+        if manifest.kind == "full":
+            _point_latest(directory, manifest)
+    return written
+
+
+def restore_point(config: Config, name: str, base: repository.Physical) -> dict[str, Any]:
+    """Names this moment, and waits until the WAL that reaches it is in the repository.
+
+    Returns:
+        The facts of a manifest: the point, its LSN, the timeline, and the backup it builds on.
+    """
+    with connect(server(config), "postgres") as connection:
+        row = connection.execute(
+            "SELECT lsn::text, pg_walfile_name(lsn), current_setting('server_version')"
+            " FROM pg_create_restore_point(%s) AS lsn",
+            (name,),
+        ).fetchone()
+        connection.execute("SELECT pg_switch_wal()")
+    assert row is not None
+    lsn, segment, version = row
+    repository.wait_archived(config, segment)
+    if lost := repository.missing(config, base.wal_start, segment):
+        raise Failed(f"WAL segment {lost[0]} is missing in the repository ({len(lost)} in all)")
+    return {
+        "restore_point": name,
+        "label": base.label,
+        "lsn_start": base.lsn_start,
+        "lsn": lsn,
+        "wal_start": base.wal_start,
+        "wal": segment,
+        "timeline": int(segment[:8], 16),
+        "server_version": version,
+    }
+
+
+def _dump(config: Config, kind: str, moment: str, database: str, point: dict[str, Any]) -> Manifest:
+    """One plain SQL file: dumped, read back whole, and only then given its name."""
+    postgres, directory = server(config), config.artifacts("postgres")
+    started = datetime.now(UTC)
+    stem = f"{database or config.stack}_{kind}_{moment}.sql.gz"
+    name = stem + crypt.suffix(config)
+    partial = directory / f".{name}.partial"
+    with _counted(postgres, database) as (snapshot, rows):
+        tool = _write(config, kind, database, snapshot, partial)
+    _read_whole(config, kind, partial)
+    checksum, size = digest(partial), partial.stat().st_size
+    finish(partial, directory / name)
+    ended = datetime.now(UTC)
+    manifest = Manifest(
+        kind=kind,
+        name=name,
+        of=database,
+        stamp=moment,
+        sha256=checksum,
+        bytes=size,
+        started=started.isoformat(timespec="seconds"),
+        ended=ended.isoformat(timespec="seconds"),
+        duration=round((ended - started).total_seconds(), 3),
+        facts={**point, "tool": tool, "rows": rows},
+    ).with_verification("read back whole", ended.isoformat(timespec="seconds"))
+    manifest.write(directory)
+    return manifest
+
+
+@contextmanager
+def _counted(postgres: Postgres, database: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """A snapshot for the dump to use, and the exact row counts that it will contain."""
+    if not database:
+        yield "", {}
+        return
+    with connect(postgres, database) as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = connection.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row is not None
+        yield row[0], row_counts(connection)
+
+
+def row_counts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int]:
+    """Exact row counts of all tables of a database, by qualified name."""
+    tables = connection.execute(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
+    ).fetchall()
+    counts = {}
+    for (table,) in tables:
+        row = connection.execute(f"SELECT count(*) FROM ONLY {table}").fetchone()
+        counts[table] = row[0] if row else 0
+    return counts
+
+
+def _write(config: Config, kind: str, database: str, snapshot: str, partial: Path) -> str:
+    """Dumps into the partial file, compressed and perhaps encrypted; returns the tool's version."""
+    postgres = server(config)
+    tool = "pg_dumpall" if kind == "globals" else "pg_dump"
+    binary = f"/usr/lib/postgresql/{postgres.version}/bin/{tool}"
+    command = [binary, "-h", postgres.host, "-p", str(postgres.port), "-U", postgres.user, "-w"]
+    # Passwords of roles are not for the backup role to read; they are in the settings.
+    command += (
+        ["--globals-only", "--no-role-passwords", "-l", "postgres"]
+        if kind == "globals"
+        else [f"--snapshot={snapshot}", "-d", database]
+    )
+    environment = {**os.environ, "PGPASSWORD": postgres.password}
+    with (
+        partial.open("wb") as raw,
+        crypt.writer(config, raw) as sealed,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
+        ) as dump,
+    ):
+        assert dump.stdout is not None and dump.stderr is not None
+        with gzip.GzipFile(fileobj=sealed, mode="wb", mtime=0, filename="") as packed:
+            shutil.copyfileobj(dump.stdout, packed, _CHUNK)
+        errors = dump.stderr.read().decode(errors="replace").strip()
+        if dump.wait():
+            raise Failed(f"{tool}: {errors.splitlines()[-1] if errors else 'failed'}")
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.chmod(0o600)
+    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
+    return version.stdout.strip()
+
+
+def _read_whole(config: Config, kind: str, path: Path) -> None:
+    """Reads an artifact to its end: a cut gzip or a cut dump is no backup.
+
+    Raises:
+        Failed: it does not decrypt, does not unpack, or does not end as a dump ends.
+    """
+    tail = b""
+    try:
+        with plain(config, path) as stream:
+            while chunk := stream.read(_CHUNK):
+                tail = (tail + chunk)[-4096:]
+    except (OSError, EOFError, zlib.error) as error:
+        raise Failed(f"{path.name.strip('.')} does not unpack: {error}") from None
+    if _TRAILERS[kind] not in tail:
+        raise Failed(f"{path.name.strip('.')} does not end as a whole dump does")
+
+
+@contextmanager
+def plain(config: Config, path: Path) -> Iterator[gzip.GzipFile]:
+    """The SQL of an artifact, decrypted and unpacked while it is read."""
+    with crypt.reader(config, path) as opened, gzip.GzipFile(fileobj=opened, mode="rb") as stream:
+        yield stream
+
+
+def _point_latest(directory: Path, manifest: Manifest) -> None:
+    """Moves the LATEST link to an artifact that has just been verified."""
+    latest = directory / re.sub(r"_\d{8}_\d{6}", "_LATEST", manifest.name)
+    fresh = latest.with_name(f".{latest.name}.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(manifest.name)
+    finish(fresh, latest)
+
+
+# --- Incremental ---------------------------------------------------------------------------------
+
+
+def incremental(config: Config, log: Log) -> Manifest:
+    """What changed since the last backup: blocks and WAL, or a restore point and WAL.
+
+    Raises:
+        Failed: a step failed, or there is no full backup to build on.
+    """
+    postgres, moment = server(config), stamp()
+    started = datetime.now(UTC)
+    parent = newest_full(config)
+    with log.step("base of the increment"):
+        base = _base(config, postgres, parent)
+    with log.step("restore point"):
+        point = restore_point(config, f"incremental_{moment}", base)
+    ended = datetime.now(UTC)
+    manifest = Manifest(
+        kind="incremental",
+        name=f"{config.stack}_incremental_{moment}",
+        of=config.stack,
+        stamp=moment,
+        sha256="",
+        bytes=base.delta if base.label != parent.facts["label"] else 0,
+        started=started.isoformat(timespec="seconds"),
+        ended=ended.isoformat(timespec="seconds"),
+        duration=round((ended - started).total_seconds(), 3),
+        facts={**point, "parent": parent.stamp},
+    ).with_verification("WAL is continuous", ended.isoformat(timespec="seconds"))
+    manifest.write(config.artifacts("postgres"))
+    return manifest
+
+
+def newest_full(config: Config) -> Manifest:
+    """The newest full backup.
+
+    Raises:
+        Failed: there is none; an increment needs one.
+    """
+    fulls = [m for m in all_of(config.artifacts("postgres")) if m.kind == "full"]
+    if not fulls:
+        raise Failed("there is no full backup to build on: run postgres-backup.sh full first")
+    return fulls[-1]
+
+
+def _base(config: Config, postgres: Postgres, parent: Manifest) -> repository.Physical:
+    if postgres.incremental == "block":
+        return repository.take(config, "incr")
+    label = parent.facts["label"]
+    for backup in repository.backups(config):
+        if backup.label == label:
+            return backup
+    raise Failed(f"physical backup {label} is not in the repository: run a full backup")
+
+
+# --- Verify --------------------------------------------------------------------------------------
+
+
+def verify(config: Config, manifest: Manifest) -> None:
+    """Checks one artifact as far as that goes without restoring it.
+
+    Raises:
+        Failed: the message names the check that failed.
+    """
+    if manifest.kind == "incremental":
+        _verify_increment(config, manifest)
+        return
+    path = manifest.path(config.artifacts("postgres"))
+    if not path.is_file() or path.is_symlink():
+        raise Failed(f"{manifest.name}: the file is missing")
+    if path.stat().st_size != manifest.bytes:
+        raise Failed(f"{manifest.name}: {path.stat().st_size} bytes, not {manifest.bytes}")
+    if digest(path) != manifest.sha256:
+        raise Failed(f"{manifest.name}: sha256 differs from the manifest's")
+    _read_whole(config, manifest.kind, path)
+
+
+def _verify_increment(config: Config, manifest: Manifest) -> None:
+    facts = manifest.facts
+    if facts["label"] not in {backup.label for backup in repository.backups(config)}:
+        raise Failed(f"{manifest.name}: physical backup {facts['label']} is not in the repository")
+    if lost := repository.missing(config, facts["wal_start"], facts["wal"]):
+        raise Failed(f"{manifest.name}: WAL segment {lost[0]} is missing")

@@ -1,0 +1,305 @@
+"""Snapshots of Redis: taken, checked, and only then named."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from backup import crypt, redis_scratch
+from backup import redis_rdb as rdb
+from backup import redis_roles as roles
+from backup.config import Config, Endpoint, Redis
+from backup.job import Failed, Log, run, stamp
+from backup.manifest import Manifest, all_of, digest, finish
+from backup.redis_restore import LEFTOVERS, repair, restore
+from backup.redis_roles import Node, forget_phantoms, master, nodes, source, until
+
+__all__ = ["master", "repair", "restore", "snapshot", "source", "verify"]
+
+# A failover takes about 15 s, and a replica's first synchronisation its time.
+SETTLE_SECONDS = 60
+DUMP_SECONDS = 3600
+
+# A name of RFC 6761, which never resolves: Sentinel cannot take its bearer for a replica.
+HIDDEN = "datatier-backup.invalid"
+
+
+@dataclass(frozen=True)
+class _Dump:
+    """What a dump was taken from; `shown` is what Sentinel may have seen of the taker."""
+
+    origin: Node
+    master: Endpoint
+    shown: Endpoint | None
+
+
+def snapshot(config: Config, log: Log) -> Manifest:
+    """Takes a snapshot; it has a manifest and is what LATEST points at only when it is verified.
+
+    Raises:
+        Failed: a step failed, and earlier snapshots are as they were; or, with the snapshot in
+            place, a Sentinel counts a replica that does not exist and cannot be reset now.
+    """
+    redis = configured(config)
+    directory = config.artifacts("redis")
+    directory.mkdir(parents=True, exist_ok=True)
+    _clean(directory)
+    started, clock = datetime.now(UTC), time.monotonic()
+    name = f"redis_{stamp(started)}.rdb.gz{crypt.suffix(config)}"
+    raw = directory / f".{name}.rdb.partial"
+    packed = directory / f".{name}.partial"
+    try:
+        dump = _take(redis, raw, log)
+        found, checks = _checked(config, raw, packed, log)
+        ended = datetime.now(UTC)
+        manifest = Manifest(
+            kind="redis",
+            name=name,
+            of="redis",
+            stamp=stamp(started),
+            sha256=digest(packed),
+            bytes=packed.stat().st_size,
+            started=_iso(started),
+            ended=_iso(ended),
+            duration=round(time.monotonic() - clock, 3),
+            facts=_facts(dump, found),
+        )
+        for check in checks:
+            manifest = manifest.with_verification(check, _iso(ended))
+        with log.step(f"publish {name}"):
+            _publish(directory, packed, manifest)
+    finally:
+        _clean(directory)
+    with log.step("no phantom replica at any Sentinel"):
+        for sentence in forget_phantoms(redis, dump.shown):
+            log.line(sentence)
+    return manifest
+
+
+def verify(config: Config, manifest: Manifest) -> None:
+    """Checks one snapshot as far as that goes without restoring it.
+
+    Raises:
+        Failed: the message names the check that failed.
+    """
+    with tempfile.TemporaryDirectory(prefix=LEFTOVERS, dir=config.artifacts("redis")) as work:
+        rdb.validate(config, manifest, Path(work) / "dump.rdb")
+
+
+def configured(config: Config) -> Redis:
+    """The Redis of the estate.
+
+    Raises:
+        Failed: there is none.
+    """
+    if config.redis is None:
+        raise Failed("there is no Redis in this estate")
+    return config.redis
+
+
+def _clean(directory: Path) -> None:
+    """Removes what a run left that was killed; finished artifacts do not start with a dot."""
+    for path in directory.glob(".redis_*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
+
+
+# --- Take ----------------------------------------------------------------------------------------
+
+
+def _take(redis: Redis, raw: Path, log: Log) -> _Dump:
+    with log.step("choice of the node"):
+        origin = _settled(redis)
+        _require_tool(origin)
+    with log.step(f"dump from {origin.role} {origin.endpoint}"):
+        raw.touch(mode=0o600)
+        if origin.role == "replica":
+            _dump_replica(redis, origin, raw)
+            return _Dump(origin, origin.follows or origin.endpoint, None)
+        return _Dump(origin, origin.endpoint, _dump_master(redis, origin, raw))
+
+
+def _settled(redis: Redis) -> Node:
+    """A replica, given the time to become one; the master when no node is a replica."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while True:
+        over = time.monotonic() >= end
+        try:
+            found = source(redis)
+            if over or found.role == "replica" or not _waits_for_replicas(redis):
+                return found
+        except Failed:
+            if over:
+                raise
+        time.sleep(1)
+
+
+def _waits_for_replicas(redis: Redis) -> bool:
+    return any(each.role == "replica" for each in nodes(redis))
+
+
+def _require_tool(origin: Node) -> None:
+    """An older redis-check-rdb cannot read what a newer server writes."""
+    tool = rdb.tool_version()
+    if rdb.short(tool) < rdb.short(origin.version):
+        raise Failed(
+            f"{origin.endpoint} is Redis {origin.version}, and redis-tools {tool} of this host "
+            "cannot check what it writes"
+        )
+
+
+def _dump_replica(redis: Redis, origin: Node, raw: Path) -> None:
+    place = ["-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
+    password = {"REDISCLI_AUTH": redis.password}
+    run(["redis-cli", *place, "--rdb", str(raw)], env=password, timeout=DUMP_SECONDS)
+
+
+def _dump_master(redis: Redis, origin: Node, raw: Path) -> Endpoint:
+    """Takes what the master sends to a replica of ours, under a name that Sentinel cannot use.
+
+    `redis-cli --rdb` would make every Sentinel count a replica 127.0.0.1:0 from then on.
+    """
+    place = Endpoint("127.0.0.1", redis_scratch.free_port("127.0.0.1"))
+    settings = {
+        "replicaof": f"{origin.endpoint.host} {origin.endpoint.port}",
+        "replica-announce-ip": HIDDEN,
+        "repl-diskless-load": "disabled",
+        "databases": "16384",
+    }
+    home = Path(f"{raw}.scratch")
+    home.mkdir(mode=0o700)
+    with redis_scratch.running(home, redis.password, place, settings) as server:
+
+        def received() -> bool | None:
+            server.require_alive()
+            link = server.client.info("replication")["master_link_status"]
+            return link == "up" or None
+
+        until(received, DUMP_SECONDS, f"{origin.endpoint} sends its data")
+        (home / "dump.rdb").replace(raw)
+    return place
+
+
+# --- Check ---------------------------------------------------------------------------------------
+
+
+def _checked(config: Config, raw: Path, packed: Path, log: Log) -> tuple[rdb.Rdb, list[str]]:
+    """Packs a dump and reads the result back; returns what is in it and what was checked."""
+    with log.step("redis-check-rdb"):
+        found = rdb.inspect(raw)
+    with log.step("compression and encryption" if crypt.suffix(config) else "compression"):
+        rdb.pack(config, raw, packed)
+    with log.step("reading it back"):
+        if rdb.digest_inside(config, packed) != digest(raw):
+            raise Failed("what was packed is not what was dumped")
+    opened = "decrypted and unpacked" if crypt.suffix(config) else "unpacked"
+    return found, ["redis-check-rdb", f"{opened} to what was dumped", "sha256"]
+
+
+def _facts(dump: _Dump, found: rdb.Rdb) -> dict[str, Any]:
+    return {
+        "source": str(dump.origin.endpoint),
+        "role": dump.origin.role,
+        "master": str(dump.master),
+        "redis_version": dump.origin.version,
+        "master_replid": dump.origin.replid,
+        "offset": dump.origin.offset,
+        "keys": found.keys,
+        "expires": found.expires,
+        "rdb_format": found.format,
+        "written_by": found.written_by,
+        "tool": f"redis-check-rdb {rdb.tool_version()}",
+    }
+
+
+def _publish(directory: Path, packed: Path, manifest: Manifest) -> None:
+    final = manifest.path(directory)
+    if final.exists():
+        raise Failed(f"{final.name} is there already")
+    finish(packed, final)
+    manifest.write(directory)
+    _point_latest(directory, manifest)
+
+
+def _point_latest(directory: Path, manifest: Manifest) -> None:
+    latest = directory / re.sub(r"_\d{8}_\d{6}", "_LATEST", manifest.name)
+    fresh = directory / ".redis_LATEST.partial"
+    fresh.symlink_to(manifest.name)
+    finish(fresh, latest)
+    # Encryption may have been switched on or off; two links would leave open which is the newest.
+    for other in ("redis_LATEST.rdb.gz", "redis_LATEST.rdb.gz.gpg"):
+        if other != latest.name:
+            (directory / other).unlink(missing_ok=True)
+
+
+# --- Health and drill ----------------------------------------------------------------------------
+
+
+def probe(config: Config, endpoint: Endpoint) -> str:
+    """What an instance says of itself.
+
+    Raises:
+        Failed: it does not answer, or is a replica without a link.
+    """
+    found = roles.node(endpoint, configured(config).password)
+    if found is None:
+        raise Failed("no answer")
+    if not found.healthy:
+        raise Failed(f"{found.role}, not in step with its master")
+    return f"{found.role}, {found.keys} keys"
+
+
+def probe_sentinel(config: Config, endpoint: Endpoint) -> str:
+    """What a Sentinel says of the master.
+
+    Raises:
+        Failed: it does not answer, watches nothing, or takes the master for down.
+    """
+    found = roles.monitor(configured(config), endpoint)
+    if found is None:
+        raise Failed("no answer, or no master")
+    if "down" in found.flags:
+        raise Failed(f"master {found.master} is {found.flags}")
+    return f"master {found.master}, {found.others} other Sentinels"
+
+
+def drill(config: Config, log: Log) -> dict[str, Any]:
+    """Loads the newest snapshot in a scratch server and counts its keys; times in seconds.
+
+    Raises:
+        Failed: there is none, or it is not what its manifest says.
+    """
+    snapshots = [m for m in all_of(config.artifacts("redis")) if m.kind == "redis"]
+    if not snapshots:
+        raise Failed("there is no Redis snapshot to restore")
+    manifest, begun = snapshots[-1], time.monotonic()
+    with (
+        log.step(f"load of {manifest.name} in a scratch server"),
+        tempfile.TemporaryDirectory(dir=config.artifacts("redis"), prefix=".drill-") as work,
+    ):
+        found = rdb.validate(config, manifest, Path(work) / "dump.rdb")
+        place = Endpoint("127.0.0.1", redis_scratch.free_port("127.0.0.1"))
+        settings = {"databases": str(max(16, found.databases))}
+        password = configured(config).password
+        with redis_scratch.running(Path(work), password, place, settings) as server:
+            keys = roles.node_of(server.client, place).keys
+    if not found.keys - found.expires <= keys <= found.keys:
+        raise Failed(f"{manifest.name}: {keys} keys were loaded, of {found.keys}")
+    age = datetime.now(UTC) - datetime.fromisoformat(manifest.ended)
+    return {
+        "artifact": manifest.name,
+        "rto": round(time.monotonic() - begun, 1),
+        "rpo": round(age.total_seconds()),
+    }

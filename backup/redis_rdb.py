@@ -1,0 +1,196 @@
+"""RDB files: what is in one, and artifacts that hold one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backup import crypt
+from backup.config import Config
+from backup.job import Failed, run
+from backup.manifest import SUFFIX, Manifest, digest
+
+NAME = re.compile(r"redis_\d{8}_\d{6}\.rdb\.gz(\.gpg)?")
+
+_CHUNK = 1 << 20
+_CHECK_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Rdb:
+    """What redis-check-rdb found.
+
+    Attributes:
+        keys: how many were read; `expires` of them have an expiry time.
+        format: of the file itself, as a number.
+        written_by: the version of Redis that wrote it; empty when the file does not say.
+        databases: one more than the highest database number.
+    """
+
+    keys: int
+    expires: int
+    format: int
+    written_by: str
+    databases: int
+
+
+def inspect(path: Path) -> Rdb:
+    """Reads a whole RDB file with redis-check-rdb.
+
+    Raises:
+        Failed: it is cut, damaged, or newer than the tool; or its checksum is switched off.
+    """
+    with path.open("rb") as file:
+        start = re.match(rb"REDIS(\d{4})", file.read(9))
+    if start is None:
+        raise Failed("redis-check-rdb: not an RDB file")
+    said = run(["redis-check-rdb", str(path)], timeout=_CHECK_SECONDS)
+    if "RDB looks OK" not in said or "Checksum OK" not in said:
+        raise Failed(f"redis-check-rdb: {said.strip().splitlines()[-1]}")
+    writer = re.search(r"AUX FIELD redis-ver = '([^']*)'", said)
+    selected = [int(number) for number in re.findall(r"Selecting DB ID (\d+)", said)]
+    return Rdb(
+        _count(said, "keys read"),
+        _count(said, "expires"),
+        int(start[1]),
+        writer[1] if writer else "",
+        max(selected, default=0) + 1,
+    )
+
+
+def _count(said: str, what: str) -> int:
+    match = re.search(rf"^\[info\] (\d+) {what}$", said, re.MULTILINE)
+    if match is None:
+        raise Failed(f"redis-check-rdb does not say the number of {what}")
+    return int(match[1])
+
+
+def tool_version() -> str:
+    """The version of this host's redis-check-rdb and redis-server, which are one program."""
+    match = re.search(r"v=(\d+(\.\d+)+)", run(["redis-server", "--version"]))
+    if match is None:
+        raise Failed("redis-server --version says no version")
+    return match[1]
+
+
+def short(version: str) -> tuple[int, ...]:
+    """Major and minor: within these the format of RDB files does not change.
+
+    Raises:
+        Failed: it is not a version.
+    """
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None:
+        raise Failed(f"{version!r} is not a version of Redis")
+    return int(match[1]), int(match[2])
+
+
+def pack(config: Config, raw: Path, packed: Path) -> None:
+    """Compresses, and encrypts where there is a passphrase; the result is on the disk.
+
+    Raises:
+        Failed: the encryption failed.
+    """
+    descriptor = os.open(packed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            with (
+                raw.open("rb") as plain,
+                crypt.writer(config, file) as sealed,
+                gzip.GzipFile("", "wb", 6, sealed, mtime=0) as stream,
+            ):
+                shutil.copyfileobj(plain, stream, _CHUNK)
+        except BrokenPipeError:
+            raise Failed(f"gpg ended before all of {packed.name} was encrypted") from None
+        os.fsync(file.fileno())
+
+
+def unpack(config: Config, packed: Path) -> Iterator[bytes]:
+    """The RDB in an artifact, chunk by chunk; only a complete run says that it is whole.
+
+    Raises:
+        Failed: it does not decrypt or does not unpack.
+    """
+    try:
+        with (
+            crypt.reader(config, packed) as opened,
+            gzip.GzipFile(fileobj=opened, mode="rb") as stream,
+        ):
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+    except (OSError, EOFError, zlib.error) as error:
+        raise Failed(f"{packed.name.strip('.')} does not unpack: {error}") from None
+
+
+def digest_inside(config: Config, packed: Path) -> str:
+    """The sha256 of the RDB in an artifact."""
+    total = hashlib.sha256()
+    for chunk in unpack(config, packed):
+        total.update(chunk)
+    return total.hexdigest()
+
+
+def find(config: Config, given: Path) -> Manifest:
+    """The manifest of an artifact named by its path or by a LATEST link.
+
+    Raises:
+        Failed: it is not an artifact of this estate; the message says why not.
+    """
+    directory = config.artifacts("redis").resolve()
+    if given.is_symlink() and not given.exists():
+        raise Failed(f"{given} points at {given.readlink()}, which is not there")
+    if not given.is_file():
+        raise Failed(f"{given}: no such file")
+    resolved = given.resolve()
+    if resolved.parent != directory:
+        raise Failed(f"{given} is not in {directory}: copy it there with its manifest")
+    if NAME.fullmatch(resolved.name) is None:
+        raise Failed(f"{resolved.name} is not the name of a Redis backup")
+    beside = resolved.with_name(resolved.name + SUFFIX)
+    if not beside.is_file() or beside.is_symlink():
+        raise Failed(f"{resolved.name} has no manifest: it is not a finished backup")
+    return Manifest.read(beside)
+
+
+def validate(config: Config, manifest: Manifest, raw: Path) -> Rdb:
+    """Passes an artifact through every check that needs no server; leaves its RDB in `raw`.
+
+    Raises:
+        Failed: the message names the check that failed.
+    """
+    directory = config.artifacts("redis")
+    beside = Manifest.read(manifest.beside(directory))
+    if beside.kind != "redis" or _artifact(beside) != _artifact(manifest):
+        raise Failed(f"{manifest.name}: the manifest beside it is of another backup")
+    path = manifest.path(directory)
+    if not path.is_file() or path.is_symlink():
+        raise Failed(f"{manifest.name}: the file is missing")
+    if path.stat().st_size != manifest.bytes:
+        raise Failed(f"{manifest.name}: {path.stat().st_size} bytes, not {manifest.bytes}")
+    if digest(path) != manifest.sha256:
+        raise Failed(f"{manifest.name}: sha256 differs from the manifest's")
+    _extract(config, path, raw)
+    found = inspect(raw)
+    if found.keys != manifest.facts.get("keys"):
+        wanted = manifest.facts.get("keys")
+        raise Failed(f"{manifest.name}: {found.keys} keys, and its manifest says {wanted}")
+    return found
+
+
+def _artifact(manifest: Manifest) -> Manifest:
+    """A manifest without what is added to it over time."""
+    return replace(manifest, verified=(), copies=())
+
+
+def _extract(config: Config, path: Path, raw: Path) -> None:
+    descriptor = os.open(raw, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for chunk in unpack(config, path):
+            file.write(chunk)

@@ -1,0 +1,177 @@
+"""The physical repository: pgBackRest behind one module."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from backup.config import Config
+from backup.job import Failed, run
+
+USER = "postgres"
+ARCHIVE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Physical:
+    """One physical backup of the repository; sizes in bytes, times in seconds since 1970."""
+
+    label: str
+    kind: str
+    prior: str | None
+    started: int
+    ended: int
+    lsn_start: str
+    lsn_stop: str
+    wal_start: str
+    wal_stop: str
+    size: int
+    delta: int
+    damaged: bool
+
+
+def pgbackrest(config: Config, *arguments: str, timeout: float | None = None) -> str:
+    """Runs pgBackRest for the estate's stanza.
+
+    Raises:
+        Failed: it exited with something else than 0.
+    """
+    return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER, timeout=timeout)
+
+
+def backups(config: Config) -> list[Physical]:
+    """All physical backups, oldest first.
+
+    `info` exits with 0 whatever it finds, so the status in its answer is what counts.
+
+    Raises:
+        Failed: the repository cannot be read or says that it is not well.
+    """
+    stanzas = json.loads(pgbackrest(config, "info", "--output=json"))
+    if not stanzas:
+        raise Failed("the repository has no stanza: deploy the backup component again")
+    status = stanzas[0]["status"]
+    if status["code"] == 2:
+        return []
+    if status["code"] != 0:
+        raise Failed(f"the repository is not well: {status['message']}")
+    return [_physical(raw) for raw in stanzas[0]["backup"]]
+
+
+def _physical(raw: dict[str, Any]) -> Physical:
+    return Physical(
+        label=raw["label"],
+        kind=raw["type"],
+        prior=raw["prior"],
+        started=raw["timestamp"]["start"],
+        ended=raw["timestamp"]["stop"],
+        lsn_start=raw["lsn"]["start"],
+        lsn_stop=raw["lsn"]["stop"],
+        wal_start=raw["archive"]["start"],
+        wal_stop=raw["archive"]["stop"],
+        size=raw["info"]["size"],
+        delta=raw["info"]["repository"]["delta"],
+        # Page checksum failures do not change the exit code of `backup`.
+        damaged=bool(raw.get("error")),
+    )
+
+
+def take(config: Config, kind: str) -> Physical:
+    """Takes a physical backup, 'full' or 'incr', and returns what the repository says of it.
+
+    Raises:
+        Failed: it did not finish, or pages of the cluster are damaged.
+    """
+    before = {backup.label for backup in backups(config)}
+    pgbackrest(config, f"--type={kind}", "backup")
+    new = [backup for backup in backups(config) if backup.label not in before]
+    if len(new) != 1:
+        raise Failed(f"pgBackRest ended well, but the repository shows {len(new)} new backups")
+    if new[0].damaged:
+        raise Failed(f"{new[0].label}: pages of the cluster fail their checksums; not a backup")
+    return new[0]
+
+
+def expire(config: Config, keep: frozenset[str]) -> list[str]:
+    """Removes the physical backups that no kept artifact needs, and the WAL before the oldest.
+
+    A label that is newer than all kept ones may be a backup that is being taken: it stays.
+
+    Returns:
+        The labels that are gone.
+    """
+    if not keep:
+        return []
+    newest = max(keep)
+    needed = {label for label in keep for label in (label, label.split("_")[0])}
+    doomed = [b.label for b in backups(config) if b.label not in needed and b.label < newest]
+    # Increments first: removing a full removes those that build on it.
+    for label in sorted(doomed, key=lambda label: ("_" not in label, label)):
+        if label in {backup.label for backup in backups(config)}:
+            pgbackrest(config, f"--set={label}", "expire")
+    return doomed
+
+
+def segments(config: Config) -> set[str]:
+    """The WAL segments in the repository."""
+    listing = json.loads(
+        pgbackrest(config, "repo-ls", "--recurse", "--output=json", f"archive/{config.stack}")
+    )
+    names = (path.rsplit("/", 1)[-1] for path, entry in listing.items() if entry["type"] == "file")
+    return {match[1] for name in names if (match := re.match(r"([0-9A-F]{24})-", name))}
+
+
+def wait_archived(config: Config, segment: str) -> None:
+    """Waits until a WAL segment is in the repository.
+
+    Raises:
+        Failed: it has not arrived after `ARCHIVE_SECONDS`.
+    """
+    end = time.monotonic() + ARCHIVE_SECONDS
+    while segment not in segments(config):
+        if time.monotonic() > end:
+            raise Failed(
+                f"WAL segment {segment} has not been archived after {ARCHIVE_SECONDS} s; "
+                "see pg_stat_archiver on the server"
+            )
+        time.sleep(0.5)
+
+
+def missing(config: Config, first: str, last: str) -> list[str]:
+    """The WAL segments between two (both included, one timeline) that the repository lacks.
+
+    pgBackRest's own `verify` and `check` pass over a deleted segment in silence.
+    """
+    there = segments(config)
+    return [name for name in _range(first, last) if name not in there]
+
+
+def _range(first: str, last: str) -> list[str]:
+    # A segment is 16 MB, 256 of them in one logical file of 4 GB.
+    timeline = first[:8]
+
+    def number(name: str) -> int:
+        return int(name[8:16], 16) * 256 + int(name[16:24], 16)
+
+    return [
+        f"{timeline}{n // 256:08X}{n % 256:08X}" for n in range(number(first), number(last) + 1)
+    ]
+
+
+def verify(config: Config) -> None:
+    """Checks every file of the repository against its checksum.
+
+    `verify` exits with 0 on corruption and says nothing on an empty repository.
+
+    Raises:
+        Failed: something is damaged, or there is no backup at all.
+    """
+    if not backups(config):
+        raise Failed("the repository holds no backup")
+    said = pgbackrest(config, "verify", "--output=text").strip()
+    bad = [line for line in said.splitlines() if line.strip()]
+    if bad:
+        raise Failed(f"the repository is damaged: {bad[-1].strip()}")

@@ -1,0 +1,123 @@
+"""WAL archiving: what PostgreSQL's host and the backup host need to know of each other."""
+
+from __future__ import annotations
+
+from tasks.core.change import Change
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Directory, Entry, File, render
+from tasks.core.remote import Probe
+from tasks.core.services import Service
+
+HOME = "/etc/datatier/pgbackrest"
+CONFIG = "/etc/pgbackrest.conf"
+PORT = 8432
+ROLE = "datatier_backup"
+ROLE_SECRET = "BACKUP_ROLE_PASSWORD"
+
+
+def backup_host(everything: Estate) -> Node | None:
+    """The host that holds the repository, if the estate has one."""
+    nodes = everything.in_group("backup")
+    return nodes[0] if nodes else None
+
+
+def is_remote(node: Node) -> bool:
+    """Whether the repository and PostgreSQL are on different hosts."""
+    keeper = backup_host(node.estate)
+    return keeper is not None and "postgres" not in keeper.host.groups
+
+
+def stanza(node: Node) -> str:
+    """pgBackRest's name for the cluster."""
+    return node.stack.stack_name
+
+
+def parameters(node: Node) -> dict[str, str]:
+    """What PostgreSQL's configuration says about archiving."""
+    if backup_host(node.estate) is None:
+        return {}
+    return {
+        "archive_mode": "on",
+        "archive_command": f"pgbackrest --stanza={stanza(node)} archive-push %p",
+        "archive_timeout": "60s",
+        "wal_compression": "on",
+    }
+
+
+# --- Certificates --------------------------------------------------------------------------------
+
+# Each host makes its own key, which never leaves it, and trusts exactly the other's certificate.
+_MAKE = """
+install -d -m 750 -o root -g postgres {home}
+(umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7300 \\
+  -subj "/CN={address}" -addext "subjectAltName=DNS:{address},IP:{address}" \\
+  -keyout {home}/key.new -out {home}/certificate.new) 2>/dev/null
+chown postgres:postgres {home}/key.new; chmod 600 {home}/key.new
+chmod 644 {home}/certificate.new
+mv {home}/key.new {home}/key.pem; mv {home}/certificate.new {home}/certificate.pem
+"""
+
+
+def certificate_probe() -> Probe[str]:
+    """Reads this host's certificate; empty where there is none yet."""
+    return Probe(f"cat {HOME}/certificate.pem 2>/dev/null || true", "\n".join)
+
+
+def make_key(node: Node, certificate: str) -> Change | None:
+    """The key and certificate of a host, made once."""
+    if not is_remote(node) or certificate:
+        return None
+    return Change(
+        [f"{HOME}: create a key and a certificate"],
+        _MAKE.format(home=HOME, address=node.address),
+    )
+
+
+def tls(node: Node, other: Node, certificate: str) -> tuple[dict[str, str | int], list[Entry]]:
+    """Options of a host's own server and the file that says whom it trusts."""
+    options: dict[str, str | int] = {
+        "tls-server-address": node.address,
+        "tls-server-port": PORT,
+        "tls-server-ca-file": f"{HOME}/trusted.pem",
+        "tls-server-cert-file": f"{HOME}/certificate.pem",
+        "tls-server-key-file": f"{HOME}/key.pem",
+        "tls-server-auth": f"{other.address}={stanza(node)}",
+    }
+    trusted = File(f"{HOME}/trusted.pem", f"{certificate}\n", group="postgres", mode="640")
+    return options, [Directory(HOME, mode="750", group="postgres"), trusted]
+
+
+def peer(prefix: str, other: Node) -> dict[str, str | int]:
+    """Options that reach the other host; prefix is 'repo1' or 'pg1'."""
+    return {
+        f"{prefix}-host": other.address,
+        f"{prefix}-host-type": "tls",
+        f"{prefix}-host-port": PORT,
+        f"{prefix}-host-ca-file": f"{HOME}/trusted.pem",
+        f"{prefix}-host-cert-file": f"{HOME}/certificate.pem",
+        f"{prefix}-host-key-file": f"{HOME}/key.pem",
+    }
+
+
+def config_file(
+    node: Node, common: dict[str, str | int], cluster: dict[str, str | int], path: str = CONFIG
+) -> File:
+    """pgBackRest's configuration."""
+    content = render(
+        "backup/pgbackrest.conf.j2", common=common, stanza=stanza(node), cluster=cluster
+    )
+    return File(path, content, mode="640", group="postgres", secret=r"^repo1-cipher-pass=(.*)$")
+
+
+def service(node: Node) -> Service:
+    """pgBackRest's server, which the other host talks to."""
+    return Service(
+        name="pgbackrest",
+        description="pgBackRest server",
+        command="/usr/bin/pgbackrest server",
+        user="postgres",
+        group="postgres",
+        unit="pgbackrest.service",
+        ready=f"pgbackrest server-ping --tls-server-port={PORT} {node.address} 2>/dev/null",
+        reload="killall -HUP pgbackrest 2>/dev/null || true",
+    )

@@ -1,0 +1,475 @@
+"""The backup service: its programme, its schedule, and the repository it fills."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from tasks import archive
+from tasks.core import files, packages, services
+from tasks.core.change import Change, converge
+from tasks.core.estate import Component, Estate, Node, here, on
+from tasks.core.files import Directory, Entry, File, render
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe, quoted
+from tasks.core.secrets import Secrets
+from tasks.core.services import Service
+from tasks.core.settings import Line, Problem, Secret, Settings, StackSettings
+from tasks.pgbouncer import PgbouncerSettings
+from tasks.postgres import PostgresSettings, cluster_version, data_directory
+from tasks.redis import MASK, RedisSettings, addresses, password
+from tasks.sentinel import endpoints, master_name
+
+PROGRAMME = Path(__file__).resolve().parents[1] / "backup"
+LIBRARY = "/usr/lib/datatier"
+CONFIG = "/etc/datatier/backup.json"
+SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
+
+AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")]
+
+
+class BackupSettings(Settings):
+    """The `backup_*` keys; schedules are cron's, in the host's time zone."""
+
+    prefix: ClassVar[str] = "backup_"
+
+    dir: AbsolutePath = "/backups"
+    scripts_dir: AbsolutePath = "/scripts"
+    schedule_full: Line = "0 2 * * *"
+    schedule_incremental: Line = "0 */6 * * *"
+    schedule_redis: Line = "0 */4 * * *"
+    schedule_cleanup: Line = "0 3 * * *"
+    schedule_health: Line = "*/5 * * * *"
+    schedule_verify: Line = "0 4 * * *"
+    schedule_drill: Line = "0 5 * * 0"
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
+    s3_bucket: Line = ""
+    s3_region: Line = "us-east-1"
+    s3_endpoint: Line = ""
+    s3_prefix: Line = ""
+    s3_access_key: Line = ""
+    s3_secret_key: Secret | None = None
+    encryption_passphrase: Secret | None = None
+    alert_webhook: Line = ""
+    alert_command: Line = ""
+    heartbeat_url: Line = ""
+
+
+# The seed's variables, and the keys that they set where the inventory does not.
+_ENVIRONMENT = {
+    **{
+        f"BACKUP_SCHEDULE_{name.upper()}": f"schedule_{name}"
+        for name in ("full", "incremental", "redis", "cleanup", "health", "verify", "drill")
+    },
+    "BACKUP_RETENTION_DAYS": "retention_days",
+    "BACKUP_S3_BUCKET": "s3_bucket",
+    "BACKUP_S3_REGION": "s3_region",
+    "AWS_ACCESS_KEY_ID": "s3_access_key",
+    "AWS_SECRET_ACCESS_KEY": "s3_secret_key",
+    "BACKUP_ENCRYPTION_PASSPHRASE": "encryption_passphrase",
+}
+
+
+# --- What the estate knows of backups ------------------------------------------------------------
+
+
+def _defaults(_stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {key: store.find(name) for name, key in _ENVIRONMENT.items()}
+    return {key: value for key, value in chosen.items() if value}
+
+
+def _secrets(_node: Node) -> list[str]:
+    return [archive.ROLE_SECRET]
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    nodes = everything.having(BackupSettings)
+    problems = [
+        Problem(node.name, "group backup", "should have one host: it holds the one repository")
+        for node in nodes[1:]
+    ]
+    for node in nodes:
+        if not everything.having(PostgresSettings) and not everything.having(RedisSettings):
+            message = "needs a host in group 'postgres' or 'redis'"
+            problems.append(Problem(node.name, "group backup", message))
+        chosen = node.the(BackupSettings)
+        if chosen.s3_bucket and not (chosen.s3_access_key and chosen.s3_secret_key):
+            message = "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, here or in .env"
+            problems.append(Problem(node.name, "backup_s3_bucket", message))
+    return problems
+
+
+def _listens(node: Node) -> list[Listener]:
+    if not archive.is_remote(node):
+        return []
+    return [Listener(archive.PORT, "group backup", "pgbackrest", "pgbackrest.service")]
+
+
+def _checks(node: Node) -> list[Problem]:
+    server = _server(node)
+    if server is None or server.system.release == node.system.release:
+        return []
+    if server not in node.estate.active:
+        return []
+    message = (
+        f"{node.system.release.name} here and {server.system.release.name} on {server.name}: "
+        "pgBackRest needs the same version on both"
+    )
+    return [Problem(node.name, "operating system", message)]
+
+
+def _server(node: Node) -> Node | None:
+    servers = node.estate.having(PostgresSettings)
+    return servers[0] if servers else None
+
+
+def _probes(node: Node) -> dict[str, Probe[Any]]:
+    return {
+        "packages": packages.probe(_packages(node)),
+        "files": files.probe(_files(node)),
+        "services": services.probe(_services(node), node.manager),
+        "certificate": archive.certificate_probe(),
+        "stanza": Probe(_STANZA.format(stanza=archive.stanza(node)), lambda lines: lines == ["ok"]),
+    }
+
+
+# --- Install -------------------------------------------------------------------------------------
+
+
+def _packages(node: Node) -> list[str]:
+    server = _server(node)
+    tools = [f"postgresql-{cluster_version(server)}", "pgbackrest"] if server else []
+    redis = ["redis-server", "redis-tools"] if node.estate.having(RedisSettings) else []
+    libraries = ["python3", "python3-psycopg", "python3-redis", "python3-boto3", "gnupg", "openssl"]
+    return [*tools, *redis, *libraries, "cron", *services.packages(node.manager)]
+
+
+@on(BackupSettings)
+def install(node: Node) -> None:
+    """Installs the packages; nothing is started."""
+    converge("Backup: packages", lambda: _missing_packages(node))
+
+
+def _missing_packages(node: Node) -> Change | None:
+    before = MASK + packages.NO_CLUSTER
+    return packages.compare(node, _packages(node), node.read("backup")["packages"], before)
+
+
+# --- Configure -----------------------------------------------------------------------------------
+
+
+def keys() -> None:
+    """The keys of the backup host and of PostgreSQL's, before either configures the other.
+
+    One operation of both hosts: pyinfra then runs it before what follows on either of them.
+    """
+    node = here()
+    if archive.is_remote(node) and (group := _side(node)):
+        converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
+
+
+def _side(node: Node) -> str:
+    if BackupSettings in node.settings:
+        return "backup"
+    return "postgres" if PostgresSettings in node.settings else ""
+
+
+def configure() -> None:
+    """Writes the programme, its configuration and its schedule."""
+    _write()
+    activate()
+
+
+@on(BackupSettings)
+def _write(node: Node) -> None:
+    converge("Backup: configuration", lambda: _configuration(node))
+
+
+def _configuration(node: Node) -> Change | None:
+    return files.compare(_files(node, _trusted(node)), node.read("backup")["files"])
+
+
+def _trusted(node: Node) -> str:
+    server = _server(node)
+    if server is None or not archive.is_remote(node) or server not in node.estate.active:
+        return ""
+    return str(server.read("postgres")["certificate"])
+
+
+def _files(node: Node, certificate: str = "") -> list[Entry]:
+    chosen = node.the(BackupSettings)
+    return [
+        Directory("/etc/datatier"),
+        Directory(chosen.dir),
+        *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
+        Directory(f"{chosen.dir}/pgbackrest", mode="750", user="postgres", group="postgres"),
+        *_programme(),
+        *_scripts(chosen),
+        File(CONFIG, _config(node), mode="600", secret=_CONFIG_SECRETS),
+        File("/etc/cron.d/datatier-backup", _cron(chosen)),
+        File("/etc/logrotate.d/datatier-backup", _logrotate(chosen)),
+        *_repository(node, certificate),
+        *(entry for service in _services(node) for entry in services.files(service, node.manager)),
+    ]
+
+
+_CONFIG_SECRETS = (
+    r'^ *"(?:password|admin_password|secret_key|access_key|encryption_passphrase)": "(.*)",?$'
+)
+
+
+def _programme() -> list[Entry]:
+    modules = sorted(PROGRAMME.glob("*.py"))
+    return [
+        Directory(LIBRARY),
+        Directory(f"{LIBRARY}/backup"),
+        *(File(f"{LIBRARY}/backup/{path.name}", path.read_text()) for path in modules),
+    ]
+
+
+SCRIPTS = {
+    "postgres-backup.sh": "postgres",
+    "redis-backup.sh": "redis",
+    "cleanup-backups.sh": "cleanup",
+    "health-check.sh": "health",
+    "restore-postgres.sh": "restore-postgres",
+    "restore-redis.sh": "restore-redis",
+    "backup.sh": "",
+}
+
+
+def _scripts(chosen: BackupSettings) -> list[Entry]:
+    return [
+        Directory(chosen.scripts_dir),
+        *(
+            File(
+                f"{chosen.scripts_dir}/{name}",
+                render("backup/script.sh.j2", command=command),
+                mode="755",
+            )
+            for name, command in SCRIPTS.items()
+        ),
+    ]
+
+
+def _cron(chosen: BackupSettings) -> str:
+    where = chosen.scripts_dir
+    jobs = [
+        (chosen.schedule_full, f"{where}/postgres-backup.sh full"),
+        (chosen.schedule_incremental, f"{where}/postgres-backup.sh incremental"),
+        (chosen.schedule_redis, f"{where}/redis-backup.sh"),
+        (chosen.schedule_cleanup, f"{where}/cleanup-backups.sh"),
+        (chosen.schedule_health, f"{where}/health-check.sh"),
+        (chosen.schedule_verify, f"{where}/backup.sh verify"),
+        (chosen.schedule_drill, f"{where}/backup.sh drill"),
+    ]
+    return render("backup/cron.j2", jobs=jobs, logs=f"{chosen.dir}/logs")
+
+
+def _logrotate(chosen: BackupSettings) -> str:
+    return render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
+
+
+def _config(node: Node) -> str:
+    chosen = node.the(BackupSettings)
+    schedules = {
+        name.removeprefix("schedule_"): getattr(chosen, name)
+        for name in BackupSettings.model_fields
+        if name.startswith("schedule_")
+    }
+    passphrase = chosen.encryption_passphrase
+    content = {
+        "stack": node.stack.stack_name,
+        "host": node.name,
+        "directory": chosen.dir,
+        "retention_days": chosen.retention_days,
+        "retention_min_full": chosen.retention_min_full,
+        "schedules": schedules,
+        "encryption_passphrase": passphrase.get_secret_value() if passphrase else "",
+        "alerts": {
+            "webhook": chosen.alert_webhook,
+            "command": chosen.alert_command,
+            "heartbeat": chosen.heartbeat_url,
+        },
+        "postgres": _postgres(node),
+        "redis": _redis(node.estate),
+        "s3": _s3(chosen),
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _postgres(node: Node) -> dict[str, Any] | None:
+    server = _server(node)
+    if server is None:
+        return None
+    settings = server.the(PostgresSettings)
+    return {
+        "host": "127.0.0.1" if server is node else server.address,
+        "port": settings.port,
+        "version": cluster_version(server),
+        "databases": list(settings.databases),
+        "user": archive.ROLE,
+        "password": node.estate.secrets.get(archive.ROLE_SECRET),
+        "admin_password": settings.password.get_secret_value(),
+        "data_directory": data_directory(server),
+        "local": server is node,
+        # Block incremental is beta in Debian 12's pgBackRest, and its restore had bugs until 2.55.
+        "incremental": "block" if cluster_version(server) >= 17 else "wal",
+        "poolers": [
+            [
+                "127.0.0.1" if pooler is node else pooler.address,
+                pooler.the(PgbouncerSettings).listen_port,
+            ]
+            for pooler in node.estate.having(PgbouncerSettings)
+        ],
+    }
+
+
+def _redis(everything: Estate) -> dict[str, Any] | None:
+    nodes = everything.having(RedisSettings)
+    if not nodes:
+        return None
+    return {
+        "nodes": [list(address) for address in addresses(everything)],
+        "sentinels": [list(address) for address in endpoints(everything)],
+        "master_name": master_name(everything),
+        "password": password(nodes[0]),
+    }
+
+
+def _s3(chosen: BackupSettings) -> dict[str, str] | None:
+    if not chosen.s3_bucket or chosen.s3_secret_key is None:
+        return None
+    return {
+        "bucket": chosen.s3_bucket,
+        "region": chosen.s3_region,
+        "endpoint": chosen.s3_endpoint,
+        "prefix": chosen.s3_prefix,
+        "access_key": chosen.s3_access_key,
+        "secret_key": chosen.s3_secret_key.get_secret_value(),
+    }
+
+
+def _repository(node: Node, certificate: str) -> list[Entry]:
+    """pgBackRest's configuration for backups, and the one that restores to scratch."""
+    server = _server(node)
+    if server is None:
+        return []
+    common = _repository_options(node)
+    cluster: dict[str, str | int] = {
+        "pg1-path": data_directory(server),
+        "pg1-port": server.the(PostgresSettings).port,
+        "pg1-socket-path": "/var/run/postgresql",
+    }
+    entries: list[Entry] = []
+    scratch = {**common, "lock-path": "/tmp/datatier-pgbackrest"}
+    if archive.is_remote(node):
+        options, entries = archive.tls(node, server, certificate)
+        common = {**common, **options}
+        cluster = {**cluster, **archive.peer("pg1", server)}
+    return [
+        *entries,
+        archive.config_file(node, common, cluster),
+        archive.config_file(node, scratch, {"pg1-path": "/nonexistent"}, SCRATCH),
+    ]
+
+
+def _repository_options(node: Node) -> dict[str, str | int]:
+    chosen = node.the(BackupSettings)
+    options: dict[str, str | int] = {
+        "repo1-path": f"{chosen.dir}/pgbackrest",
+        "repo1-retention-full-type": "time",
+        "repo1-retention-full": chosen.retention_days,
+        # Nothing expires until it was verified: clean-up decides, not the backup itself.
+        "expire-auto": "n",
+        "start-fast": "y",
+        "process-max": 2,
+        "compress-type": "zst",
+        "log-level-file": "off",
+    }
+    server = _server(node)
+    if server is not None and cluster_version(server) >= 17:
+        options |= {"repo1-bundle": "y", "repo1-block": "y"}
+    if chosen.encryption_passphrase is not None:
+        options |= {
+            "repo1-cipher-type": "aes-256-cbc",
+            "repo1-cipher-pass": chosen.encryption_passphrase.get_secret_value(),
+        }
+    return options
+
+
+# --- Activate ------------------------------------------------------------------------------------
+
+_STANZA = """
+runuser -u postgres -- pgbackrest --stanza={stanza} info --output=json 2>/dev/null |
+  grep -q '"code":[02],' && echo ok || true
+"""
+
+
+def activate() -> None:
+    """Starts the schedule and pgBackRest's server, and creates the stanza."""
+    _start()
+    node = here()
+    # Also an operation of PostgreSQL's host, where it does nothing: it waits for that server.
+    if _server(node) is not None and _side(node):
+        converge("Backup: repository", lambda: _stanza(node))
+
+
+@on(BackupSettings)
+def _start(node: Node) -> None:
+    converge("Backup: services", lambda: _activation(node))
+
+
+def _services(node: Node) -> list[Service]:
+    cron = Service(
+        name="cron",
+        description="cron",
+        command="/usr/sbin/cron -f",
+        user="root",
+        group="root",
+        unit="cron.service",
+        ready="grep -qsx cron /proc/[0-9]*/comm",
+        reload=":",
+    )
+    remote = archive.is_remote(node) and _server(node) is not None
+    return [cron, archive.service(node)] if remote else [cron]
+
+
+def _activation(node: Node) -> Change | None:
+    entries = _repository(node, _trusted(node))
+    content = "".join(entry.content for entry in entries if isinstance(entry, File))
+    wanted = [
+        services.activation(
+            service, node.manager, restart=content if service.name == "pgbackrest" else ""
+        )
+        for service in _services(node)
+    ]
+    return services.compare(wanted, node.read("backup")["services"], node.manager)
+
+
+def _stanza(node: Node) -> Change | None:
+    if BackupSettings not in node.settings or node.read("backup")["stanza"]:
+        return None
+    name = archive.stanza(node)
+    script = f"""
+out=$(runuser -u postgres -- pgbackrest {quoted(f"--stanza={name}")} stanza-create 2>&1) || {{
+  echo "pgBackRest: $(printf '%s\\n' "$out" | tail -n 1)" >&2; exit 1; }}
+"""
+    return Change([f"stanza {name}: create"], script)
+
+
+def deploy() -> None:
+    """The backup service as the settings say: install, configure, activate."""
+    install()
+    keys()
+    configure()
+
+
+COMPONENT = Component(
+    "backup", BackupSettings, _defaults, _secrets, _rules, _listens, _probes, _checks
+)

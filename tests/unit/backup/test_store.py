@@ -1,0 +1,817 @@
+"""The mirror, against a real S3 server behind a wire that can be cut, slowed and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+boto3 = pytest.importorskip("boto3")
+pytest.importorskip("moto.server")
+
+from backup import retention, store  # noqa: E402
+from backup.config import Config  # noqa: E402
+from backup.job import Failed, Log  # noqa: E402
+from backup.manifest import SUFFIX, Manifest  # noqa: E402
+from tests.unit.backup import builders  # noqa: E402
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+DAY = timedelta(days=1)
+ROOT = Path(__file__).parents[3]
+
+
+class Moto:
+    """A process of its own; what it holds is gone when it stops."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            time.sleep(0.1)
+        raise AssertionError("moto does not start")
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Wire:
+    """A TCP relay in front of the server: counts what goes up, and can be cut or slowed."""
+
+    def __init__(self, port: int) -> None:
+        self._server = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.sent = 0
+        self.cut_after: int | None = None
+        self.delay = 0.0
+        self.damage: tuple[bytes, bytes] | None = None
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+
+    def _is_cut(self) -> bool:
+        return self.cut_after is not None and self.sent >= self.cut_after
+
+    def _relay(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            if self._is_cut():
+                return
+            with socket.create_connection(("127.0.0.1", self._server)) as server:
+                back = threading.Thread(target=self._pump, args=(server, client, False))
+                back.start()
+                self._pump(client, server, True)
+                back.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        with contextlib.suppress(OSError):
+            while (data := source.recv(65536)) and not self._is_cut():
+                if up:
+                    self.sent += len(data)
+                    data = data.replace(*self.damage) if self.damage else data
+                else:
+                    time.sleep(self.delay)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Moto]:
+    made = Moto()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def wire(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    monkeypatch.setattr(store, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(store, "READ_SECONDS", 3)
+    monkeypatch.setattr(store, "TRIES", 2)
+    # What a host's environment says of S3 is nobody's business here.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone-else")
+    made = Wire(moto.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(moto: Moto) -> Any:
+    return direct(moto)
+
+
+def direct(moto: Moto) -> Any:
+    """A client that goes round the wire, with a bucket that is empty."""
+    made = boto3.session.Session().client(
+        "s3",
+        region_name="eu-central-1",
+        endpoint_url=f"http://127.0.0.1:{moto.port}",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    with contextlib.suppress(made.exceptions.BucketAlreadyOwnedByYou):
+        made.create_bucket(
+            Bucket="backups", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+    for row in made.list_objects_v2(Bucket="backups").get("Contents", []):
+        made.delete_object(Bucket="backups", Key=row["Key"])
+    for row in made.list_multipart_uploads(Bucket="backups").get("Uploads", []):
+        made.abort_multipart_upload(Bucket="backups", Key=row["Key"], UploadId=row["UploadId"])
+    return made
+
+
+@pytest.fixture
+def here(tmp_path: Path, wire: Wire, client: Any) -> Config:
+    endpoint = f"http://127.0.0.1:{wire.port}"
+    return builders.config(
+        tmp_path / "backups", s3=builders.s3(endpoint), retention_min_full=1, databases=("app",)
+    )
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log", "mirror")
+
+
+def keys(client: Any) -> dict[str, int]:
+    rows = client.list_objects_v2(Bucket="backups").get("Contents", [])
+    return {row["Key"].removeprefix("estate/one/"): row["Size"] for row in rows}
+
+
+def content(client: Any, key: str) -> bytes:
+    return bytes(client.get_object(Bucket="backups", Key=f"estate/one/{key}")["Body"].read())
+
+
+def repository(config: Config, *moments: datetime) -> None:
+    """Files as pgBackRest lays them out, with full backups of the given moments."""
+    root = config.directory / "pgbackrest"
+    for moment in moments:
+        label = builders.label(moment)
+        put(root / f"backup/stack/{label}/pg_data/base/1.zst", label * 10)
+        put(root / f"backup/stack/{label}/backup.manifest", label)
+        put(root / f"archive/stack/15-1/0000000100000000/{label}.zst", label * 5)
+    labels = " ".join(builders.label(moment) for moment in moments)
+    for name in ("archive/stack/archive.info", "backup/stack/backup.info"):
+        put(root / name, labels)
+        put(root / f"{name}.copy", labels)
+    put(root / "archive/stack/15-1/unfinished.pgbackrest.tmp", "half")
+    with contextlib.suppress(FileExistsError):
+        (root / "backup/stack/latest").symlink_to(builders.label(moments[-1]))
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def full(config: Config, moment: datetime, data: bytes = b"dump") -> Manifest:
+    """A full backup, its physical one included in the manifest."""
+    made = builders.stored(config, "full", "app", moment, data)
+    made = replace(made, facts={"label": builders.label(moment)})
+    made.write(config.artifacts("postgres"))
+    return made
+
+
+def estate(config: Config) -> list[Manifest]:
+    """A full, its globals, an incremental and a snapshot."""
+    repository(config, NOW)
+    made = [full(config, NOW), builders.stored(config, "globals", "", NOW, b"globals")]
+    made.append(builders.manifest("incremental", "stack", NOW + timedelta(hours=1)))
+    made[-1].write(config.artifacts("postgres"))
+    return [*made, builders.stored(config, "redis", "redis", NOW, b"rdb")]
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """What a mirror has to hold."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.suffix != ".tmp"
+        if path.name != ".s3-mirror.json"
+    }
+
+
+# --- Mirror --------------------------------------------------------------------------------------
+
+
+def test_everything_is_copied_once(here: Config, client: Any, log: Log, wire: Wire) -> None:
+    estate(here)
+    store.mirror(here, log)
+    assert {key: content(client, key) for key in keys(client)} == tree(here.directory)
+    sent = wire.sent
+    again = store.mirror(here, log)
+    assert again.copied == 0 and again.unchanged == len(tree(here.directory))
+    assert wire.sent - sent < 1500  # one listing
+
+
+def test_copies_are_noted_and_encryption_is_asked_for(here: Config, client: Any, log: Log) -> None:
+    made = estate(here)
+    store.mirror(here, log)
+    addresses = [Manifest.read(m.beside(retention.directory_of(here, m))).copies[0] for m in made]
+    assert addresses == [
+        f"s3://backups/estate/one/postgres/{made[0].name}",
+        f"s3://backups/estate/one/postgres/{made[1].name}",
+        "s3://backups/estate/one/pgbackrest",
+        f"s3://backups/estate/one/redis/{made[3].name}",
+    ]
+    for key in keys(client):
+        head = client.head_object(Bucket="backups", Key=f"estate/one/{key}")
+        assert head["ServerSideEncryption"] == "AES256"
+        assert head["Metadata"]["sha256"] == hashlib.sha256(content(client, key)).hexdigest()
+
+
+def test_manifests_and_infos_go_last(
+    here: Config, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate(here)
+    order: list[str] = []
+    put_one = store._Bucket.put
+
+    def noting(bucket: Any, key: str, data: bytes, sha256: str) -> str:
+        order.append(key)
+        return put_one(bucket, key, data, sha256)
+
+    monkeypatch.setattr(store._Bucket, "put", noting)
+    store.mirror(here, log)
+
+    def rank(key: str) -> int:
+        if key.endswith(SUFFIX):
+            return 4
+        if not key.startswith("pgbackrest"):
+            return 0
+        return 3 if ".info" in key else 2 if key.endswith("backup.manifest") else 1
+
+    assert [rank(key) for key in order] == sorted(rank(key) for key in order)
+
+
+def test_a_manifest_that_gains_a_check_is_copied_again(here: Config, client: Any, log: Log) -> None:
+    made = estate(here)[3]
+    store.mirror(here, log)
+    path = made.beside(here.artifacts("redis"))
+    Manifest.read(path).with_verification("drill", "2026").write(here.artifacts("redis"))
+    assert store.mirror(here, log).copied == 1
+    assert content(client, f"redis/{made.name}{SUFFIX}") == path.read_bytes()
+    assert b"drill" in path.read_bytes() and b"s3://" in path.read_bytes()
+
+
+def test_a_check_noted_while_the_manifest_is_copied_is_not_lost(
+    here: Config, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = builders.stored(here, "redis", "redis", NOW, b"rdb")
+    put_one, directory = store._Bucket.put, here.artifacts("redis")
+
+    def verified_meanwhile(bucket: Any, key: str, data: bytes, sha256: str) -> str:
+        made.with_verification("drill", "2026").write(directory)
+        return put_one(bucket, key, data, sha256)
+
+    monkeypatch.setattr(store._Bucket, "put", verified_meanwhile)
+    store.mirror(here, log)
+    now = Manifest.read(made.beside(directory))
+    assert now.copies and "drill" in {check.what for check in now.verified}
+
+
+def test_without_its_record_it_compares_and_copies_nothing(here: Config, log: Log) -> None:
+    estate(here)
+    store.mirror(here, log)
+    for record in (None, "{", "[]", '{"target": ""}'):
+        path = here.directory / ".s3-mirror.json"
+        path.unlink() if record is None else path.write_text(record)
+        assert store.mirror(here, log).copied == 0
+
+
+def test_what_was_changed_or_removed_over_there_is_put_back(
+    here: Config, client: Any, log: Log
+) -> None:
+    made = estate(here)
+    store.mirror(here, log)
+    keys_ = [f"postgres/{made[0].name}", f"redis/{made[3].name}"]
+    client.put_object(Bucket="backups", Key=f"estate/one/{keys_[0]}", Body=b"DUMP")
+    client.delete_object(Bucket="backups", Key=f"estate/one/{keys_[1]}")
+    assert store.mirror(here, log).copied == 2
+    assert [content(client, key) for key in keys_] == [b"dump", b"rdb"]
+
+
+def test_a_damaged_artifact_never_replaces_its_copy(here: Config, client: Any, log: Log) -> None:
+    made = estate(here)[0]
+    store.mirror(here, log)
+    made.path(here.artifacts("postgres")).write_bytes(b"DUMP")
+    other = builders.stored(here, "redis", "redis", NOW + timedelta(hours=4), b"later")
+    with pytest.raises(Failed, match=f"{made.name} is not what its manifest says"):
+        store.mirror(here, log)
+    assert content(client, f"postgres/{made.name}") == b"dump"
+    assert f"redis/{other.name}{SUFFIX}" in keys(client)
+
+
+def test_a_file_without_manifest_or_a_cut_one_is_not_copied(
+    here: Config, client: Any, log: Log
+) -> None:
+    (here.artifacts("postgres") / "app_full_20260101_020000.sql.gz").write_bytes(b"x")
+    cut = builders.stored(here, "redis", "redis", NOW, b"whole")
+    cut.path(here.artifacts("redis")).write_bytes(b"who")
+    store.mirror(here, log)
+    assert keys(client) == {}
+
+
+# --- Trouble -------------------------------------------------------------------------------------
+
+
+def test_an_outage_ends_soon_and_its_backlog_is_copied(here: Config, log: Log) -> None:
+    server = Moto()
+    try:
+        assert here.s3
+        away = replace(here, s3=replace(here.s3, endpoint=f"http://127.0.0.1:{server.port}"))
+        direct(server)
+        estate(away)
+        store.mirror(away, log)
+        server.stop()
+        for hours in range(4, 40, 4):
+            builders.stored(away, "redis", "redis", NOW + timedelta(hours=hours), os.urandom(99))
+        start = time.monotonic()
+        with pytest.raises(store.Away, match="S3: listing"):
+            store.mirror(away, log)
+        assert time.monotonic() - start < 10
+        server.start()
+        again = direct(server)
+        store.mirror(away, log)
+        assert {key: content(again, key) for key in keys(again)} == tree(away.directory)
+    finally:
+        server.stop()
+
+
+def test_a_server_that_hangs_does_not_hold_the_run(here: Config, log: Log, moto: Moto) -> None:
+    estate(here)
+    os.kill(moto.process.pid, signal.SIGSTOP)
+    try:
+        start = time.monotonic()
+        with pytest.raises(store.Away):
+            store.mirror(here, log)
+        assert time.monotonic() - start < 12
+    finally:
+        os.kill(moto.process.pid, signal.SIGCONT)
+    store.mirror(here, log)
+
+
+def test_a_slow_server_ends_with_the_time_and_the_next_runs_go_on(
+    here: Config, client: Any, log: Log, wire: Wire
+) -> None:
+    for hours in range(40):
+        builders.stored(here, "redis", "redis", NOW - timedelta(hours=hours), b"rdb%d" % hours)
+    wire.delay = 0.2
+    start = time.monotonic()
+    with pytest.raises(store.Away, match="time is up"):
+        store.mirror(here, log, limit=1.5)
+    assert time.monotonic() - start < 6
+    arrived = sorted(key for key in keys(client) if key.endswith(".gz"))
+    assert 0 < len(arrived) < 40
+    newest = sorted(path.name for path in here.artifacts("redis").glob("*.gz"))[-1]
+    assert f"redis/{newest}" in arrived
+    wire.delay = 0.0
+    assert store.mirror(here, log).copied == 80 - len(arrived)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(store, "PART", 5 * 1024 * 1024)  # the least that S3 takes
+    return 5 * 1024 * 1024
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(
+    here: Config, client: Any, log: Log, wire: Wire, small_parts: int
+) -> None:
+    data = os.urandom(6 * small_parts + 123)
+    made = builders.stored(here, "full", "app", NOW, data)
+    wire.cut_after = 3 * small_parts + 1_000_000
+    with pytest.raises(store.Away):
+        store.mirror(here, log)
+    assert keys(client) == {}
+    wire.cut_after, wire.sent = None, 0
+    store.mirror(here, log)
+    assert wire.sent < 4 * small_parts
+    assert content(client, f"postgres/{made.name}") == data
+    assert "Uploads" not in client.list_multipart_uploads(Bucket="backups")
+    assert store.mirror(here, log).copied == 0
+
+
+def test_a_killed_upload_goes_on_where_it_was(
+    here: Config, client: Any, log: Log, wire: Wire, small_parts: int
+) -> None:
+    data = os.urandom(6 * small_parts)
+    made = builders.stored(here, "full", "app", NOW, data)
+    code = f"""
+import sys; from pathlib import Path
+from backup import store; from backup.job import Log
+from tests.unit.backup import builders
+store.PART = {small_parts}
+here = builders.config(Path({str(here.directory)!r}), s3=builders.s3("http://127.0.0.1:{wire.port}"))
+store.mirror(here, Log(here.directory.parent / "log", "mirror"))
+"""
+    wire.delay = 0.3
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while wire.sent < 3.5 * small_parts and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    wire.delay, wire.sent = 0.0, 0
+    store.mirror(here, log)
+    assert wire.sent < 4.5 * small_parts
+    assert content(client, f"postgres/{made.name}") == data
+
+
+def test_parts_of_other_content_are_not_used(
+    here: Config, client: Any, log: Log, wire: Wire, small_parts: int
+) -> None:
+    data = os.urandom(3 * small_parts)
+    made = builders.stored(here, "full", "app", NOW, data)
+    wire.cut_after = 2 * small_parts
+    with pytest.raises(store.Away):
+        store.mirror(here, log)
+    wire.cut_after = None
+    path = made.path(here.artifacts("postgres"))
+    changed = bytes([data[0] ^ 1]) + data[1:]
+    path.write_bytes(changed)
+    replace(made, sha256=hashlib.sha256(changed).hexdigest()).write(here.artifacts("postgres"))
+    store.mirror(here, log)
+    assert content(client, f"postgres/{made.name}") == changed
+    head = client.head_object(Bucket="backups", Key=f"estate/one/postgres/{made.name}")
+    assert head["Metadata"]["sha256"] == hashlib.sha256(changed).hexdigest()
+    assert "Uploads" not in client.list_multipart_uploads(Bucket="backups")
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_what_is_damaged_on_its_way_is_removed_and_copied_again(
+    here: Config, client: Any, log: Log, wire: Wire, small_parts: int, parts: int
+) -> None:
+    data = b"GOOD-MARKER" + os.urandom(parts * small_parts)
+    made = builders.stored(here, "full", "app", NOW, data)
+    wire.damage = (b"GOOD-MARKER", b"EVIL-MARKER")
+    with pytest.raises(Failed, match="arrived damaged"):
+        store.mirror(here, log)
+    wire.damage = None
+    assert keys(client) == {}
+    store.mirror(here, log)
+    assert content(client, f"postgres/{made.name}") == data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bucket": "no-such-bucket"}, "NoSuchBucket"),
+        ({"access_key": ""}, "not configured"),
+        ({"endpoint": "nonsense"}, "S3: configuration"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(
+    here: Config, log: Log, change: dict[str, str], message: str
+) -> None:
+    assert here.s3
+    with pytest.raises(Failed, match=message) as caught:
+        store.mirror(replace(here, s3=replace(here.s3, **change)), log)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_secret_is_logged(
+    here: Config, log: Log, wire: Wire, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    wire.cut_after = 0
+    with pytest.raises(store.Away) as caught:
+        store.mirror(here, log)
+    seen = str(caught.value) + (tmp_path / "log").read_text() + "".join(capfd.readouterr())
+    seen += (here.directory / ".s3-mirror.json").read_text()
+    assert "canary" not in seen and "someone-else" not in seen
+
+
+def test_mirror_if_any(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    from backup import job
+
+    monkeypatch.setattr(job, "LOCKS", tmp_path)
+    estate(here)
+    store.mirror_if_any(replace(here, s3=None), log)
+    with job.locked("mirror"):
+        store.mirror_if_any(here, log)
+    assert keys(client) == {}
+    store.mirror_if_any(here, log)
+    assert keys(client)
+
+
+# --- Physical repository -------------------------------------------------------------------------
+
+
+def test_a_repository_file_that_fails_holds_back_what_names_it(
+    here: Config, client: Any, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate(here)
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "1.zst":
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(Failed, match="Input/output error"):
+        store.mirror(here, log)
+    there = keys(client)
+    assert not [key for key in there if ".info" in key or key.endswith("backup.manifest")]
+    named = [key for key in there if key.endswith(SUFFIX)]
+    assert [key for key in named if "full" in key or "incremental" in key] == []
+    assert [key for key in named if "redis" in key]
+
+
+def test_a_new_host_does_not_replace_the_index_of_the_old_ones_backups(
+    here: Config, client: Any, log: Log, tmp_path: Path
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    before = content(client, "pgbackrest/backup/stack/backup.info")
+    fresh = replace(here, directory=tmp_path / "fresh")
+    builders.config(fresh.directory)
+    repository(fresh, NOW + DAY)
+    redis = builders.stored(fresh, "redis", "redis", NOW + DAY, b"new")
+    with pytest.raises(Failed, match="physical backups that are not known here: fetch them"):
+        store.mirror(fresh, log)
+    assert content(client, "pgbackrest/backup/stack/backup.info") == before
+    assert f"redis/{redis.name}{SUFFIX}" in keys(client)
+
+
+def test_the_own_repository_is_known_even_when_all_its_backups_are_new(
+    here: Config, client: Any, log: Log
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    expire(here, NOW)
+    repository(here, NOW + 60 * DAY)
+    store.mirror(here, log)
+    assert builders.label(NOW + 60 * DAY).encode() in content(
+        client, "pgbackrest/backup/stack/backup.info"
+    )
+
+
+def expire(config: Config, moment: datetime) -> None:
+    """As pgBackRest does."""
+    for path in (config.directory / "pgbackrest").rglob("*"):
+        if builders.label(moment) in path.as_posix() and path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+# --- Prune ---------------------------------------------------------------------------------------
+
+
+def aged(config: Config, log: Log) -> tuple[Manifest, Manifest]:
+    """An old full and a new one, in the bucket; the old one has been cleaned up here."""
+    old_moment, new_moment = NOW - 90 * DAY, NOW - DAY
+    repository(config, old_moment, new_moment)
+    old, new = full(config, old_moment), full(config, new_moment)
+    store.mirror(config, log)
+    retention.clean_up(config, log, dry_run=False)
+    expire(config, old_moment)
+    repository(config, new_moment)
+    return old, new
+
+
+def test_what_retention_removed_here_is_removed_there(here: Config, client: Any, log: Log) -> None:
+    aged(here, log)
+    store.mirror(here, log)
+    assert store.prune(here, log) == 5
+    assert {key: content(client, key) for key in keys(client)} == tree(here.directory)
+    assert store.prune(here, log) == 0
+    assert store.mirror(here, log).copied == 0
+
+
+def test_a_prune_that_an_outage_prevented_is_caught_up_with(
+    here: Config, client: Any, log: Log, wire: Wire
+) -> None:
+    old, _ = aged(here, log)
+    wire.cut_after = 0
+    with pytest.raises(store.Away):
+        store.prune(here, log)
+    wire.cut_after = None
+    store.mirror(here, log)
+    store.prune(here, log)
+    assert not [key for key in keys(client) if old.name in key]
+
+
+def test_what_is_still_here_stays_there(here: Config, client: Any, log: Log) -> None:
+    repository(here, NOW - 90 * DAY, NOW)
+    full(here, NOW - 90 * DAY)
+    full(here, NOW)
+    store.mirror(here, log)
+    before = keys(client)
+    assert store.prune(here, log) == 0
+    assert keys(client) == before
+
+
+def test_an_empty_host_removes_nothing_that_retention_keeps(
+    here: Config, client: Any, log: Log, tmp_path: Path
+) -> None:
+    repository(here, NOW - 20 * DAY, NOW)
+    full(here, NOW - 20 * DAY)
+    full(here, NOW)
+    store.mirror(here, log)
+    before = keys(client)
+    empty = replace(here, directory=tmp_path / "empty")
+    empty.directory.mkdir()
+    assert store.prune(empty, log) == 0
+    assert keys(client) == before
+
+
+def test_the_newest_copy_stays_when_newer_ones_have_not_arrived(
+    here: Config, client: Any, log: Log
+) -> None:
+    old = full(here, NOW - 90 * DAY)
+    store.mirror(here, log)
+    full(here, NOW)
+    retention.clean_up(here, log, dry_run=False)
+    assert not old.path(here.artifacts("postgres")).exists()
+    assert store.prune(here, log) == 0
+    assert content(client, f"postgres/{old.name}") == b"dump"
+
+
+def test_the_repositorys_copies_stay_while_its_index_is_not_current(
+    here: Config, client: Any, log: Log
+) -> None:
+    aged(here, log)
+    physical = {key for key in keys(client) if key.startswith("pgbackrest")}
+    store.prune(here, log)
+    assert physical <= set(keys(client))
+
+
+def test_a_physical_backup_that_was_lost_here_stays_there(
+    here: Config, client: Any, log: Log
+) -> None:
+    lost = NOW - 20 * DAY
+    repository(here, lost, NOW)
+    full(here, lost)
+    full(here, NOW)
+    store.mirror(here, log)
+    expire(here, lost)
+    repository(here, NOW)
+    store.mirror(here, log)
+    before = keys(client)
+    assert store.prune(here, log) == 0
+    assert keys(client) == before
+
+
+def test_strangers_in_the_bucket_stay(here: Config, client: Any, log: Log) -> None:
+    aged(here, log)
+    strangers = {"postgres/mine.sql.gz", "notes.txt", "other/x", "postgres/x.manifest.json"}
+    for key in strangers:
+        client.put_object(Bucket="backups", Key=f"estate/one/{key}", Body=b"?")
+    client.put_object(Bucket="backups", Key="estate/one-more/postgres/y", Body=b"?")
+    store.mirror(here, log)
+    store.prune(here, log)
+    assert strangers | {"estate/one-more/postgres/y"} <= set(keys(client))
+
+
+# --- Fetch ---------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back_to_an_empty_host(
+    here: Config, log: Log, tmp_path: Path, small_parts: int
+) -> None:
+    made = estate(here)
+    builders.stored(here, "full", "app", NOW + DAY, os.urandom(2 * small_parts))
+    builders.stored(here, "full", "app", NOW - DAY, b"before")
+    store.mirror(here, log)
+    target = tmp_path / "new"
+    got = store.fetch(here, target, log)
+    assert tree(target) == tree(here.directory) and got.files == len(tree(target))
+    latest = target / "postgres" / "app_full_LATEST.sql.gz"
+    assert latest.readlink().name == made[0].name  # tomorrow's is of a clock that is ahead
+    assert store.fetch(here, target, log).files == 0
+    again = replace(here, directory=target)
+    assert store.mirror(again, log).copied == 0
+
+
+@pytest.mark.parametrize("which", ["artifact", "wal"])
+@pytest.mark.parametrize("how", ["flipped", "cut"])
+def test_a_damaged_object_is_found_and_the_rest_comes_back(
+    here: Config, client: Any, log: Log, tmp_path: Path, which: str, how: str
+) -> None:
+    made = estate(here)
+    store.mirror(here, log)
+    key = f"postgres/{made[0].name}"
+    if which == "wal":
+        key = next(k for k in keys(client) if k.startswith("pgbackrest/archive/stack/15-1/"))
+    whole = content(client, key)
+    damaged = whole[:-1] + (b"" if how == "cut" else b"?")
+    old = client.head_object(Bucket="backups", Key=f"estate/one/{key}")["Metadata"]
+    client.put_object(Bucket="backups", Key=f"estate/one/{key}", Body=damaged, Metadata=old)
+    target = tmp_path / "new"
+    with pytest.raises(Failed, match=r"1 not fetched from S3: .* is damaged in the bucket"):
+        store.fetch(here, target, log)
+    assert not (target / key).exists()
+    assert not (target / f"{key}{SUFFIX}").exists()
+    assert not list(target.rglob("*.partial"))
+    assert (target / f"redis/{made[3].name}").read_bytes() == b"rdb"
+    assert (target / "pgbackrest/backup/stack/backup.info").exists() == (which == "artifact")
+
+
+def test_an_object_that_is_gone_is_found(
+    here: Config, client: Any, log: Log, tmp_path: Path
+) -> None:
+    made = estate(here)
+    store.mirror(here, log)
+    client.delete_object(Bucket="backups", Key=f"estate/one/postgres/{made[0].name}")
+    with pytest.raises(Failed, match=f"{made[0].name} is gone"):
+        store.fetch(here, tmp_path / "new", log)
+    assert not (tmp_path / "new" / "postgres" / f"{made[0].name}{SUFFIX}").exists()
+
+
+def test_a_download_that_breaks_is_tried_again(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    download, broken = store._Bucket.download, []
+
+    def breaking(bucket: Any, key: str, path: Path) -> str:
+        if key not in broken:
+            broken.append(key)
+            path.write_bytes(b"half")
+            raise store.Away("connection lost")
+        return download(bucket, key, path)
+
+    monkeypatch.setattr(store._Bucket, "download", breaking)
+    store.fetch(here, tmp_path / "new", log)
+    assert tree(tmp_path / "new") == tree(here.directory)
+
+
+def test_what_is_there_and_differs_is_left_alone(here: Config, log: Log, tmp_path: Path) -> None:
+    made = estate(here)[3]
+    store.mirror(here, log)
+    path = tmp_path / "new" / "redis" / made.name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(Failed, match="is there already and differs"):
+        store.fetch(here, tmp_path / "new", log)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_key_that_climbs_out_is_not_ours(here: Config, client: Any, log: Log) -> None:
+    for key in ("postgres/../../escape", "/postgres/x", "redis/", "pgbackrest"):
+        assert not store._is_ours(key)
+    assert store._is_ours("pgbackrest/backup/stack/backup.info")
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 10})())
+    with pytest.raises(Failed, match=r"has 0.0 GB free"):
+        store.fetch(here, tmp_path / "new", log)
+    assert tree(tmp_path / "new") == {}
+
+
+def test_the_record_is_of_one_bucket(here: Config, log: Log) -> None:
+    estate(here)
+    store.mirror(here, log)
+    assert here.s3
+    elsewhere = replace(here, s3=replace(here.s3, prefix="estate/two"))
+    assert store.mirror(elsewhere, log).copied == len(tree(here.directory))
+    record = json.loads((here.directory / ".s3-mirror.json").read_text())
+    assert record["target"].endswith(" estate/two")
