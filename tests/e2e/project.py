@@ -56,7 +56,7 @@ class Project:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("tasks", "templates", "deploy.py"):
+        for name in ("backup", "tasks", "templates", "deploy.py"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(
@@ -114,6 +114,7 @@ EMBEDDED = {
     "pgbouncer": {},
     "redis": {"redis_ports": [6379, 6380, 6381]},
     "sentinel": {"sentinel_ports": [26379, 26380, 26381]},
+    "backup": {},
 }
 
 
