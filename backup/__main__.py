@@ -60,14 +60,21 @@ def _health(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 
 def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    table = arguments.table or ""
+    if arguments.file and arguments.to_scratch:
+        restore.dump_to_scratch(config, arguments.file, log)
+        return
     if arguments.file:
-        restore.from_dump(config, arguments.file, log)
+        restore.from_dump(config, arguments.file, log, table)
         return
     target = restore.target_of(
-        config, time=arguments.time or "", incremental=arguments.incremental or ""
+        config, log, time=arguments.time or "", incremental=arguments.incremental or ""
     )
-    for database in [arguments.database] if arguments.database else config.databases:
-        restore.from_point(config, database, target, log)
+    if arguments.to_scratch:
+        restore.point_to_scratch(config, target, log)
+        return
+    databases = [arguments.database] if arguments.database else config.databases
+    restore.from_point(config, databases, target, log, table)
 
 
 def _restore_redis(config: Config, arguments: argparse.Namespace, log: Log) -> None:
@@ -105,6 +112,10 @@ _JOBS: dict[str, tuple[Job, str]] = {
 }
 
 
+_TABLE = "only this table: in its place if it is gone, else beside it in a schema restored_TIME"
+_TO_SCRATCH = "to a server of its own to look at; the live one is not touched"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="backup.sh",
@@ -124,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--time", help="a moment, ISO 8601 with a zone: 2026-11-22T14:03:00+00:00")
     what.add_argument("--incremental", metavar="NAME", help="an incremental backup, see list")
     into.add_argument("--database", help="only this database (with --time or --incremental)")
+    how = into.add_mutually_exclusive_group()
+    how.add_argument("--table", metavar="SCHEMA.TABLE", help=_TABLE)
+    how.add_argument("--to-scratch", action="store_true", help=_TO_SCRATCH)
     redis_file = jobs.add_parser("restore-redis", help="restore Redis over replication")
     redis_file.add_argument("file", help="a redis_*.rdb.gz of the backup directory")
     jobs.add_parser("list", help="all backups and what is known of them")
@@ -152,6 +166,8 @@ def main() -> int:
         signal.signal(number, _terminated)
     os.umask(0o077)
     job, lock = _JOBS[arguments.job]
+    # It runs as long as somebody looks at it: backups must not wait for that.
+    lock = "" if getattr(arguments, "to_scratch", False) else lock
     return _run(config, job, lock, arguments)
 
 

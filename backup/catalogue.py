@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
+from typing import Any
 
-from backup import alert, drill, postgres, redis, repository
+from backup import alert, outcome, postgres, redis, repository
 from backup.config import Config
 from backup.job import Failed, Log
 from backup.manifest import Manifest, all_of
@@ -58,15 +58,24 @@ def status(config: Config) -> None:
     newest = {(m.kind, m.of): m for m in everything(config) if m.kind != "globals"}
     for (kind, of), manifest in sorted(newest.items()):
         print(f"{kind:12} {of:20} {manifest.ended}  {_size(manifest.bytes)}  {manifest.name}")
-    result = config.directory / drill.RESULT
-    if result.exists():
-        print(f"last drill   {json.loads(result.read_text())}")
-    else:
-        print("last drill   never")
+    for check in outcome.CHECKS:
+        print(f"{check:12} {_told(outcome.last(config, check))}")
     now = datetime.now(UTC)
     overdue = alert.overdue(config, everything(config), now, alert.watched(config, now))
     if overdue:
         raise Failed("; ".join(str(problem) for problem in overdue))
+
+
+def _told(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "never"
+    times = [
+        f"{kind} restored in {result[kind]['rto']} s, {result[kind]['rpo']} s old"
+        for kind in ("postgres", "redis")
+        if kind in result
+    ]
+    told = [result["outcome"], result.get("why", ""), *times]
+    return f"{'':20} {result['started']}  {', '.join(filter(None, told))}"
 
 
 def verify(config: Config, log: Log) -> None:
@@ -75,11 +84,18 @@ def verify(config: Config, log: Log) -> None:
     Raises:
         Failed: at the end, with everything that failed.
     """
+    with outcome.recorded(config, "verify"):
+        _verify(config, log)
+
+
+def _verify(config: Config, log: Log) -> None:
     bad = []
     for manifest in everything(config):
         kind = "redis" if manifest.kind == "redis" else "postgres"
         try:
             (redis.verify if kind == "redis" else postgres.verify)(config, manifest)
+            if manifest.kind == "full":
+                postgres.verify_chain(config, manifest)
         except Failed as failure:
             log.line(f"FAILED: {failure}")
             bad.append(str(failure))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from backup import alert, catalogue, postgres, redis
+from backup import alert, catalogue, postgres, redis, scratch
 from backup.config import Config, Endpoint
 from backup.job import Failed, Log
 
@@ -21,6 +21,8 @@ def check(config: Config, log: Log) -> None:
     Raises:
         Failed: at the end, naming every service that is not well.
     """
+    if config.postgres is not None:
+        scratch.sweep(config)
     bad = []
     lines = []
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -40,6 +42,7 @@ def check(config: Config, log: Log) -> None:
 def _probes(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
     if config.postgres is not None:
         yield "postgres", partial(_postgres, config)
+        yield "wal archive", partial(_archive, config)
         for pooler in config.postgres.poolers:
             yield f"pgbouncer {pooler}", partial(_pooler, config, pooler)
     if config.redis is not None:
@@ -54,6 +57,19 @@ def _postgres(config: Config) -> str:
     with postgres.connect(postgres.server(config), "postgres") as connection:
         row = connection.execute("SELECT current_setting('server_version')").fetchone()
     return f"PostgreSQL {row[0] if row else ''}"
+
+
+def _archive(config: Config) -> str:
+    with postgres.connect(postgres.server(config), "postgres") as connection:
+        row = connection.execute(
+            "SELECT last_failed_time > coalesce(last_archived_time, '-infinity'),"
+            " last_failed_wal, last_archived_wal FROM pg_stat_archiver"
+        ).fetchone()
+    assert row is not None
+    failing, failed, archived = row
+    if failing:
+        raise Failed(f"{failed} could not be archived; see the server's log")
+    return f"archived up to {archived}" if archived else "nothing archived yet"
 
 
 def _pooler(config: Config, pooler: Endpoint) -> str:

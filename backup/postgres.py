@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import shutil
 import subprocess
 import zlib
@@ -20,6 +19,7 @@ from backup import crypt, repository
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, stamp
 from backup.manifest import Manifest, all_of, digest, finish
+from backup.retention import link_latest
 
 _TRAILERS = {
     "full": b"-- PostgreSQL database dump complete",
@@ -76,6 +76,7 @@ def full(config: Config, log: Log) -> list[Manifest]:
     """
     postgres, moment = server(config), stamp()
     directory = config.artifacts("postgres")
+    _clean(directory)
     with log.step("physical backup"):
         physical = repository.take(config, "full")
     with log.step("restore point"):
@@ -85,10 +86,15 @@ def full(config: Config, log: Log) -> list[Manifest]:
     for database in postgres.databases:
         with log.step(f"dump of {database}"):
             written.append(_dump(config, "full", moment, database, point))
-    for manifest in written:
-        if manifest.kind == "full":
-            _point_latest(directory, manifest)
+    link_latest(directory, [manifest for manifest in written if manifest.kind == "full"])
     return written
+
+
+def _clean(directory: Path) -> None:
+    """Removes what a run left that was killed; the lock of this job says that none is running."""
+    for kind in ("full", "globals"):
+        for path in directory.glob(f".*_{kind}_*.partial"):
+            path.unlink()
 
 
 def restore_point(config: Config, name: str, base: repository.Physical) -> dict[str, Any]:
@@ -128,11 +134,14 @@ def _dump(config: Config, kind: str, moment: str, database: str, point: dict[str
     stem = f"{database or config.stack}_{kind}_{moment}.sql.gz"
     name = stem + crypt.suffix(config)
     partial = directory / f".{name}.partial"
-    with _counted(postgres, database) as (snapshot, rows):
-        tool = _write(config, kind, database, snapshot, partial)
-    _read_whole(config, kind, partial)
-    checksum, size = digest(partial), partial.stat().st_size
-    finish(partial, directory / name)
+    try:
+        with _counted(postgres, database) as (snapshot, counted):
+            tool = _write(config, kind, database, snapshot, partial)
+        _read_whole(config, kind, partial)
+        checksum, size = digest(partial), partial.stat().st_size
+        finish(partial, directory / name)
+    finally:
+        partial.unlink(missing_ok=True)
     ended = datetime.now(UTC)
     manifest = Manifest(
         kind=kind,
@@ -144,15 +153,15 @@ def _dump(config: Config, kind: str, moment: str, database: str, point: dict[str
         started=started.isoformat(timespec="seconds"),
         ended=ended.isoformat(timespec="seconds"),
         duration=round((ended - started).total_seconds(), 3),
-        facts={**point, "tool": tool, "rows": rows},
+        facts={**point, "tool": tool, **counted},
     ).with_verification("read back whole", ended.isoformat(timespec="seconds"))
     manifest.write(directory)
     return manifest
 
 
 @contextmanager
-def _counted(postgres: Postgres, database: str) -> Iterator[tuple[str, dict[str, int]]]:
-    """A snapshot for the dump to use, and the exact row counts that it will contain."""
+def _counted(postgres: Postgres, database: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A snapshot for the dump to use, and what it will contain, rows counted exactly."""
     if not database:
         yield "", {}
         return
@@ -160,7 +169,7 @@ def _counted(postgres: Postgres, database: str) -> Iterator[tuple[str, dict[str,
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         row = connection.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None
-        yield row[0], row_counts(connection)
+        yield row[0], {"rows": row_counts(connection), **described(connection)}
 
 
 def row_counts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int]:
@@ -174,6 +183,16 @@ def row_counts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int
         row = connection.execute(f"SELECT count(*) FROM ONLY {table}").fetchone()
         counts[table] = row[0] if row else 0
     return counts
+
+
+def described(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, Any]:
+    """The owner of a connection's database, and what it takes on its server's disk in bytes."""
+    row = connection.execute(
+        "SELECT pg_get_userbyid(datdba), pg_database_size(oid)"
+        " FROM pg_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    return {"owner": row[0], "database_bytes": row[1]}
 
 
 def _write(config: Config, kind: str, database: str, snapshot: str, partial: Path) -> str:
@@ -233,13 +252,19 @@ def plain(config: Config, path: Path) -> Iterator[gzip.GzipFile]:
         yield stream
 
 
-def _point_latest(directory: Path, manifest: Manifest) -> None:
-    """Moves the LATEST link to an artifact that has just been verified."""
-    latest = directory / re.sub(r"_\d{8}_\d{6}", "_LATEST", manifest.name)
-    fresh = latest.with_name(f".{latest.name}.partial")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(manifest.name)
-    finish(fresh, latest)
+def archive_now(config: Config) -> None:
+    """Commits something and waits until it is archived: any moment before can then be reached.
+
+    Raises:
+        Failed: the server does not answer, or does not archive.
+    """
+    with connect(server(config), "postgres") as connection:
+        # Recovery to a moment ends at the first commit after it, so there has to be one.
+        connection.execute("SELECT pg_current_xact_id()")
+        row = connection.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()
+        connection.execute("SELECT pg_switch_wal()")
+    assert row is not None
+    repository.wait_archived(config, row[0])
 
 
 # --- Incremental ---------------------------------------------------------------------------------
@@ -248,12 +273,18 @@ def _point_latest(directory: Path, manifest: Manifest) -> None:
 def incremental(config: Config, log: Log) -> Manifest:
     """What changed since the last backup: blocks and WAL, or a restore point and WAL.
 
+    Where there is nothing to build on, it is a full one.
+
     Raises:
-        Failed: a step failed, or there is no full backup to build on.
+        Failed: a step failed.
     """
     postgres, moment = server(config), stamp()
     started = datetime.now(UTC)
     parent = newest_full(config)
+    if reason := _why_full(config, parent):
+        log.line(f"{reason}: this will be a full backup")
+        return full(config, log)[-1]
+    assert parent is not None
     with log.step("base of the increment"):
         base = _base(config, postgres, parent)
     with log.step("restore point"):
@@ -275,26 +306,31 @@ def incremental(config: Config, log: Log) -> Manifest:
     return manifest
 
 
-def newest_full(config: Config) -> Manifest:
-    """The newest full backup.
-
-    Raises:
-        Failed: there is none; an increment needs one.
-    """
+def newest_full(config: Config) -> Manifest | None:
+    """The newest full backup, if there is one."""
     fulls = [m for m in all_of(config.artifacts("postgres")) if m.kind == "full"]
-    if not fulls:
-        raise Failed("there is no full backup to build on: run postgres-backup.sh full first")
-    return fulls[-1]
+    return fulls[-1] if fulls else None
+
+
+def _why_full(config: Config, parent: Manifest | None) -> str:
+    """Why nothing can be built on the newest full backup; empty when it can."""
+    if parent is None:
+        return "there is no full backup yet"
+    if parent.facts["label"] not in {backup.label for backup in repository.backups(config)}:
+        return f"physical backup {parent.facts['label']} is not in the repository"
+    with connect(server(config), "postgres") as connection:
+        row = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()
+    timeline = row[0] if row else 0
+    if timeline != parent.facts["timeline"]:
+        return f"the server is on timeline {timeline} since it was restored"
+    return ""
 
 
 def _base(config: Config, postgres: Postgres, parent: Manifest) -> repository.Physical:
     if postgres.incremental == "block":
         return repository.take(config, "incr")
     label = parent.facts["label"]
-    for backup in repository.backups(config):
-        if backup.label == label:
-            return backup
-    raise Failed(f"physical backup {label} is not in the repository: run a full backup")
+    return next(backup for backup in repository.backups(config) if backup.label == label)
 
 
 # --- Verify --------------------------------------------------------------------------------------
@@ -307,7 +343,7 @@ def verify(config: Config, manifest: Manifest) -> None:
         Failed: the message names the check that failed.
     """
     if manifest.kind == "incremental":
-        _verify_increment(config, manifest)
+        verify_chain(config, manifest)
         return
     path = manifest.path(config.artifacts("postgres"))
     if not path.is_file() or path.is_symlink():
@@ -319,7 +355,12 @@ def verify(config: Config, manifest: Manifest) -> None:
     _read_whole(config, manifest.kind, path)
 
 
-def _verify_increment(config: Config, manifest: Manifest) -> None:
+def verify_chain(config: Config, manifest: Manifest) -> None:
+    """Checks that the repository still leads to the restore point of a backup.
+
+    Raises:
+        Failed: its physical backup or a WAL segment on the way is missing.
+    """
     facts = manifest.facts
     if facts["label"] not in {backup.label for backup in repository.backups(config)}:
         raise Failed(f"{manifest.name}: physical backup {facts['label']} is not in the repository")

@@ -299,7 +299,7 @@ def drill(config: Config, log: Log) -> dict[str, Any]:
         raise Failed(f"{manifest.name}: {keys} keys were loaded, of {found.keys}")
     age = datetime.now(UTC) - datetime.fromisoformat(manifest.ended)
     return {
-        "artifact": manifest.name,
+        "artifacts": [manifest.name],
         "rto": round(time.monotonic() - begun, 1),
         "rpo": round(age.total_seconds()),
     }

@@ -141,10 +141,15 @@ def wait_archived(config: Config, segment: str) -> None:
 
 
 def missing(config: Config, first: str, last: str) -> list[str]:
-    """The WAL segments between two (both included, one timeline) that the repository lacks.
+    """The WAL segments between two (both included) that the repository lacks.
 
     pgBackRest's own `verify` and `check` pass over a deleted segment in silence.
+
+    Raises:
+        Failed: they are of different timelines, so nothing leads from one to the other.
     """
+    if first[:8] != last[:8]:
+        raise Failed(f"WAL segments {first} and {last} are of different timelines")
     there = segments(config)
     return [name for name in _range(first, last) if name not in there]
 

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
+import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import psycopg
 from psycopg import sql
 
 from backup import postgres as pg
-from backup import scratch
-from backup.config import Config, Endpoint, Postgres
+from backup import repository, scratch
+from backup.config import Config, Postgres
 from backup.job import Failed, Log, stamp
 from backup.manifest import SUFFIX, Manifest, all_of
+from backup.swap import name_beside, swap
 
-# How long PgBouncer may take to let running transactions finish before the swap is given up.
-PAUSE_SECONDS = 30
+_NO_LIMITS = "-c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=warning"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a database has to hold after it was restored; bytes on the server's disk."""
+
+    owner: str
+    bytes: int
+    rows: dict[str, int]
+
+
+# --- What is restored ----------------------------------------------------------------------------
 
 
 def find(config: Config, given: str) -> Manifest:
     """The manifest of an artifact named by its path, after every check that needs no restoring.
 
+    A path without the `.gpg` of an encrypted artifact will do.
+
     Raises:
         Failed: it is not an artifact of this estate, or a check failed; the message says which.
     """
-    path = Path(given)
     directory = config.artifacts("postgres").resolve()
-    if not path.exists():
-        raise Failed(f"{given}: no such file")
-    resolved = path.resolve()
+    resolved = _resolved(Path(given))
     if resolved.parent != directory:
         raise Failed(f"{given} is not in {directory}: copy it there with its manifest")
     beside = resolved.with_name(resolved.name + SUFFIX)
@@ -48,62 +63,172 @@ def find(config: Config, given: str) -> Manifest:
     return manifest
 
 
-def from_dump(config: Config, given: str, log: Log) -> str:
-    """Restores a database from its plain SQL; returns the name the old one is kept under.
+def _resolved(path: Path) -> Path:
+    """Where a path leads; a LATEST link has to say one thing only."""
+    encrypted = path.with_name(f"{path.name}.gpg")
+    there = [each for each in (path, encrypted) if each.exists() or each.is_symlink()]
+    if not there:
+        raise Failed(f"{path}: no such file")
+    if "_LATEST" in path.name and len(there) > 1:
+        raise Failed(f"{path} is ambiguous: {encrypted.name} is there too; name the file itself")
+    (path, *_) = there
+    if not path.exists():
+        raise Failed(f"{path} leads to {path.readlink()}, which is not there")
+    resolved = path.resolve()
+    if path.is_symlink():
+        wanted = re.escape(path.name).replace("_LATEST", r"_\d{8}_\d{6}")
+        if not re.fullmatch(wanted, resolved.name) or resolved.parent != path.parent.resolve():
+            raise Failed(f"{path} leads to {path.readlink()}, which is another kind of thing")
+    return resolved
+
+
+def target_of(config: Config, log: Log, *, time: str, incremental: str) -> scratch.Target:
+    """The recovery target for a moment, or for a named incremental backup.
+
+    Raises:
+        Failed: no backup reaches it.
+    """
+    return _named(config, incremental) if incremental else _moment(config, time, log)
+
+
+def _named(config: Config, incremental: str) -> scratch.Target:
+    for manifest in all_of(config.artifacts("postgres")):
+        if manifest.name == incremental and manifest.kind == "incremental":
+            pg.verify_chain(config, manifest)
+            return scratch.Target(manifest.facts["label"], name=manifest.facts["restore_point"])
+    raise Failed(f"there is no incremental backup {incremental!r}: see backup.sh list")
+
+
+def _moment(config: Config, time: str, log: Log) -> scratch.Target:
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        raise Failed(f"{time!r} is not a moment: write it as 2026-11-22T14:03:00+00:00") from None
+    if moment.tzinfo is None:
+        raise Failed(f"{time!r} has no zone: add +00:00 for UTC, or another one")
+    if moment > datetime.now(UTC):
+        raise Failed(f"{time} is in the future")
+    known = {m.facts.get("label") for m in all_of(config.artifacts("postgres"))}
+    earlier = [
+        backup.label
+        for backup in repository.backups(config)
+        if backup.label in known and backup.ended <= moment.timestamp()
+    ]
+    if not earlier:
+        raise Failed(f"no backup ended before {time}: see backup.sh list")
+    try:
+        pg.archive_now(config)
+    except Failed as failure:
+        log.line(f"only what is archived already can be restored: {failure}")
+    return scratch.Target(earlier[-1], time=moment.isoformat(sep=" "))
+
+
+# --- Restore -------------------------------------------------------------------------------------
+
+
+def from_dump(config: Config, given: str, log: Log, table: str = "") -> None:
+    """Restores a database, or one table of it, from its plain SQL.
 
     Raises:
         Failed: before the swap, and then the live database is as it was.
     """
     with log.step("validation"):
         manifest = find(config, given)
-    live, database = pg.server(config), manifest.of
-    with _beside(live, database, log) as fresh:
-        path = manifest.path(config.artifacts("postgres"))
+    content = Content(*(manifest.facts[key] for key in ("owner", "database_bytes", "rows")))
+    path = manifest.path(config.artifacts("postgres"))
+    with _beside(config, manifest.of, content, log) as fresh:
         with log.step(f"load into {fresh}"), pg.plain(config, path) as stream:
-            load(config, live, fresh, stream)
-        with log.step("row counts"):
-            require_counts(live, fresh, manifest.facts["rows"])
-        return _swap(live, database, fresh, log)
+            load(pg.server(config), fresh, stream)
+        _put(config, manifest.of, fresh, content, table, log)
 
 
-def from_point(config: Config, database: str, target: scratch.Target, log: Log) -> str:
-    """Restores a database as it was at a point: through a scratch server, then the same swap."""
+def from_point(
+    config: Config, databases: Sequence[str], target: scratch.Target, log: Log, table: str = ""
+) -> None:
+    """Restores databases as they were at a point: through a scratch server, then the same swap."""
+    for database in databases:
+        if database not in pg.server(config).databases:
+            raise Failed(f"database {database!r} is not of this estate")
+    with scratch.restored(config, target, log) as source:
+        for database in databases:
+            with pg.connect(source, database, admin=True) as connection:
+                described = pg.described(connection)
+                rows = pg.row_counts(connection)
+            content = Content(described["owner"], described["database_bytes"], rows)
+            with _beside(config, database, content, log) as fresh:
+                with log.step(f"copy into {fresh}"):
+                    _copy(source, database, pg.server(config), fresh)
+                _put(config, database, fresh, content, table, log)
+
+
+def _put(config: Config, database: str, fresh: str, content: Content, table: str, log: Log) -> None:
     live = pg.server(config)
-    if database not in live.databases:
-        raise Failed(f"database {database!r} is not of this estate")
-    with scratch.restored(config, target, log) as source, _beside(live, database, log) as fresh:
-        with log.step(f"copy into {fresh}"):
-            _copy(config, source, live, database, fresh)
-        with log.step("row counts"), pg.connect(source, database, admin=True) as connection:
-            require_counts(live, fresh, pg.row_counts(connection))
-        return _swap(live, database, fresh, log)
+    with log.step("row counts"):
+        require_counts(live, fresh, content.rows)
+    if table:
+        _put_table(live, database, fresh, table, log)
+    else:
+        swap(live, database, fresh, log)
 
 
 @contextlib.contextmanager
-def _beside(live: Postgres, database: str, log: Log) -> Iterator[str]:
-    """An empty database with the owner of the live one; dropped again if anything fails."""
-    fresh = f"{database}_restore_{stamp()}"
+def _beside(config: Config, database: str, content: Content, log: Log) -> Iterator[str]:
+    """An empty database beside the live one; dropped in the end unless it took its place."""
+    live = pg.server(config)
+    fresh = name_beside(database, "restore")
+    _require_room(live, content)
     with pg.connect(live, "postgres", admin=True) as connection:
-        row = connection.execute(
-            "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", (database,)
-        ).fetchone()
-        owner = row[0] if row else "postgres"
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(
-                sql.Identifier(fresh), sql.Identifier(owner)
-            )
-        )
+        _drop_leftovers(connection, database)
+        create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0")
+        connection.execute(create.format(sql.Identifier(fresh), sql.Identifier(content.owner)))
     try:
         yield fresh
     except BaseException:
-        log.line(f"the live database {database} is as it was; {fresh} is dropped")
-        with contextlib.suppress(Failed), pg.connect(live, "postgres", admin=True) as connection:
-            drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-            connection.execute(drop.format(sql.Identifier(fresh)))
+        log.line(f"the live database {database} is as it was")
         raise
+    finally:
+        with (
+            contextlib.suppress(Failed, psycopg.Error),
+            pg.connect(live, "postgres", admin=True) as connection,
+        ):
+            _drop(connection, fresh)
 
 
-def load(config: Config, live: Postgres, database: str, stream: IO[bytes] | Any) -> None:
+def _drop(connection: Any, database: str) -> None:
+    connection.execute(
+        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
+    )
+
+
+def _drop_leftovers(connection: Any, database: str) -> None:
+    """What a restore left that was killed; the lock of this job says that none is running."""
+    pattern = re.escape(name_beside(database, "restore")[:-15]) + r"\d{8}_\d{6}"
+    for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall():
+        if re.fullmatch(pattern, name):
+            _drop(connection, name)
+
+
+def _require_room(live: Postgres, content: Content) -> None:
+    """A second copy of the data, and the WAL of writing it, must not fill the live server."""
+    with pg.connect(live, "postgres", admin=True) as connection, connection.transaction():
+        connection.execute("CREATE TEMP TABLE room (line text) ON COMMIT DROP")
+        connection.execute("COPY room FROM PROGRAM 'df -Pk . | tail -n 1'")
+        row = connection.execute(
+            "SELECT line, pg_size_bytes(current_setting('max_wal_size')) FROM room"
+        ).fetchone()
+    assert row is not None
+    free, needed = int(row[0].split()[-3]) << 10, int(content.bytes * 1.2) + row[1]
+    if free < needed:
+        raise Failed(
+            f"PostgreSQL's disk has {free >> 20} MB free, and a second copy of the data beside "
+            f"the live ones needs {needed >> 20} MB"
+        )
+
+
+# --- Content -------------------------------------------------------------------------------------
+
+
+def load(live: Postgres, database: str, stream: IO[bytes] | Any, before: bytes = b"") -> None:
     """Feeds plain SQL to psql: all of it, or nothing is committed.
 
     Raises:
@@ -111,7 +236,7 @@ def load(config: Config, live: Postgres, database: str, stream: IO[bytes] | Any)
     """
     command = [
         f"/usr/lib/postgresql/{live.version}/bin/psql",
-        *("-XAtq", "-w", "-1", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
+        *("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
         *("-h", live.host, "-p", str(live.port), "-U", "postgres", "-d", database, "-f", "-"),
     ]
     environment = {**os.environ, "PGPASSWORD": live.admin_password, "PGOPTIONS": _NO_LIMITS}
@@ -124,29 +249,61 @@ def load(config: Config, live: Postgres, database: str, stream: IO[bytes] | Any)
         cwd="/",
     ) as psql:
         assert psql.stdin is not None and psql.stderr is not None
-        with contextlib.suppress(BrokenPipeError):
-            while chunk := stream.read(1 << 20):
-                psql.stdin.write(chunk)
-            psql.stdin.close()
+        try:
+            _feed(psql.stdin, before, stream)
+        except BaseException:
+            psql.kill()
+            raise
         said = psql.stderr.read().decode(errors="replace").strip()
         if psql.wait():
             raise Failed(f"psql: {said.splitlines()[0] if said else 'failed'}")
 
 
-_NO_LIMITS = "-c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=warning"
+def _feed(psql: IO[bytes], before: bytes, stream: IO[bytes] | Any) -> None:
+    # Not psql's own single transaction: that is committed when its input ends, even by kill -9.
+    with contextlib.suppress(BrokenPipeError):
+        psql.write(b"BEGIN;\n" + before)
+        while chunk := stream.read(1 << 20):
+            psql.write(chunk)
+        psql.write(b"\nCOMMIT;\n")
+        psql.close()
 
 
-def _copy(config: Config, source: Postgres, live: Postgres, database: str, fresh: str) -> None:
+def _copy(
+    source: Postgres, database: str, live: Postgres, fresh: str, *options: str, before: bytes = b""
+) -> None:
     command = [
         f"/usr/lib/postgresql/{live.version}/bin/pg_dump",
         *("-h", source.host, "-p", str(source.port), "-U", "postgres", "-w", "-d", database),
+        *options,
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as dump:
+    environment = {**os.environ, "PGPASSWORD": source.admin_password}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
+    ) as dump:
         assert dump.stdout is not None and dump.stderr is not None
-        load(config, live, fresh, dump.stdout)
-        said = dump.stderr.read().decode(errors="replace").strip()
-        if dump.wait():
+        load(live, fresh, _Whole(dump), before)
+
+
+class _Whole:
+    """The output of pg_dump; its end is the end only if pg_dump says so."""
+
+    def __init__(self, dump: subprocess.Popen[bytes]) -> None:
+        self._dump = dump
+
+    def read(self, size: int) -> bytes:
+        """The next bytes.
+
+        Raises:
+            Failed: pg_dump failed.
+        """
+        assert self._dump.stdout is not None and self._dump.stderr is not None
+        if chunk := self._dump.stdout.read(size):
+            return chunk
+        said = self._dump.stderr.read().decode(errors="replace").strip()
+        if self._dump.wait():
             raise Failed(f"pg_dump: {said.splitlines()[-1] if said else 'failed'}")
+        return b""
 
 
 def require_counts(live: Postgres, database: str, wanted: dict[str, int]) -> None:
@@ -162,161 +319,102 @@ def require_counts(live: Postgres, database: str, wanted: dict[str, int]) -> Non
             raise Failed(f"{table}: {now.get(table)} rows, and the backup has {wanted.get(table)}")
 
 
-# --- The swap ------------------------------------------------------------------------------------
+# --- One table -----------------------------------------------------------------------------------
 
 
-def _swap(live: Postgres, database: str, fresh: str, log: Log) -> str:
-    """Renames both in one transaction while PgBouncer holds the clients back."""
-    kept = f"{database}_before_{stamp()}"
-    with log.step("settings and grants of the database"):
-        _carry_over(live, database, fresh)
-    with log.step("swap"), paused(live, database):
-        _rename(live, database, fresh, kept)
-    log.line(f"{database} is restored; what it was is kept as {kept} until you drop it")
-    return kept
+def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) -> None:
+    """Brings a table that is gone back to its place; beside one that is there, its content."""
+    schema, name = _table(live, fresh, table)
+    pattern = f"--table={_quoted(schema)}.{_quoted(name)}"
+    if _table_or_none(live, database, f"{_quoted(schema)}.{_quoted(name)}") is None:
+        with log.step(f"table {schema}.{name}"):
+            _copy(live, fresh, live, database, pattern)
+        log.line(f"{schema}.{name} is back in {database}")
+        return
+    beside = f"restored_{stamp()}"
+    with log.step(f"table {beside}.{name}"):
+        with pg.connect(live, fresh, admin=True) as connection:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(beside)))
+            connection.execute(
+                sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(
+                    sql.Identifier(schema, name), sql.Identifier(beside)
+                )
+            )
+        # No keys and indexes: they could refer to what the live database does not have.
+        sections = ("--section=pre-data", "--section=data")
+        pattern = f"--table={_quoted(beside)}.{_quoted(name)}"
+        create = f"CREATE SCHEMA {_quoted(beside)};\n".encode()
+        _copy(live, fresh, live, database, pattern, *sections, before=create)
+    log.line(f"{database} has its {schema}.{name} as before, and the backup's as {beside}.{name}")
 
 
-def _rename(live: Postgres, database: str, fresh: str, kept: str) -> None:
-    rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
-    with pg.connect(live, "postgres", admin=True) as connection, connection.transaction():
-        exists = connection.execute(
-            "SELECT 1 FROM pg_database WHERE datname = %s", (database,)
+def _table(live: Postgres, database: str, table: str) -> tuple[str, str]:
+    found = _table_or_none(live, database, table)
+    if found is None:
+        raise Failed(f"the backup has no table {table!r}: write it as schema.table")
+    return found
+
+
+def _table_or_none(live: Postgres, database: str, table: str) -> tuple[str, str] | None:
+    with pg.connect(live, database, admin=True) as connection:
+        row = connection.execute(
+            "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE c.oid = to_regclass(%s) AND relkind IN ('r', 'p')",
+            (table,),
         ).fetchone()
-        # Both need to be free of sessions: the pool's idle ones, and direct ones.
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = ANY(%s) AND pid <> pg_backend_pid()",
-            ([database, fresh],),
-        )
-        if exists:
-            connection.execute(rename.format(sql.Identifier(database), sql.Identifier(kept)))
-        connection.execute(rename.format(sql.Identifier(fresh), sql.Identifier(database)))
-
-
-def _carry_over(live: Postgres, database: str, fresh: str) -> None:
-    """What belongs to the database and not to its content: settings and privileges."""
-    with pg.connect(live, "postgres", admin=True) as connection:
-        settings = connection.execute(
-            "SELECT setrole, unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d"
-            " ON d.oid = s.setdatabase WHERE datname = %s AND setrole = 0",
-            (database,),
-        ).fetchall()
-        for _, setting in settings:
-            key, value = setting.split("=", 1)
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} SET {} = {}").format(
-                    sql.Identifier(fresh), sql.SQL(key), sql.Literal(value)
-                )
-            )
-        grants = connection.execute(
-            "SELECT pg_get_userbyid(grantee), privilege_type FROM pg_database,"
-            " aclexplode(datacl) WHERE datname = %s AND grantee <> 0",
-            (database,),
-        ).fetchall()
-        for role, privilege in grants:
-            connection.execute(
-                sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
-                    sql.SQL(privilege), sql.Identifier(fresh), sql.Identifier(role)
-                )
-            )
-
-
-@contextlib.contextmanager
-def paused(live: Postgres, database: str) -> Iterator[None]:
-    """Clients of the poolers wait; they go on whatever happens, even when we are killed.
-
-    Raises:
-        Failed: running transactions did not end within `PAUSE_SECONDS`.
-    """
-    with contextlib.ExitStack() as stack:
-        for pooler in live.poolers:
-            stack.enter_context(_paused(live, pooler, database))
-        yield
-
-
-@contextlib.contextmanager
-def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
-    # A child that outlives us: when its pipe closes, however we end, it resumes the database.
-    guard = subprocess.Popen(
-        [sys.executable, "-c", _GUARD],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        env={
-            **os.environ,
-            "PGPASSWORD": live.admin_password,
-            "PGHOST": pooler.host,
-            "PGPORT": str(pooler.port),
-            "PGUSER": "postgres",
-            "PGDATABASE": "pgbouncer",
-            "DATABASE": database,
-        },
-    )
-    try:
-        command(live, pooler, f"PAUSE {_quoted(database)}", PAUSE_SECONDS)
-        yield
-    finally:
-        assert guard.stdin is not None
-        guard.stdin.close()
-        guard.wait()
-    if guard.returncode:
-        raise Failed(f"PgBouncer at {pooler} did not take RESUME {database}: give it by hand")
-
-
-_GUARD = """
-import os, subprocess, sys
-sys.stdin.buffer.read()
-query = 'RESUME "%s"' % os.environ["DATABASE"]
-done = subprocess.run(["psql", "-XAtqw", "-c", query], capture_output=True, text=True)
-sys.exit(0 if done.returncode == 0 or "not paused" in done.stderr else 1)
-"""
-
-
-def command(live: Postgres, pooler: Endpoint, statement: str, seconds: float) -> None:
-    """Gives PgBouncer's console a command.
-
-    Raises:
-        Failed: it refused, or did not finish within `seconds`.
-    """
-    try:
-        done = subprocess.run(
-            ["psql", "-XAtqw", "-h", pooler.host, "-p", str(pooler.port), "-U", "postgres",
-             "-d", "pgbouncer", "-c", statement],
-            env={**os.environ, "PGPASSWORD": live.admin_password},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise Failed(f"PgBouncer at {pooler}: {statement} took more than {seconds:.0f} s") from None
-    if done.returncode:
-        raise Failed(f"PgBouncer at {pooler}: {done.stderr.strip()}")
+    return (row[0], row[1]) if row else None
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def target_of(config: Config, *, time: str = "", incremental: str = "") -> scratch.Target:
-    """The recovery target for a moment or for a named incremental backup.
+# --- To scratch ----------------------------------------------------------------------------------
 
-    Raises:
-        Failed: no backup reaches it.
-    """
-    if incremental:
-        for manifest in all_of(config.artifacts("postgres")):
-            if manifest.name == incremental:
-                facts = manifest.facts
-                return scratch.Target(facts["label"], name=facts["restore_point"])
-        raise Failed(f"there is no incremental backup {incremental!r}: see backup.sh list")
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        raise Failed(f"{time!r} is not a moment: write it as 2026-11-22T14:03:00+00:00") from None
-    if moment.tzinfo is None:
-        raise Failed(f"{time!r} has no zone: add +00:00 for UTC, or another one")
-    fulls = [m for m in all_of(config.artifacts("postgres")) if m.kind == "full"]
-    earlier = [m for m in fulls if datetime.fromisoformat(m.ended) <= moment]
-    if not earlier:
-        raise Failed(f"no full backup ended before {time}")
-    return scratch.Target(earlier[-1].facts["label"], time=moment.isoformat(sep=" "))
+
+def dump_to_scratch(config: Config, given: str, log: Log) -> None:
+    """Loads an artifact into a server of its own, which runs until a signal ends it."""
+    with log.step("validation"):
+        manifest = find(config, given)
+    with scratch.empty(config, log, manifest.facts["database_bytes"]) as server:
+        load_dump(config, server, manifest, manifest.of)
+        require_counts(server, manifest.of, manifest.facts["rows"])
+        _hold(server, manifest.of, log)
+
+
+def load_dump(config: Config, server: Postgres, manifest: Manifest, database: str) -> None:
+    """Loads an artifact into a new database of a scratch server, with the roles it needs."""
+    directory = config.artifacts("postgres")
+    for other in all_of(directory):
+        if other.kind == "globals" and other.stamp == manifest.stamp:
+            pg.verify(config, other)
+            with pg.plain(config, other.path(directory)) as stream:
+                _create_roles(server, stream.read())
+    with pg.connect(server, "postgres", admin=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0")
+        connection.execute(create.format(sql.Identifier(database)))
+    with pg.plain(config, manifest.path(directory)) as stream:
+        load(server, database, stream)
+
+
+def _create_roles(server: Postgres, globals_: bytes) -> None:
+    with pg.connect(server, "postgres", admin=True) as connection:
+        there = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
+    for line in globals_.decode().splitlines():
+        if line.startswith("CREATE ROLE ") and line[12:].rstrip(";").strip('"') not in there:
+            load(server, "postgres", io.BytesIO(line.encode()))
+
+
+def point_to_scratch(config: Config, target: scratch.Target, log: Log) -> None:
+    """Restores the whole cluster to a server of its own, which runs until a signal ends it."""
+    with scratch.restored(config, target, log) as server:
+        _hold(server, pg.server(config).databases[0], log)
+
+
+def _hold(server: Postgres, database: str, log: Log) -> None:
+    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    print(f"psql -h {server.host} -p {server.port} -U postgres {database}", flush=True)
+    log.line("the scratch server runs until Ctrl-C, and is then removed")
+    signal.sigwait(ends)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from backup.config import Config
 from backup.job import Failed, Log
 from backup.manifest import Manifest, all_of, finish
+from backup.outcome import distrust
 
 # No job writes to a partial file for a day without changing it; seconds.
 PARTIAL_AGE = 86_400
@@ -230,6 +231,11 @@ def clean_up(config: Config, log: Log, *, dry_run: bool) -> Decision:
     """
     days, least = config.retention_days, config.retention_min_full
     decision = decide(on_disk(config), datetime.now(UTC), days, least)
+    if decision.delete and (reason := distrust(config)):
+        message = f"nothing is removed until the backups are known to restore: {reason}"
+        if not dry_run:
+            raise Failed(message)
+        log.line(message)
     apply(config, decision, log, dry_run)
     return decision
 
@@ -342,6 +348,10 @@ def link_latest(directory: Path, newest: Iterable[Manifest]) -> None:
         link = directory / manifest.name.replace(manifest.stamp, "LATEST")
         if link.name == manifest.name or (link.exists() and not link.is_symlink()):
             continue
+        # Encryption may have been switched; two links would leave open which is the newest.
+        other = link.with_name(link.name.removesuffix(".gpg") + ".gpg" * (link.suffix != ".gpg"))
+        if other.is_symlink():
+            other.unlink()
         if link.is_symlink() and link.readlink() == Path(manifest.name):
             continue
         fresh = link.with_name(f".{link.name}.partial")

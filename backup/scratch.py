@@ -1,11 +1,11 @@
-"""A scratch PostgreSQL on this host, restored from the repository; the live one is not involved."""
+"""A scratch PostgreSQL on this host; the live one is not involved."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,18 +17,17 @@ from backup.job import Failed, Log, run
 from backup.postgres import connect, server
 
 CONFIG = "/etc/datatier/pgbackrest-scratch.conf"
+# Only the name of a socket: a scratch server listens on no address.
 PORT = 54329
 START_SECONDS = 3600
+# What a server needs beside its data: WAL, and what the checks write.
+HEADROOM = 256 << 20
 
-# A standby refuses to start with less of these than the primary had.
-_AT_LEAST = (
-    "max_connections",
-    "max_worker_processes",
-    "max_wal_senders",
-    "max_prepared_xacts",
-    "max_locks_per_xact",
-)
-_NAMES = {
+# Recovery refuses to start with less of these than the primary had.
+_AT_LEAST = {
+    "max_connections": "max_connections",
+    "max_worker_processes": "max_worker_processes",
+    "max_wal_senders": "max_wal_senders",
     "max_prepared_xacts": "max_prepared_transactions",
     "max_locks_per_xact": "max_locks_per_transaction",
 }
@@ -49,39 +48,112 @@ class Target:
 
 
 @contextlib.contextmanager
-def restored(config: Config, target: Target, log: Log) -> Iterator[Postgres]:
+def restored(config: Config, target: Target, log: Log, extra: int = 0) -> Iterator[Postgres]:
     """Restores into a scratch directory, starts a server there, and removes all of it at the end.
+
+    Args:
+        extra: bytes that the caller will write into it.
 
     Raises:
         Failed: no room, the restore failed, or recovery did not reach the target.
     """
-    base = config.directory / "scratch"
-    _require_room(config, base.parent, target)
-    base.mkdir(mode=0o755, exist_ok=True)
-    home = Path(tempfile.mkdtemp(dir=base))
-    shutil.chown(home, repository.USER, repository.USER)
-    try:
+    _require_room(config, _size(config, target) + extra)
+    with _home(config) as home:
         with log.step(f"restore of {target.label} to scratch"):
             _restore(config, target, home / "data")
         with log.step("recovery"):
             _start(config, home)
-            scratch = replace(server(config), host=str(home), port=PORT)
             _require_target(target, home)
-        yield scratch
-    finally:
-        _stop(config, home)
-        shutil.rmtree(home, ignore_errors=True)
+        yield _server(config, home)
 
 
-def _require_room(config: Config, where: Path, target: Target) -> None:
+@contextlib.contextmanager
+def empty(config: Config, log: Log, extra: int) -> Iterator[Postgres]:
+    """A scratch server without any database of ours, removed at the end; `extra` as above.
+
+    Raises:
+        Failed: no room, or it did not start.
+    """
+    _require_room(config, extra)
+    with _home(config) as home:
+        with log.step("empty scratch server"):
+            options = ["-D", str(home / "data"), "-U", "postgres", "-E", "UTF8"]
+            locale = ["--locale=C.UTF-8", "--auth=trust", "--no-sync"]
+            run([_binary(config, "initdb"), *options, *locale], user=repository.USER)
+            _start(config, home)
+        yield _server(config, home)
+
+
+def sweep(config: Config) -> None:
+    """Stops and removes scratch servers whose programme has been killed."""
+    base = _base(config)
+    base.mkdir(exist_ok=True)
+    base.chmod(0o755)
+    with _locked(base):
+        for home in base.glob("*/"):
+            with contextlib.suppress(BlockingIOError), _locked(home, fcntl.LOCK_NB):
+                _remove(config, home)
+
+
+# --- The directory -------------------------------------------------------------------------------
+
+
+def _base(config: Config) -> Path:
+    return config.directory / "scratch"
+
+
+@contextlib.contextmanager
+def _home(config: Config) -> Iterator[Path]:
+    sweep(config)
+    with contextlib.ExitStack() as stack:
+        with _locked(_base(config)):
+            home = Path(tempfile.mkdtemp(dir=_base(config)))
+            stack.enter_context(_locked(home, fcntl.LOCK_NB))
+        shutil.chown(home, repository.USER, repository.USER)
+        try:
+            yield home
+        finally:
+            _remove(config, home)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, how: int = 0) -> Iterator[None]:
+    """Holds the lock of a directory; the kernel releases it however the holder ends.
+
+    Raises:
+        BlockingIOError: another process holds it, and `how` is not to wait.
+    """
+    with (directory / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | how)
+        yield
+
+
+def _remove(config: Config, home: Path) -> None:
+    data = home / "data"
+    if (data / "postmaster.pid").exists():
+        with contextlib.suppress(Failed):
+            stop = ["-D", str(data), "-w", "-m", "immediate", "stop"]
+            run([_binary(config, "pg_ctl"), *stop], user=repository.USER)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _size(config: Config, target: Target) -> int:
     sizes = {backup.label: backup.size for backup in repository.backups(config)}
     if target.label not in sizes:
         raise Failed(f"physical backup {target.label} is not in the repository")
-    needed, free = int(sizes[target.label] * 1.2) + (256 << 20), shutil.disk_usage(where).free
+    return sizes[target.label]
+
+
+def _require_room(config: Config, size: int) -> None:
+    needed, free = int(size * 1.2) + HEADROOM, shutil.disk_usage(config.directory).free
     if needed > free:
         raise Failed(
-            f"{where} has {free >> 20} MB free, and restoring {target.label} needs {needed >> 20}"
+            f"{config.directory} has {free >> 20} MB free, and a scratch server with these data "
+            f"needs {needed >> 20} MB"
         )
+
+
+# --- The server ----------------------------------------------------------------------------------
 
 
 def _restore(config: Config, target: Target, data: Path) -> None:
@@ -101,6 +173,10 @@ def _restore(config: Config, target: Target, data: Path) -> None:
     )
 
 
+def _server(config: Config, home: Path) -> Postgres:
+    return replace(server(config), host=str(home), port=PORT)
+
+
 def _binary(config: Config, name: str) -> str:
     return f"/usr/lib/postgresql/{server(config).version}/bin/{name}"
 
@@ -110,28 +186,35 @@ def _start(config: Config, home: Path) -> None:
     control = run([_binary(config, "pg_controldata"), str(data)], user=repository.USER)
     lines = ["listen_addresses = ''", f"port = {PORT}", f"unix_socket_directories = '{home}'"]
     lines += ["fsync = off", "archive_mode = off", "autovacuum = off", "jit = off"]
-    for key in _AT_LEAST:
-        match = re.search(rf"^{key} setting:\s+(\d+)", control, re.MULTILINE)
-        if match:
-            lines.append(f"{_NAMES.get(key, key)} = {match[1]}")
-    settings = home / "postgresql.conf"
-    settings.write_text("\n".join(lines) + f"\nhba_file = '{home}/pg_hba.conf'\n")
-    (home / "pg_hba.conf").write_text("local all all trust\n")
-    for path in (settings, home / "pg_hba.conf"):
+    lines += [f"hba_file = '{home}/pg_hba.conf'"]
+    for key, setting in _AT_LEAST.items():
+        if match := re.search(rf"^{key} setting:\s+(\d+)", control, re.MULTILINE):
+            lines.append(f"{setting} = {match[1]}")
+    settings, hba = home / "postgresql.conf", home / "pg_hba.conf"
+    settings.write_text("\n".join(lines) + "\n")
+    # The directory admits root and postgres only.
+    hba.write_text("local all all trust\n")
+    for path in (settings, hba):
         shutil.chown(path, repository.USER, repository.USER)
-    run(
-        [
-            *(_binary(config, "pg_ctl"), "-D", str(data), "-l", str(home / "log")),
-            *("-w", "-t", str(START_SECONDS), "-o", f"-c config_file={settings}", "start"),
-        ],
-        user=repository.USER,
-    )
+    start = ["-D", str(data), "-l", str(home / "log"), "-w", "-t", str(START_SECONDS)]
+    start += ["-o", f"-c config_file={settings}", "start"]
+    try:
+        run([_binary(config, "pg_ctl"), *start], user=repository.USER)
+    except Failed as failure:
+        raise Failed(_last_words(home) or str(failure)) from None
     _wait_promoted(config, home)
 
 
+def _last_words(home: Path) -> str:
+    with contextlib.suppress(OSError):
+        said = (home / "log").read_text(errors="replace")
+        fatal = [line for line in said.splitlines() if "FATAL" in line or "PANIC" in line]
+        return f"the scratch server: {fatal[-1].partition('] ')[2]}" if fatal else ""
+    return ""
+
+
 def _wait_promoted(config: Config, home: Path) -> None:
-    scratch = replace(server(config), host=str(home), port=PORT)
-    with connect(scratch, "postgres", admin=True) as connection:
+    with connect(_server(config, home), "postgres", admin=True) as connection:
         while True:
             row = connection.execute("SELECT pg_is_in_recovery(), pg_sleep(0.2)").fetchone()
             if row is not None and not row[0]:
@@ -152,9 +235,3 @@ def stop(config: Config, scratch: Postgres) -> Path:
     run([_binary(config, "pg_ctl"), "-D", str(data), "-w", "-m", "fast", "stop"],
         user=repository.USER)  # fmt: skip
     return data
-
-
-def _stop(config: Config, home: Path) -> None:
-    with contextlib.suppress(Failed, subprocess.SubprocessError):
-        run([_binary(config, "pg_ctl"), "-D", str(home / "data"), "-w", "-m", "immediate", "stop"],
-            user=repository.USER)  # fmt: skip

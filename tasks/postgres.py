@@ -521,13 +521,16 @@ def _sql(node: Node) -> Change | None:
         roles.append(sql.Role(sql.LOOKUP_ROLE, password, {"login": True}))
     if archive.backup_host(node.estate):
         roles.append(_backup_role(node))
+    # Ours may enter where PUBLIC may not.
+    ours = {archive.ROLE, sql.LOOKUP_ROLE} & {role.name for role in roles}
+    entry = dict.fromkeys(sorted(ours), frozenset({"CONNECT"}))
     databases = [
         sql.Database(
             name,
             database.owner,
             tuple(dict.fromkeys((*chosen.extensions, *database.extensions))),
             database.settings,
-            dict(database.grants),
+            {**database.grants, **entry},
         )
         for name, database in chosen.databases.items()
     ]
@@ -539,7 +542,15 @@ def _backup_role(node: Node) -> sql.Role:
     secret = node.estate.secrets.get(archive.ROLE_SECRET)
     groups = frozenset({"pg_read_all_data", "pg_monitor"})
     functions = frozenset({"pg_create_restore_point(text)", "pg_switch_wal()"})
-    return sql.Role(archive.ROLE, secret, {"login": True}, member_of=groups, functions=functions)
+    return sql.Role(
+        archive.ROLE,
+        secret,
+        # A dump has every row and every large object, whatever their owners allow.
+        {"login": True, "bypassrls": True},
+        member_of=groups,
+        settings={"lo_compat_privileges": "on"},
+        functions=functions,
+    )
 
 
 def lookup_password(everything: Estate) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from backup import outcome
 from backup.config import S3, Alerts, Config, Endpoint, Postgres, Redis
 from backup.manifest import Manifest, Verification
 
@@ -46,6 +47,13 @@ def config(directory: Path, **changes: Any) -> Config:
     for kind in ("postgres", "redis"):
         made.artifacts(kind).mkdir(parents=True, exist_ok=True)
     return made
+
+
+def trust(config: Config) -> None:
+    """The checks of this host have passed."""
+    for check in outcome.CHECKS:
+        with outcome.recorded(config, check):
+            pass
 
 
 def s3(endpoint: str, prefix: str = "estate/one") -> S3:

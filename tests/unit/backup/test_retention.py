@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup import retention
+from backup import outcome, retention
 from backup.config import Config
 from backup.job import Failed, Log
 from backup.manifest import Manifest
@@ -425,6 +426,28 @@ def test_partial_files_go_after_a_day(here: Config, log: Log) -> None:
         os.utime(directory / name, (time.time() - age,) * 2)
     apply(here, decided(here), log, dry_run=False)
     assert {path.name for path in directory.iterdir()} == {".new.partial"}
+
+
+@pytest.mark.parametrize("check", outcome.CHECKS)
+def test_nothing_is_removed_until_the_checks_have_passed(
+    here: Config, log: Log, check: str
+) -> None:
+    old = builders.stored(here, "full", "app", START, b"old")
+    builders.stored(here, "full", "app", datetime.now(UTC) - DAY, b"new")
+    builders.trust(here)
+    config = replace(here, retention_min_full=1)
+    with contextlib.suppress(RuntimeError), outcome.recorded(config, check):
+        raise RuntimeError("a segment is missing")
+    with pytest.raises(Failed, match=f"backup.sh {check} failed: a segment is missing"):
+        retention.clean_up(config, log, dry_run=False)
+    (config.logs / f"{check}.json").unlink()
+    with pytest.raises(Failed, match=f"backup.sh {check} has not run yet"):
+        retention.clean_up(config, log, dry_run=False)
+    assert old.path(config.artifacts("postgres")).exists()
+    with outcome.recorded(config, check):
+        pass
+    retention.clean_up(config, log, dry_run=False)
+    assert not old.path(config.artifacts("postgres")).exists()
 
 
 def test_a_clean_up_of_an_empty_host_is_nothing(here: Config, log: Log) -> None:

@@ -1,0 +1,120 @@
+"""An estate with backups, used as its operator would: through the deployed scripts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.e2e import proof
+from tests.e2e.project import Project
+from tests.e2e.proof import Done
+from tests.lab import Host, Lab
+from tests.lab.images import Release
+
+DATABASES = {
+    "psscript": {"owner": "psscript", "settings": {"work_mem": "7MB"}},
+    "shop": {"owner": "psscript"},
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """PostgreSQL behind a pooler on one host, and backups there or on a host of their own."""
+
+    project: Project
+    db: Host
+    keeper: Host
+
+    def script(self, command: str, *, timeout: float = 300) -> Done:
+        """What a script of /scripts did, whatever its exit code."""
+        return self.keeper.run(f"/scripts/{command}", check=False, timeout=timeout)
+
+    def done(self, command: str) -> str:
+        """What a script said that must have succeeded."""
+        done = self.script(command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def refused(self, command: str) -> str:
+        """What a script said that must have failed."""
+        done = self.script(command)
+        assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
+        return done.stderr
+
+    def sql(self, query: str, database: str = "psscript") -> str:
+        """What PostgreSQL answers its superuser."""
+        return proof.admin(self.db, query, database)
+
+    def pooled(self, query: str, database: str = "psscript") -> str:
+        """What the application gets through the pooler."""
+        password = self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+        return proof.said(proof.psql(self.db, query, password=password, database=database))
+
+    def rows(self, database: str = "psscript") -> str:
+        """Every row of every table of `public`, summed up."""
+        count = self.sql(
+            "SELECT string_agg(format('SELECT %L || md5(string_agg(t::text, chr(10)"
+            " ORDER BY t::text)) FROM public.%I t', tablename || '=', tablename),"
+            " ' UNION ALL ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'",
+            database,
+        )
+        return self.sql(count, database) if count else ""
+
+    def databases(self) -> set[str]:
+        """The names of all databases."""
+        return set(self.sql("SELECT datname FROM pg_database").split())
+
+    def manifests(self, kind: str) -> list[dict[str, Any]]:
+        """The manifests of a kind, oldest first."""
+        read = "cat /backups/postgres/*.manifest.json /backups/redis/*.manifest.json"
+        text = self.keeper.run(f"{read} 2>/dev/null", check=False).stdout
+        found = [json.loads(each) for each in re.findall(r"(?ms)^\{$.*?^\}$", text)]
+        return sorted((m for m in found if m["kind"] == kind), key=lambda m: str(m["stamp"]))
+
+    def moment(self) -> str:
+        """Now by the server's clock, as --time takes it."""
+        seconds = self.sql("SELECT extract(epoch FROM clock_timestamp())")
+        return datetime.fromtimestamp(float(seconds), UTC).isoformat()
+
+    def visible(self) -> set[str]:
+        """The names of all that looks like a backup."""
+        return set(self.keeper.run("ls /backups/postgres /backups/redis").stdout.split())
+
+    def log(self) -> str:
+        """What backup.log says."""
+        return self.keeper.run("cat /backups/logs/backup.log").stdout
+
+
+def site(
+    project: Project,
+    lab: Lab,
+    release: Release,
+    *,
+    own_host: bool,
+    name: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Site:
+    """Boots hosts and deploys PostgreSQL, PgBouncer and backups to them."""
+    db = lab.host(f"{name}db", release)
+    keeper = lab.host(f"{name}keeper", release) if own_host else db
+    database = {**db.ssh_data(), "address": db.address}
+    project.inventory(
+        {
+            "postgres": [(db.name, database)],
+            "pgbouncer": [(db.name, {})],
+            "backup": [(keeper.name, {**keeper.ssh_data(), "address": keeper.address})],
+        }
+    )
+    project.settings({**(settings or {}), "postgres_databases": DATABASES})
+    project.deploy()
+    return Site(project, db, keeper)
+
+
+def quoted(text: str) -> str:
+    """A word for a shell."""
+    return shlex.quote(text)

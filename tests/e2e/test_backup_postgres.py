@@ -1,0 +1,144 @@
+"""Story: PostgreSQL is backed up, changed and broken, and comes back exactly as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.backup_site import Site, quoted, site
+from tests.e2e.project import Project
+from tests.lab import Lab
+from tests.lab.images import Release
+
+ESTATES: list[tuple[Release, bool]] = [
+    ("debian12", False),
+    ("debian12", True),
+    ("debian13", False),
+    ("debian13", True),
+]
+
+
+@pytest.fixture(scope="module", params=ESTATES, ids=lambda each: f"{each[0]}-{each[1]}")
+def estate(
+    request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A deployed estate; the repository is on the server's host, or on a host of its own."""
+    release, own_host = request.param
+    name = f"{release}-{'own' if own_host else 'same'}"
+    project = Project(tmp_path_factory.mktemp(name))
+    made = site(project, lab, release, own_host=own_host, name=f"{name}-")
+    yield made
+    for host in {made.db, made.keeper}:
+        host.remove()
+
+
+@pytest.fixture(scope="module")
+def history(estate: Site) -> dict[str, Any]:
+    """Full, change, incremental, change, a moment, change, incremental, change, DROP TABLE."""
+    estate.sql(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, what text); ALTER TABLE orders OWNER TO"
+        " psscript; INSERT INTO orders SELECT g, md5(g::text) FROM generate_series(1, 20000) g;"
+        " REVOKE CONNECT ON DATABASE psscript FROM PUBLIC;"
+        " ALTER TABLE orders ENABLE ROW LEVEL SECURITY; SELECT lo_from_bytea(0, 'a large object')"
+    )
+    estate.sql("CREATE TABLE items AS SELECT g AS id FROM generate_series(1, 50) g", "shop")
+    points: dict[str, Any] = {"full": estate.rows(), "shop": estate.rows("shop")}
+    estate.done("postgres-backup.sh full")
+    estate.sql("UPDATE orders SET what = 'first' WHERE id <= 100")
+    points["first"] = estate.rows()
+    estate.done("postgres-backup.sh incremental")
+    estate.sql("DELETE FROM orders WHERE id > 15000; CREATE TABLE notes (note text)")
+    points["moment"], points["second"] = estate.rows(), estate.moment()
+    estate.sql("INSERT INTO notes VALUES ('after the moment')")
+    points["last"] = estate.rows()
+    estate.done("postgres-backup.sh incremental")
+    estate.sql("DROP TABLE orders")
+    return points
+
+
+def incrementals(estate: Site) -> list[str]:
+    return [str(manifest["name"]) for manifest in estate.manifests("incremental")]
+
+
+@pytest.mark.parametrize("point", ["first", "last", "moment", "full"])
+def test_every_point_comes_back_exactly(estate: Site, history: dict[str, Any], point: str) -> None:
+    first, last = incrementals(estate)
+    (full,) = (m["name"] for m in estate.manifests("full") if m["of"] == "psscript")
+    what = {
+        "first": f"--incremental {first} --database psscript",
+        "last": f"--incremental {last} --database psscript",
+        "moment": f"--time {quoted(history['second'])} --database psscript",
+        "full": f"/backups/postgres/{full}",
+    }
+    before, shop = estate.rows(), estate.sql("SELECT oid FROM pg_database WHERE datname = 'shop'")
+    kept = estate.databases()
+    estate.done(f"restore-postgres.sh {what[point]}")
+    assert estate.rows() == history[point] != before
+    (old,) = estate.databases() - kept
+    assert estate.rows(old) == before
+    assert estate.sql("SELECT oid FROM pg_database WHERE datname = 'shop'") == shop
+    # The application goes on: through the pooler, as the owner, with its settings and rights.
+    assert estate.pooled("SELECT count(*) FROM orders") != "0"
+    assert estate.pooled("SHOW work_mem") == "7MB"
+    estate.pooled("INSERT INTO orders VALUES (-1, 'new')")
+    entry = "SELECT has_database_privilege('public', 'psscript', 'CONNECT')"
+    assert estate.sql(entry) == "f"
+    estate.sql("DELETE FROM orders WHERE id = -1")
+    estate.sql(f'DROP DATABASE "{old}"')
+
+
+def test_all_databases_come_back_in_one_go(estate: Site, history: dict[str, Any]) -> None:
+    estate.sql("DROP TABLE orders; DROP TABLE notes" if "notes" in estate.rows() else "SELECT 1")
+    estate.sql("DELETE FROM items", "shop")
+    estate.done(f"restore-postgres.sh --incremental {incrementals(estate)[1]}")
+    assert (estate.rows(), estate.rows("shop")) == (history["last"], history["shop"])
+
+
+def test_what_is_there_after_a_restore_is_what_the_settings_say(
+    estate: Site, history: dict[str, Any]
+) -> None:
+    assert estate.project.deploy().changed == set()
+    assert estate.project.plan().planned == set()
+
+
+def test_a_drill_restores_measures_and_cleans_up(estate: Site, history: dict[str, Any]) -> None:
+    server = estate.sql("SELECT pg_postmaster_start_time(), count(*) FROM pg_database")
+    estate.done("backup.sh drill")
+    result = json.loads(estate.keeper.run("cat /backups/logs/drill.json").stdout)
+    assert result["outcome"] == "passed"
+    assert result["postgres"]["restore_point"] == incrementals(estate)[-1].replace("psscript_", "")
+    assert result["postgres"]["rto"] > 0 < result["postgres"]["rpo"]
+    assert estate.keeper.run("find /backups/scratch -mindepth 1 -not -name .lock").stdout == ""
+    assert estate.keeper.run("pgrep -f /backups/scratch", check=False).stdout == ""
+    assert estate.sql("SELECT pg_postmaster_start_time(), count(*) FROM pg_database") == server
+    checks = [check["what"] for check in estate.manifests("incremental")[-1]["verified"]]
+    assert "restored in a drill" in checks
+
+
+def test_what_is_listed_verified_and_told(estate: Site, history: dict[str, Any]) -> None:
+    listed = estate.done("backup.sh list")
+    assert all(m["name"] in listed for kind in ("full", "incremental", "globals")
+               for m in estate.manifests(kind))  # fmt: skip
+    estate.done("backup.sh verify")
+    told = estate.done("backup.sh status")
+    assert "passed" in told and "restored in" in told
+    assert estate.script("health-check.sh").returncode == 0
+    links = estate.keeper.run("cd /backups/postgres && readlink *_LATEST*").stdout.split()
+    assert sorted(links) == sorted(str(m["name"]) for m in estate.manifests("full"))
+
+
+def test_the_plain_sql_is_what_psql_reads(estate: Site, history: dict[str, Any]) -> None:
+    """With nothing of ours: gunzip and psql, into an empty database, errors not forgiven."""
+    estate.sql("CREATE DATABASE by_hand", "postgres")
+    file = "/backups/postgres/psscript_full_LATEST.sql.gz"
+    if estate.keeper is not estate.db:
+        content = estate.keeper.run(f"base64 -w0 $(readlink -f {file})").stdout
+        estate.db.run("base64 -d >/var/tmp/dump.sql.gz", stdin=content)
+        file = "/var/tmp/dump.sql.gz"
+    load = "runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d by_hand"
+    estate.db.run(f"set -e; gunzip -c {file} >/var/tmp/dump.sql; {load} </var/tmp/dump.sql")
+    assert estate.rows("by_hand") == history["full"]
+    estate.sql("DROP DATABASE by_hand", "postgres")
