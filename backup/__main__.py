@@ -85,8 +85,8 @@ def _list(config: Config, _arguments: argparse.Namespace, _log: Log) -> None:
     catalogue.show(config)
 
 
-def _status(config: Config, _arguments: argparse.Namespace, _log: Log) -> None:
-    catalogue.status(config)
+def _status(config: Config, arguments: argparse.Namespace, _log: Log) -> None:
+    (catalogue.brief if arguments.brief else catalogue.status)(config)
 
 
 def _verify(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
@@ -96,6 +96,9 @@ def _verify(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     drill.drill(config, log)
 
+
+# They only look: what they find is for whom has asked.
+_READS = {"list", "status"}
 
 # What runs, and the lock that it holds: jobs that write the same things share one.
 _JOBS: dict[str, tuple[Job, str]] = {
@@ -141,7 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     redis_file = jobs.add_parser("restore-redis", help="restore Redis over replication")
     redis_file.add_argument("file", help="a redis_*.rdb.gz of the backup directory")
     jobs.add_parser("list", help="all backups and what is known of them")
-    jobs.add_parser("status", help="the newest of each kind, the last drill, what is overdue")
+    told = jobs.add_parser("status", help="the newest of each kind, the checks, what is overdue")
+    told.add_argument("--brief", action="store_true", help="one line")
     jobs.add_parser("verify", help="check every artifact and the repository")
     jobs.add_parser("drill", help="restore the newest backups to a scratch server and compare")
     return parser
@@ -166,9 +170,20 @@ def main() -> int:
         signal.signal(number, _terminated)
     os.umask(0o077)
     job, lock = _JOBS[arguments.job]
+    if arguments.job in _READS:
+        return _look(config, job, arguments)
     # It runs as long as somebody looks at it: backups must not wait for that.
     lock = "" if getattr(arguments, "to_scratch", False) else lock
     return _run(config, job, lock, arguments)
+
+
+def _look(config: Config, job: Job, arguments: argparse.Namespace) -> int:
+    try:
+        job(config, arguments, log_of(config, arguments.job))
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 def _run(config: Config, job: Job, lock: str, arguments: argparse.Namespace) -> int:

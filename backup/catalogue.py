@@ -60,10 +60,47 @@ def status(config: Config) -> None:
         print(f"{kind:12} {of:20} {manifest.ended}  {_size(manifest.bytes)}  {manifest.name}")
     for check in outcome.CHECKS:
         print(f"{check:12} {_told(outcome.last(config, check))}")
+    _require_fresh(config)
+
+
+def brief(config: Config) -> None:
+    """Prints one line: how old the newest backup of each kind is.
+
+    Raises:
+        Failed: something is overdue.
+    """
+    _require_fresh(config)
+    newest = {m.kind: m for m in everything(config) if m.kind != "globals"}
+    ages = [f"{kind} {_age(manifest)}" for kind, manifest in sorted(newest.items())]
+    print("newest: " + ", ".join(ages) if ages else "none yet, and none is due")
+
+
+def overdue(config: Config) -> list[alert.Overdue]:
+    """What should have happened by its schedule and has not: backups, verifying, drills."""
     now = datetime.now(UTC)
-    overdue = alert.overdue(config, everything(config), now, alert.watched(config, now))
-    if overdue:
-        raise Failed("; ".join(str(problem) for problem in overdue))
+    watched = alert.watched(config, now)
+    found = alert.overdue(config, everything(config), now, watched)
+    first = min(watched.values(), default=now)
+    return found + [late for check in outcome.CHECKS if (late := _late(config, check, now, first))]
+
+
+def _late(config: Config, check: str, now: datetime, first: datetime) -> alert.Overdue | None:
+    schedule, result = config.schedules.get(check), outcome.last(config, check)
+    last = datetime.fromisoformat(result["started"]) if result else first
+    if not schedule or now - last <= alert.allowed_age(schedule, now):
+        return None
+    when = f"last ran at {last:%Y-%m-%d %H:%M} UTC" if result else "has never run"
+    return alert.Overdue(f"overdue: {check}", f"backup.sh {check} {when}; it is due '{schedule}'")
+
+
+def _require_fresh(config: Config) -> None:
+    if found := overdue(config):
+        raise Failed("; ".join(str(problem) for problem in found))
+
+
+def _age(manifest: Manifest) -> str:
+    minutes = (datetime.now(UTC) - datetime.fromisoformat(manifest.ended)).total_seconds() / 60
+    return f"{minutes:.0f} min ago" if minutes < 100 else f"{minutes / 60:.0f} h ago"
 
 
 def _told(result: dict[str, Any] | None) -> str:

@@ -86,9 +86,7 @@ def _pooler(config: Config, pooler: Endpoint) -> str:
 
 
 def _ages(config: Config) -> str:
-    now = datetime.now(UTC)
-    watched = alert.watched(config, now)
-    overdue = alert.overdue(config, catalogue.everything(config), now, watched)
+    overdue = catalogue.overdue(config)
     alert.reconcile(config, overdue)
     if overdue:
         raise Failed("; ".join(str(problem) for problem in overdue))

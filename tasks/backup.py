@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from backup import cron
 from tasks import archive
 from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
@@ -18,7 +19,7 @@ from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, quoted
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
-from tasks.core.settings import Line, Problem, Secret, Settings, StackSettings
+from tasks.core.settings import Line, Problem, Secret, Settings, StackSettings, wrong
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings, cluster_version, data_directory
 from tasks.redis import MASK, RedisSettings, addresses, password
@@ -32,20 +33,32 @@ SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
 AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")]
 
 
+def _schedule(value: str) -> str:
+    if value:
+        try:
+            cron.parse(value)
+        except ValueError as error:
+            raise wrong(str(error)) from None
+    return value
+
+
+Schedule = Annotated[Line, AfterValidator(_schedule)]
+
+
 class BackupSettings(Settings):
-    """The `backup_*` keys; schedules are cron's, in the host's time zone."""
+    """The `backup_*` keys; schedules are cron's, in the host's time zone; empty is never."""
 
     prefix: ClassVar[str] = "backup_"
 
     dir: AbsolutePath = "/backups"
     scripts_dir: AbsolutePath = "/scripts"
-    schedule_full: Line = "0 2 * * *"
-    schedule_incremental: Line = "0 */6 * * *"
-    schedule_redis: Line = "0 */4 * * *"
-    schedule_cleanup: Line = "0 3 * * *"
-    schedule_health: Line = "*/5 * * * *"
-    schedule_verify: Line = "0 4 * * *"
-    schedule_drill: Line = "0 5 * * 0"
+    schedule_full: Schedule = "0 2 * * *"
+    schedule_incremental: Schedule = "0 */6 * * *"
+    schedule_redis: Schedule = "0 */4 * * *"
+    schedule_cleanup: Schedule = "0 3 * * *"
+    schedule_health: Schedule = "*/5 * * * *"
+    schedule_verify: Schedule = "0 4 * * *"
+    schedule_drill: Schedule = "0 5 * * 0"
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
     s3_bucket: Line = ""
@@ -211,7 +224,7 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
         *_programme(),
         *_scripts(chosen),
         File(CONFIG, _config(node), mode="600", secret=_CONFIG_SECRETS),
-        File("/etc/cron.d/datatier-backup", _cron(chosen)),
+        File("/etc/cron.d/datatier-backup", _cron(node)),
         File("/etc/logrotate.d/datatier-backup", _logrotate(chosen)),
         *_repository(node, certificate),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
@@ -257,18 +270,26 @@ def _scripts(chosen: BackupSettings) -> list[Entry]:
     ]
 
 
-def _cron(chosen: BackupSettings) -> str:
-    where = chosen.scripts_dir
+def _cron(node: Node) -> str:
+    chosen = node.the(BackupSettings)
+    databases, caches = (
+        bool(node.estate.having(kind)) for kind in (PostgresSettings, RedisSettings)
+    )
     jobs = [
-        (chosen.schedule_full, f"{where}/postgres-backup.sh full"),
-        (chosen.schedule_incremental, f"{where}/postgres-backup.sh incremental"),
-        (chosen.schedule_redis, f"{where}/redis-backup.sh"),
-        (chosen.schedule_cleanup, f"{where}/cleanup-backups.sh"),
-        (chosen.schedule_health, f"{where}/health-check.sh"),
-        (chosen.schedule_verify, f"{where}/backup.sh verify"),
-        (chosen.schedule_drill, f"{where}/backup.sh drill"),
+        (databases and chosen.schedule_full, "postgres-backup.sh full"),
+        (databases and chosen.schedule_incremental, "postgres-backup.sh incremental"),
+        (caches and chosen.schedule_redis, "redis-backup.sh"),
+        (chosen.schedule_cleanup, "cleanup-backups.sh"),
+        (chosen.schedule_health, "health-check.sh"),
+        (chosen.schedule_verify, "backup.sh verify"),
+        (chosen.schedule_drill, "backup.sh drill"),
     ]
-    return render("backup/cron.j2", jobs=jobs, logs=f"{chosen.dir}/logs")
+    return render(
+        "backup/cron.j2",
+        jobs=[(schedule, job) for schedule, job in jobs if schedule],
+        scripts=chosen.scripts_dir,
+        logs=f"{chosen.dir}/logs",
+    )
 
 
 def _logrotate(chosen: BackupSettings) -> str:

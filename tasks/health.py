@@ -14,6 +14,7 @@ from pyinfra.context import ctx_host
 from rich.console import Console
 from rich.table import Table
 
+from tasks.backup import BackupSettings
 from tasks.core import estate, remote
 from tasks.core.estate import Estate, Node
 from tasks.pgbouncer import PgbouncerSettings
@@ -156,11 +157,18 @@ def _sentinel(node: Node) -> Iterator[Check]:
         yield Check(f"redis-sentinel-{port}", node, _at(node, port), script, connect, 3)
 
 
+def _backup(node: Node) -> Iterator[Check]:
+    scripts = node.the(BackupSettings).scripts_dir
+    script = f"{scripts}/backup.sh status --brief"
+    yield Check("backup-service", node, "-", script, f"{scripts}/backup.sh list", 4)
+
+
 _CHECKS = {
     PostgresSettings: _postgres,
     PgbouncerSettings: _pgbouncer,
     RedisSettings: _redis,
     SentinelSettings: _sentinel,
+    BackupSettings: _backup,
 }
 
 
