@@ -79,7 +79,7 @@ def _binary(server: Postgres, name: str) -> str:
 def _read_everything(server: Postgres) -> None:
     place = ["-h", server.host, "-p", str(server.port), "-U", "postgres", "-w"]
     run([_binary(server, "pg_amcheck"), "-a", "--install-missing", *place])
-    run([_binary(server, "pg_dumpall"), "-f", "/dev/null", *place])
+    run([_binary(server, "pg_dumpall"), "--no-sync", "-f", "/dev/null", *place])
 
 
 def _load(config: Config, server: Postgres, manifest: Manifest) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 from tests.e2e import proof
 from tests.e2e.project import Project
 from tests.e2e.proof import Done
-from tests.lab import Host, Lab
-from tests.lab.images import Release
+from tests.lab import Host
 
 DATABASES = {
     "psscript": {"owner": "psscript", "settings": {"work_mem": "7MB"}},
@@ -91,17 +90,9 @@ class Site:
 
 
 def site(
-    project: Project,
-    lab: Lab,
-    release: Release,
-    *,
-    own_host: bool,
-    name: str = "",
-    settings: Mapping[str, Any] | None = None,
+    project: Project, db: Host, keeper: Host, settings: Mapping[str, Any] | None = None
 ) -> Site:
-    """Boots hosts and deploys PostgreSQL, PgBouncer and backups to them."""
-    db = lab.host(f"{name}db", release)
-    keeper = lab.host(f"{name}keeper", release) if own_host else db
+    """Deploys PostgreSQL and PgBouncer to one host, and backups to the same or to another."""
     database = {**db.ssh_data(), "address": db.address}
     project.inventory(
         {

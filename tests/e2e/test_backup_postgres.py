@@ -29,7 +29,9 @@ def estate(
     release, own_host = request.param
     name = f"{release}-{'own' if own_host else 'same'}"
     project = Project(tmp_path_factory.mktemp(name))
-    made = site(project, lab, release, own_host=own_host, name=f"{name}-")
+    db = lab.host(f"{name}-db", release)
+    keeper = lab.host(f"{name}-keeper", release) if own_host else db
+    made = site(project, db, keeper)
     yield made
     for host in {made.db, made.keeper}:
         host.remove()
@@ -132,7 +134,7 @@ def test_what_is_listed_verified_and_told(estate: Site, history: dict[str, Any])
 
 def test_the_plain_sql_is_what_psql_reads(estate: Site, history: dict[str, Any]) -> None:
     """With nothing of ours: gunzip and psql, into an empty database, errors not forgiven."""
-    estate.sql("CREATE DATABASE by_hand", "postgres")
+    estate.sql("CREATE DATABASE by_hand TEMPLATE template0", "postgres")
     file = "/backups/postgres/psscript_full_LATEST.sql.gz"
     if estate.keeper is not estate.db:
         content = estate.keeper.run(f"base64 -w0 $(readlink -f {file})").stdout
