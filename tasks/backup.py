@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,7 +20,7 @@ from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, quoted
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
-from tasks.core.settings import Line, Problem, Secret, Settings, StackSettings, wrong
+from tasks.core.settings import Line, Problem, Secret, Settings, StackSettings, matching, wrong
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings, cluster_version, data_directory
 from tasks.redis import MASK, RedisSettings, addresses, password
@@ -30,7 +31,12 @@ LIBRARY = "/usr/lib/datatier"
 CONFIG = "/etc/datatier/backup.json"
 SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
 
-AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")]
+AbsolutePath = Annotated[
+    Line, matching(r"(/[A-Za-z0-9_.-]+)+", "should be an absolute path such as '/backups'")
+]
+Url = Annotated[
+    Line, matching(r"(https?://\S+)?", "should be a URL that begins with http:// or https://")
+]
 
 
 def _schedule(value: str) -> str:
@@ -63,14 +69,14 @@ class BackupSettings(Settings):
     retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
     s3_bucket: Line = ""
     s3_region: Line = "us-east-1"
-    s3_endpoint: Line = ""
+    s3_endpoint: Url = ""
     s3_prefix: Line = ""
     s3_access_key: Line = ""
     s3_secret_key: Secret | None = None
     encryption_passphrase: Secret | None = None
-    alert_webhook: Line = ""
+    alert_webhook: Url = ""
     alert_command: Line = ""
-    heartbeat_url: Line = ""
+    heartbeat_url: Url = ""
 
 
 # The seed's variables, and the keys that they set where the inventory does not.
@@ -110,9 +116,12 @@ def _rules(everything: Estate) -> list[Problem]:
         if not everything.having(PostgresSettings) and not everything.having(RedisSettings):
             message = "needs a host in group 'postgres' or 'redis'"
             problems.append(Problem(node.name, "group backup", message))
+        if archive.is_remote(node) and _server(node) is not None and node.is_loopback:
+            message = "should not be a loopback address: PostgreSQL's host cannot reach it"
+            problems.append(Problem(node.name, "address", message))
         chosen = node.the(BackupSettings)
         if chosen.s3_bucket and not (chosen.s3_access_key and chosen.s3_secret_key):
-            message = "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, here or in .env"
+            message = "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env"
             problems.append(Problem(node.name, "backup_s3_bucket", message))
     return problems
 
@@ -124,6 +133,24 @@ def _listens(node: Node) -> list[Listener]:
 
 
 def _checks(node: Node) -> list[Problem]:
+    return [*_other_releases(node), *_other_passphrase(node)]
+
+
+def _other_passphrase(node: Node) -> list[Problem]:
+    """Another passphrase than before would lock everybody out of the repository that exists."""
+    found, now = node.read("backup"), node.the(BackupSettings).encryption_passphrase
+    before = re.search(rb'"encryption_passphrase": (".*")', found["files"][CONFIG].content)
+    wanted = now.get_secret_value() if now else ""
+    if not found["stanza"] or before is None or json.loads(before[1]) == wanted:
+        return []
+    message = (
+        f"is not the one that the repository in {node.the(BackupSettings).dir} was made with: "
+        "put that one back, or move the repository away"
+    )
+    return [Problem(node.name, "backup_encryption_passphrase", message)]
+
+
+def _other_releases(node: Node) -> list[Problem]:
     server = _server(node)
     if server is None or server.system.release == node.system.release:
         return []
@@ -231,8 +258,10 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
     ]
 
 
+# The address of a webhook or heartbeat is its password.
 _CONFIG_SECRETS = (
-    r'^ *"(?:password|admin_password|secret_key|access_key|encryption_passphrase)": "(.*)",?$'
+    r'^ *"(?:password|admin_password|secret_key|access_key|encryption_passphrase|webhook|command'
+    r'|heartbeat)": "(.*)",?$'
 )
 
 

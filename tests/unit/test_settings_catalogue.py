@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tasks.backup import BackupSettings
 from tasks.core.settings import StackSettings
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings
@@ -17,7 +18,7 @@ from tasks.sentinel import SentinelSettings
 from tests.unit import helpers
 from tests.unit.helpers import Data
 
-EVERYTHING = ("postgres", "pgbouncer", "redis", "sentinel")
+EVERYTHING = ("postgres", "pgbouncer", "redis", "sentinel", "backup")
 SECRET = "hunter2"
 
 STACK_NAME = "should be lower-case letters, digits and '_', starting with a letter, at most 31"
@@ -478,7 +479,45 @@ PORTS: list[Case] = [
     ),
 ]
 
+URL = "should be a URL that begins with http:// or https://"
+PATH = "should be an absolute path such as '/backups'"
+BACKUP: list[Case] = [
+    ("backup_schedule_full", "61 * * * *", "backup_schedule_full: minute: '61' should be 0 to 59"),
+    (
+        "backup_schedule_drill",
+        "0 2 30 2 *",
+        "backup_schedule_drill: '0 2 30 2 *' never happens: no month has such a day",
+    ),
+    (
+        "backup_schedule_redis",
+        "* * * *",
+        "backup_schedule_redis: '* * * *' has 4 fields; should be five: minute, hour, day of "
+        "month, month, day of week",
+    ),
+    ("backup_dir", "backups", f"backup_dir: {PATH}"),
+    ("backup_scripts_dir", "/", f"backup_scripts_dir: {PATH}"),
+    ("backup_alert_webhook", "hooks.example.org/x", f"backup_alert_webhook: {URL}"),
+    ("backup_heartbeat_url", "ftp://example.org", f"backup_heartbeat_url: {URL}"),
+    ("backup_s3_endpoint", "minio:9000", f"backup_s3_endpoint: {URL}"),
+    (
+        "backup_retention_days",
+        0,
+        "backup_retention_days: should be at least 1",
+    ),
+    (
+        "backup_s3_bucket",
+        "copies",
+        "backup_s3_bucket: needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env",
+    ),
+    (
+        "backup_schedule_ful",
+        "0 2 * * *",
+        "backup_schedule_ful: unknown key (schedule_full?)",
+    ),
+]
+
 CASES = [
+    *BACKUP,
     *STACK,
     *UNKNOWN,
     *POSTGRES,
@@ -705,6 +744,21 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
          "server"],
     ),
     (
+        {"postgres": ["a"], "backup": ["b", "c"]},
+        {},
+        ["c: group backup: should have one host: it holds the one repository"],
+    ),
+    (
+        {"backup": ["a"]},
+        {},
+        ["a: group backup: needs a host in group 'postgres' or 'redis'"],
+    ),
+    (
+        {"postgres": ["a"], "backup": ["b"]},
+        {"b": {"address": "127.0.0.1"}},
+        ["b: address: should not be a loopback address: PostgreSQL's host cannot reach it"],
+    ),
+    (
         {"postgres": ["a"]},
         {"a": {"postgres_superuser_reserved_connections": 100}},
         ["a: postgres_superuser_reserved_connections: should be less than "
@@ -794,6 +848,22 @@ DEFAULTS: list[tuple[type[Any], dict[str, Any]]] = [
             "parallel_syncs": 1,
         },
     ),
+    (
+        BackupSettings,
+        {
+            "dir": "/backups",
+            "scripts_dir": "/scripts",
+            "schedule_full": "0 2 * * *",
+            "schedule_incremental": "0 */6 * * *",
+            "schedule_redis": "0 */4 * * *",
+            "schedule_cleanup": "0 3 * * *",
+            "schedule_health": "*/5 * * * *",
+            "schedule_verify": "0 4 * * *",
+            "schedule_drill": "0 5 * * 0",
+            "retention_days": 30,
+            "encryption_passphrase": None,
+        },
+    ),
 ]
 
 
@@ -803,7 +873,7 @@ def test_the_contracts_keys_and_defaults(
 ) -> None:
     hosts = {name: {"address": f"10.0.0.{i}"} for i, name in enumerate("abc", 1)}
     groups = {group: list("abc") for group in ("redis", "sentinel")}
-    groups |= {"postgres": ["a"], "pgbouncer": ["a"]}
+    groups |= {"postgres": ["a"], "pgbouncer": ["a"], "backup": ["a"]}
     everything = helpers.estate(hosts, groups, tmp_path)
     assert helpers.problems(everything) == []
     node = helpers.node(everything, "a")
@@ -849,6 +919,9 @@ def test_defaults_that_follow_the_stack_and_the_secrets(tmp_path: Path) -> None:
         ("sentinel_quorum", 3),
         ("address", "2001:db8::1"),
         ("service_manager", "runit"),
+        ("backup_schedule_drill", ""),
+        ("backup_schedule_full", "@daily"),
+        ("backup_alert_webhook", "https://example.org/hook?key=1"),
     ],
 )
 def test_good_values_are_accepted(key: str, value: Any, tmp_path: Path) -> None:
