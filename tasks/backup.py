@@ -291,7 +291,7 @@ def _scripts(chosen: BackupSettings) -> list[Entry]:
         *(
             File(
                 f"{chosen.scripts_dir}/{name}",
-                render("backup/script.sh.j2", command=command),
+                render("backup/script.sh.j2", words=f"backup {command}".strip()),
                 mode="755",
             )
             for name, command in SCRIPTS.items()

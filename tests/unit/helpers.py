@@ -25,6 +25,7 @@ SECRETS = {
     "REDIS_PASSWORD": "redis-Secret-2",
     "PGBOUNCER_AUTH_PASSWORD": "lookup-Secret-3",
     "POSTGRES_ROLE_PSSCRIPT_PASSWORD": "role-Secret-4",
+    "BACKUP_ROLE_PASSWORD": "backup-Secret-5",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks import pgbouncer, postgres, redis, sentinel
+from tasks import backup, pgbouncer, postgres, redis, sentinel
 from tasks.core import files
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Entry, File
@@ -63,6 +63,10 @@ def entries(node: Node) -> Iterator[Entry]:
         yield from redis._seeds(node, redis.addresses(node.estate)[0])
     if sentinel.SentinelSettings in node.settings:
         yield from sentinel._files(node)
+    if backup.BackupSettings in node.settings:
+        # The programme itself is no template.
+        mine = backup._files(node)
+        yield from (entry for entry in mine if not entry.path.startswith(backup.LIBRARY))
 
 
 def rendered(everything: Estate) -> dict[str, str]:
