@@ -122,7 +122,7 @@ def test_saving_replaces_the_file_at_once(env: Path) -> None:
 # --- What an estate needs ------------------------------------------------------------------------
 
 HOST = {"address": "10.0.0.1", "sentinel_ports": [26379, 26380, 26381]}
-ALL = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "sentinel")}
+ALL = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "sentinel", "backup")}
 
 
 def test_a_fresh_project_generates_what_its_components_need(env: Path) -> None:
