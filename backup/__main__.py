@@ -17,6 +17,7 @@ from backup import (
     drill,
     health,
     postgres,
+    recovery,
     redis,
     repository,
     restore,
@@ -30,6 +31,7 @@ Job = Callable[[Config, argparse.Namespace, Log], None]
 
 
 def _postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    recovery.require_known_cluster(config)
     if arguments.type == "full":
         postgres.full(config, log)
     else:
@@ -49,8 +51,7 @@ def _cleanup(config: Config, arguments: argparse.Namespace, log: Log) -> None:
     if config.postgres is not None:
         with log.step("expiry in the repository"):
             repository.expire(config, retention.labels_to_keep(decision))
-    store.mirror_if_any(config, log)
-    if config.s3 is not None:
+    if store.mirror_if_any(config, log):
         with locked("mirror"):
             store.prune(config, log)
 
@@ -90,6 +91,15 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     drill.drill(config, log)
 
 
+def _fetch(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
+    recovery.fetch_all(config, log)
+
+
+def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
+    recovery.adopt(config, log)
+    store.mirror_if_any(config, log)
+
+
 # What runs, and the lock that it holds: jobs that write the same things share one.
 _JOBS: dict[str, tuple[Job, str]] = {
     "postgres": (_postgres, "postgres"),
@@ -102,6 +112,8 @@ _JOBS: dict[str, tuple[Job, str]] = {
     "status": (_status, ""),
     "verify": (_verify, "verify"),
     "drill": (_drill, "drill"),
+    "fetch": (_fetch, "postgres"),
+    "adopt": (_adopt, "postgres"),
 }
 
 
@@ -130,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_parser("status", help="the newest of each kind, the last drill, what is overdue")
     jobs.add_parser("verify", help="check every artifact and the repository")
     jobs.add_parser("drill", help="restore the newest backups to a scratch server and compare")
+    jobs.add_parser("fetch", help="bring all backups back from the bucket to a new host")
+    jobs.add_parser("adopt", help="take a new cluster into the repository of a lost one")
     return parser
 
 
