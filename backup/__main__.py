@@ -17,6 +17,7 @@ from backup import (
     drill,
     health,
     postgres,
+    recovery,
     redis,
     repository,
     restore,
@@ -30,6 +31,7 @@ Job = Callable[[Config, argparse.Namespace, Log], None]
 
 
 def _postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    recovery.require_known_cluster(config)
     if arguments.type == "full":
         postgres.full(config, log)
     else:
@@ -49,8 +51,7 @@ def _cleanup(config: Config, arguments: argparse.Namespace, log: Log) -> None:
     if config.postgres is not None:
         with log.step("expiry in the repository"):
             repository.expire(config, retention.labels_to_keep(decision))
-    store.mirror_if_any(config, log)
-    if config.s3 is not None:
+    if store.mirror_if_any(config, log):
         with locked("mirror"):
             store.prune(config, log)
 
@@ -97,6 +98,15 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     drill.drill(config, log)
 
 
+def _fetch(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
+    recovery.fetch_all(config, log)
+
+
+def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
+    recovery.adopt(config, log)
+    store.mirror_if_any(config, log)
+
+
 # They only look: what they find is for whom has asked.
 _READS = {"list", "status"}
 
@@ -112,6 +122,8 @@ _JOBS: dict[str, tuple[Job, str]] = {
     "status": (_status, ""),
     "verify": (_verify, "verify"),
     "drill": (_drill, "drill"),
+    "fetch": (_fetch, "postgres"),
+    "adopt": (_adopt, "postgres"),
 }
 
 
@@ -148,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--brief", action="store_true", help="one line")
     jobs.add_parser("verify", help="check every artifact and the repository")
     jobs.add_parser("drill", help="restore the newest backups to a scratch server and compare")
+    jobs.add_parser("fetch", help="bring all backups back from the bucket to a new host")
+    jobs.add_parser("adopt", help="take a new cluster into the repository of a lost one")
     return parser
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -70,7 +71,7 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Puts the manifest in place: whole, durable, or not at all."""
-        durably(self.beside(directory), json.dumps(asdict(self), indent=2).encode() + b"\n")
+        durably(self.beside(directory), encoded(self))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -91,6 +92,24 @@ class Manifest:
         if manifest.name != path.name.removesuffix(SUFFIX) or "/" in manifest.name:
             raise Failed(f"{path.name} belongs to {manifest.name}: files were swapped or renamed")
         return manifest
+
+
+def encoded(manifest: Manifest) -> bytes:
+    """The content of a manifest's file."""
+    return json.dumps(asdict(manifest), indent=2).encode() + b"\n"
+
+
+def update(directory: Path, name: str, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Changes the manifest of an artifact as it is now; nobody else's change is lost.
+
+    Raises:
+        Failed: there is none, or it is not one.
+    """
+    with (directory / ".manifests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        changed = change(Manifest.read(directory / f"{name}{SUFFIX}"))
+        changed.write(directory)
+        return changed
 
 
 def durably(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -61,6 +61,23 @@ def backups(config: Config) -> list[Physical]:
     return [_physical(raw) for raw in stanzas[0]["backup"]]
 
 
+def system_identifier(config: Config) -> str:
+    """Which cluster the repository takes WAL of: the newest that it knows.
+
+    Raises:
+        Failed: the repository cannot be read or has no stanza.
+    """
+    return str(_newest(config)["system-id"])
+
+
+def _newest(config: Config) -> dict[str, Any]:
+    stanzas = json.loads(pgbackrest(config, "info", "--output=json"))
+    known = stanzas[0]["db"] if stanzas else []
+    if not known:
+        raise Failed("the repository has no stanza: deploy the backup component again")
+    return dict(max(known, key=lambda row: row["id"]))
+
+
 def _physical(raw: dict[str, Any]) -> Physical:
     return Physical(
         label=raw["label"],
@@ -116,12 +133,22 @@ def expire(config: Config, keep: frozenset[str]) -> list[str]:
 
 
 def segments(config: Config) -> set[str]:
-    """The WAL segments in the repository."""
+    """The WAL segments of the cluster that the repository is of."""
+    newest = _newest(config)
+    return _archives(config).get(f"{newest['version']}-{newest['id']}", set())
+
+
+def _archives(config: Config) -> dict[str, set[str]]:
+    """The WAL segments of each cluster that the repository has been of; names recur."""
     listing = json.loads(
         pgbackrest(config, "repo-ls", "--recurse", "--output=json", f"archive/{config.stack}")
     )
-    names = (path.rsplit("/", 1)[-1] for path, entry in listing.items() if entry["type"] == "file")
-    return {match[1] for name in names if (match := re.match(r"([0-9A-F]{24})-", name))}
+    found: dict[str, set[str]] = {}
+    for path, entry in listing.items():
+        match = re.match(r"([^/]+)/.*/([0-9A-F]{24})-", path)
+        if match and entry["type"] == "file":
+            found.setdefault(match[1], set()).add(match[2])
+    return found
 
 
 def wait_archived(config: Config, segment: str) -> None:
@@ -150,8 +177,9 @@ def missing(config: Config, first: str, last: str) -> list[str]:
     """
     if first[:8] != last[:8]:
         raise Failed(f"WAL segments {first} and {last} are of different timelines")
-    there = segments(config)
-    return [name for name in _range(first, last) if name not in there]
+    wanted = _range(first, last)
+    lost = [[n for n in wanted if n not in there] for there in _archives(config).values()]
+    return min(lost, key=len, default=wanted)
 
 
 def _range(first: str, last: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
@@ -42,6 +43,32 @@ def parameters(node: Node) -> dict[str, str]:
         "archive_timeout": "60s",
         "wal_compression": "on",
     }
+
+
+def recovery(node: Node, server: Service, data: str, etc: str, port: int) -> list[Entry]:
+    """The script that restores the whole cluster, where PostgreSQL is.
+
+    Args:
+        data: the data directory.
+        etc: where postgresql.conf is.
+    """
+    from tasks.backup import BackupSettings  # which builds on this module
+
+    keeper = backup_host(node.estate)
+    if keeper is None:
+        return []
+    directory = keeper.the(BackupSettings).scripts_dir
+    content = render(
+        "backup/restore-cluster.sh.j2",
+        data=data,
+        etc=etc,
+        bin=server.command.split()[0].rpartition("/")[0],
+        port=port,
+        stanza=stanza(node),
+        service=server,
+        supervisor=services.functions(node.manager),
+    )
+    return [Directory(directory), File(f"{directory}/restore-cluster.sh", content, mode="755")]
 
 
 # --- Certificates --------------------------------------------------------------------------------

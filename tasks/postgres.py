@@ -482,6 +482,7 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
         File(f"{etc}/conf.d/datatier.conf", conf, mode="644", user="postgres", group="postgres"),
         File(f"{etc}/pg_hba.conf", hba, mode="640", user="postgres", group="postgres"),
         *_archiving(node, certificate),
+        *archive.recovery(node, _service(node), data_directory(node), etc, chosen.port),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
 

@@ -272,6 +272,7 @@ _MANAGER: dict[Manager, str] = {
 enable_service() { systemctl -q unmask "$2"; systemctl -q enable "$2" 2>/dev/null; }
 start_service() { restart_service "$@"; }
 restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
+stop_service() { systemctl stop "$2"; }
 last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
 """,
     # Without an init there is nobody to start runsvdir: we do, detached from this session. A
@@ -289,6 +290,12 @@ enable_service() {
 }
 start_service() { sv start "/etc/service/$1" >/dev/null || true; }
 restart_service() { sv -w 300 restart "/etc/service/$1" >/dev/null || true; }
+stop_service() { sv -w 300 stop "/etc/service/$1" >/dev/null; }
 last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
 """,
 }
+
+
+def functions(manager: Manager) -> str:
+    """Shell for scripts on the host: start_service, stop_service, last_log, each NAME UNIT."""
+    return _RUNS + _MANAGER[manager]

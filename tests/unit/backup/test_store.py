@@ -18,20 +18,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
-boto3 = pytest.importorskip("boto3")
-pytest.importorskip("moto.server")
-
-from backup import retention, store  # noqa: E402
-from backup.config import Config  # noqa: E402
-from backup.job import Failed, Log  # noqa: E402
-from backup.manifest import SUFFIX, Manifest  # noqa: E402
-from tests.unit.backup import builders  # noqa: E402
+from backup import retention, store, store_bucket, store_mirror
+from backup.config import Alerts, Config
+from backup.job import Failed, Log
+from backup.manifest import SUFFIX, Manifest
+from backup.store_bucket import Bucket
+from tests.unit.backup import builders
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
 ROOT = Path(__file__).parents[3]
+# Reading what the library knows of Amazon's services takes longer than most tests.
+SESSION = boto3.session.Session()
 
 
 class Moto:
@@ -93,6 +94,8 @@ class Wire:
                 back.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket, up: bool) -> None:
+        # A relay that waits to fill its packets is ten times as slow as no relay.
+        sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError):
             while (data := source.recv(65536)) and not self._is_cut():
                 if up:
@@ -123,9 +126,10 @@ def moto() -> Iterator[Moto]:
 
 @pytest.fixture
 def wire(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    monkeypatch.setattr(store, "CONNECT_SECONDS", 1)
-    monkeypatch.setattr(store, "READ_SECONDS", 3)
-    monkeypatch.setattr(store, "TRIES", 2)
+    monkeypatch.setattr(store_bucket, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(store_bucket, "READ_SECONDS", 2)
+    monkeypatch.setattr(store_bucket, "TRIES", 2)
+    monkeypatch.setattr(boto3.session, "Session", lambda: SESSION)
     # What a host's environment says of S3 is nobody's business here.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone-else")
     made = Wire(moto.port)
@@ -140,7 +144,7 @@ def client(moto: Moto) -> Any:
 
 def direct(moto: Moto) -> Any:
     """A client that goes round the wire, with a bucket that is empty."""
-    made = boto3.session.Session().client(
+    made = SESSION.client(
         "s3",
         region_name="eu-central-1",
         endpoint_url=f"http://127.0.0.1:{moto.port}",
@@ -226,7 +230,7 @@ def tree(root: Path) -> dict[str, bytes]:
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in root.rglob("*")
         if path.is_file() and not path.is_symlink() and path.suffix != ".tmp"
-        if path.name != ".s3-mirror.json"
+        if not path.name.startswith(".")
     }
 
 
@@ -264,13 +268,13 @@ def test_manifests_and_infos_go_last(
 ) -> None:
     estate(here)
     order: list[str] = []
-    put_one = store._Bucket.put
+    put_one = Bucket.put
 
-    def noting(bucket: Any, key: str, data: bytes, sha256: str) -> str:
+    def noting(bucket: Bucket, key: str, data: bytes, sha256: str) -> str:
         order.append(key)
         return put_one(bucket, key, data, sha256)
 
-    monkeypatch.setattr(store._Bucket, "put", noting)
+    monkeypatch.setattr(Bucket, "put", noting)
     store.mirror(here, log)
 
     def rank(key: str) -> int:
@@ -297,13 +301,13 @@ def test_a_check_noted_while_the_manifest_is_copied_is_not_lost(
     here: Config, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = builders.stored(here, "redis", "redis", NOW, b"rdb")
-    put_one, directory = store._Bucket.put, here.artifacts("redis")
+    put_one, directory = Bucket.put, here.artifacts("redis")
 
-    def verified_meanwhile(bucket: Any, key: str, data: bytes, sha256: str) -> str:
+    def verified_meanwhile(bucket: Bucket, key: str, data: bytes, sha256: str) -> str:
         made.with_verification("drill", "2026").write(directory)
         return put_one(bucket, key, data, sha256)
 
-    monkeypatch.setattr(store._Bucket, "put", verified_meanwhile)
+    monkeypatch.setattr(Bucket, "put", verified_meanwhile)
     store.mirror(here, log)
     now = Manifest.read(made.beside(directory))
     assert now.copies and "drill" in {check.what for check in now.verified}
@@ -410,7 +414,7 @@ def test_a_slow_server_ends_with_the_time_and_the_next_runs_go_on(
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(store, "PART", 5 * 1024 * 1024)  # the least that S3 takes
+    monkeypatch.setattr(store_mirror, "PART", 5 * 1024 * 1024)  # the least that S3 takes
     return 5 * 1024 * 1024
 
 
@@ -438,9 +442,9 @@ def test_a_killed_upload_goes_on_where_it_was(
     made = builders.stored(here, "full", "app", NOW, data)
     code = f"""
 import sys; from pathlib import Path
-from backup import store; from backup.job import Log
+from backup import store, store_mirror; from backup.job import Log
 from tests.unit.backup import builders
-store.PART = {small_parts}
+store_mirror.PART = {small_parts}
 here = builders.config(Path({str(here.directory)!r}), s3=builders.s3("http://127.0.0.1:{wire.port}"))
 store.mirror(here, Log(here.directory.parent / "log", "mirror"))
 """
@@ -528,12 +532,30 @@ def test_mirror_if_any(
 
     monkeypatch.setattr(job, "LOCKS", tmp_path)
     estate(here)
-    store.mirror_if_any(replace(here, s3=None), log)
+    assert not store.mirror_if_any(replace(here, s3=None), log)
     with job.locked("mirror"):
-        store.mirror_if_any(here, log)
+        assert not store.mirror_if_any(here, log)
     assert keys(client) == {}
-    store.mirror_if_any(here, log)
+    assert store.mirror_if_any(here, log)
     assert keys(client)
+
+
+def test_an_outage_is_told_and_fails_nothing(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wire: Wire
+) -> None:
+    from backup import job
+
+    monkeypatch.setattr(job, "LOCKS", tmp_path)
+    told = tmp_path / "told"
+    here = replace(here, alerts=Alerts(command=f"cat >>{told}"))
+    estate(here)
+    wire.cut_after = 0
+    assert not store.mirror_if_any(here, log)
+    assert "FAILED" in (tmp_path / "log").read_text()
+    assert "copy to S3" in told.read_text() and "on this host only" in told.read_text()
+    wire.cut_after = None
+    assert store.mirror_if_any(here, log)
+    assert "works again" in told.read_text()
 
 
 # --- Physical repository -------------------------------------------------------------------------
@@ -767,16 +789,16 @@ def test_a_download_that_breaks_is_tried_again(
 ) -> None:
     estate(here)
     store.mirror(here, log)
-    download, broken = store._Bucket.download, []
+    download, broken = Bucket.download, []
 
-    def breaking(bucket: Any, key: str, path: Path) -> str:
+    def breaking(bucket: Bucket, key: str, path: Path) -> str:
         if key not in broken:
             broken.append(key)
             path.write_bytes(b"half")
             raise store.Away("connection lost")
         return download(bucket, key, path)
 
-    monkeypatch.setattr(store._Bucket, "download", breaking)
+    monkeypatch.setattr(Bucket, "download", breaking)
     store.fetch(here, tmp_path / "new", log)
     assert tree(tmp_path / "new") == tree(here.directory)
 
@@ -794,8 +816,8 @@ def test_what_is_there_and_differs_is_left_alone(here: Config, log: Log, tmp_pat
 
 def test_a_key_that_climbs_out_is_not_ours(here: Config, client: Any, log: Log) -> None:
     for key in ("postgres/../../escape", "/postgres/x", "redis/", "pgbackrest"):
-        assert not store._is_ours(key)
-    assert store._is_ours("pgbackrest/backup/stack/backup.info")
+        assert not store_bucket.is_ours(key)
+    assert store_bucket.is_ours("pgbackrest/backup/stack/backup.info")
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(

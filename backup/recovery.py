@@ -1,0 +1,102 @@
+"""A host that takes over from a lost one: the old backups come back, or new ones begin."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from backup import postgres, repository
+from backup.config import Config
+from backup.job import Failed, Log, locked, stamp
+from backup.store_bucket import REPOSITORY, Bucket, Listed, bucket_of
+from backup.store_fetch import fetch
+from backup.store_layout import labels_of, repository_of
+
+
+def fetch_all(config: Config, log: Log) -> None:
+    """Brings everything in the bucket back to where this host's own backups would be.
+
+    The empty repository that the deployment made is moved aside. An interrupted run goes on
+    where it was.
+
+    Raises:
+        Failed: this host has physical backups that the bucket lacks, or something was damaged.
+    """
+    with locked("mirror"):
+        bucket = bucket_of(config, log)
+        _make_way(config, bucket, bucket.listing(), log)
+        try:
+            fetch(config, config.directory, log)
+        finally:
+            _hand_over(config.directory / REPOSITORY)
+    log.line(
+        "everything is back; next: restore-cluster.sh --yes on PostgreSQL's host, and here "
+        f"restore-redis.sh {config.artifacts('redis')}/redis_LATEST.rdb.gz (list: backup.sh list)"
+    )
+
+
+def _make_way(config: Config, bucket: Bucket, listed: dict[str, Listed], log: Log) -> None:
+    root = config.directory / REPOSITORY
+    here = repository_of(config)
+    if own := labels_of(here.keys()) - labels_of(listed):
+        raise Failed(
+            f"{root} holds {len(own)} physical backups that the bucket does not, such as "
+            f"{sorted(own)[0]}: move {root} away yourself if the bucket's are to replace them"
+        )
+    foreign = here.keys() - listed.keys()
+    infos = [item for item in here.infos if item.key in listed]
+    if not foreign and all(bucket.sha256(item.key) == item.digest() for item in infos):
+        return
+    if labels_of(here.keys()):
+        raise Failed(
+            f"{root} is not what the bucket holds, but has backups in common with it: "
+            f"move {root} away yourself if the bucket's are to replace them"
+        )
+    aside = root.with_name(f"{REPOSITORY}.before_{stamp()}")
+    root.rename(aside)
+    log.line(f"the repository that was here holds no backup; it is kept as {aside}")
+
+
+def _hand_over(root: Path) -> None:
+    """Gives the repository to the user that pgBackRest runs as."""
+    root.mkdir(exist_ok=True)
+    for directory, _, names in os.walk(root):
+        places = [(Path(directory), 0o750), *((Path(directory) / name, 0o640) for name in names)]
+        for path, mode in places:
+            if not path.is_symlink():
+                path.chmod(mode)
+                shutil.chown(path, repository.USER, repository.USER)
+
+
+def require_known_cluster(config: Config) -> None:
+    """Asserts that the server is the one whose backups are in the repository.
+
+    A new cluster archives nothing there, but the old one's WAL has the names that its own
+    would have: what waits for them would find them.
+
+    Raises:
+        Failed: it is another one; the message names both ways out.
+    """
+    with postgres.connect(postgres.server(config), "postgres") as connection:
+        row = connection.execute(
+            "SELECT system_identifier::text FROM pg_control_system()"
+        ).fetchone()
+    live, known = row[0] if row else "", repository.system_identifier(config)
+    if live != known:
+        raise Failed(
+            f"this is a new cluster ({live}), and the repository is of another ({known}): "
+            "bring that one back with restore-cluster.sh on PostgreSQL's host, "
+            "or begin anew with backup.sh adopt"
+        )
+
+
+def adopt(config: Config, log: Log) -> None:
+    """Begins anew: from now on the repository is of the cluster that runs; old backups stay.
+
+    Raises:
+        Failed: pgBackRest refuses, or the full backup failed.
+    """
+    with log.step("stanza for the new cluster"):
+        repository.pgbackrest(config, "stanza-upgrade")
+    postgres.full(config, log)

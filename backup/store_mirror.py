@@ -1,0 +1,312 @@
+"""Copies to the bucket: whatever it does not have, checked when it arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from backup import retention
+from backup.config import Config
+from backup.job import Failed, Log
+from backup.manifest import SUFFIX, Manifest, all_of, digest, encoded, update
+from backup.store_bucket import REPOSITORY, WORKERS, Away, Bucket, Listed, bucket_of
+from backup.store_layout import Item, Repository, key_of, labels_of, repository_of, summary
+from backup.store_state import State, remembered
+
+# A run ends; what is left is copied by the next one. Seconds.
+LIMIT = 6 * 3600
+
+# S3 takes at most 10,000 parts, each of at least 5 MiB; each worker holds one in memory.
+PART = 8 * 1024 * 1024
+_PARTS = 10_000
+
+
+class Mirrored(NamedTuple):
+    """What a run did; bytes are of the copied files."""
+
+    copied: int
+    unchanged: int
+    bytes: int
+
+
+def mirror(config: Config, log: Log, limit: float = LIMIT) -> Mirrored:
+    """Copies what the bucket does not have: artifacts, the physical repository, manifests.
+
+    Artifacts go newest first. In the repository *.info files go last, as they stood before
+    anything else was listed, so that whatever they name is there. A manifest goes when
+    everything that it describes has arrived, and then says so under `copies`.
+
+    Unchanged is what has the size and ETag of the last run's record and a local file that has
+    not changed since; without a record, what has the local file's size, MD5 (ETag) and sha256
+    (metadata).
+
+    Args:
+        limit: seconds after which the run ends; the next one goes on.
+
+    Raises:
+        Away: the store does not answer, or the time is up.
+        Failed: at the end, with everything that could not be copied; the rest was.
+    """
+    bucket = bucket_of(config, log)
+    with remembered(config) as state:
+        run = Run(bucket, state, bucket.listing(), time.monotonic() + limit)
+        manifests = _copyable(config)
+        repository = repository_of(config)
+        files = run.copy([_artifact(config, m) for m in reversed(manifests) if m.sha256])
+        physical = _copy_repository(run, repository)
+        done = [m for m in manifests if run.has(m, files) and not (physical and _labelled(m))]
+        failures = files | physical | _copy_manifests(config, run, done)
+    log.line(f"S3: copied {run.copied} files, {run.bytes / 1e6:.1f} MB; {run.unchanged} unchanged")
+    if failures:
+        raise Failed(summary("not copied to S3", failures))
+    return Mirrored(run.copied, run.unchanged, run.bytes)
+
+
+def _labelled(manifest: Manifest) -> bool:
+    return manifest.kind == "incremental" or "label" in manifest.facts
+
+
+def _copyable(config: Config) -> list[Manifest]:
+    """Manifests whose artifact is there, oldest first."""
+    found = [m for kind in ("postgres", "redis") for m in all_of(config.artifacts(kind))]
+    whole = [m for m in found if retention.intact(m, retention.directory_of(config, m))]
+    return sorted(whole, key=lambda manifest: manifest.stamp)
+
+
+def _artifact(config: Config, manifest: Manifest) -> Item:
+    path = manifest.path(retention.directory_of(config, manifest))
+    return Item(key_of(manifest), path, sha256=manifest.sha256)
+
+
+def _copy_manifests(config: Config, run: Run, manifests: Sequence[Manifest]) -> dict[str, str]:
+    """Copies each manifest as it will be, and then writes it so here."""
+    noted = {key_of(m) + SUFFIX: _noted(run.bucket, m) for m in manifests}
+    items = [
+        Item(key, m.beside(retention.directory_of(config, m)), content=encoded(m))
+        for key, m in noted.items()
+    ]
+    failures = run.copy(items)
+    for before, (key, after) in zip(manifests, noted.items(), strict=True):
+        if after != before and key in run.listed:
+            _write(config, after)
+    return failures
+
+
+def _noted(bucket: Bucket, manifest: Manifest) -> Manifest:
+    address = bucket.address(key_of(manifest) if manifest.sha256 else REPOSITORY)
+    return replace(manifest, copies=tuple(dict.fromkeys((*manifest.copies, address))))
+
+
+def _write(config: Config, noted: Manifest) -> None:
+    """Adds the copies to what the manifest says now: a check may have been noted meanwhile."""
+    with contextlib.suppress(Failed):  # retention was faster
+        update(
+            retention.directory_of(config, noted),
+            noted.name,
+            lambda now: replace(now, copies=noted.copies),
+        )
+
+
+def _copy_repository(run: Run, repository: Repository) -> dict[str, str]:
+    """Copies the repository; a step that failed leaves out those that build on it."""
+    if _is_of_another(run, repository):
+        where = run.bucket.address(REPOSITORY)
+        return {
+            REPOSITORY: f"{where} holds physical backups that are not known here: "
+            "fetch them first, or choose another backup_s3_prefix"
+        }
+    for items in (repository.data, repository.manifests, repository.infos):
+        if failures := run.copy(items):
+            return failures
+    return {}
+
+
+def _is_of_another(run: Run, repository: Repository) -> bool:
+    """Whether copying would replace the only index of somebody's backups.
+
+    A new host that begins with an empty repository would do that to the old host's copies.
+    """
+    there, here = labels_of(run.listed), labels_of(repository.keys())
+    infos = [key for key in run.listed if key.endswith("/backup.info")]
+    ours = all(run.state.objects.get(k, ["", ""])[1] == run.listed[k].etag for k in infos)
+    return bool(there) and not there & here and not ours
+
+
+# --- One run -------------------------------------------------------------------------------------
+
+
+class Run:
+    """One run: what it found, what it did, and when it has to end."""
+
+    def __init__(
+        self, bucket: Bucket, state: State, listed: Mapping[str, Listed], end: float
+    ) -> None:
+        self.bucket = bucket
+        self.state = state
+        self.listed = dict(listed)
+        self.copied = self.unchanged = self.bytes = 0
+        self._end = end
+        self._lock = threading.Lock()
+
+    def copy(self, items: Sequence[Item]) -> dict[str, str]:
+        """Copies what is missing or changed; returns why what failed did, by key.
+
+        Raises:
+            Away: the store does not answer; nothing more was begun.
+        """
+        failures = {}
+        with ThreadPoolExecutor(WORKERS) as pool:
+            waiting = {pool.submit(self._copy_one, item): item.key for item in items}
+            try:
+                for future in as_completed(waiting):
+                    if reason := future.result():
+                        failures[waiting[future]] = reason
+            except BaseException:
+                self._end = 0.0
+                pool.shutdown(cancel_futures=True)
+                raise
+        self.state.save()
+        return failures
+
+    def has(self, manifest: Manifest, failures: Mapping[str, str]) -> bool:
+        """Whether the artifact of a manifest is in the bucket, as far as it has one."""
+        key = key_of(manifest)
+        return not manifest.sha256 or (key in self.listed and key not in failures)
+
+    def _copy_one(self, item: Item) -> str:
+        self._in_time()
+        try:
+            self._put_unless_there(item)
+        except FileNotFoundError:
+            return ""  # retention, or pgBackRest's expiry, was faster
+        except Away:
+            raise
+        except (Failed, OSError) as error:
+            return str(error)
+        return ""
+
+    def _put_unless_there(self, item: Item) -> None:
+        there, size = self.listed.get(item.key), item.size()
+        if there and there.size == size and self._is_same(item, there):
+            self.state.stored(item, there.etag)
+            return self._count(None)
+        etag = self._put(item, size)
+        self.state.stored(item, etag)
+        self.listed[item.key] = Listed(size, etag)
+        return self._count(size)
+
+    def _is_same(self, item: Item, there: Listed) -> bool:
+        if self.state.knows(item, there.etag):
+            return True
+        if _etag(item) != there.etag:
+            return False
+        return self.bucket.sha256(item.key) == item.digest()
+
+    def _put(self, item: Item, size: int) -> str:
+        if size > PART and item.content is None:
+            return self._put_large(item, size)
+        content = item.path.read_bytes() if item.content is None else item.content
+        sha256 = _require(item, hashlib.sha256(content).hexdigest())
+        etag = self.bucket.put(item.key, content, sha256)
+        self._require_arrived(item.key, etag, md5_hex(content), sha256)
+        return etag
+
+    def _put_large(self, item: Item, size: int) -> str:
+        sha256 = _require(item, digest(item.path))
+        upload, arrived = self._resumed(item.key, sha256)
+        etags, sums, running = [], [], hashlib.sha256()
+        for number, chunk in enumerate(_chunks(item.path, _part_size(size)), 1):
+            self._in_time()
+            running.update(chunk)
+            sums.append(md5_hex(chunk))
+            if (etag := arrived.get(number, "")) != sums[-1]:
+                etag = self.bucket.part(item.key, upload, number, chunk)
+            etags.append(etag)
+        if running.hexdigest() != sha256:
+            raise Failed(f"{item.key} changed while it was read")
+        etag = self._completed(item.key, upload, etags, sha256)
+        self._require_arrived(item.key, etag, _joined(sums), sha256)
+        return etag
+
+    def _completed(self, key: str, upload: str, etags: Sequence[str], sha256: str) -> str:
+        try:
+            return self.bucket.complete(key, upload, etags)
+        except Away:
+            raise
+        except Failed:
+            # A repeated request finds that the first one, whose answer was lost, succeeded.
+            self.state.forget(key)
+            if self.bucket.sha256(key) != sha256:
+                raise
+            return ""
+
+    def _require_arrived(self, key: str, etag: str, expected: str, sha256: str) -> None:
+        """Reads back what has another ETag than its MD5: not every store keeps to that."""
+        if etag == expected:
+            return
+        running = hashlib.sha256()
+        for chunk in self.bucket.chunks(key):
+            running.update(chunk)
+        if running.hexdigest() != sha256:
+            self.state.forget(key)
+            self.bucket.remove(key)
+            raise Failed(f"{key} arrived damaged; the next run copies it again")
+
+    def _resumed(self, key: str, sha256: str) -> tuple[str, dict[int, str]]:
+        upload, of = self.state.uploads.get(key, ["", ""])
+        arrived = self.bucket.parts(key, upload) if upload and of == sha256 else None
+        if arrived is None:
+            upload, arrived = self.bucket.start(key, sha256), {}
+            self.state.began(key, upload, sha256)
+        return upload, arrived
+
+    def _in_time(self) -> None:
+        if time.monotonic() > self._end:
+            raise Away("S3: time is up; the next run goes on from here")
+
+    def _count(self, size: int | None) -> None:
+        with self._lock:
+            self.unchanged += size is None
+            self.copied += size is not None
+            self.bytes += size or 0
+
+
+def _require(item: Item, found: str) -> str:
+    if item.sha256 and found != item.sha256:
+        raise Failed(f"{item.key} is not what its manifest says: damaged here, not copied")
+    return found
+
+
+def md5_hex(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _joined(sums: Sequence[str]) -> str:
+    """The ETag of an object of several parts."""
+    return f"{md5_hex(b''.join(map(bytes.fromhex, sums)))}-{len(sums)}"
+
+
+def _etag(item: Item) -> str:
+    """What S3 would call the content if we had put it there."""
+    if item.content is not None:
+        return md5_hex(item.content)
+    size = item.size()
+    sums = [md5_hex(chunk) for chunk in _chunks(item.path, _part_size(size))] or [md5_hex(b"")]
+    return _joined(sums) if size > PART else sums[0]
+
+
+def _part_size(size: int) -> int:
+    return max(PART, -(-size // _PARTS))
+
+
+def _chunks(path: Path, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(size):
+            yield chunk

@@ -1,0 +1,252 @@
+#!/bin/sh
+# Written by Datatier; changes are overwritten.
+# Restores the whole cluster in place, from the repository; docs/recovery.md says when.
+set -eu
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+umask 077
+cd /
+
+data=/var/lib/postgresql/17/main
+config=/etc/postgresql/17/main/postgresql.conf
+bin=/usr/lib/postgresql/17/bin
+stanza=psscript
+log=$data.restore.log
+marker=$data.restoring
+stamp=$(date -u +%Y%m%d_%H%M%S)
+aside=
+
+usage() {
+  cat <<END
+Usage: restore-cluster.sh [--latest | --time MOMENT | --incremental NAME] [--timeline N] [--yes]
+
+Restores all of PostgreSQL's data directory from the physical repository. What is there now is
+moved aside, never deleted.
+
+  --latest            to the end of the archived WAL (the default)
+  --time MOMENT       to a moment with a zone: '2026-11-22 14:03:00+00'
+  --incremental NAME  to an incremental backup: ${stanza}_incremental_20261122_140300
+  --timeline N        follow this timeline instead of the newest, to reach what an earlier
+                      restore left behind
+  --yes               do it although the data directory is not empty
+
+Exit codes: 0 done, 1 failed, 2 wrong use.
+END
+}
+say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2; }
+wrong() { echo "restore-cluster.sh: $*" >&2; exit 2; }
+fail() {
+  say "FAILED: $*"
+  [ -z "$aside" ] || say "the data directory as it was is $aside"
+  exit 1
+}
+as_postgres() { runuser -u postgres -- "$@"; }
+repository() { as_postgres pgbackrest --stanza="$stanza" "$@"; }
+instant() { date -u -d "@$1" '+%Y-%m-%d %H:%M:%S+00'; }
+
+# --- What is wanted ------------------------------------------------------------------------------
+
+kind=default target='' before='' timeline=latest yes=''
+choose() {
+  [ "$kind" = default ] || wrong 'give one of --latest, --time and --incremental'
+  kind=$1
+}
+time_target() {
+  moment='[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?'
+  echo "$1" | grep -Eqx "$moment ?(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)" &&
+    before=$(date -u -d "$1" +%s 2>/dev/null) ||
+    wrong "'$1' is not a moment with a zone: write it as '2026-11-22 14:03:00+00'"
+  [ "$before" -le "$(date +%s)" ] || wrong "$1 is in the future"
+  target=$(date -u -d "$1" '+%Y-%m-%d %H:%M:%S.%6N+00')
+}
+name_target() {
+  point=${1#"${stanza}_"}
+  [ "$point" != "$1" ] && echo "$point" | grep -Eqx 'incremental_[0-9]{8}_[0-9]{6}' ||
+    wrong "'$1' is not an incremental backup: backup.sh list names them"
+  digits=$(echo "$point" | tr -dc 0-9 | sed -E 's/(....)(..)(..)(..)(..)(..)/\1-\2-\3 \4:\5:\6/')
+  before=$(date -u -d "$digits" +%s) || wrong "'$1' has no date in its name"
+  before=$((before + 1)) target=$point
+}
+while [ $# -gt 0 ]; do
+  case $1 in
+    --latest) choose latest ;;
+    --time) choose time; time_target "${2-}"; shift ;;
+    --incremental) choose name; name_target "${2-}"; shift ;;
+    --timeline)
+      timeline=${2-}; shift
+      echo "$timeline" | grep -Eqx '[1-9][0-9]*' || wrong '--timeline needs a number' ;;
+    --yes) yes=yes ;;
+    --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+  esac
+  shift || wrong 'the last option needs a value'
+done
+[ "$(id -u)" = 0 ] || wrong 'run this as root'
+
+runs() {
+  for p in /proc/[0-9]*; do
+    if [ "$(cat "$p/comm" 2>/dev/null)" = "$1" ] && [ "$p/root" -ef / ]; then return 0; fi
+  done
+  return 1
+}
+
+enable_service() { systemctl -q unmask "$2"; systemctl -q enable "$2" 2>/dev/null; }
+start_service() { restart_service "$@"; }
+restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
+stop_service() { systemctl stop "$2"; }
+last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\n' ' '; }
+
+exec 9>/run/lock/datatier-backup-postgres.lock
+flock -n 9 || fail 'a backup or another restore is running'
+trap 'fail "stopped by a signal; run it again"' INT TERM HUP
+
+# --- What there is -------------------------------------------------------------------------------
+
+# Lines of "backup LABEL STOP SIZE", "archive LAST-SEGMENT" and "cluster SYSTEM-IDENTIFIER".
+describe() {
+  perl -MJSON::PP -e '
+    my ($stanza) = @{decode_json(join "", <STDIN>)} or die "no stanza\n";
+    die "$stanza->{status}{message}\n" if $stanza->{status}{code};
+    print "cluster $_->{\"system-id\"}\n" for @{$stanza->{db}};
+    print "archive $_->{max}\n" for grep { $_->{max} } @{$stanza->{archive}};
+    print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size}\n"
+      for grep { !$_->{error} } @{$stanza->{backup}};
+  ' 2>&1
+}
+said=$(repository --log-level-stderr=error info --output=json 2>&1) ||
+  fail "the repository does not answer: $(echo "$said" | head -n 1)"
+known=$(echo "$said" | describe) || fail "the repository has nothing to restore: $known"
+set -- $(echo "$known" | awk -v before="$before" \
+  '$1 == "backup" && (before == "" || $3 < before) { line = $2 " " $4 } END { print line }')
+[ $# = 2 ] || fail "no backup in the repository ended before $(instant "$before")"
+label=$1 size=$2
+cluster=$(echo "$known" | awk '$1 == "cluster" { id = $2 } END { print id }')
+archived=$(echo "$known" | awk '$1 == "archive" { last = $2 } END { print last }')
+
+case $kind in
+  time) goal="$target, timeline $timeline" options="--type=time --target-action=promote" ;;
+  name) goal="restore point $target, timeline $timeline"
+    options="--type=name --target-action=promote" ;;
+  *) goal="the end of the archive, timeline $timeline" options="--type=default" ;;
+esac
+
+room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
+needed=$((size + 268435456))
+[ "$room" -ge "$needed" ] || fail "${data%/*} has $((room >> 20)) MB free and $label needs" \
+  "$((needed >> 20)): make room, for instance of earlier main.before_* and main.interrupted_*"
+if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
+  if mountpoint -q "$data"; then fail "$data is a mount point: empty it yourself first"; fi
+  [ -z "$(ls -A "$data/pg_tblspc" 2>/dev/null)" ] || fail "$data has tablespaces: move them first"
+  aside=$data.before_$stamp
+  [ ! -e "$marker" ] || aside=$data.interrupted_$stamp
+  if [ -z "$yes" ]; then
+    say "would stop PostgreSQL, move $data to $aside, restore $label and recover to $goal"
+    aside=''
+    wrong "$data is not empty: add --yes to do that"
+  fi
+fi
+say "restoring $label to $goal"
+
+# --- Stop ----------------------------------------------------------------------------------------
+
+servers() {
+  for p in /proc/[0-9]*; do
+    case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null) " in
+      */postgres\ -D\ $data\ *) [ ! "$p/root" -ef / ] || echo "${p#/proc/}" ;;
+    esac
+  done
+}
+signal_servers() { for p in $(servers); do kill -s "$1" "$p" 2>/dev/null || true; done; }
+
+# What the server wrote last can only be restored when it is in the repository.
+flush() {
+  mine=$("$bin/pg_controldata" "$data" 2>/dev/null | sed -n 's/^Database system identifier: *//p')
+  [ "$mine" = "$cluster" ] || return 0
+  last=$(psql_live 'SELECT pg_walfile_name(pg_switch_wal())' 2>/dev/null) || return 0
+  for _ in $(seq 60); do
+    done=$(psql_live "SELECT last_archived_wal >= '$last' FROM pg_stat_archiver") || return 0
+    [ "$done" != t ] || { say "the running server's WAL is archived"; return 0; }
+    sleep 1
+  done
+  say "the running server's last WAL is not archived: $last"
+}
+psql_live() { as_postgres psql -XAtqw -p 5432 -d postgres -c "$1"; }
+
+flush
+# Without its files a server has nothing to save, and waits for its clients for ever.
+[ -e "$data/postmaster.pid" ] || signal_servers QUIT
+stop_service postgres postgresql@17-main.service || true
+signal_servers INT
+for _ in $(seq 300); do [ -n "$(servers)" ] || break; sleep 0.2; done
+signal_servers QUIT
+sleep 0.2
+[ -z "$(servers)" ] || fail "PostgreSQL does not stop: process $(servers | tr '\n' ' ')"
+say 'PostgreSQL is stopped'
+
+# --- Restore -------------------------------------------------------------------------------------
+
+if [ -n "$aside" ]; then
+  mv -T "$data" "$aside"
+  say "$data is now $aside"
+fi
+install -d -m 700 -o postgres -g postgres "$data"
+echo "$stamp" >"$marker"
+as_postgres pgbackrest --stanza="$stanza" --set="$label" $options ${target:+"--target=$target"} \
+  --target-timeline="$timeline" --process-max=2 restore 9>&- ||
+  fail "pgBackRest could not restore $label"
+say "$label is restored"
+
+# --- Recover: closed to clients, until it is known where recovery ended --------------------------
+
+socket=$(mktemp -d /run/datatier-restore.XXXXXX)
+chown postgres: "$socket"
+install -m 640 -o postgres -g adm /dev/null "$log"
+ask() { as_postgres psql -XAtqw -h "$socket" -p 5432 -d postgres -c "$1"; }
+if ! as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" -o "
+    -c config_file=$config -c hot_standby=off -c listen_addresses='' -c port=5432
+    -c unix_socket_directories=$socket -c external_pid_file='' -c logging_collector=off
+    -c log_destination=stderr" >/dev/null 2>&1 9>&-; then
+  signal_servers QUIT
+  why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | tail -n 1)
+  case $why in
+    *'before configured recovery target'*)
+      why="$why: the WAL does not reach it on timeline $timeline (--timeline chooses another)" ;;
+  esac
+  fail "recovery: ${why:-see $log}"
+fi
+now=$(ask 'SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)')
+end=$(ask "SELECT pg_read_file('pg_wal/$now.history')" | grep . | tail -n 1)
+parent=$(echo "$end" | cut -f 1) lsn=$(echo "$end" | cut -f 2) reason=$(echo "$end" | cut -f 3)
+case $kind in
+  time) echo "$reason" | grep -Eq '^(before|after) ' || missed=yes ;;
+  name) [ "$reason" = "at restore point \"$target\"" ] || missed=yes ;;
+  *) # A segment that is missing ends recovery without a word.
+    reached=$(ask "SELECT pg_walfile_name('$lsn')" | cut -c 9-)
+    last=${archived#"$(printf %08X "$parent")"}
+    [ "$last" = "$archived" ] || [ "$(printf '%s\n' "$reached" "$last" | sort | tail -n 1)" = \
+      "$reached" ] || missed="the archive goes on to $archived" ;;
+esac
+for parameter in restore_command recovery_target_name recovery_target_time \
+  recovery_target_action recovery_target_timeline; do
+  ask "ALTER SYSTEM RESET $parameter"
+done
+as_postgres "$bin/pg_ctl" stop -s -w -t 3600 -m fast -D "$data"
+rm -rf "$socket"
+[ -z "${missed-}" ] || fail "recovery ended at $lsn ($reason), not at $goal: ${missed#yes};" \
+  "PostgreSQL is stopped"
+rm -f "$marker"
+say "recovered to $lsn ($reason)"
+
+# --- Start ---------------------------------------------------------------------------------------
+
+exec 9>&-
+start_service postgres postgresql@17-main.service
+for _ in $(seq 300); do
+  if (runuser -u postgres -- psql -XAtqw -p 5432 -d postgres -c 'SELECT 1') >/dev/null 2>&1 </dev/null; then
+    say "PostgreSQL answers; it is on timeline $((0x$now)) now"
+    [ -z "$aside" ] || say "$aside is yours to remove, when all is well"
+    say 'the next incremental backup takes a full one by itself'
+    exit 0
+  fi
+  sleep 0.2
+done
+fail "PostgreSQL does not answer: $(last_log postgres postgresql@17-main.service)"
