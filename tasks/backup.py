@@ -110,17 +110,28 @@ def _listens(node: Node) -> list[Listener]:
     return [Listener(archive.PORT, "group backup", "pgbackrest", "pgbackrest.service")]
 
 
+# Whose version has to be the backup host's too, and why.
+_OF_ONE_RELEASE: dict[type[Settings], str] = {
+    PostgresSettings: "pgBackRest needs the same version on both",
+    RedisSettings: "a snapshot of one version of Redis does not load in the other",
+}
+
+
 def _checks(node: Node) -> list[Problem]:
-    server = _server(node)
-    if server is None or server.system.release == node.system.release:
-        return []
-    if server not in node.estate.active:
-        return []
-    message = (
-        f"{node.system.release.name} here and {server.system.release.name} on {server.name}: "
-        "pgBackRest needs the same version on both"
-    )
-    return [Problem(node.name, "operating system", message)]
+    found = (_other_release(node, settings) for settings in _OF_ONE_RELEASE)
+    return [problem for problem in found if problem]
+
+
+def _other_release(node: Node, settings: type[Settings]) -> Problem | None:
+    """What is wrong with the first host of a component that has another release."""
+    mine = node.system.release
+    for other in node.estate.having(settings):
+        theirs = other.system.release
+        if other in node.estate.active and theirs != mine:
+            versions = f"{mine.name} here and {theirs.name} on {other.name}"
+            message = f"{versions}: {_OF_ONE_RELEASE[settings]}"
+            return Problem(node.name, "operating system", message)
+    return None
 
 
 def _server(node: Node) -> Node | None:
