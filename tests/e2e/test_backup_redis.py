@@ -28,12 +28,23 @@ from backup.config import Config, Endpoint
 from backup.job import Busy, Failed, log_of
 from backup.manifest import SUFFIX, Manifest, all_of
 from backup.redis_roles import phantoms
-from tests.e2e.redis_estate import DOWN_AFTER, PASSWORD, Estate, needs_redis
+from tests.e2e.redis_estate import DOWN_AFTER, PASSWORD, Estate
 from tests.e2e.wait import eventually
+from tests.lab import engine
 
-pytestmark = [needs_redis, pytest.mark.xdist_group("backup-redis")]
+pytestmark = pytest.mark.xdist_group("backup-redis")
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A redis-server for whoever looks for one in PATH, whether or not this machine has one."""
+    directory = tmp_path_factory.mktemp("bin")
+    (directory / "redis-server").symlink_to(engine.ensure_redis())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(directory), prepend=os.pathsep)
+        yield
 
 
 @contextlib.contextmanager
