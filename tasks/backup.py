@@ -83,8 +83,8 @@ def _defaults(_stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) 
     return {key: value for key, value in chosen.items() if value}
 
 
-def _secrets(_node: Node) -> list[str]:
-    return [archive.ROLE_SECRET]
+def _secrets(node: Node) -> list[str]:
+    return [archive.ROLE_SECRET] if _server(node) else []
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -105,7 +105,7 @@ def _rules(everything: Estate) -> list[Problem]:
 
 
 def _listens(node: Node) -> list[Listener]:
-    if not archive.is_remote(node):
+    if not _is_remote(node):
         return []
     return [Listener(archive.PORT, "group backup", "pgbackrest", "pgbackrest.service")]
 
@@ -137,6 +137,11 @@ def _other_release(node: Node, settings: type[Settings]) -> Problem | None:
 def _server(node: Node) -> Node | None:
     servers = node.estate.having(PostgresSettings)
     return servers[0] if servers else None
+
+
+def _is_remote(node: Node) -> bool:
+    """Whether there is a PostgreSQL that sends its WAL here from another host."""
+    return _server(node) is not None and archive.is_remote(node)
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
@@ -180,7 +185,7 @@ def keys() -> None:
     One operation of both hosts: pyinfra then runs it before what follows on either of them.
     """
     node = here()
-    if archive.is_remote(node) and (group := _side(node)):
+    if _is_remote(node) and (group := _side(node)):
         converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
 
 
@@ -218,11 +223,10 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
-        Directory(f"{chosen.dir}/pgbackrest", mode="750", user="postgres", group="postgres"),
         *_programme(),
         *_scripts(chosen),
         File(CONFIG, _config(node), mode="600", secret=_CONFIG_SECRETS),
-        File("/etc/cron.d/datatier-backup", _cron(chosen)),
+        File("/etc/cron.d/datatier-backup", _cron(node)),
         File("/etc/logrotate.d/datatier-backup", _logrotate(chosen)),
         *_repository(node, certificate),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
@@ -268,12 +272,18 @@ def _scripts(chosen: BackupSettings) -> list[Entry]:
     ]
 
 
-def _cron(chosen: BackupSettings) -> str:
+def _cron(node: Node) -> str:
+    chosen = node.the(BackupSettings)
     where = chosen.scripts_dir
-    jobs = [
-        (chosen.schedule_full, f"{where}/postgres-backup.sh full"),
-        (chosen.schedule_incremental, f"{where}/postgres-backup.sh incremental"),
-        (chosen.schedule_redis, f"{where}/redis-backup.sh"),
+    jobs = []
+    if node.estate.having(PostgresSettings):
+        jobs += [
+            (chosen.schedule_full, f"{where}/postgres-backup.sh full"),
+            (chosen.schedule_incremental, f"{where}/postgres-backup.sh incremental"),
+        ]
+    if node.estate.having(RedisSettings):
+        jobs += [(chosen.schedule_redis, f"{where}/redis-backup.sh")]
+    jobs += [
         (chosen.schedule_cleanup, f"{where}/cleanup-backups.sh"),
         (chosen.schedule_health, f"{where}/health-check.sh"),
         (chosen.schedule_verify, f"{where}/backup.sh verify"),
@@ -385,6 +395,7 @@ def _repository(node: Node, certificate: str) -> list[Entry]:
         cluster = {**cluster, **archive.peer("pg1", server)}
     return [
         *entries,
+        Directory(str(common["repo1-path"]), mode="750", user="postgres", group="postgres"),
         archive.config_file(node, common, cluster),
         archive.config_file(node, scratch, {"pg1-path": "/nonexistent"}, SCRATCH),
     ]
@@ -447,8 +458,7 @@ def _services(node: Node) -> list[Service]:
         ready="grep -qsx cron /proc/[0-9]*/comm",
         reload=":",
     )
-    remote = archive.is_remote(node) and _server(node) is not None
-    return [cron, archive.service(node)] if remote else [cron]
+    return [cron, archive.service(node)] if _is_remote(node) else [cron]
 
 
 def _activation(node: Node) -> Change | None:

@@ -359,3 +359,18 @@ def test_the_backup_host_has_the_release_of_those_it_backs_up(
     assert str(problem) == (
         f"backup1: operating system: Debian 12 here and Debian 13 on {newer}: {reason}"
     )
+
+
+@pytest.mark.parametrize(
+    ("group", "scheduled", "absent"),
+    [
+        ("postgres", "postgres-backup.sh", "redis-backup.sh"),
+        ("redis", "redis-backup.sh", "postgres-backup.sh"),
+    ],
+)
+def test_only_what_there_is_has_a_schedule(
+    group: str, scheduled: str, absent: str, tmp_path: Path
+) -> None:
+    groups = {group: ["db1"], "backup": ["db1"]}
+    cron = backup._cron(helpers.estate({"db1": HOST}, groups, tmp_path).nodes[0])
+    assert scheduled in cron and absent not in cron
