@@ -71,7 +71,8 @@ def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -
 
 
 def _restore_redis(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    redis.restore(config, Path(arguments.file), log)
+    place = {"address": arguments.address, "port": arguments.port}
+    redis.restore(config, Path(arguments.file), log, **place)
 
 
 def _list(config: Config, _arguments: argparse.Namespace, _log: Log) -> None:
@@ -126,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     into.add_argument("--database", help="only this database (with --time or --incremental)")
     redis_file = jobs.add_parser("restore-redis", help="restore Redis over replication")
     redis_file.add_argument("file", help="a redis_*.rdb.gz of the backup directory")
+    redis_file.add_argument("--address", default="", help="how the master reaches this host")
+    redis_file.add_argument("--port", type=int, default=0, help="where the master fetches the data")
     jobs.add_parser("list", help="all backups and what is known of them")
     jobs.add_parser("status", help="the newest of each kind, the last drill, what is overdue")
     jobs.add_parser("verify", help="check every artifact and the repository")
