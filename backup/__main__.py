@@ -79,7 +79,8 @@ def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -
 
 
 def _restore_redis(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    redis.restore(config, Path(arguments.file), log)
+    place = {"address": arguments.address, "port": arguments.port}
+    redis.restore(config, Path(arguments.file), log, **place)
 
 
 def _list(config: Config, _arguments: argparse.Namespace, _log: Log) -> None:
@@ -155,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--to-scratch", action="store_true", help=_TO_SCRATCH)
     redis_file = jobs.add_parser("restore-redis", help="restore Redis over replication")
     redis_file.add_argument("file", help="a redis_*.rdb.gz of the backup directory")
+    redis_file.add_argument("--address", default="", help="how the master reaches this host")
+    redis_file.add_argument("--port", type=int, default=0, help="where the master fetches the data")
     jobs.add_parser("list", help="all backups and what is known of them")
     told = jobs.add_parser("status", help="the newest of each kind, the checks, what is overdue")
     told.add_argument("--brief", action="store_true", help="one line")

@@ -8,7 +8,7 @@ from typing import Any
 from backup import alert, outcome, postgres, redis, repository
 from backup.config import Config
 from backup.job import Failed, Log
-from backup.manifest import Manifest, all_of
+from backup.manifest import Manifest, all_of, update
 
 
 def everything(config: Config) -> list[Manifest]:
@@ -125,6 +125,11 @@ def verify(config: Config, log: Log) -> None:
         _verify(config, log)
 
 
+def _verified(manifest: Manifest) -> Manifest:
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return manifest.with_verification("checksum and content", when)
+
+
 def _verify(config: Config, log: Log) -> None:
     bad = []
     for manifest in everything(config):
@@ -137,8 +142,7 @@ def _verify(config: Config, log: Log) -> None:
             log.line(f"FAILED: {failure}")
             bad.append(str(failure))
             continue
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest.with_verification("checksum and content", when).write(config.artifacts(kind))
+        update(config.artifacts(kind), manifest.name, _verified)
     if config.postgres is not None:
         try:
             repository.verify(config)

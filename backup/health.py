@@ -26,7 +26,7 @@ def check(config: Config, log: Log) -> None:
     bad = []
     lines = []
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    for name, probe in _probes(config):
+    for name, probe in _probes(config, log):
         try:
             lines.append(f"{moment} ok    {name}: {probe()}")
         except (Failed, OSError) as failure:
@@ -39,13 +39,15 @@ def check(config: Config, log: Log) -> None:
         raise Failed(f"not well: {', '.join(bad)}")
 
 
-def _probes(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
+def _probes(config: Config, log: Log) -> Iterator[tuple[str, Callable[[], str]]]:
     if config.postgres is not None:
         yield "postgres", partial(_postgres, config)
         yield "wal archive", partial(_archive, config)
         for pooler in config.postgres.poolers:
             yield f"pgbouncer {pooler}", partial(_pooler, config, pooler)
     if config.redis is not None:
+        # What a restore left that was killed would only look like trouble in what follows.
+        yield "redis-restore", partial(_restored, config, log)
         for node in config.redis.nodes:
             yield f"redis {node}", partial(redis.probe, config, node)
         for sentinel in config.redis.sentinels:
@@ -83,6 +85,11 @@ def _pooler(config: Config, pooler: Endpoint) -> str:
         raise Failed(done.stdout.strip() or "no answer")
     with socket.create_connection(pooler, timeout=5):
         return "accepts connections"
+
+
+def _restored(config: Config, log: Log) -> str:
+    undone = redis.repair(config, log)
+    return "what an interrupted one left is undone" if undone else "none was interrupted"
 
 
 def _ages(config: Config) -> str:

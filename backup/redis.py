@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +16,9 @@ from backup import redis_roles as roles
 from backup.config import Config, Endpoint, Redis
 from backup.job import Failed, Log, run, stamp
 from backup.manifest import Manifest, all_of, digest, finish
-from backup.redis_restore import LEFTOVERS, repair, restore
+from backup.redis_restore import repair, restore
 from backup.redis_roles import Node, forget_phantoms, master, nodes, source, until
+from backup.retention import link_latest
 
 __all__ = ["master", "repair", "restore", "snapshot", "source", "verify"]
 
@@ -50,6 +50,9 @@ def snapshot(config: Config, log: Log) -> Manifest:
     directory = config.artifacts("redis")
     directory.mkdir(parents=True, exist_ok=True)
     _clean(directory)
+    # Half a restore hides the master; a Sentinel that is gone for good does not stop backups.
+    with contextlib.suppress(Failed):
+        repair(config, log)
     started, clock = datetime.now(UTC), time.monotonic()
     name = f"redis_{stamp(started)}.rdb.gz{crypt.suffix(config)}"
     raw = directory / f".{name}.rdb.partial"
@@ -88,8 +91,8 @@ def verify(config: Config, manifest: Manifest) -> None:
     Raises:
         Failed: the message names the check that failed.
     """
-    with tempfile.TemporaryDirectory(prefix=LEFTOVERS, dir=config.artifacts("redis")) as work:
-        rdb.validate(config, manifest, Path(work) / "dump.rdb")
+    with rdb.workplace(config) as work:
+        rdb.validate(config, manifest, work / "dump.rdb")
 
 
 def configured(config: Config) -> Redis:
@@ -234,14 +237,11 @@ def _publish(directory: Path, packed: Path, manifest: Manifest) -> None:
 
 
 def _point_latest(directory: Path, manifest: Manifest) -> None:
-    latest = directory / re.sub(r"_\d{8}_\d{6}", "_LATEST", manifest.name)
-    fresh = directory / ".redis_LATEST.partial"
-    fresh.symlink_to(manifest.name)
-    finish(fresh, latest)
+    link_latest(directory, [manifest])
     # Encryption may have been switched on or off; two links would leave open which is the newest.
-    for other in ("redis_LATEST.rdb.gz", "redis_LATEST.rdb.gz.gpg"):
-        if other != latest.name:
-            (directory / other).unlink(missing_ok=True)
+    for link in directory.glob("redis_LATEST.*"):
+        if link.is_symlink() and link.readlink() != Path(manifest.name):
+            link.unlink()
 
 
 # --- Health and drill ----------------------------------------------------------------------------
@@ -287,13 +287,13 @@ def drill(config: Config, log: Log) -> dict[str, Any]:
     manifest, begun = snapshots[-1], time.monotonic()
     with (
         log.step(f"load of {manifest.name} in a scratch server"),
-        tempfile.TemporaryDirectory(dir=config.artifacts("redis"), prefix=".drill-") as work,
+        rdb.workplace(config) as work,
     ):
-        found = rdb.validate(config, manifest, Path(work) / "dump.rdb")
+        found = rdb.validate(config, manifest, work / "dump.rdb")
         place = Endpoint("127.0.0.1", redis_scratch.free_port("127.0.0.1"))
         settings = {"databases": str(max(16, found.databases))}
         password = configured(config).password
-        with redis_scratch.running(Path(work), password, place, settings) as server:
+        with redis_scratch.running(work, password, place, settings) as server:
             keys = roles.node_of(server.client, place).keys
     if not found.keys - found.expires <= keys <= found.keys:
         raise Failed(f"{manifest.name}: {keys} keys were loaded, of {found.keys}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import hashlib
 import os
 import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +22,7 @@ from backup.manifest import SUFFIX, Manifest, digest
 
 NAME = re.compile(r"redis_\d{8}_\d{6}\.rdb\.gz(\.gpg)?")
 
+_WORK = ".work-"
 _CHUNK = 1 << 20
 _CHECK_SECONDS = 3600
 
@@ -135,6 +139,28 @@ def digest_inside(config: Config, packed: Path) -> str:
     for chunk in unpack(config, packed):
         total.update(chunk)
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def workplace(config: Config) -> Iterator[Path]:
+    """A directory for what is unpacked; those of jobs that were killed are removed."""
+    directory = config.artifacts("redis")
+    for path in directory.glob(f"{_WORK}*"):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _occupied(path):
+            shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=directory) as work, _occupied(Path(work)):
+        yield Path(work)
+
+
+@contextlib.contextmanager
+def _occupied(directory: Path) -> Iterator[None]:
+    """Keeps others from removing a directory for as long as this process lives."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find(config: Config, given: Path) -> Manifest:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,6 @@ from backup.manifest import Manifest, durably
 from backup.redis_roles import Node, same, until
 from backup.redis_scratch import Scratch
 
-LEFTOVERS = ".restore-"
 _STATE = ".restore.json"
 _LOCK = ".restore.lock"
 
@@ -79,7 +76,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
         Busy: another restore is running.
     """
     redis = _configured(config)
-    with _exclusive(config), _deferred_signals() as stop, _workplace(config) as work:
+    with _exclusive(config), _deferred_signals() as stop, rdb.workplace(config) as work:
         # A Sentinel that is gone for good must not stand in the way of a restore.
         with contextlib.suppress(Failed):
             _undo(config, redis, log)
@@ -92,7 +89,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
             databases = _require_fit(redis, leader, manifest, found)
         followers = _followers(redis, leader.endpoint)
         host = address or redis_scratch.address_towards(leader.endpoint)
-        place = Endpoint(host, port or redis_scratch.free_port(host))
+        place = Endpoint(host, redis_scratch.free_port(host, port))
         settings = {"databases": str(databases)}
         with redis_scratch.running(work, redis.password, place, settings) as server:
             _require_loaded(server, found, leader)
@@ -166,16 +163,6 @@ def _deferred_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _workplace(config: Config) -> Iterator[Path]:
-    """A directory of ours; what runs that were killed have left is removed."""
-    directory = config.artifacts("redis")
-    for path in directory.glob(f"{LEFTOVERS}*"):
-        shutil.rmtree(path)
-    with tempfile.TemporaryDirectory(prefix=LEFTOVERS, dir=directory) as work:
-        yield Path(work)
 
 
 def _leader(redis: Redis) -> Node:
@@ -318,10 +305,10 @@ def _undo(config: Config, redis: Redis, log: Log) -> bool:
             _await_reports(redis, state, log)
         ours = {p: v for p, v in state.down_after.items() if p in redis.sentinels}
         left = {p: v for p, v in ours.items() if not _put_back(redis, p, v)}
-    if left:
-        _State(state.master, state.scratch, left).write(path)
-        names = ", ".join(f"{place} ({value})" for place, value in left.items())
-        raise Failed(f"down-after-milliseconds still has to be put back on Sentinels {names}")
+        if left:
+            _State(state.master, state.scratch, left).write(path)
+            names = ", ".join(f"{place} ({value})" for place, value in left.items())
+            raise Failed(f"down-after-milliseconds still has to be put back on Sentinels {names}")
     path.unlink()
     return True
 

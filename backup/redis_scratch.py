@@ -131,11 +131,21 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def free_port(host: str) -> int:
-    """A port of this host that nobody listens on now."""
+def free_port(host: str, wanted: int = 0) -> int:
+    """The wanted port, or any, of an address of this host; nobody listens on it now.
+
+    Raises:
+        Failed: somebody does, or the address is not of this host.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as server:
-        server.bind((host, 0))
+        # As the server that takes it: what is left of connections to an earlier one is no matter.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((host, wanted))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Failed(f"cannot listen on {Endpoint(host, wanted)}: {reason}") from None
         return int(server.getsockname()[1])
 
 

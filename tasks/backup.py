@@ -102,8 +102,8 @@ def _defaults(_stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) 
     return {key: value for key, value in chosen.items() if value}
 
 
-def _secrets(_node: Node) -> list[str]:
-    return [archive.ROLE_SECRET]
+def _secrets(node: Node) -> list[str]:
+    return [archive.ROLE_SECRET] if _server(node) else []
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -127,13 +127,25 @@ def _rules(everything: Estate) -> list[Problem]:
 
 
 def _listens(node: Node) -> list[Listener]:
-    if not archive.is_remote(node):
+    if not _is_remote(node):
         return []
     return [Listener(archive.PORT, "group backup", "pgbackrest", "pgbackrest.service")]
 
 
+# Whose version has to be the backup host's too, and why.
+_OF_ONE_RELEASE: dict[type[Settings], str] = {
+    PostgresSettings: "pgBackRest needs the same version on both",
+    RedisSettings: "a snapshot of one version of Redis does not load in the other",
+}
+
+
 def _checks(node: Node) -> list[Problem]:
     return [*_other_releases(node), *_other_passphrase(node)]
+
+
+def _other_releases(node: Node) -> list[Problem]:
+    found = (_other_release(node, settings) for settings in _OF_ONE_RELEASE)
+    return [problem for problem in found if problem]
 
 
 def _other_passphrase(node: Node) -> list[Problem]:
@@ -150,22 +162,26 @@ def _other_passphrase(node: Node) -> list[Problem]:
     return [Problem(node.name, "backup_encryption_passphrase", message)]
 
 
-def _other_releases(node: Node) -> list[Problem]:
-    server = _server(node)
-    if server is None or server.system.release == node.system.release:
-        return []
-    if server not in node.estate.active:
-        return []
-    message = (
-        f"{node.system.release.name} here and {server.system.release.name} on {server.name}: "
-        "pgBackRest needs the same version on both"
-    )
-    return [Problem(node.name, "operating system", message)]
+def _other_release(node: Node, settings: type[Settings]) -> Problem | None:
+    """What is wrong with the first host of a component that has another release."""
+    mine = node.system.release
+    for other in node.estate.having(settings):
+        theirs = other.system.release
+        if other in node.estate.active and theirs != mine:
+            versions = f"{mine.name} here and {theirs.name} on {other.name}"
+            message = f"{versions}: {_OF_ONE_RELEASE[settings]}"
+            return Problem(node.name, "operating system", message)
+    return None
 
 
 def _server(node: Node) -> Node | None:
     servers = node.estate.having(PostgresSettings)
     return servers[0] if servers else None
+
+
+def _is_remote(node: Node) -> bool:
+    """Whether there is a PostgreSQL that sends its WAL here from another host."""
+    return _server(node) is not None and archive.is_remote(node)
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
@@ -209,7 +225,7 @@ def keys() -> None:
     One operation of both hosts: pyinfra then runs it before what follows on either of them.
     """
     node = here()
-    if archive.is_remote(node) and (group := _side(node)):
+    if _is_remote(node) and (group := _side(node)):
         converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
 
 
@@ -247,7 +263,6 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
-        Directory(f"{chosen.dir}/pgbackrest", mode="750", user="postgres", group="postgres"),
         *_programme(),
         *_scripts(chosen),
         File(CONFIG, _config(node), mode="600", secret=_CONFIG_SECRETS),
@@ -424,6 +439,7 @@ def _repository(node: Node, certificate: str) -> list[Entry]:
         cluster = {**cluster, **archive.peer("pg1", server)}
     return [
         *entries,
+        Directory(str(common["repo1-path"]), mode="750", user="postgres", group="postgres"),
         archive.config_file(node, common, cluster),
         archive.config_file(node, scratch, {"pg1-path": "/nonexistent"}, SCRATCH),
     ]
@@ -486,8 +502,7 @@ def _services(node: Node) -> list[Service]:
         ready="grep -qsx cron /proc/[0-9]*/comm",
         reload=":",
     )
-    remote = archive.is_remote(node) and _server(node) is not None
-    return [cron, archive.service(node)] if remote else [cron]
+    return [cron, archive.service(node)] if _is_remote(node) else [cron]
 
 
 def _activation(node: Node) -> Change | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from redis import Redis as Client
 from redis import exceptions
 
@@ -21,12 +19,7 @@ HOST = "127.0.0.1"
 # Sentinel writes it to its own file without quotes, so it has none, and no blanks.
 PASSWORD = "pa$$-w%rd&#1"
 DOWN_AFTER = 3000
-
-needs_redis = pytest.mark.skipif(
-    not all(map(shutil.which, ("redis-server", "redis-cli", "redis-check-rdb"))),
-    reason="needs Debian's redis-server and redis-tools",
-)
-
+DATABASES = (0, 3)
 
 _READ: dict[str, Any] = {
     "string": lambda client, key: client.get(key),
@@ -36,6 +29,51 @@ _READ: dict[str, Any] = {
     "zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
     "stream": lambda client, key: client.xrange(key),
 }
+
+Data = dict[str, tuple[Any, bool]]
+
+
+def data(place: Endpoint, password: str) -> Data:
+    """Every key of every database that `fill` uses: its value, and whether it expires."""
+    found = {}
+    for number in DATABASES:
+        with _client(place, password, number) as client:
+            keys = list(client.scan_iter(count=1000))
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.type(key).pttl(key)
+            said = pipe.execute()
+            for key, kind in zip(keys, said[::2], strict=True):
+                _READ[kind](pipe, key)
+            values = pipe.execute()
+        for key, value, left in zip(keys, values, said[1::2], strict=True):
+            found[f"{number}:{key}"] = (value, left > 0)
+    return found
+
+
+def fill(place: Endpoint, password: str, mark: str, count: int = 1000) -> None:
+    """Puts keys of every type there, in two databases; nothing else remains."""
+    for number in DATABASES:
+        with _client(place, password, number) as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.flushdb()
+            for index in range(count):
+                pipe.set(f"{mark}:{index}", f"{mark} {index} " * 8)
+            for index in range(20):
+                pipe.set(f"session:{index}", mark, ex=3600)
+                members = [f"{mark}{order}" for order in range(index + 1)]
+                pipe.hset(f"hash:{index}", mapping={f"f{name}": name for name in members})
+                pipe.rpush(f"list:{index}", *range(index + 1))
+                pipe.sadd(f"set:{index}", *members)
+                pipe.zadd(f"zset:{index}", {name: order for order, name in enumerate(members)})
+                pipe.xadd("stream", {"mark": mark})
+            pipe.execute()
+
+
+def _client(place: Endpoint, password: str, number: int) -> Client:
+    return Client(
+        host=place.host, port=place.port, password=password, db=number, decode_responses=True
+    )
 
 
 class Estate:
@@ -132,26 +170,11 @@ class Estate:
         with self.client(place) as client:
             return command(client, *words)
 
-    def data(self, place: Endpoint) -> dict[str, tuple[Any, bool]]:
-        """Every key of every database: its value, and whether it expires."""
-        found = {}
-        for number in (0, 3):
-            with Client(
-                host=HOST, port=place.port, password=PASSWORD, db=number, decode_responses=True
-            ) as client:
-                keys = list(client.scan_iter(count=1000))
-                pipe = client.pipeline(transaction=False)
-                for key in keys:
-                    pipe.type(key).pttl(key)
-                said = pipe.execute()
-                for key, kind in zip(keys, said[::2], strict=True):
-                    _READ[kind](pipe, key)
-                values = pipe.execute()
-            for key, value, left in zip(keys, values, said[1::2], strict=True):
-                found[f"{number}:{key}"] = (value, left > 0)
-        return found
+    def data(self, place: Endpoint) -> Data:
+        """What a node holds."""
+        return data(place, PASSWORD)
 
-    def require_same(self, wanted: dict[str, tuple[Any, bool]]) -> None:
+    def require_same(self, wanted: Data) -> None:
         """Asserts that every node that runs has exactly this data."""
         for place in self.nodes:
             if place in self.processes:
@@ -184,24 +207,8 @@ class Estate:
         return Redis(tuple(self.nodes), tuple(self.sentinels), "mymaster", PASSWORD)
 
     def fill(self, place: Endpoint, mark: str, count: int = 1000) -> None:
-        """Puts keys of every type there, in two databases; nothing else remains."""
-        with self.client(place) as client:
-            client.flushall()
-        for number in (0, 3):
-            with Client(host=HOST, port=place.port, password=PASSWORD, db=number) as client:
-                pipe = client.pipeline(transaction=False)
-                for index in range(count):
-                    pipe.set(f"{mark}:{index}", f"{mark} {index} " * 8)
-                for index in range(20):
-                    pipe.set(f"session:{index}", mark, ex=3600)
-                    pipe.hset(
-                        f"hash:{index}", mapping={f"f{n}": f"{mark}{n}" for n in range(index + 1)}
-                    )
-                    pipe.rpush(f"list:{index}", *range(index + 1))
-                    pipe.sadd(f"set:{index}", *(f"{mark}{n}" for n in range(index + 1)))
-                    pipe.zadd(f"zset:{index}", {f"{mark}{n}": n for n in range(index + 1)})
-                    pipe.xadd("stream", {"mark": mark})
-                pipe.execute()
+        """Puts keys there that bear a mark; nothing else remains."""
+        fill(place, PASSWORD, mark, count)
 
     def master(self) -> Endpoint:
         """The node that says it is, of those that run."""
@@ -213,7 +220,7 @@ class Estate:
         ]
         return found
 
-    def level(self) -> dict[str, tuple[Any, bool]]:
+    def level(self) -> Data:
         """Waits until all nodes have the master's data; returns these."""
         wanted = self.data(self.master())
         eventually(lambda: self.require_same(wanted), 30)

@@ -28,12 +28,23 @@ from backup.config import Config, Endpoint
 from backup.job import Busy, Failed, log_of
 from backup.manifest import SUFFIX, Manifest, all_of
 from backup.redis_roles import phantoms
-from tests.e2e.redis_estate import DOWN_AFTER, PASSWORD, Estate, needs_redis
+from tests.e2e.redis_estate import DOWN_AFTER, PASSWORD, Estate
 from tests.e2e.wait import eventually
+from tests.lab import engine
 
-pytestmark = [needs_redis, pytest.mark.xdist_group("backup-redis")]
+pytestmark = pytest.mark.xdist_group("backup-redis")
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A redis-server for whoever looks for one in PATH, whether or not this machine has one."""
+    directory = tmp_path_factory.mktemp("bin")
+    (directory / "redis-server").symlink_to(engine.ensure_redis())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(directory), prepend=os.pathsep)
+        yield
 
 
 @contextlib.contextmanager
@@ -122,7 +133,7 @@ def test_comes_back_exactly_on_every_node(estate: Estate, tmp_path: Path, passph
     estate.require_same(wanted)
     assert not _scratch_servers(config)
     assert _visible(config) == {manifest.name, manifest.name + SUFFIX, latest.name}
-    assert not list(_directory(config).glob(".restore-*"))
+    assert not list(_directory(config).glob(".work-*"))
 
 
 def test_survives_a_restart_of_every_node(tmp_path: Path) -> None:
@@ -487,7 +498,7 @@ def test_refuses_whatever_is_damaged_and_touches_nothing(estate: Estate, tmp_pat
         estate.client(place).info("replication")["master_replid"] for place in estate.nodes
     ]
     backup.verify(config, manifest)
-    assert not list(_directory(config).glob(".restore-*"))
+    assert not list(_directory(config).glob(".work-*"))
 
 
 def test_refuses_paths_that_are_no_artifact(estate: Estate, tmp_path: Path) -> None:
@@ -763,6 +774,15 @@ def test_the_next_restore_repairs_what_a_kill_left(estate: Estate, tmp_path: Pat
     assert estate.down_after() == [redis_restore.AWAY_MILLISECONDS] * 3
     _restore(config, latest)
     estate.require_same(wanted)
+    assert estate.down_after() == [DOWN_AFTER] * 3
+
+
+def test_the_next_snapshot_repairs_what_a_kill_left(estate: Estate, tmp_path: Path) -> None:
+    config = _later(estate, tmp_path)
+    latest = _directory(config) / "redis_LATEST.rdb.gz"
+    _killed(config, str(latest), "backup.redis_restore:_taken_over before 1")
+    assert estate.down_after() == [redis_restore.AWAY_MILLISECONDS] * 3
+    assert _snapshot(config).facts["master"] == str(estate.nodes[0])
     assert estate.down_after() == [DOWN_AFTER] * 3
 
 

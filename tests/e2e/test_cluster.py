@@ -19,7 +19,7 @@ from tests.lab import Host, Lab
 
 pytestmark = pytest.mark.xdist_group("cluster")
 
-RELEASES = {"db1": "debian12", "pool1": "debian13", "backup1": "debian13"} | dict.fromkeys(
+RELEASES = {"db1": "debian12", "pool1": "debian13", "backup1": "debian12"} | dict.fromkeys(
     ("cache1", "cache2", "cache3"), "debian12"
 )
 CACHES = ("cache1", "cache2", "cache3")

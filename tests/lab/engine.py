@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.lab.process import LabError, call, docker, say
@@ -17,6 +18,7 @@ _PACKAGES = {
     "iptables": "iptables",
     "ssh-keygen": "openssh-client",
 }
+_REDIS_PACKAGES = {"redis-check-rdb": "redis-tools", "gpg": "gnupg"}
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _START_SECONDS = 60
 _WATCHERS = 1024
@@ -25,9 +27,7 @@ _WATCHERS = 1024
 def ensure() -> None:
     """Install what is missing and start the engine unless one already answers."""
     with locked("engine"):
-        missing = [name for tool, name in _PACKAGES.items() if not shutil.which(tool, path=_PATH)]
-        if missing:
-            _install(missing)
+        _install_missing(_PACKAGES)
         if not answers():
             _start()
         _allow_many_systemds()
@@ -39,6 +39,16 @@ def _allow_many_systemds() -> None:
     if int(limit.read_text()) < _WATCHERS and os.access(limit, os.W_OK):
         say(f"{limit}: {_WATCHERS}")
         limit.write_text(str(_WATCHERS))
+
+
+def ensure_redis() -> Path:
+    """Install what is missing of Redis and gpg; returns the server's program, under another name.
+
+    Debian's redis-server is redis-check-rdb called by that name: nothing is started with it here.
+    """
+    with locked("engine"):
+        _install_missing(_REDIS_PACKAGES)
+    return Path(shutil.which("redis-check-rdb", path=_PATH) or "").resolve(strict=True)
 
 
 def answers() -> bool:
@@ -59,7 +69,10 @@ def stop_if_ours() -> None:
         _wait_until_gone(pid)
 
 
-def _install(packages: list[str]) -> None:
+def _install_missing(tools: Mapping[str, str]) -> None:
+    packages = [name for tool, name in tools.items() if not shutil.which(tool, path=_PATH)]
+    if not packages:
+        return
     _require_root(f"installing {' '.join(packages)}")
     say(f"installing {' '.join(packages)}")
     call(["apt-get", "update", "-q"], timeout=600)

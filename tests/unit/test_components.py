@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tasks import pgbouncer, redis, sentinel
+from tasks import backup, pgbouncer, redis, sentinel
 from tasks.core import remote
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.preflight import System
+from tasks.core.releases import RELEASES
 from tasks.core.services import Status
 from tasks.core.topology import Address, Instance
 from tasks.redis import RedisSettings
@@ -330,3 +331,46 @@ def test_redis_settings_of_every_host_count(tmp_path: Path) -> None:
     assert node(tmp_path).of(RedisSettings) is not None
     hosts = {"a": {"address": "10.0.0.1"}}
     assert helpers.estate(hosts, {"postgres": ["a"]}, tmp_path).nodes[0].of(RedisSettings) is None
+
+
+# --- Backup --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("newer", "reason"),
+    [
+        ("db1", "pgBackRest needs the same version on both"),
+        ("cache2", "a snapshot of one version of Redis does not load in the other"),
+    ],
+)
+def test_the_backup_host_has_the_release_of_those_it_backs_up(
+    newer: str, reason: str, tmp_path: Path
+) -> None:
+    hosts = {"db1": "10.0.0.1", "cache1": "10.0.0.2", "cache2": "10.0.0.3", "backup1": "10.0.0.4"}
+    groups = {"postgres": ["db1"], "redis": ["cache1", "cache2"], "backup": ["backup1"]}
+    data = {name: {"address": address} for name, address in hosts.items()}
+    made = helpers.estate(data, groups, tmp_path)
+    for each in made.nodes:
+        made.state.activate_host(each.host)
+    assert backup._other_releases(helpers.node(made, "backup1")) == []
+    other = helpers.node(made, newer)
+    other.system = System(release=RELEASES["debian", "13"])
+    (problem,) = backup._other_releases(helpers.node(made, "backup1"))
+    assert str(problem) == (
+        f"backup1: operating system: Debian 12 here and Debian 13 on {newer}: {reason}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("group", "scheduled", "absent"),
+    [
+        ("postgres", "postgres-backup.sh", "redis-backup.sh"),
+        ("redis", "redis-backup.sh", "postgres-backup.sh"),
+    ],
+)
+def test_only_what_there_is_has_a_schedule(
+    group: str, scheduled: str, absent: str, tmp_path: Path
+) -> None:
+    groups = {group: ["db1"], "backup": ["db1"]}
+    cron = backup._cron(helpers.estate({"db1": HOST}, groups, tmp_path).nodes[0])
+    assert scheduled in cron and absent not in cron

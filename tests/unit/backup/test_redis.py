@@ -290,7 +290,7 @@ def test_latest_is_one_link_whatever_encryption_was(tmp_path: Path) -> None:
     directory.mkdir()
     for name in ("redis_20260101_000000.rdb.gz", "redis_20260102_000000.rdb.gz.gpg"):
         (directory / name).touch()
-        manifest = Manifest("redis", name, "redis", "", "", 0, "", "", 0.0)
+        manifest = Manifest("redis", name, "redis", name[6:21], "", 0, "", "", 0.0)
         backup._point_latest(directory, manifest)
     links = [path for path in directory.iterdir() if path.is_symlink()]
     assert [(link.name, str(link.readlink())) for link in links] == [
@@ -308,6 +308,17 @@ def test_leftovers_go_and_artifacts_stay(tmp_path: Path) -> None:
         "redis_1.rdb.gz",
         "redis_1.rdb.gz.manifest.json",
     }
+
+
+def test_a_workplace_lasts_as_long_as_its_job(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    killed = config.artifacts("redis") / ".work-killed"
+    killed.mkdir(parents=True)
+    (killed / "dump.rdb").touch()
+    with rdb.workplace(config) as one, rdb.workplace(config) as other:
+        assert one.is_dir() and other.is_dir()
+        assert not killed.exists()
+    assert list(config.artifacts("redis").iterdir()) == []
 
 
 def test_the_state_of_a_restore_survives(tmp_path: Path) -> None:

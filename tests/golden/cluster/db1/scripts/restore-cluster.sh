@@ -13,7 +13,7 @@ stanza=psscript
 log=$data.restore.log
 marker=$data.restoring
 stamp=$(date -u +%Y%m%d_%H%M%S)
-aside=
+aside='' socket=''
 
 usage() {
   cat <<END
@@ -36,6 +36,7 @@ say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2; }
 wrong() { echo "restore-cluster.sh: $*" >&2; exit 2; }
 fail() {
   say "FAILED: $*"
+  [ -z "$socket" ] || { signal_servers QUIT; rm -rf "$socket"; }
   [ -z "$aside" ] || say "the data directory as it was is $aside"
   exit 1
 }
@@ -150,7 +151,7 @@ say "restoring $label to $goal"
 
 servers() {
   for p in /proc/[0-9]*; do
-    case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null) " in
+    case "$(cat "$p/cmdline" 2>/dev/null | tr '\0' ' ') " in
       */postgres\ -D\ $data\ *) [ ! "$p/root" -ef / ] || echo "${p#/proc/}" ;;
     esac
   done
@@ -200,19 +201,26 @@ say "$label is restored"
 socket=$(mktemp -d /run/datatier-restore.XXXXXX)
 chown postgres: "$socket"
 install -m 640 -o postgres -g adm /dev/null "$log"
-ask() { as_postgres psql -XAtqw -h "$socket" -p 5432 -d postgres -c "$1"; }
-if ! as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" -o "
-    -c config_file=$config -c hot_standby=off -c listen_addresses='' -c port=5432
-    -c unix_socket_directories=$socket -c external_pid_file='' -c logging_collector=off
-    -c log_destination=stderr" >/dev/null 2>&1 9>&-; then
-  signal_servers QUIT
-  why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | tail -n 1)
+query() { as_postgres psql -XAtqw -h "$socket" -p 5432 -d postgres -c "$1"; }
+ask() { query "$1" || fail "PostgreSQL does not answer: $1"; }
+recovery_failed() {
+  why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | grep -v 'not accepting connections' | tail -n 1)
   case $why in
     *'before configured recovery target'*)
       why="$why: the WAL does not reach it on timeline $timeline (--timeline chooses another)" ;;
   esac
   fail "recovery: ${why:-see $log}"
-fi
+}
+
+set -- config_file="$config" hot_standby=off listen_addresses="''" port=5432 \
+  unix_socket_directories="$socket" external_pid_file="$socket/pid" \
+  logging_collector=off log_destination=stderr
+as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" \
+  -o "$(printf -- '-c %s ' "$@")" >/dev/null 2>&1 9>&- || recovery_failed
+until query 'SELECT 1' >/dev/null 2>&1; do
+  [ -n "$(servers)" ] || recovery_failed
+  sleep 0.5
+done
 now=$(ask 'SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)')
 end=$(ask "SELECT pg_read_file('pg_wal/$now.history')" | grep . | tail -n 1)
 parent=$(echo "$end" | cut -f 1) lsn=$(echo "$end" | cut -f 2) reason=$(echo "$end" | cut -f 3)
@@ -231,6 +239,7 @@ for parameter in restore_command recovery_target_name recovery_target_time \
 done
 as_postgres "$bin/pg_ctl" stop -s -w -t 3600 -m fast -D "$data"
 rm -rf "$socket"
+socket=''
 [ -z "${missed-}" ] || fail "recovery ended at $lsn ($reason), not at $goal: ${missed#yes};" \
   "PostgreSQL is stopped"
 rm -f "$marker"

@@ -1,0 +1,510 @@
+"""Story: Redis of a deployed estate, backed up and restored by the scripts on its hosts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+from redis import Redis as Client
+from redis import exceptions
+
+from backup.config import Endpoint
+from tests.e2e import proof, redis_estate
+from tests.e2e.project import Project
+from tests.e2e.proof import Done, command_lines
+from tests.e2e.redis_estate import Data
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+from tests.lab.images import Release
+
+pytestmark = pytest.mark.xdist_group("backup-redis-estate")
+
+RELEASES: tuple[Release, ...] = ("debian12", "debian13")
+NODES = (6379, 6380, 6381)
+SENTINELS = (26379, 26380, 26381)
+PASSPHRASE = "canary of the passphrase 'in' \"quotes\""
+LATEST = "/backups/redis/redis_LATEST.rdb.gz"
+# Time to do something while a dump is being taken.
+SLOW_SECONDS = 6
+
+encrypted = pytest.mark.parametrize("bare", ["debian12"], indirect=True)
+plain = pytest.mark.parametrize("bare", ["debian13"], indirect=True)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Three instances and three Sentinels on one host, backed up by it or by another one."""
+
+    project: Project
+    caches: Host
+    vault: Host
+    encrypted: bool
+    deployment: str
+
+    @property
+    def password(self) -> str:
+        """The password of Redis and Sentinel."""
+        return self.project.secrets["REDIS_PASSWORD"]
+
+    @property
+    def latest(self) -> str:
+        """The link to the newest snapshot."""
+        return f"{LATEST}.gpg" if self.encrypted else LATEST
+
+    def place(self, port: int) -> Endpoint:
+        """Where an instance or a Sentinel listens."""
+        return Endpoint(self.caches.address, port)
+
+    def client(self, port: int) -> Client:
+        """A client of an instance."""
+        return Client(self.caches.address, port, password=self.password, decode_responses=True)
+
+    def script(self, line: str, *, code: int = 0) -> Done:
+        """Runs one of the scripts; it must end with this exit code."""
+        done = self.vault.run(f"/scripts/{line}", check=False, timeout=180)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def back_up(self) -> dict[str, Any]:
+        """Takes a snapshot; returns the manifest of what is the newest then."""
+        before = self.artifacts()
+        self.script("redis-backup.sh")
+        (name,) = set(self.artifacts()) - set(before)
+        assert self.vault.run(f"readlink {self.latest}").stdout.strip() == name
+        manifest: dict[str, Any] = json.loads(
+            self.vault.run(f"cat /backups/redis/{name}.manifest.json").stdout
+        )
+        return manifest
+
+    def restore(self, options: str = "") -> None:
+        """Restores the newest snapshot."""
+        self.script(f"restore-redis.sh {options} {self.latest}")
+
+    def artifacts(self) -> dict[str, str]:
+        """Finished snapshots and the sha256 that each has now."""
+        command = "cd /backups/redis && find . -type f -name 'redis_*.gz*' -exec sha256sum {} +"
+        rows = [line.split("  ./") for line in self.vault.run(command).stdout.splitlines()]
+        return {name: digest for digest, name in rows if not name.endswith(".manifest.json")}
+
+    def sentinels(self) -> list[dict[str, str]]:
+        """What every Sentinel knows, without what changes by itself."""
+        keys = ("ip", "port", "flags", "config-epoch", "down-after-milliseconds", "num-slaves")
+        rows = [proof.sentinel_master(self.caches, port, self.password) for port in SENTINELS]
+        return [{key: row[key] for key in keys} for row in rows]
+
+    def master(self) -> int:
+        """The port of the master by the word of all Sentinels."""
+        (port,) = {row["port"] for row in self.sentinels()}
+        return int(port)
+
+    def fill(self, mark: str, count: int = 1000) -> Data:
+        """Puts keys that bear a mark in the place of all others; returns them, once level."""
+        redis_estate.fill(self.place(self.master()), self.password, mark, count)
+        return self.level()
+
+    def data(self, port: int) -> Data:
+        """What an instance holds; none that answers is an AssertionError."""
+        try:
+            return redis_estate.data(self.place(port), self.password)
+        except exceptions.RedisError as error:
+            raise AssertionError(f"{port}: {error}") from None
+
+    def level(self) -> Data:
+        """Waits until all instances hold the same; returns it."""
+        eventually(lambda: self.check_data(self.data(self.master())), 30)
+        return self.data(self.master())
+
+    def check_data(self, wanted: Data) -> None:
+        """Asserts that every instance holds exactly this."""
+        for port in NODES:
+            found = self.data(port)
+            assert found.keys() == wanted.keys(), port
+            assert found == wanted, port
+
+    def check_whole(self) -> None:
+        """Asserts that everything is there, replicates, and is known to every Sentinel."""
+        for port in SENTINELS:
+            proof.check_quorum(self.caches, port, self.password)
+        roles = [proof.replication(self.caches, port, self.password) for port in NODES]
+        assert [role["role"] for role in roles].count("master") == 1
+        assert {role.get("master_link_status", "up") for role in roles} == {"up"}
+
+    def units(self, verb: str, *ports: int) -> None:
+        """Lets systemd do something with instances and Sentinels."""
+        names = [f"redis-{'sentinel-' * (port in SENTINELS)}{port}" for port in ports]
+        self.caches.run(f"systemctl {verb} {' '.join(names)}")
+
+
+@pytest.fixture(scope="module")
+def sites(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
+    """One Debian 12 host for all of it, encrypted; on Debian 13 the backups have their own."""
+    project = {release: Project(tmp_path_factory.mktemp(release)) for release in RELEASES}
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda release: _deploy(lab, project[release], release), RELEASES)
+        return dict(zip(RELEASES, made, strict=True))
+
+
+def _deploy(lab: Lab, project: Project, release: Release) -> Site:
+    alone = release == "debian12"
+    caches = lab.host(f"cache-{release}", release)
+    vault = caches if alone else lab.host(f"backup-{release}", release)
+    # The default waits five seconds for more replicas before every dump.
+    project.settings({"redis_extra": {"repl-diskless-sync-delay": 1}})
+    project.inventory(_groups(caches, vault))
+    if alone:
+        secrets = project.directory / ".env"
+        secrets.write_text(f"BACKUP_ENCRYPTION_PASSPHRASE={json.dumps(PASSPHRASE)}\n")
+        secrets.chmod(0o600)
+    first = project.deploy("deploy.py", "-vvv", "--diff")
+    return Site(project, caches, vault, alone, first.output)
+
+
+def _groups(caches: Host, vault: Host) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    rows = {
+        "redis": (caches, {"redis_ports": list(NODES)}),
+        "sentinel": (caches, {"sentinel_ports": list(SENTINELS)}),
+        "backup": (vault, {}),
+    }
+    return {
+        group: [(host.name, {**host.ssh_data(), "address": host.address, **data})]
+        for group, (host, data) in rows.items()
+    }
+
+
+@pytest.fixture(params=RELEASES)
+def bare(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
+    """One of the sites, for what changes who is master."""
+    return sites[request.param]
+
+
+@pytest.fixture
+def site(bare: Site) -> Iterator[Site]:
+    """The site with known data; afterwards whole, with settings as they were and no failover."""
+    eventually(bare.check_whole, 30)
+    bare.fill("old")
+    before = bare.sentinels()
+    assert {row["down-after-milliseconds"] for row in before} == {"5000"}
+    yield bare
+    eventually(bare.check_whole, 30)
+    assert bare.sentinels() == before
+
+
+@contextmanager
+def _background(site: Site, line: str, *, code: int = 0) -> Iterator[Future[Done]]:
+    """Runs a script beside the block, which begins when the dump is being taken."""
+    for port in NODES:
+        site.client(port).config_set("repl-diskless-sync-delay", SLOW_SECONDS)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(partial(site.script, line, code=code))
+        try:
+            eventually(lambda: _dumping(site), 20)
+            yield running
+            running.result()
+        finally:
+            for port in NODES:
+                site.client(port).config_set("repl-diskless-sync-delay", 1)
+
+
+def _dumping(site: Site) -> int:
+    """The port of the instance that a dump is being taken from."""
+    done = site.vault.run("pgrep -ax redis-cli", check=False)
+    words = done.stdout.split()
+    assert "--rdb" in words
+    return int(words[words.index("-p") + 1])
+
+
+# --- There and back ------------------------------------------------------------------------------
+
+
+def test_second_run_changes_nothing(site: Site) -> None:
+    """Nothing is done twice."""
+    assert site.project.deploy().changed == set()
+
+
+def test_comes_back_exactly_and_survives_restarts(site: Site) -> None:
+    """Keys deleted, added and altered since are as they were, on every node and after a restart."""
+    wanted = site.level()
+    manifest = site.back_up()
+    assert manifest["facts"]["role"] == "replica"
+    assert manifest["facts"]["keys"] == len(wanted)
+    client = site.client(site.master())
+    assert client.config_get("appendonly") == {"appendonly": "yes"}
+    assert client.delete("old:1", "hash:3") == 2
+    client.set("new", "since")
+    client.rpush("list:4", "since")
+    client.persist("session:1")
+    assert site.level() != wanted
+    site.restore()
+    site.check_data(wanted)
+    for port in (*NODES, *SENTINELS):
+        site.units("restart", port)
+        eventually(site.check_whole, 30)
+        eventually(lambda: site.check_data(wanted), 10)
+
+
+@plain
+def test_only_a_master_is_running(site: Site) -> None:
+    """What the complete recovery of the manual starts; the others take the data when they come."""
+    wanted = site.level()
+    leader = site.master()
+    others = [port for port in (*NODES, *SENTINELS) if port != leader]
+    site.units("stop", *others)
+    try:
+        assert site.back_up()["facts"]["role"] == "master"
+        redis_estate.fill(site.place(leader), site.password, "new", 10)
+        site.restore()
+        assert site.data(leader) == wanted
+    finally:
+        site.units("start", *others)
+    eventually(site.check_whole, 60)
+    eventually(lambda: site.check_data(wanted), 30)
+
+
+@plain
+def test_after_a_failover_the_right_nodes_are_asked(bare: Site) -> None:
+    """The snapshot is of a replica of the new master, and the restore goes to that one."""
+    site, old = bare, bare.master()
+    wanted = site.fill("old")
+    site.units("stop", old)
+    eventually(lambda: _check_promoted(site, old), 40)
+    site.units("start", old)
+    eventually(site.check_whole, 60)
+    eventually(lambda: site.check_data(wanted), 30)
+    new, before = site.master(), site.sentinels()
+    facts = site.back_up()["facts"]
+    assert facts["master"] == str(site.place(new))
+    assert (facts["role"], facts["source"] == facts["master"]) == ("replica", False)
+    site.fill("new", 10)
+    site.restore()
+    site.check_data(wanted)
+    eventually(site.check_whole, 30)
+    assert (site.master(), site.sentinels()) == (new, before)
+
+
+def _check_promoted(site: Site, old: int) -> None:
+    ports = {row["port"] for row in site.sentinels()}
+    assert len(ports) == 1 and ports != {str(old)}
+    role = proof.replication(site.caches, int(ports.pop()), site.password)
+    assert role["role"] == "master"
+
+
+@plain
+def test_where_the_master_comes_to_can_be_chosen(site: Site) -> None:
+    """A fixed port, for firewalls; an address that is not this host's changes nothing."""
+    wanted = site.level()
+    site.back_up()
+    live = site.fill("new", 10)
+    done = site.script(f"restore-redis.sh --address 192.0.2.1 {site.latest}", code=1)
+    assert "192.0.2.1" in done.stderr.splitlines()[-1]
+    site.check_data(live)
+    site.restore(f"--address {site.vault.address} --port 7777")
+    site.check_data(wanted)
+    log = site.caches.run("journalctl -q --no-pager -u 'redis-63*'").stdout
+    assert f"MASTER {site.vault.address}:7777" in log
+
+
+# --- Secrets -------------------------------------------------------------------------------------
+
+
+@encrypted
+def test_gpg_alone_opens_an_encrypted_snapshot(site: Site) -> None:
+    """Whoever has the passphrase needs none of our programmes; nobody else finds it."""
+    with command_lines([site.vault]) as lines:
+        name = site.back_up()["name"]
+        site.restore()
+    assert name.endswith(".rdb.gz.gpg")
+    opened = "gpg --batch --quiet --pinentry-mode loopback --passphrase-fd 0 -d"
+    script = f"{opened} /backups/redis/{name} | gunzip >/tmp/opened.rdb"
+    site.vault.run(script, stdin=PASSPHRASE + "\n")
+    said = site.vault.run("redis-check-rdb /tmp/opened.rdb; rm /tmp/opened.rdb").stdout
+    assert "RDB looks OK" in said and f"{len(site.level())} keys read" in said
+    words = [PASSPHRASE, json.dumps(PASSPHRASE), site.password]
+    seen = lines.by_host[site.vault.name]
+    assert "redis-backup.sh" in seen and "restore-redis" in seen
+    for place in (seen, site.deployment):
+        assert [word for word in words if word in place] == []
+    assert proof.readers(site.vault, "nobody", words, "/etc", "/backups", "/var", "/tmp") == []
+    assert proof.readers(site.vault, "root", words, "/backups", "/var/log", "/tmp") == []
+    assert proof.readers(site.vault, "root", words, "/etc/datatier") != []
+
+
+# --- Damage --------------------------------------------------------------------------------------
+
+# Runs on the backup host: damages the newest snapshot in many ways and tries to restore each.
+_DAMAGES = r"""
+import gzip, hashlib, json, pathlib, random, subprocess, sys
+directory = pathlib.Path("/backups/redis")
+other, path = (directory / name for name in sys.argv[1:])
+beside = lambda p: p.with_name(p.name + ".manifest.json")
+files = [other, path, beside(other), beside(path)]
+good = {p: p.read_bytes() for p in files}
+content, manifest = good[path], json.loads(good[beside(path)])
+foreign, _ = random.Random(7).randbytes(3000), None
+
+def flipped(data, at):
+    at = int(at * (len(data) - 1))
+    return data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1:]
+
+def write(data):
+    path.write_bytes(data)
+
+def say(**values):
+    beside(path).write_text(json.dumps({**manifest, **values}))
+
+def signed(data):
+    write(data)
+    say(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+def swap(one, two):
+    one.write_bytes(good[two])
+    two.write_bytes(good[one])
+
+plain = gzip.decompress(content)
+cases = {f"flip {at}": lambda at=at: write(flipped(content, at))
+         for at in (0, .005, .05, .15, .3, .45, .6, .75, .9, .98, 1)}
+cases |= {f"cut {at}": lambda at=at: write(content[:int(at * len(content))])
+          for at in (0, .01, .2, .5, .8, .999)}
+cases |= {f"flip inside {at}": lambda at=at: signed(gzip.compress(flipped(plain, at)))
+          for at in (0, .1, .35, .65, .85, 1)}
+cases |= {
+    "cut inside": lambda: signed(gzip.compress(plain[:-50])),
+    "nothing inside": lambda: signed(gzip.compress(b"")),
+    "cut and signed": lambda: signed(content[:-30]),
+    "garbage": lambda: signed(foreign),
+    "garbage inside": lambda: signed(gzip.compress(foreign)),
+    "RDB of a newer format": lambda: signed(gzip.compress(b"REDIS0099" + plain[9:])),
+    "another estate's data": lambda: write(gzip.compress(b"REDIS0009\xff" + bytes(8))),
+    "longer": lambda: write(content + b"x"),
+    "no manifest": beside(path).unlink,
+    "empty manifest": lambda: beside(path).write_text(""),
+    "manifest of another": lambda: beside(path).write_bytes(good[beside(other)]),
+    "manifests swapped": lambda: swap(beside(path), beside(other)),
+    "files swapped": lambda: swap(path, other),
+    "fewer keys": lambda: say(facts={**manifest["facts"], "keys": 1}),
+    "newer server": lambda: say(facts={**manifest["facts"], "redis_version": "99.0.0"}),
+    "another sha256": lambda: say(sha256="0" * 64),
+    "another name": lambda: say(name=other.name),
+    "another kind": lambda: say(kind="full"),
+    "gone": path.unlink,
+}
+said = {}
+for name, damage in cases.items():
+    damage()
+    done = subprocess.run(["/scripts/restore-redis.sh", str(path)], capture_output=True, text=True)
+    said[name] = done.returncode, done.stderr
+    for p, data in good.items():
+        p.write_bytes(data)
+print(json.dumps(said))
+"""
+
+
+@plain
+def test_refuses_whatever_is_damaged_and_touches_nothing(site: Site) -> None:
+    """Every damaged artifact is one exit 1 and one reason, before a server is spoken to."""
+    other, path = site.back_up()["name"], site.back_up()["name"]
+    live = site.fill("new", 10)
+    replids = _replids(site)
+    done = site.vault.run(f"python3 - {other} {path}", stdin=_DAMAGES, timeout=300)
+    said = json.loads(done.stdout)
+    assert len(said) >= 30
+    for name, (code, stderr) in said.items():
+        assert code == 1, f"{name}: {stderr}"
+        assert "FAILED: " in stderr.splitlines()[-1], name
+        assert "Sentinels are told" not in stderr, name
+    site.check_data(live)
+    assert _replids(site) == replids
+    site.restore()
+    assert _replids(site) != replids
+
+
+def _replids(site: Site) -> list[str]:
+    roles = [proof.replication(site.caches, port, site.password) for port in NODES]
+    return [role["master_replid"] for role in roles]
+
+
+# --- Trouble -------------------------------------------------------------------------------------
+
+
+@plain
+def test_a_second_one_says_so_and_does_nothing(site: Site) -> None:
+    """Neither a backup nor a restore begins while a backup is running."""
+    site.back_up()
+    with _background(site, "redis-backup.sh"):
+        for line in ("redis-backup.sh", f"restore-redis.sh {site.latest}"):
+            assert "another redis job is running" in site.script(line, code=75).stderr
+
+
+_KILLS = """
+for moment in 0.2 0.6 0.9 1.2 1.5 1.8 2.1 2.4; do
+  /scripts/redis-backup.sh 2>/dev/null & sleep $moment
+  kill -9 $! 2>/dev/null; wait $!; echo $?
+done
+"""
+
+
+@encrypted
+def test_a_killed_backup_leaves_no_final_name(site: Site) -> None:
+    """Whatever the moment: what was there is intact, and what has a name passes every check."""
+    site.back_up()
+    before = site.artifacts()
+    codes = site.vault.run(_KILLS).stdout.split()
+    assert len(codes) == 8 and set(codes) <= {"137", "0"} and codes.count("137") >= 3
+    after = site.artifacts()
+    assert before.items() <= after.items()
+    assert len(after) - len(before) <= codes.count("0") + 1
+    site.script("backup.sh verify")
+    site.back_up()
+    assert site.vault.run("find /backups/redis -name '.redis_*'").stdout == ""
+
+
+@plain
+def test_a_replica_that_dies_while_it_is_dumped(site: Site) -> None:
+    """One failure with a reason, and what was there is what is there."""
+    site.back_up()
+    before = site.artifacts()
+    with _background(site, "redis-backup.sh", code=1) as running:
+        site.units("kill -s KILL", _dumping(site))
+        last = running.result().stderr.splitlines()[-1]
+    assert "FAILED: redis-cli exited with" in last
+    assert site.artifacts() == before
+
+
+@plain
+def test_an_interrupted_restore_is_repaired_by_the_health_check(site: Site) -> None:
+    """A kill leaves the Sentinels waiting for an hour; the next check ends that."""
+    wanted = site.level()
+    site.back_up()
+    live = site.fill("new", 10)
+    site.vault.run(f"setsid /scripts/restore-redis.sh {site.latest} >/dev/null 2>&1 &")
+    eventually(lambda: _check_held(site), 20)
+    site.vault.run("kill -9 $(pgrep -f '[-]m backup restore-redis')")
+    _check_held(site)
+    done = site.script("health-check.sh")
+    assert "redis-restore: " in done.stdout
+    assert {row["down-after-milliseconds"] for row in site.sentinels()} == {"5000"}
+    assert site.level() in (wanted, live)
+    assert "none was interrupted" in site.script("health-check.sh").stdout
+
+
+def _check_held(site: Site) -> None:
+    values = {int(row["down-after-milliseconds"]) for row in site.sentinels()}
+    assert min(values) > 5000
+
+
+@plain
+def test_nothing_of_redis_is_running(site: Site) -> None:
+    """A backup waits a minute for somebody to become master, then it says that nobody has."""
+    before = site.artifacts()
+    site.units("stop", *NODES, *SENTINELS)
+    try:
+        last = site.script("redis-backup.sh", code=1).stderr.splitlines()[-1]
+    finally:
+        site.units("start", *NODES, *SENTINELS)
+    assert "no majority of Sentinels names a master" in last
+    assert site.artifacts() == before
