@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 PATH = Path("/etc/datatier/backup.json")
+CRONTAB = Path("/etc/cron.d/datatier-backup")
+
+# What cron starts, by the name of its schedule.
+JOBS = {
+    "full": "postgres-backup.sh full",
+    "incremental": "postgres-backup.sh incremental",
+    "redis": "redis-backup.sh",
+    "cleanup": "cleanup-backups.sh",
+    "health": "health-check.sh",
+    "verify": "backup.sh verify",
+    "drill": "backup.sh drill",
+}
 
 
 class Endpoint(NamedTuple):
@@ -105,17 +118,18 @@ class Config:
         return self.directory / kind
 
     @classmethod
-    def load(cls, path: Path = PATH) -> Self:
-        """Reads the file that the deployment wrote.
+    def load(cls, path: Path = PATH, crontab: Path = CRONTAB) -> Self:
+        """Reads the files that the deployment wrote; schedules are those that cron knows.
 
         Raises:
-            OSError: it is missing or not readable for this user.
-            ValueError: it is not what the deployment writes.
+            OSError: one is missing or not readable for this user.
+            ValueError: one is not what the deployment writes.
         """
         raw = json.loads(path.read_text())
         return cls(
             **{
                 **raw,
+                "schedules": _schedules(crontab.read_text()),
                 "directory": Path(raw["directory"]),
                 "alerts": Alerts(**raw["alerts"]),
                 "postgres": _postgres(raw["postgres"]),
@@ -123,6 +137,12 @@ class Config:
                 "s3": S3(**raw["s3"]) if raw["s3"] else None,
             }
         )
+
+
+def _schedules(crontab: str) -> dict[str, str]:
+    found = re.findall(r"(?m)^(@\w+|(?:\S+ ){4}\S+) root \S*/(\S+\.sh(?: \w+)?) >>", crontab)
+    names = {command: name for name, command in JOBS.items()}
+    return {names[command]: schedule for schedule, command in found}
 
 
 def _endpoints(rows: list[list[Any]]) -> tuple[Endpoint, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
@@ -44,7 +45,8 @@ class Log:
         """One line, stamped; line breaks in the message are folded."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         text = f"{moment} {self._job}[{os.getpid()}] {' '.join(message.split())}"
-        with self._path.open("a") as file:
+        # A full disk must not keep anybody from being told of it.
+        with contextlib.suppress(OSError), self._path.open("a") as file:
             file.write(text + "\n")
         print(text, file=sys.stderr, flush=True)
 
@@ -88,7 +90,7 @@ def run(
     """Runs a programme and returns its output; secrets go into `env`, never into `command`.
 
     Raises:
-        Failed: it exited with something else than 0; the message holds its last line.
+        Failed: it exited with something else than 0; the message holds what it said of that.
     """
     prefix = ["runuser", "-u", user, "--"] if user and os.geteuid() == 0 else []
     try:
@@ -105,9 +107,16 @@ def run(
     except subprocess.TimeoutExpired:
         raise Failed(f"{command[0]}: no end after {timeout:.0f} s") from None
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no output"]
-        raise Failed(f"{command[0]} exited with {done.returncode}: {lines[-1]}")
+        said = _gist(done.stderr.strip() or done.stdout.strip())
+        raise Failed(f"{command[0]} exited with {done.returncode}: {said}")
     return done.stdout
+
+
+def _gist(said: str) -> str:
+    """The first line that calls itself an error, else the last one."""
+    lines = said.splitlines() or ["no output"]
+    errors = (line for line in lines if re.match(r"(\S+: )?(ERROR|FATAL|error):", line.strip()))
+    return next(errors, lines[-1]).strip()
 
 
 def log_of(config: Config, job: str) -> Log:

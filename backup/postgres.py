@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import zlib
@@ -21,10 +22,12 @@ from backup.job import Failed, Log, stamp
 from backup.manifest import Manifest, all_of, digest, finish
 from backup.retention import link_latest
 
+# The last words of a whole dump; a pg_dump that began with \restrict ends with \unrestrict.
 _TRAILERS = {
-    "full": b"-- PostgreSQL database dump complete",
-    "globals": b"-- PostgreSQL database cluster dump complete",
+    "full": rb"-- PostgreSQL database dump complete\n--\s*",
+    "globals": rb"-- PostgreSQL database cluster dump complete\n--\s*",
 }
+_RESTRICTED = rb"\\unrestrict \w+\s*"
 _CHUNK = 1 << 20
 
 
@@ -234,14 +237,17 @@ def _read_whole(config: Config, kind: str, path: Path) -> None:
     Raises:
         Failed: it does not decrypt, does not unpack, or does not end as a dump ends.
     """
-    tail = b""
+    head = tail = b""
     try:
         with plain(config, path) as stream:
             while chunk := stream.read(_CHUNK):
+                head = head or chunk
                 tail = (tail + chunk)[-4096:]
     except (OSError, EOFError, zlib.error) as error:
         raise Failed(f"{path.name.strip('.')} does not unpack: {error}") from None
-    if _TRAILERS[kind] not in tail:
+    restricted = kind == "full" and b"\n\\restrict " in head
+    end = _TRAILERS[kind] + (_RESTRICTED if restricted else b"")
+    if not re.search(end + rb"\Z", tail):
         raise Failed(f"{path.name.strip('.')} does not end as a whole dump does")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from backup import cron
+from backup.config import JOBS
 from tasks import archive
 from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
@@ -45,7 +46,7 @@ def _schedule(value: str) -> str:
             cron.parse(value)
         except ValueError as error:
             raise wrong(str(error)) from None
-    return value
+    return " ".join(value.split())
 
 
 Schedule = Annotated[Line, AfterValidator(_schedule)]
@@ -316,24 +317,20 @@ def _scripts(chosen: BackupSettings) -> list[Entry]:
 
 def _cron(node: Node) -> str:
     chosen = node.the(BackupSettings)
-    databases, caches = (
-        bool(node.estate.having(kind)) for kind in (PostgresSettings, RedisSettings)
-    )
     jobs = [
-        (databases and chosen.schedule_full, "postgres-backup.sh full"),
-        (databases and chosen.schedule_incremental, "postgres-backup.sh incremental"),
-        (caches and chosen.schedule_redis, "redis-backup.sh"),
-        (chosen.schedule_cleanup, "cleanup-backups.sh"),
-        (chosen.schedule_health, "health-check.sh"),
-        (chosen.schedule_verify, "backup.sh verify"),
-        (chosen.schedule_drill, "backup.sh drill"),
+        (schedule, command)
+        for name, command in JOBS.items()
+        if name not in _absent(node.estate) and (schedule := getattr(chosen, f"schedule_{name}"))
     ]
     return render(
-        "backup/cron.j2",
-        jobs=[(schedule, job) for schedule, job in jobs if schedule],
-        scripts=chosen.scripts_dir,
-        logs=f"{chosen.dir}/logs",
+        "backup/cron.j2", jobs=jobs, scripts=chosen.scripts_dir, logs=f"{chosen.dir}/logs"
     )
+
+
+def _absent(everything: Estate) -> set[str]:
+    """Jobs for what the estate does not have."""
+    postgres = set() if everything.having(PostgresSettings) else {"full", "incremental"}
+    return postgres if everything.having(RedisSettings) else {*postgres, "redis"}
 
 
 def _logrotate(chosen: BackupSettings) -> str:
@@ -342,11 +339,6 @@ def _logrotate(chosen: BackupSettings) -> str:
 
 def _config(node: Node) -> str:
     chosen = node.the(BackupSettings)
-    schedules = {
-        name.removeprefix("schedule_"): getattr(chosen, name)
-        for name in BackupSettings.model_fields
-        if name.startswith("schedule_")
-    }
     passphrase = chosen.encryption_passphrase
     content = {
         "stack": node.stack.stack_name,
@@ -354,7 +346,6 @@ def _config(node: Node) -> str:
         "directory": chosen.dir,
         "retention_days": chosen.retention_days,
         "retention_min_full": chosen.retention_min_full,
-        "schedules": schedules,
         "encryption_passphrase": passphrase.get_secret_value() if passphrase else "",
         "alerts": {
             "webhook": chosen.alert_webhook,

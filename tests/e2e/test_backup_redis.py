@@ -595,7 +595,7 @@ from pathlib import Path
 from backup import redis, redis_restore, redis_scratch
 from backup.config import Config
 from backup.job import log_of
-config = Config.load(Path(sys.argv[1]))
+config = Config.load(Path(sys.argv[1]), Path("/dev/null"))
 where, when, number, how = sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
 module, _, name = where.partition(":")
 owner = importlib.import_module(module)
