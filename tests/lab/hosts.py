@@ -177,6 +177,11 @@ class Lab:
         """Remove everything."""
         self.close()
 
+    @property
+    def gateway(self) -> str:
+        """This machine's own address on the network: what listens there is reached by hosts."""
+        return f"{self._subnet}.1"
+
     def host(
         self,
         name: str,

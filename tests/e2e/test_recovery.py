@@ -1,0 +1,439 @@
+"""Story: hosts are lost for good, or a data directory is, and everything comes back from S3."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.e2e.project import EMBEDDED, Project, embedded
+from tests.e2e.proof import Done, Stack, admin, said
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+pytestmark = pytest.mark.xdist_group("recovery")
+
+BUCKET = "offsite"
+# Nothing runs but what the story tells.
+SCHEDULES = {
+    f"backup_schedule_{job}": "0 0 1 1 *"
+    for job in ("full", "incremental", "redis", "cleanup", "health", "verify", "drill")
+}
+TOLD = "/var/log/told"
+
+
+# --- The store -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 server on the lab's gateway, looked into from outside."""
+
+    endpoint: str
+    client: Any = field(repr=False)
+
+    @property
+    def gateway(self) -> str:
+        """Its address."""
+        return self.endpoint.split("/")[2].split(":")[0]
+
+    def listed(self) -> set[str]:
+        """Everything in the bucket."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        return {row["Key"] for page in pages for row in page.get("Contents", [])}
+
+    def content(self, key: str) -> bytes:
+        """One object."""
+        return bytes(self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+
+
+@pytest.fixture(scope="module")
+def store(lab: Lab) -> Iterator[Store]:
+    """Moto, as a process of its own."""
+    gateway = lab.gateway
+    with socket.create_server((gateway, 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", gateway, "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: _require_open(gateway, port), 60)
+        endpoint = f"http://{gateway}:{port}"
+        client = boto3.session.Session().client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=endpoint,
+            aws_access_key_id="story",
+            aws_secret_access_key="story-secret",
+        )
+        client.create_bucket(Bucket=BUCKET)
+        yield Store(endpoint, client)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _require_open(address: str, port: int) -> None:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError as error:
+        raise AssertionError(str(error)) from None
+
+
+@contextlib.contextmanager
+def away(host: Host, store: Store) -> Iterator[None]:
+    """The way from a host to the store is cut."""
+    host.run(f"ip route add unreachable {store.gateway}/32")
+    try:
+        yield
+    finally:
+        host.run(f"ip route del unreachable {store.gateway}/32")
+
+
+# --- The estate ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Site:
+    """Servers on one host and backups on another; either can be lost and built anew."""
+
+    lab: Lab
+    project: Project
+    db: Host
+    keeper: Host
+
+    def deploy(self) -> set[tuple[str, str]]:
+        """Deploys to the hosts that there are now; returns what changed."""
+        groups: dict[str, list[tuple[str, dict[str, Any]]]] = {group: [] for group in EMBEDDED}
+        for host in (self.db, self.keeper):
+            data = {**host.ssh_data(), "address": host.address}
+            for group in groups:
+                if (group == "backup") == (host is self.keeper):
+                    groups[group].append((host.name, {**data, **EMBEDDED[group]}))
+        self.project.inventory(groups)
+        return self.project.deploy().changed
+
+    @property
+    def stack(self) -> Stack:
+        """The servers."""
+        return Stack(self.db, self.project.secrets)
+
+    def job(self, command: str) -> Done:
+        """A script on the backup host, whatever its exit code."""
+        return script(self.keeper, command)
+
+    def done(self, command: str) -> Done:
+        """A script on the backup host that must succeed."""
+        return succeeded(self.job(command))
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """What the backup host's manifests say, by the artifact's path below its directory."""
+        lines = self.keeper.run("cd /backups && tail -n +1 -q */*.manifest.json | cat").stdout
+        found = [json.loads(text) for text in re.split(r"(?<=^})\n", lines, flags=re.M) if text]
+        return {f"{'redis' if m['kind'] == 'redis' else 'postgres'}/{m['name']}": m for m in found}
+
+
+def script(host: Host, command: str) -> Done:
+    return host.run(f"/scripts/{command}", check=False, timeout=300)
+
+
+def succeeded(done: Done) -> Done:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def rows(stack: Stack) -> list[str]:
+    """What the application sees, through the pooler."""
+    return stack.sql("SELECT word FROM notes ORDER BY id").splitlines()
+
+
+def write(stack: Stack, *words: str) -> None:
+    values = ", ".join(f"('{word}')" for word in words)
+    stack.sql(f"INSERT INTO notes (word) VALUES {values}")
+
+
+def archive(host: Host) -> None:
+    """Ends the WAL segment and waits until it is in the repository."""
+    last = admin(host, "SELECT pg_walfile_name(pg_switch_wal())")
+
+    def archived() -> None:
+        now = admin(host, "SELECT last_archived_wal FROM pg_stat_archiver")
+        assert now[8:24] >= last[8:], now
+
+    eventually(archived, 30)
+
+
+def keys(stack: Stack) -> dict[str, str]:
+    """Every key of the master and its value."""
+    names = stack.redis(6379, "KEYS", "*").split()
+    return {name: stack.redis(6379, "GET", name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, store: Store, project: Project) -> Site:
+    """The estate at its beginning, with the bucket's credentials and a passphrase in .env."""
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "story",
+        "AWS_SECRET_ACCESS_KEY": "story-secret",
+        "BACKUP_ENCRYPTION_PASSPHRASE": "correct horse battery staple",
+    }
+    lines = "".join(f"{name}='{value}'\n" for name, value in secrets.items())
+    (project.directory / ".env").write_text(lines)
+    (project.directory / ".env").chmod(0o600)
+    project.settings(
+        {
+            **SCHEDULES,
+            "backup_s3_bucket": BUCKET,
+            "backup_s3_endpoint": store.endpoint,
+            "backup_s3_prefix": "estate",
+            "backup_alert_command": f"cat >>{TOLD}",
+        }
+    )
+    made = Site(lab, project, lab.host("db1"), lab.host("keeper1"))
+    made.deploy()
+    made.stack.sql("CREATE TABLE notes (id serial PRIMARY KEY, word text)")
+    return made
+
+
+# --- (a) Copies off the host ---------------------------------------------------------------------
+
+
+def test_every_backup_is_in_the_bucket(site: Site, store: Store) -> None:
+    """Full, incremental and snapshot: the same bytes there, and the manifests say where."""
+    write(site.stack, "full")
+    site.stack.redis(6379, "SET", "first", "1")
+    site.done("postgres-backup.sh full")
+    write(site.stack, "incremental")
+    site.done("postgres-backup.sh incremental")
+    site.done("redis-backup.sh")
+
+    manifests, there = site.manifests(), store.listed()
+    assert sorted(m["kind"] for m in manifests.values()) == [
+        "full",
+        "globals",
+        "incremental",
+        "redis",
+    ]
+    for path, manifest in manifests.items():
+        copy = f"estate/{path if manifest['sha256'] else 'pgbackrest'}"
+        assert manifest["copies"] == [f"s3://{BUCKET}/{copy}"]
+        assert f"estate/{path}.manifest.json" in there
+        if manifest["sha256"]:
+            assert hashlib.sha256(store.content(copy)).hexdigest() == manifest["sha256"]
+    repository = site.keeper.run("cd /backups && find pgbackrest -type f ! -name '*.lock'").stdout
+    assert {f"estate/{path}" for path in repository.split()} <= there
+
+
+def test_no_backup_fails_while_the_bucket_is_away(site: Site, store: Store) -> None:
+    """It is told; and the next run copies what is missing."""
+    write(site.stack, "outage")
+    before = store.listed()
+    with away(site.keeper, store):
+        start = time.monotonic()
+        done = site.done("postgres-backup.sh incremental")
+        assert time.monotonic() - start < 60
+    assert "copy to S3: FAILED" in done.stderr
+    assert "on this host only" in site.keeper.run(f"cat {TOLD}").stdout
+    (late,) = (path for path, m in site.manifests().items() if not m["copies"])
+    assert store.listed() == before
+
+    site.done("redis-backup.sh")
+    assert f"estate/{late}.manifest.json" in store.listed()
+    assert site.manifests()[late]["copies"] == [f"s3://{BUCKET}/estate/pgbackrest"]
+    assert "works again" in site.keeper.run(f"cat {TOLD}").stdout
+
+
+# --- (b) Both hosts are lost ---------------------------------------------------------------------
+
+
+def test_everything_comes_back_on_new_hosts(site: Site) -> None:
+    """Exactly what had been archived and copied: rows, keys, and a chain that goes on."""
+    write(site.stack, "archived")
+    for number in range(50):
+        site.stack.redis(6379, "SET", f"key:{number}", str(number))
+    archive(site.db)
+    site.done("redis-backup.sh")
+    wanted, kept = rows(site.stack), keys(site.stack)
+    write(site.stack, "lost")
+    site.stack.redis(6379, "SET", "lost", "1")
+    site.db.remove()
+    site.keeper.remove()
+
+    site.db, site.keeper = site.lab.host("db2"), site.lab.host("keeper2")
+    site.deploy()
+    fetched = site.done("backup.sh fetch")
+    assert "next: restore-cluster.sh --yes" in fetched.stderr
+    assert re.search(r"kept as /backups/pgbackrest\.before_\d+", fetched.stderr)
+    strangers = "find /backups/pgbackrest ! -user postgres -o -type f ! -perm 0640"
+    assert site.keeper.run(strangers).stdout == ""
+    refused = site.job("postgres-backup.sh full")
+    assert refused.returncode == 1
+    assert "restore-cluster.sh" in refused.stderr and "backup.sh adopt" in refused.stderr
+
+    asked = script(site.db, "restore-cluster.sh")
+    assert asked.returncode == 2 and "add --yes" in asked.stderr
+    succeeded(script(site.db, "restore-cluster.sh --yes"))
+    eventually(lambda: rows(site.stack), 20)
+    assert rows(site.stack) == wanted and wanted[-1] == "archived"
+    site.done("restore-redis.sh /backups/redis/redis_LATEST.rdb.gz.gpg")
+    assert keys(site.stack) == kept and len(kept) == 51
+
+    site.done("postgres-backup.sh full")
+    site.done("backup.sh verify")
+    assert site.deploy() == set()
+
+
+def test_fetch_again_changes_nothing(site: Site, store: Store) -> None:
+    """What is here is right, and newer than what is there: it stays."""
+    before = store.listed()
+    again = site.done("backup.sh fetch")
+    assert "fetched 0 files" in again.stderr
+    assert site.keeper.run("ls -d /backups/pgbackrest.before_*").stdout.count("\n") == 1
+    assert store.listed() == before
+
+
+def test_fetch_does_not_take_the_place_of_backups_that_only_this_host_has(
+    site: Site, store: Store
+) -> None:
+    """It is refused in one line."""
+    with away(site.keeper, store):
+        site.done("postgres-backup.sh full")
+    refused = site.job("backup.sh fetch")
+    assert refused.returncode == 1
+    assert "1 physical backups that the bucket does not" in refused.stderr.splitlines()[-1]
+
+
+# --- (c) A new cluster, and a dump ---------------------------------------------------------------
+
+
+def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
+    """Exactly the dump's rows; backups say why they fail until the new cluster is adopted."""
+    wanted = rows(site.stack)
+    write(site.stack, "after the dump")
+    site.db.remove()
+    site.db = site.lab.host("db3")
+    site.deploy()
+    for kind in ("full", "incremental"):
+        refused = site.job(f"postgres-backup.sh {kind}")
+        last = refused.stderr.splitlines()[-1]
+        assert refused.returncode == 1
+        assert "restore-cluster.sh" in last and "backup.sh adopt" in last
+
+    site.done("restore-postgres.sh /backups/postgres/psscript_full_LATEST.sql.gz.gpg")
+    assert rows(site.stack) == wanted
+
+    before = set(site.manifests())
+    site.done("backup.sh adopt")
+    site.done("postgres-backup.sh incremental")
+    new = {m["kind"] for path, m in site.manifests().items() if path not in before}
+    assert new == {"full", "globals", "incremental"}
+    site.done("backup.sh verify")
+    assert site.deploy() == set()
+    site.db.remove()
+    site.keeper.remove()
+
+
+# --- (d) The data directory is lost --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """Everything on one host, with a full backup, rows, an incremental, rows, a moment, rows."""
+    host = lab.host("alone", "debian13")
+    project = Project(tmp_path_factory.mktemp("alone"))
+    project.settings(SCHEDULES)
+    project.inventory(embedded("alone", host))
+    project.deploy()
+    stack = Stack(host, project.secrets)
+    stack.sql("CREATE TABLE notes (id serial PRIMARY KEY, word text)")
+    succeeded(script(host, "postgres-backup.sh full"))
+    write(stack, "incremental")
+    succeeded(script(host, "postgres-backup.sh incremental"))
+    write(stack, "moment")
+    return stack
+
+
+DATA = "/var/lib/postgresql/17/main"
+
+
+def test_a_lost_data_directory_comes_back(alone: Stack) -> None:
+    """While the server runs, and with a client in it: to the moment, the point, and the end."""
+    host = alone.host
+    time.sleep(1)
+    moment = admin(host, "SELECT now()")
+    time.sleep(1)
+    write(alone, "end")
+    archive(host)
+    name = host.run("ls /backups/postgres | grep -o 'psscript_incremental_[0-9_]*'").stdout.strip()
+
+    # To the end, with nothing there any more; the others with the last one's cluster there.
+    host.run(f"rm -rf {DATA}")
+    done = succeeded(script(host, "restore-cluster.sh"))
+    assert "timeline 2" in done.stderr
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == ["incremental", "moment", "end"]
+
+    succeeded(script(host, f"restore-cluster.sh --yes --time '{moment}'"))
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == ["incremental", "moment"]
+
+    host.run(f"rm -rf {DATA}/*")
+    done = succeeded(script(host, f"restore-cluster.sh --incremental {name}"))
+    assert f'at restore point "{name.removeprefix("psscript_")}"' in done.stderr
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == ["incremental"]
+
+    # What an earlier restore left behind is on another timeline.
+    missed = script(host, f"restore-cluster.sh --yes --time '{moment}'")
+    assert missed.returncode == 1 and "--timeline chooses another" in missed.stderr
+    succeeded(script(host, f"restore-cluster.sh --yes --timeline 2 --time '{moment}'"))
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == ["incremental", "moment"]
+    succeeded(script(host, "postgres-backup.sh full"))
+    kept = host.run(f"ls -d {DATA}.*_2*").stdout.split()
+    assert len(kept) == 3 and all(host.run(f"ls {path}/PG_VERSION").stdout for path in kept)
+
+
+def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
+    """Recovery would end there without a word."""
+    host = alone.host
+    write(alone, "before the gap")
+    archive(host)
+    last = admin(host, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    write(alone, "in the gap")
+    archive(host)
+    write(alone, "after the gap")
+    archive(host)
+    host.run(f"rm /backups/pgbackrest/archive/psscript/17-1/*/{last}-*")
+    gap = script(host, "restore-cluster.sh --yes")
+    assert gap.returncode == 1 and "the archive goes on to" in gap.stderr
+    assert said(host.run("systemctl is-active postgresql@17-main || true")) != "active"
+
+
+def test_an_interrupted_restore_is_repaired_by_the_next(alone: Stack) -> None:
+    """Killed in the middle of it, with a server left behind that recovers."""
+    host = alone.host
+    succeeded(script(host, "restore-cluster.sh --yes --timeline 1"))
+    eventually(lambda: rows(alone), 20)
+    wanted = rows(alone)
+    host.run("cd / && setsid /scripts/restore-cluster.sh --yes --timeline 1 >/dev/null 2>&1 &")
+    restoring = f"test -e {DATA}.restoring -a -e {DATA}/postmaster.pid"
+    eventually(lambda: said(host.run(restoring, check=False)), 30)
+    host.run("kill -9 $(pgrep -f [r]estore-cluster.sh)")
+    assert script(host, "restore-cluster.sh").returncode == 2
+    succeeded(script(host, "restore-cluster.sh --yes --timeline 1"))
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == wanted
