@@ -166,7 +166,10 @@ def _require_tool(origin: Node) -> None:
 def _dump_replica(redis: Redis, origin: Node, raw: Path) -> None:
     place = ["-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
     password = {"REDISCLI_AUTH": redis.password}
-    run(["redis-cli", *place, "--rdb", str(raw)], env=password, timeout=DUMP_SECONDS)
+    try:
+        run(["redis-cli", *place, "--rdb", str(raw)], env=password, timeout=DUMP_SECONDS)
+    except Failed as error:
+        raise Failed(f"dump from {origin.endpoint}: {error}") from None
 
 
 def _dump_master(redis: Redis, origin: Node, raw: Path) -> Endpoint:

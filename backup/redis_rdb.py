@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -55,9 +56,7 @@ def inspect(path: Path) -> Rdb:
         start = re.match(rb"REDIS(\d{4})", file.read(9))
     if start is None:
         raise Failed("redis-check-rdb: not an RDB file")
-    said = run(["redis-check-rdb", str(path)], timeout=_CHECK_SECONDS)
-    if "RDB looks OK" not in said or "Checksum OK" not in said:
-        raise Failed(f"redis-check-rdb: {said.strip().splitlines()[-1]}")
+    said = _approval(path)
     writer = re.search(r"AUX FIELD redis-ver = '([^']*)'", said)
     selected = [int(number) for number in re.findall(r"Selecting DB ID (\d+)", said)]
     return Rdb(
@@ -67,6 +66,29 @@ def inspect(path: Path) -> Rdb:
         writer[1] if writer else "",
         max(selected, default=0) + 1,
     )
+
+
+def _approval(path: Path) -> str:
+    """What redis-check-rdb says of a file that it finds good."""
+    try:
+        done = subprocess.run(
+            ["redis-check-rdb", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_CHECK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"redis-check-rdb: no end after {_CHECK_SECONDS} s") from None
+    said = done.stdout
+    if done.returncode == 0 and "RDB looks OK" in said and "Checksum OK" in said:
+        return said
+    # The reason is not the last line: statistics follow it.
+    reason = re.search(r"RDB ERROR DETECTED ---\n(?:\[offset \d+\] )?(.*)", said)
+    raise Failed(f"redis-check-rdb: {reason[1] if reason else 'does not call it whole'}")
 
 
 def _count(said: str, what: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -231,15 +232,40 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_reads_what_the_tool_says(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rdb, "run", lambda *_, **__: SAID)
+Tool = Callable[[str, int], None]
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """Lets redis-check-rdb say something and end with a code."""
+
+    def says(text: str, code: int) -> None:
+        program = tmp_path / "redis-check-rdb"
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\nexit {code}\n")
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return says
+
+
+def test_reads_what_the_tool_says(file: Path, tool: Tool) -> None:
+    tool(SAID, 0)
     assert rdb.inspect(file) == rdb.Rdb(51, 7, 10, "7.0.15", 12)
 
 
 @pytest.mark.parametrize("line", ["Checksum OK", "RDB looks OK!", "[info] 51 keys read"])
-def test_takes_no_silence_for_good(file: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    monkeypatch.setattr(rdb, "run", lambda *_, **__: SAID.replace(line, ""))
+def test_takes_no_silence_for_good(file: Path, tool: Tool, line: str) -> None:
+    tool(SAID.replace(line, ""), 0)
     with pytest.raises(Failed, match="redis-check-rdb"):
+        rdb.inspect(file)
+
+
+def test_says_what_the_tool_found(file: Path, tool: Tool) -> None:
+    tool(SAID, 1)
+    with pytest.raises(Failed, match="redis-check-rdb"):
+        rdb.inspect(file)
+    tool("--- RDB ERROR DETECTED ---\n[offset 99] RDB CRC error\n[info] 1 keys read\n", 1)
+    with pytest.raises(Failed, match=r"^redis-check-rdb: RDB CRC error$"):
         rdb.inspect(file)
 
 
