@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.backup_site import Site, quoted, site
 from tests.e2e.project import Project
+from tests.e2e.wait import eventually
 from tests.lab import Lab
 from tests.lab.images import Release
 
@@ -144,3 +145,67 @@ def test_the_plain_sql_is_what_psql_reads(estate: Site, history: dict[str, Any])
     estate.db.run(f"set -e; gunzip -c {file} >/var/tmp/dump.sql; {load} </var/tmp/dump.sql")
     assert estate.rows("by_hand") == history["full"]
     estate.sql("DROP DATABASE by_hand", "postgres")
+
+
+# --- One table, and only to look -----------------------------------------------------------------
+
+
+def test_a_table_that_is_gone_comes_back_in_its_place(
+    estate: Site, history: dict[str, Any]
+) -> None:
+    estate.sql("DROP TABLE IF EXISTS orders; CREATE TABLE bystander AS SELECT 1 AS one")
+    before = estate.rows()
+    file = "/backups/postgres/psscript_full_LATEST.sql.gz"
+    estate.done(f"restore-postgres.sh {file} --table public.orders")
+    assert set(estate.rows().splitlines()) == {*before.splitlines(), history["full"]}
+    index = "SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'"
+    owner = "SELECT tableowner, rowsecurity FROM pg_tables WHERE tablename = 'orders'"
+    assert (estate.sql(index), estate.sql(owner)) == ("1", "psscript|t")
+    estate.sql("DROP TABLE bystander")
+
+
+def test_beside_a_table_that_is_there_stands_the_backups(
+    estate: Site, history: dict[str, Any]
+) -> None:
+    estate.sql("DELETE FROM orders")
+    before, databases = estate.rows(), estate.databases()
+    first = incrementals(estate)[0]
+    estate.done(
+        f"restore-postgres.sh --incremental {first} --database psscript --table public.orders"
+    )
+    schema = estate.sql("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'restored_%'")
+    assert estate.rows() == before
+    assert estate.sql(f"SELECT count(*) FROM {schema}.orders WHERE what = 'first'") == "100"
+    assert estate.databases() == databases
+    estate.sql(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.mark.parametrize("what", ["dump", "incremental"])
+def test_a_look_at_a_backup_touches_nothing(
+    estate: Site, history: dict[str, Any], what: str
+) -> None:
+    before, databases = estate.rows(), estate.databases()
+    files = {
+        "dump": "/backups/postgres/psscript_full_LATEST.sql.gz",
+        "incremental": f"--incremental {incrementals(estate)[1]}",
+    }
+    script = f"/scripts/restore-postgres.sh {files[what]} --to-scratch"
+    estate.keeper.run(f"rm -f /var/tmp/look; setsid -f {script} >/var/tmp/look 2>/dev/null")
+
+    def is_up() -> None:
+        assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout
+
+    eventually(is_up, 60)
+    look = estate.keeper.run("cat /var/tmp/look").stdout.strip()
+    count = estate.keeper.run(f"{look} -XAtc 'SELECT count(*) FROM orders'").stdout.strip()
+    assert count == {"dump": "20000", "incremental": "15000"}[what]
+    # A backup does not wait until somebody has looked enough.
+    estate.done("postgres-backup.sh incremental")
+    estate.keeper.run("pkill -INT -f 'm [b]ackup restore-postgres'")
+
+    def is_gone() -> None:
+        left = estate.keeper.run("find /backups/scratch -mindepth 1 -not -name .lock").stdout
+        assert left == ""
+
+    eventually(is_gone, 30)
+    assert (estate.rows(), estate.databases()) == (before, databases)

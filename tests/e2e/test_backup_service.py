@@ -1,0 +1,214 @@
+"""Story: the backup service by itself: cron starts it, it tells of failures, it expires."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.e2e.backup_site import DATABASES, Site, site
+from tests.e2e.project import Project
+from tests.e2e.wait import eventually
+from tests.lab import Lab
+
+NEVER = "0 0 1 1 *"
+JOBS = ("full", "incremental", "cleanup", "health", "verify", "drill")
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that keeps what it is sent; it can be made to fail."""
+
+    address: str
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    heartbeats: int = 0
+    broken: bool = False
+
+    def told(self, event: str, status: str) -> None:
+        """Asserts that somebody was told."""
+        assert (event, status) in {(a["event"], a["status"]) for a in self.alerts}, self.alerts
+
+
+@pytest.fixture(scope="module")
+def receiver(lab: Lab) -> Iterator[Receiver]:
+    """Where the host's alerts arrive."""
+    found = Receiver("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if not found.broken:
+                found.alerts.append(json.loads(body))
+            self.answer()
+
+        def do_GET(self) -> None:
+            found.heartbeats += 1
+            self.answer()
+
+        def answer(self) -> None:
+            self.send_response(500 if found.broken else 200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer((lab.gateway, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found.address = f"http://{lab.gateway}:{server.server_port}"
+        yield found
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def estate(
+    lab: Lab, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A host whose jobs cron starts every minute."""
+    host = lab.host("db", "debian12")
+    settings = {
+        **{f"backup_schedule_{job}": "* * * * *" for job in JOBS},
+        "backup_alert_webhook": f"{receiver.address}/hook",
+        "backup_heartbeat_url": f"{receiver.address}/alive",
+        "backup_retention_min_full": 1,
+    }
+    made = site(Project(tmp_path_factory.mktemp("service")), host, host, settings)
+    made.sql("CREATE TABLE orders AS SELECT g AS id FROM generate_series(1, 1000) g")
+    yield made
+
+
+def choose(estate: Site, receiver: Receiver, **schedules: str) -> set[tuple[str, str]]:
+    """Deploys other schedules; what that changed."""
+    chosen = {**dict.fromkeys(JOBS, NEVER), **schedules}
+    estate.project.settings(
+        {
+            **{f"backup_schedule_{job}": when for job, when in chosen.items()},
+            "backup_alert_webhook": f"{receiver.address}/hook",
+            "backup_heartbeat_url": f"{receiver.address}/alive",
+            "backup_retention_min_full": 1,
+            "postgres_databases": DATABASES,
+        }
+    )
+    return estate.project.deploy().changed
+
+
+def test_cron_starts_every_job_and_its_output_is_kept(estate: Site, receiver: Receiver) -> None:
+    def everything_ran() -> None:
+        said = estate.log()
+        for job in ("postgres full", "postgres incremental", "verify", "drill", "cleanup"):
+            assert f" {job}[" in said, job
+        assert estate.manifests("full")
+        health = estate.keeper.run("cat /backups/logs/health.log").stdout
+        assert "ok    postgres" in health
+        assert estate.keeper.run("cat /backups/logs/cron.log").stdout
+        assert receiver.heartbeats
+
+    eventually(everything_ran, 200)
+    # Two of them want the same lock: one says so, and does not count as failed.
+    assert "another postgres job is running" in estate.log()
+
+
+def test_a_changed_schedule_changes_one_file_and_nothing_else(
+    estate: Site, receiver: Receiver
+) -> None:
+    choose(estate, receiver)
+    jobs = "systemctl show -p MainPID --value cron postgresql@15-main pgbouncer"
+    before = estate.keeper.run(jobs).stdout
+    stamps = "find /etc /usr/lib/datatier /scripts -newer /var/tmp/mark -type f"
+    estate.keeper.run("touch /var/tmp/mark; sleep 1.1")
+    changed = choose(estate, receiver, full="30 1 * * *")
+    assert changed == {("Backup: configuration", "db")}
+    assert estate.keeper.run(stamps).stdout.split() == ["/etc/cron.d/datatier-backup"]
+    assert estate.keeper.run(jobs).stdout == before
+    assert "30 1 * * * root" in estate.keeper.run("cat /etc/cron.d/datatier-backup").stdout
+    assert estate.project.deploy().changed == set()
+
+
+def test_a_failure_is_told_and_so_is_its_end(estate: Site, receiver: Receiver) -> None:
+    estate.keeper.run("systemctl stop postgresql@15-main")
+    try:
+        estate.refused("postgres-backup.sh full")
+        receiver.told("postgres full", "failed")
+        before = receiver.heartbeats
+        estate.refused("health-check.sh")
+        receiver.told("health", "failed")
+        assert receiver.heartbeats == before
+    finally:
+        estate.keeper.run("systemctl start postgresql@15-main")
+    estate.done("postgres-backup.sh full")
+    receiver.told("postgres full", "recovered")
+    estate.done("health-check.sh")
+    receiver.told("health", "recovered")
+    assert receiver.heartbeats == before + 1
+
+
+def test_an_alert_that_cannot_be_delivered_fails_nothing(estate: Site, receiver: Receiver) -> None:
+    receiver.broken = True
+    try:
+        estate.done("postgres-backup.sh incremental")
+        estate.refused("restore-postgres.sh /backups/postgres/nothing")
+    finally:
+        receiver.broken = False
+    assert "webhook" in estate.log().splitlines()[-1]
+    # It is told of as soon as somebody listens.
+    estate.refused("restore-postgres.sh /backups/postgres/nothing")
+    receiver.told("restore-postgres", "failed")
+
+
+def test_a_drill_finds_a_broken_chain_and_tells(estate: Site, receiver: Receiver) -> None:
+    newest = estate.manifests("incremental")[-1]
+    archive = "/backups/pgbackrest/archive/psscript"
+    path = estate.keeper.run(f"find {archive} -name '{newest['facts']['wal']}-*'").stdout.strip()
+    estate.keeper.run(f"mv {path} /backups/pgbackrest/away")
+    try:
+        estate.refused("backup.sh drill")
+        receiver.told("drill", "failed")
+        assert newest["facts"]["wal"] in estate.refused("backup.sh verify")
+        receiver.told("verify", "failed")
+    finally:
+        estate.keeper.run(f"mv /backups/pgbackrest/away {path}")
+    estate.done("backup.sh drill")
+    receiver.told("drill", "recovered")
+    estate.done("backup.sh verify")
+    receiver.told("verify", "recovered")
+
+
+def test_old_backups_go_and_what_stays_can_be_restored(estate: Site, receiver: Receiver) -> None:
+    estate.keeper.run("apt-get install -y -q faketime", timeout=300)
+
+    def later(days: int, command: str) -> str:
+        done = estate.keeper.run(
+            f"faketime -f +{days}d /scripts/{command}", check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    old = {str(m["name"]) for kind in ("full", "globals", "incremental")
+           for m in estate.manifests(kind)}  # fmt: skip
+    later(40, "postgres-backup.sh full")
+    estate.sql("INSERT INTO orders VALUES (-1)")
+    content = estate.rows()
+    later(40, "postgres-backup.sh incremental")
+    estate.sql("INSERT INTO orders VALUES (-2)")
+    # A clock that was ahead for a while makes nothing old.
+    estate.done("cleanup-backups.sh")
+    assert old <= {name.removesuffix(".manifest.json") for name in estate.visible()}
+    # Nothing goes before the checks of that time have passed.
+    later(41, "backup.sh verify")
+    later(41, "backup.sh drill")
+    listed = later(41, "cleanup-backups.sh --dry-run").splitlines()
+    assert {line.split()[5] for line in listed if line.startswith("delete")} == old
+    assert old <= {name.removesuffix(".manifest.json") for name in estate.visible()}
+    later(41, "cleanup-backups.sh")
+    left = {name.removesuffix(".manifest.json") for name in estate.visible()}
+    assert not old & left
+    (incremental,) = estate.manifests("incremental")
+    labels = estate.keeper.run("ls /backups/pgbackrest/backup/psscript | grep F").stdout.split()
+    assert labels == [incremental["facts"]["label"]]
+    estate.done(f"restore-postgres.sh --incremental {incremental['name']} --database psscript")
+    assert estate.rows() == content
+    estate.done("backup.sh verify")
