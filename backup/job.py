@@ -20,6 +20,10 @@ LOCKS = Path("/run/lock")
 DONE, FAILED, WRONG_USE, BUSY = 0, 1, 2, 75
 
 
+# Characters of what a programme says of its failure; the rest is repetition.
+_GIST = 400
+
+
 class Failed(Exception):
     """A step did not do what it should; the message is one line for an operator."""
 
@@ -113,10 +117,10 @@ def run(
 
 
 def _gist(said: str) -> str:
-    """The first line that calls itself an error, else the last one."""
-    lines = said.splitlines() or ["no output"]
-    errors = (line for line in lines if re.match(r"(\S+: )?(ERROR|FATAL|error):", line.strip()))
-    return next(errors, lines[-1]).strip()
+    """From the first line that calls itself an error, else the last line."""
+    error = re.search(r"(?ms)^\s*(\S+: )?(ERROR|FATAL|error):.*", said)
+    gist = error[0] if error else (said.splitlines() or ["no output"])[-1]
+    return " ".join(gist.split())[:_GIST]
 
 
 def log_of(config: Config, job: str) -> Log:

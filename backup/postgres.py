@@ -27,7 +27,6 @@ _TRAILERS = {
     "full": rb"-- PostgreSQL database dump complete\n--\s*",
     "globals": rb"-- PostgreSQL database cluster dump complete\n--\s*",
 }
-_RESTRICTED = rb"\\unrestrict \w+\s*"
 _CHUNK = 1 << 20
 
 
@@ -245,8 +244,8 @@ def _read_whole(config: Config, kind: str, path: Path) -> None:
                 tail = (tail + chunk)[-4096:]
     except (OSError, EOFError, zlib.error) as error:
         raise Failed(f"{path.name.strip('.')} does not unpack: {error}") from None
-    restricted = kind == "full" and b"\n\\restrict " in head
-    end = _TRAILERS[kind] + (_RESTRICTED if restricted else b"")
+    opened = re.search(rb"(?m)^\\restrict (\w+)$", head) if kind == "full" else None
+    end = _TRAILERS[kind] + (rb"\\unrestrict " + opened[1] + rb"\s*" if opened else b"")
     if not re.search(end + rb"\Z", tail):
         raise Failed(f"{path.name.strip('.')} does not end as a whole dump does")
 

@@ -331,7 +331,8 @@ def _show(decision: Decision, partials: Sequence[Path]) -> None:
     rows += [("delete", *choice) for choice in decision.delete]
     for verb, manifest, why in rows:
         size = f"{manifest.bytes / 1e6:.1f} MB"
-        print(f"{verb:6}  {manifest.kind:11}  {manifest.of:16}  {size:>12}  {manifest.name}  {why}")
+        columns = f"{verb:6}  {manifest.kind:11}  {manifest.of or '-':16}  {size:>12}"
+        print(f"{columns}  {manifest.name}  {why}")
     for path in partials:
         print(f"delete  {'partial':11}  {'':16}  {'':>12}  {path.name}  left by an interrupted job")
 

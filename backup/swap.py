@@ -154,22 +154,30 @@ def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
         env={**_console(live, pooler), "RESUME": f"RESUME {_quoted(database)}"},
     )
     try:
-        _pause(live, pooler, database)
+        # It would go on opening connections to fill the pool, and hold it against the database
+        # that one of them failed: https://www.pgbouncer.org/config.html#server_login_retry
+        _command(live, pooler, "SET min_pool_size = 0")
+        _command(live, pooler, f"PAUSE {_quoted(database)}")
         yield
     finally:
         assert guard.stdin is not None
         guard.stdin.close()
         guard.wait()
     if guard.returncode:
-        raise Failed(f"PgBouncer at {pooler} did not take RESUME {database}: give it by hand")
+        raise Failed(
+            f"PgBouncer at {pooler} did not take RESUME {database} and RELOAD: give them by hand"
+        )
 
 
 _GUARD = """
 import os, subprocess, sys
 sys.stdin.buffer.read()
-resume = ["psql", "-XAtqw", "-c", os.environ["RESUME"]]
-done = subprocess.run(resume, capture_output=True, text=True)
-sys.exit(0 if done.returncode == 0 or "not paused" in done.stderr else 1)
+failed = False
+for command in (os.environ["RESUME"], "RELOAD"):
+    psql = ["psql", "-XAtqw", "-c", command]
+    done = subprocess.run(psql, capture_output=True, text=True)
+    failed |= done.returncode != 0 and "not paused" not in done.stderr
+sys.exit(failed)
 """
 
 
@@ -184,10 +192,10 @@ def _console(live: Postgres, pooler: Endpoint) -> dict[str, str]:
     }
 
 
-def _pause(live: Postgres, pooler: Endpoint, database: str) -> None:
+def _command(live: Postgres, pooler: Endpoint, command: str) -> None:
     try:
         done = subprocess.run(
-            ["psql", "-XAtqw", "-c", f"PAUSE {_quoted(database)}"],
+            ["psql", "-XAtqw", "-c", command],
             env=_console(live, pooler),
             capture_output=True,
             text=True,
