@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ class Site:
     caches: Host
     vault: Host
     encrypted: bool
-    deployment: str
+    deployment: str = field(repr=False)
 
     @property
     def password(self) -> str:
@@ -226,6 +226,7 @@ def _background(site: Site, line: str, *, code: int = 0) -> Iterator[Future[Done
             yield running
             running.result()
         finally:
+            eventually(site.check_whole, 30)
             for port in NODES:
                 site.client(port).config_set("repl-diskless-sync-delay", 1)
 
@@ -282,7 +283,8 @@ def test_gpg_alone_opens_an_encrypted_snapshot(site: Site) -> None:
     words = [PASSPHRASE, json.dumps(PASSPHRASE), site.password]
     seen = lines.by_host[site.vault.name]
     assert "redis-backup.sh" in seen and "restore-redis" in seen
-    for place in (seen, site.deployment):
+    journal = site.vault.run("journalctl -q --no-pager -a").stdout
+    for place in (seen, journal, site.deployment):
         assert [word for word in words if word in place] == []
     assert proof.readers(site.vault, "nobody", words, "/etc", "/backups", "/var", "/tmp") == []
     assert proof.readers(site.vault, "root", words, "/backups", "/var/log", "/tmp") == []
