@@ -114,9 +114,25 @@ class Site:
     project: Project
     db: Host
     keeper: Host
+    image: str = ""
+
+    def new(self, name: str) -> Host:
+        """A new host: nothing on it has been configured, but its packages need no download."""
+        return self.lab.host(name, image=self.image)
+
+    def prepare(self) -> None:
+        """Installs what the hosts need, on one of them, and keeps an image of that."""
+        self.describe()
+        self.project.deploy("tasks.backup.install")
+        self.image = self.lab.commit(self.keeper)
 
     def deploy(self) -> set[tuple[str, str]]:
         """Deploys to the hosts that there are now; returns what changed."""
+        self.describe()
+        return self.project.deploy().changed
+
+    def describe(self) -> None:
+        """Writes the inventory of the hosts that there are now."""
         groups: dict[str, list[tuple[str, dict[str, Any]]]] = {group: [] for group in EMBEDDED}
         for host in (self.db, self.keeper):
             data = {**host.ssh_data(), "address": host.address}
@@ -124,7 +140,6 @@ class Site:
                 if (group == "backup") == (host is self.keeper):
                     groups[group].append((host.name, {**data, **EMBEDDED[group]}))
         self.project.inventory(groups)
-        return self.project.deploy().changed
 
     @property
     def stack(self) -> Stack:
@@ -203,6 +218,7 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
         }
     )
     made = Site(lab, project, lab.host("db1"), lab.host("keeper1"))
+    made.prepare()
     made.deploy()
     made.stack.sql("CREATE TABLE notes (id serial PRIMARY KEY, word text)")
     return made
@@ -272,7 +288,7 @@ def test_everything_comes_back_on_new_hosts(site: Site) -> None:
     site.db.remove()
     site.keeper.remove()
 
-    site.db, site.keeper = site.lab.host("db2"), site.lab.host("keeper2")
+    site.db, site.keeper = site.new("db2"), site.new("keeper2")
     site.deploy()
     fetched = site.done("backup.sh fetch")
     assert "next: restore-cluster.sh --yes" in fetched.stderr
@@ -324,7 +340,7 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     wanted = rows(site.stack)
     write(site.stack, "after the dump")
     site.db.remove()
-    site.db = site.lab.host("db3")
+    site.db = site.new("db3")
     site.deploy()
     for kind in ("full", "incremental"):
         refused = site.job(f"postgres-backup.sh {kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import json
 import os
@@ -21,7 +22,8 @@ from typing import Any
 import boto3
 import pytest
 
-from backup import retention, store, store_bucket, store_mirror
+from backup import job, recovery, retention, store, store_bucket, store_mirror
+from backup import repository as physical
 from backup.config import Alerts, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest
@@ -528,8 +530,6 @@ def test_no_secret_is_logged(
 def test_mirror_if_any(
     here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any
 ) -> None:
-    from backup import job
-
     monkeypatch.setattr(job, "LOCKS", tmp_path)
     estate(here)
     assert not store.mirror_if_any(replace(here, s3=None), log)
@@ -543,8 +543,6 @@ def test_mirror_if_any(
 def test_an_outage_is_told_and_fails_nothing(
     here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wire: Wire
 ) -> None:
-    from backup import job
-
     monkeypatch.setattr(job, "LOCKS", tmp_path)
     told = tmp_path / "told"
     here = replace(here, alerts=Alerts(command=f"cat >>{told}"))
@@ -839,3 +837,75 @@ def test_the_record_is_of_one_bucket(here: Config, log: Log) -> None:
     assert store.mirror(elsewhere, log).copied == len(tree(here.directory))
     record = json.loads((here.directory / ".s3-mirror.json").read_text())
     assert record["target"].endswith(" estate/two")
+
+
+# --- A new host ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Config, list[Manifest]]:
+    """A new host as a deployment leaves it, and what its bucket holds."""
+    monkeypatch.setattr(job, "LOCKS", tmp_path)
+    monkeypatch.setattr(physical, "USER", getpass.getuser())
+    made = estate(here)
+    store.mirror(here, log)
+    new = builders.config(tmp_path / "fresh", s3=here.s3)
+    for name in ("archive/stack/archive.info", "backup/stack/backup.info"):
+        put(new.directory / "pgbackrest" / name, "no backup yet")
+        put(new.directory / "pgbackrest" / f"{name}.copy", "no backup yet")
+    return new, made
+
+
+def aside(config: Config) -> list[Path]:
+    return list(config.directory.glob("pgbackrest.before_*"))
+
+
+def test_an_empty_repository_makes_way_and_is_kept(
+    here: Config, fresh: tuple[Config, list[Manifest]], log: Log
+) -> None:
+    new, _ = fresh
+    recovery.fetch_all(new, log)
+    (kept,) = aside(new)
+    assert (kept / "backup/stack/backup.info").read_text() == "no backup yet"
+    assert tree(new.directory / "pgbackrest") == tree(here.directory / "pgbackrest")
+    modes = {p.stat().st_mode & 0o777 for p in (new.directory / "pgbackrest").rglob("*.info")}
+    assert modes == {0o640}
+    recovery.fetch_all(new, log)
+    assert aside(new) == [kept]
+
+
+def test_an_interrupted_fetch_goes_on(
+    fresh: tuple[Config, list[Manifest]], log: Log, monkeypatch: pytest.MonkeyPatch, here: Config
+) -> None:
+    new, _ = fresh
+    download = Bucket.download
+
+    def failing(bucket: Bucket, key: str, path: Path) -> str:
+        if ".info" in key:
+            raise Failed("killed")
+        return download(bucket, key, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "download", failing)
+        with pytest.raises(Failed, match="killed"):
+            recovery.fetch_all(new, log)
+    recovery.fetch_all(new, log)
+    assert len(aside(new)) == 1
+    assert tree(new.directory / "pgbackrest") == tree(here.directory / "pgbackrest")
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [(NOW + DAY, "1 physical backups that the bucket does not"), (NOW, "not what the bucket")],
+)
+def test_backups_that_are_here_are_never_moved(
+    fresh: tuple[Config, list[Manifest]], log: Log, moment: datetime, message: str
+) -> None:
+    new, _ = fresh
+    put(new.directory / f"pgbackrest/backup/stack/{builders.label(moment)}/backup.manifest", "x")
+    before = tree(new.directory)
+    with pytest.raises(Failed, match=message):
+        recovery.fetch_all(new, log)
+    assert tree(new.directory) == before and not aside(new)
