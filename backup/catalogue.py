@@ -138,7 +138,7 @@ def _verify(config: Config, log: Log) -> None:
             (redis.verify if kind == "redis" else postgres.verify)(config, manifest)
             if manifest.kind == "full":
                 postgres.verify_chain(config, manifest)
-        except Failed as failure:
+        except (Failed, OSError) as failure:
             log.line(f"FAILED: {failure}")
             bad.append(str(failure))
             continue
@@ -146,7 +146,7 @@ def _verify(config: Config, log: Log) -> None:
     if config.postgres is not None:
         try:
             repository.verify(config)
-        except Failed as failure:
+        except (Failed, OSError) as failure:
             bad.append(str(failure))
     if bad:
         raise Failed(f"{len(bad)} of the checks failed: {'; '.join(bad)}")

@@ -10,6 +10,7 @@ from tasks.core.remote import Probe
 from tasks.core.services import Service
 
 HOME = "/etc/datatier/pgbackrest"
+TRUSTED = f"{HOME}/trusted.pem"
 CONFIG = "/etc/pgbackrest.conf"
 PORT = 8432
 ROLE = "datatier_backup"
@@ -23,9 +24,9 @@ def backup_host(everything: Estate) -> Node | None:
 
 
 def is_remote(node: Node) -> bool:
-    """Whether the repository and PostgreSQL are on different hosts."""
-    keeper = backup_host(node.estate)
-    return keeper is not None and "postgres" not in keeper.host.groups
+    """Whether there is a repository, and PostgreSQL is on another host."""
+    keeper, servers = backup_host(node.estate), node.estate.in_group("postgres")
+    return keeper is not None and bool(servers) and keeper not in servers
 
 
 def stanza(node: Node) -> str:
@@ -90,6 +91,16 @@ def certificate_probe() -> Probe[str]:
     return Probe(f"cat {HOME}/certificate.pem 2>/dev/null || true", "\n".join)
 
 
+def trusted(node: Node, component: str, other: Node, others: str) -> str:
+    """The certificate that a host should trust: the other's, or what it trusts already.
+
+    While the other host cannot be reached nothing changes here.
+    """
+    if other in node.estate.active:
+        return str(other.read(others)["certificate"])
+    return str(node.read(component)["files"][TRUSTED].content.decode().rstrip())
+
+
 def make_key(node: Node, certificate: str) -> Change | None:
     """The key and certificate of a host, made once."""
     if not is_remote(node) or certificate:
@@ -105,13 +116,13 @@ def tls(node: Node, other: Node, certificate: str) -> tuple[dict[str, str | int]
     options: dict[str, str | int] = {
         "tls-server-address": node.address,
         "tls-server-port": PORT,
-        "tls-server-ca-file": f"{HOME}/trusted.pem",
+        "tls-server-ca-file": TRUSTED,
         "tls-server-cert-file": f"{HOME}/certificate.pem",
         "tls-server-key-file": f"{HOME}/key.pem",
         "tls-server-auth": f"{other.address}={stanza(node)}",
     }
-    trusted = File(f"{HOME}/trusted.pem", f"{certificate}\n", group="postgres", mode="640")
-    return options, [Directory(HOME, mode="750", group="postgres"), trusted]
+    accepted = File(TRUSTED, f"{certificate}\n", group="postgres", mode="640")
+    return options, [Directory(HOME, mode="750", group="postgres"), accepted]
 
 
 def peer(prefix: str, other: Node) -> dict[str, str | int]:
@@ -120,7 +131,7 @@ def peer(prefix: str, other: Node) -> dict[str, str | int]:
         f"{prefix}-host": other.address,
         f"{prefix}-host-type": "tls",
         f"{prefix}-host-port": PORT,
-        f"{prefix}-host-ca-file": f"{HOME}/trusted.pem",
+        f"{prefix}-host-ca-file": TRUSTED,
         f"{prefix}-host-cert-file": f"{HOME}/certificate.pem",
         f"{prefix}-host-key-file": f"{HOME}/key.pem",
     }

@@ -117,7 +117,7 @@ def _rules(everything: Estate) -> list[Problem]:
         if not everything.having(PostgresSettings) and not everything.having(RedisSettings):
             message = "needs a host in group 'postgres' or 'redis'"
             problems.append(Problem(node.name, "group backup", message))
-        if archive.is_remote(node) and _server(node) is not None and node.is_loopback:
+        if archive.is_remote(node) and node.is_loopback:
             message = "should not be a loopback address: PostgreSQL's host cannot reach it"
             problems.append(Problem(node.name, "address", message))
         chosen = node.the(BackupSettings)
@@ -128,7 +128,7 @@ def _rules(everything: Estate) -> list[Problem]:
 
 
 def _listens(node: Node) -> list[Listener]:
-    if not _is_remote(node):
+    if not archive.is_remote(node):
         return []
     return [Listener(archive.PORT, "group backup", "pgbackrest", "pgbackrest.service")]
 
@@ -180,11 +180,6 @@ def _server(node: Node) -> Node | None:
     return servers[0] if servers else None
 
 
-def _is_remote(node: Node) -> bool:
-    """Whether there is a PostgreSQL that sends its WAL here from another host."""
-    return _server(node) is not None and archive.is_remote(node)
-
-
 def _probes(node: Node) -> dict[str, Probe[Any]]:
     return {
         "packages": packages.probe(_packages(node)),
@@ -226,7 +221,7 @@ def keys() -> None:
     One operation of both hosts: pyinfra then runs it before what follows on either of them.
     """
     node = here()
-    if _is_remote(node) and (group := _side(node)):
+    if archive.is_remote(node) and (group := _side(node)):
         converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
 
 
@@ -253,9 +248,9 @@ def _configuration(node: Node) -> Change | None:
 
 def _trusted(node: Node) -> str:
     server = _server(node)
-    if server is None or not archive.is_remote(node) or server not in node.estate.active:
+    if server is None or not archive.is_remote(node):
         return ""
-    return str(server.read("postgres")["certificate"])
+    return archive.trusted(node, "backup", server, "postgres")
 
 
 def _files(node: Node, certificate: str = "") -> list[Entry]:
@@ -493,7 +488,7 @@ def _services(node: Node) -> list[Service]:
         ready="grep -qsx cron /proc/[0-9]*/comm",
         reload=":",
     )
-    return [cron, archive.service(node)] if _is_remote(node) else [cron]
+    return [cron, archive.service(node)] if archive.is_remote(node) else [cron]
 
 
 def _activation(node: Node) -> Change | None:

@@ -432,9 +432,9 @@ def _configuration(node: Node) -> Change | None:
 
 def _trusted(node: Node) -> str:
     keeper = archive.backup_host(node.estate)
-    if keeper is None or not archive.is_remote(node) or keeper not in node.estate.active:
+    if keeper is None or not archive.is_remote(node):
         return ""
-    return str(keeper.read("backup")["certificate"])
+    return archive.trusted(node, "postgres", keeper, "backup")
 
 
 def clients(node: Node) -> list[dict[str, str]]:

@@ -147,6 +147,22 @@ def test_the_plain_sql_is_what_psql_reads(estate: Site, history: dict[str, Any])
     estate.sql("DROP DATABASE by_hand", "postgres")
 
 
+def test_while_one_host_is_away_the_other_goes_on_trusting_it(
+    estate: Site, history: dict[str, Any]
+) -> None:
+    if estate.keeper is estate.db:
+        pytest.skip("there is only one host")
+    estate.db.kill()
+    try:
+        run = estate.project.pyinfra("-y", "--json", "inventory.py", "deploy.py")
+        assert run.code == 1
+        assert {host for _, host in run.changed} == set()
+    finally:
+        estate.db.start()
+    assert estate.project.deploy().changed == set()
+    estate.done("postgres-backup.sh incremental")
+
+
 # --- One table, and only to look -----------------------------------------------------------------
 
 
