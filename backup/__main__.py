@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from backup import (
     retention,
     store,
 )
+from backup.arguments import parser
 from backup.config import Config
 from backup.job import BUSY, DONE, FAILED, WRONG_USE, Busy, Failed, Log, locked, log_of
 
@@ -108,6 +110,9 @@ def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     store.mirror_if_any(config, log)
 
 
+# Bytes; less free room than that is worth a word.
+_SCARCE = 64 << 20
+
 # They only look: what they find is for whom has asked.
 _READS = {"list", "status"}
 
@@ -128,53 +133,13 @@ _JOBS: dict[str, tuple[Job, str]] = {
 }
 
 
-_TABLE = "only this table: in its place if it is gone, else beside it in a schema restored_TIME"
-_TO_SCRATCH = "to a server of its own to look at; the live one is not touched"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="backup.sh",
-        description="Backups of PostgreSQL and Redis: made, checked, restored.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 75 another run holds the lock.",
-    )
-    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    kind = jobs.add_parser("postgres", help="back up PostgreSQL")
-    kind.add_argument("type", choices=["full", "incremental"])
-    jobs.add_parser("redis", help="back up Redis")
-    cleanup = jobs.add_parser("cleanup", help="remove what the retention rules no longer keep")
-    cleanup.add_argument("--dry-run", action="store_true", help="list it and remove nothing")
-    jobs.add_parser("health", help="check every service and the age of the backups")
-    into = jobs.add_parser("restore-postgres", help="restore a database")
-    what = into.add_mutually_exclusive_group(required=True)
-    what.add_argument("file", nargs="?", help="a *_full_*.sql.gz of the backup directory")
-    what.add_argument("--time", help="a moment, ISO 8601 with a zone: 2026-11-22T14:03:00+00:00")
-    what.add_argument("--incremental", metavar="NAME", help="an incremental backup, see list")
-    into.add_argument("--database", help="only this database (with --time or --incremental)")
-    how = into.add_mutually_exclusive_group()
-    how.add_argument("--table", metavar="SCHEMA.TABLE", help=_TABLE)
-    how.add_argument("--to-scratch", action="store_true", help=_TO_SCRATCH)
-    redis_file = jobs.add_parser("restore-redis", help="restore Redis over replication")
-    redis_file.add_argument("file", help="a redis_*.rdb.gz of the backup directory")
-    redis_file.add_argument("--address", default="", help="how the master reaches this host")
-    redis_file.add_argument("--port", type=int, default=0, help="where the master fetches the data")
-    jobs.add_parser("list", help="all backups and what is known of them")
-    told = jobs.add_parser("status", help="the newest of each kind, the checks, what is overdue")
-    told.add_argument("--brief", action="store_true", help="one line")
-    jobs.add_parser("verify", help="check every artifact and the repository")
-    jobs.add_parser("drill", help="restore the newest backups to a scratch server and compare")
-    jobs.add_parser("fetch", help="bring all backups back from the bucket to a new host")
-    jobs.add_parser("adopt", help="take a new cluster into the repository of a lost one")
-    return parser
-
-
 def _terminated(number: int, _frame: FrameType | None) -> None:
     raise Failed(f"stopped by signal {signal.Signals(number).name}")
 
 
 def main() -> int:
     """Runs one job; what went wrong is one line on standard error, in the log, and an alert."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     if os.geteuid() != 0:
         print("run this as root", file=sys.stderr)
         return WRONG_USE
@@ -224,6 +189,10 @@ def _run(config: Config, job: Job, lock: str, arguments: argparse.Namespace) -> 
 
 
 def _failed(config: Config, log: Log, name: str, message: str) -> int:
+    left = shutil.disk_usage(config.directory).free
+    if left < _SCARCE:
+        # Not everybody who cannot write says that it is for want of room.
+        message += f" ({config.directory} has {left >> 20} MB left)"
     log.line(f"FAILED: {message}")
     alert.failed(config, name, f"{message} (at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)", log)
     return FAILED

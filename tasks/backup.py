@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from backup import cron
+from backup.arguments import SCRIPTS
 from backup.config import JOBS
 from tasks import archive
 from tasks.core import files, packages, services
@@ -285,17 +286,6 @@ def _programme() -> list[Entry]:
     ]
 
 
-SCRIPTS = {
-    "postgres-backup.sh": "postgres",
-    "redis-backup.sh": "redis",
-    "cleanup-backups.sh": "cleanup",
-    "health-check.sh": "health",
-    "restore-postgres.sh": "restore-postgres",
-    "restore-redis.sh": "restore-redis",
-    "backup.sh": "",
-}
-
-
 def _scripts(chosen: BackupSettings) -> list[Entry]:
     return [
         Directory(chosen.scripts_dir),
@@ -305,7 +295,7 @@ def _scripts(chosen: BackupSettings) -> list[Entry]:
                 render("backup/script.sh.j2", words=f"backup {command}".strip()),
                 mode="755",
             )
-            for name, command in SCRIPTS.items()
+            for command, name in {**SCRIPTS, "": "backup.sh"}.items()
         ),
     ]
 

@@ -204,7 +204,7 @@ def test_a_full_disk_fails_the_backup_and_leaves_the_older_ones(
         said = estate.refused("postgres-backup.sh full")
     finally:
         estate.keeper.run("rm /backups/filler")
-    assert "No space left" in said, said
+    assert "MB left)" in said, said
     assert estate.visible() == before
     require_all_whole(estate, before)
     estate.done("postgres-backup.sh full")
