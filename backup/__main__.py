@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -189,13 +190,18 @@ def _run(config: Config, job: Job, lock: str, arguments: argparse.Namespace) -> 
 
 
 def _failed(config: Config, log: Log, name: str, message: str) -> int:
-    left = shutil.disk_usage(config.directory).free
-    if left < _SCARCE:
-        # Not everybody who cannot write says that it is for want of room.
-        message += f" ({config.directory} has {left >> 20} MB left)"
+    message += _scarcity(config)
     log.line(f"FAILED: {message}")
     alert.failed(config, name, f"{message} (at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)", log)
     return FAILED
+
+
+def _scarcity(config: Config) -> str:
+    """A word on the room that is left; not everybody who cannot write says that it is for that."""
+    with contextlib.suppress(OSError):
+        left = shutil.disk_usage(config.directory).free
+        return f" ({config.directory} has {left >> 20} MB left)" if left < _SCARCE else ""
+    return ""
 
 
 if __name__ == "__main__":
