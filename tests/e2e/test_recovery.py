@@ -182,7 +182,8 @@ def write(stack: Stack, *words: str) -> None:
 
 def archive(host: Host) -> None:
     """Ends the WAL segment and waits until it is in the repository."""
-    last = admin(host, "SELECT pg_walfile_name(pg_switch_wal())")
+    last = admin(host, "SELECT pg_walfile_name(pg_create_restore_point('story'))")
+    admin(host, "SELECT pg_switch_wal()")
 
     def archived() -> None:
         now = admin(host, "SELECT last_archived_wal FROM pg_stat_archiver")
@@ -415,12 +416,27 @@ def test_a_lost_data_directory_comes_back(alone: Stack) -> None:
     # What an earlier restore left behind is on another timeline.
     missed = script(host, f"restore-cluster.sh --yes --time '{moment}'")
     assert missed.returncode == 1 and "--timeline chooses another" in missed.stderr
-    succeeded(script(host, f"restore-cluster.sh --yes --timeline 2 --time '{moment}'"))
+    succeeded(script(host, f"restore-cluster.sh --yes --timeline 1 --time '{moment}'"))
     eventually(lambda: rows(alone), 20)
     assert rows(alone) == ["incremental", "moment"]
     succeeded(script(host, "postgres-backup.sh full"))
     kept = host.run(f"ls -d {DATA}.*_2*").stdout.split()
     assert len(kept) == 3 and all(host.run(f"ls {path}/PG_VERSION").stdout for path in kept)
+
+
+def test_an_interrupted_restore_is_repaired_by_the_next(alone: Stack) -> None:
+    """Killed in the middle of it, with a server left behind that recovers."""
+    host = alone.host
+    archive(host)
+    wanted = rows(alone)
+    host.run("cd / && setsid /scripts/restore-cluster.sh --yes >/dev/null 2>&1 &")
+    restoring = f"test -e {DATA}.restoring -a -e {DATA}/postmaster.pid"
+    eventually(lambda: said(host.run(restoring, check=False)), 30)
+    host.run("kill -9 $(pgrep -f [r]estore-cluster.sh)")
+    assert script(host, "restore-cluster.sh").returncode == 2
+    succeeded(script(host, "restore-cluster.sh --yes"))
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == wanted
 
 
 def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
@@ -437,19 +453,3 @@ def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
     gap = script(host, "restore-cluster.sh --yes")
     assert gap.returncode == 1 and "the archive goes on to" in gap.stderr
     assert said(host.run("systemctl is-active postgresql@17-main || true")) != "active"
-
-
-def test_an_interrupted_restore_is_repaired_by_the_next(alone: Stack) -> None:
-    """Killed in the middle of it, with a server left behind that recovers."""
-    host = alone.host
-    succeeded(script(host, "restore-cluster.sh --yes --timeline 1"))
-    eventually(lambda: rows(alone), 20)
-    wanted = rows(alone)
-    host.run("cd / && setsid /scripts/restore-cluster.sh --yes --timeline 1 >/dev/null 2>&1 &")
-    restoring = f"test -e {DATA}.restoring -a -e {DATA}/postmaster.pid"
-    eventually(lambda: said(host.run(restoring, check=False)), 30)
-    host.run("kill -9 $(pgrep -f [r]estore-cluster.sh)")
-    assert script(host, "restore-cluster.sh").returncode == 2
-    succeeded(script(host, "restore-cluster.sh --yes --timeline 1"))
-    eventually(lambda: rows(alone), 20)
-    assert rows(alone) == wanted

@@ -13,7 +13,7 @@ stanza=psscript
 log=$data.restore.log
 marker=$data.restoring
 stamp=$(date -u +%Y%m%d_%H%M%S)
-aside=
+aside='' socket=''
 
 usage() {
   cat <<END
@@ -36,6 +36,7 @@ say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2; }
 wrong() { echo "restore-cluster.sh: $*" >&2; exit 2; }
 fail() {
   say "FAILED: $*"
+  [ -z "$socket" ] || { signal_servers QUIT; rm -rf "$socket"; }
   [ -z "$aside" ] || say "the data directory as it was is $aside"
   exit 1
 }
@@ -101,23 +102,25 @@ trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 
 # --- What there is -------------------------------------------------------------------------------
 
-# Lines of "backup LABEL STOP SIZE", "archive LAST-SEGMENT" and "cluster SYSTEM-IDENTIFIER".
+# Lines of "backup LABEL STOP SIZE TIMELINE", "archive LAST-SEGMENT" and "cluster SYSTEM-IDENTIFIER".
 describe() {
   perl -MJSON::PP -e '
     my ($stanza) = @{decode_json(join "", <STDIN>)} or die "no stanza\n";
     die "$stanza->{status}{message}\n" if $stanza->{status}{code};
     print "cluster $_->{\"system-id\"}\n" for @{$stanza->{db}};
     print "archive $_->{max}\n" for grep { $_->{max} } @{$stanza->{archive}};
-    print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size}\n"
-      for grep { !$_->{error} } @{$stanza->{backup}};
+    print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size} ",
+      hex(substr($_->{archive}{stop}, 0, 8)), "\n" for grep { !$_->{error} } @{$stanza->{backup}};
   ' 2>&1
 }
 said=$(repository --log-level-stderr=error info --output=json 2>&1) ||
   fail "the repository does not answer: $(echo "$said" | head -n 1)"
 known=$(echo "$said" | describe) || fail "the repository has nothing to restore: $known"
-set -- $(echo "$known" | awk -v before="$before" \
-  '$1 == "backup" && (before == "" || $3 < before) { line = $2 " " $4 } END { print line }')
-[ $# = 2 ] || fail "no backup in the repository ended before $(instant "$before")"
+set -- $(echo "$known" | awk -v before="${before:-$(date +%s)0}" -v timeline="$timeline" '
+  $1 == "backup" && $3 < before && (timeline == "latest" || $5 <= timeline) { line = $2 " " $4 }
+  END { print line }')
+[ $# = 2 ] || fail "the repository has no backup${before:+ that ended before $(instant "$before")}" \
+  "(timeline $timeline)"
 label=$1 size=$2
 cluster=$(echo "$known" | awk '$1 == "cluster" { id = $2 } END { print id }')
 archived=$(echo "$known" | awk '$1 == "archive" { last = $2 } END { print last }')
@@ -128,6 +131,10 @@ case $kind in
     options="--type=name --target-action=promote" ;;
   *) goal="the end of the archive, timeline $timeline" options="--type=default" ;;
 esac
+
+# The first timeline has no history, and pgBackRest looks for one.
+follow=$timeline
+[ "$timeline" != 1 ] || follow=current
 
 room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
 needed=$((size + 268435456))
@@ -150,7 +157,7 @@ say "restoring $label to $goal"
 
 servers() {
   for p in /proc/[0-9]*; do
-    case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null) " in
+    case "$(cat "$p/cmdline" 2>/dev/null | tr '\0' ' ') " in
       */postgres\ -D\ $data\ *) [ ! "$p/root" -ef / ] || echo "${p#/proc/}" ;;
     esac
   done
@@ -161,7 +168,9 @@ signal_servers() { for p in $(servers); do kill -s "$1" "$p" 2>/dev/null || true
 flush() {
   mine=$("$bin/pg_controldata" "$data" 2>/dev/null | sed -n 's/^Database system identifier: *//p')
   [ "$mine" = "$cluster" ] || return 0
-  last=$(psql_live 'SELECT pg_walfile_name(pg_switch_wal())' 2>/dev/null) || return 0
+  # Without a record of its own the switch would do nothing, and name a segment not yet begun.
+  last=$(psql_live "SELECT pg_walfile_name(pg_create_restore_point('before_restore_$stamp'))" \
+    2>/dev/null) && psql_live 'SELECT pg_switch_wal()' >/dev/null || return 0
   for _ in $(seq 60); do
     done=$(psql_live "SELECT last_archived_wal >= '$last' FROM pg_stat_archiver") || return 0
     [ "$done" != t ] || { say "the running server's WAL is archived"; return 0; }
@@ -191,7 +200,7 @@ fi
 install -d -m 700 -o postgres -g postgres "$data"
 echo "$stamp" >"$marker"
 as_postgres pgbackrest --stanza="$stanza" --set="$label" $options ${target:+"--target=$target"} \
-  --target-timeline="$timeline" --process-max=2 restore 9>&- ||
+  --target-timeline="$follow" --process-max=2 restore 9>&- ||
   fail "pgBackRest could not restore $label"
 say "$label is restored"
 
@@ -200,19 +209,26 @@ say "$label is restored"
 socket=$(mktemp -d /run/datatier-restore.XXXXXX)
 chown postgres: "$socket"
 install -m 640 -o postgres -g adm /dev/null "$log"
-ask() { as_postgres psql -XAtqw -h "$socket" -p 5432 -d postgres -c "$1"; }
-if ! as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" -o "
-    -c config_file=$config -c hot_standby=off -c listen_addresses='' -c port=5432
-    -c unix_socket_directories=$socket -c external_pid_file='' -c logging_collector=off
-    -c log_destination=stderr" >/dev/null 2>&1 9>&-; then
-  signal_servers QUIT
-  why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | tail -n 1)
+query() { as_postgres psql -XAtqw -h "$socket" -p 5432 -d postgres -c "$1"; }
+ask() { query "$1" || fail "PostgreSQL does not answer: $1"; }
+recovery_failed() {
+  why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | grep -v 'not accepting connections' | tail -n 1)
   case $why in
     *'before configured recovery target'*)
       why="$why: the WAL does not reach it on timeline $timeline (--timeline chooses another)" ;;
   esac
   fail "recovery: ${why:-see $log}"
-fi
+}
+
+set -- config_file="$config" hot_standby=off listen_addresses="''" port=5432 \
+  unix_socket_directories="$socket" external_pid_file="$socket/pid" \
+  logging_collector=off log_destination=stderr
+as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" \
+  -o "$(printf -- '-c %s ' "$@")" >/dev/null 2>&1 9>&- || recovery_failed
+until query 'SELECT 1' >/dev/null 2>&1; do
+  [ -n "$(servers)" ] || recovery_failed
+  sleep 0.5
+done
 now=$(ask 'SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)')
 end=$(ask "SELECT pg_read_file('pg_wal/$now.history')" | grep . | tail -n 1)
 parent=$(echo "$end" | cut -f 1) lsn=$(echo "$end" | cut -f 2) reason=$(echo "$end" | cut -f 3)
@@ -231,6 +247,7 @@ for parameter in restore_command recovery_target_name recovery_target_time \
 done
 as_postgres "$bin/pg_ctl" stop -s -w -t 3600 -m fast -D "$data"
 rm -rf "$socket"
+socket=''
 [ -z "${missed-}" ] || fail "recovery ended at $lsn ($reason), not at $goal: ${missed#yes};" \
   "PostgreSQL is stopped"
 rm -f "$marker"
