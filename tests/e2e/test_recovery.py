@@ -1,4 +1,4 @@
-"""Story: hosts are lost for good, or a data directory is, and everything comes back from S3."""
+"""Story: hosts are lost for good, and everything comes back on new ones, from S3 or a dump."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.e2e.project import EMBEDDED, Project, embedded
-from tests.e2e.proof import Done, Stack, admin, said
+from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
+from tests.e2e.project import EMBEDDED, Project
+from tests.e2e.proof import Done, Stack
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
 pytestmark = pytest.mark.xdist_group("recovery")
 
 BUCKET = "offsite"
-# Nothing runs but what the story tells.
-SCHEDULES = {
-    f"backup_schedule_{job}": "0 0 1 1 *"
-    for job in ("full", "incremental", "redis", "cleanup", "health", "verify", "drill")
-}
 TOLD = "/var/log/told"
 
 
@@ -161,36 +157,6 @@ class Site:
         return {f"{'redis' if m['kind'] == 'redis' else 'postgres'}/{m['name']}": m for m in found}
 
 
-def script(host: Host, command: str) -> Done:
-    return host.run(f"/scripts/{command}", check=False, timeout=300)
-
-
-def succeeded(done: Done) -> Done:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def rows(stack: Stack) -> list[str]:
-    """What the application sees, through the pooler."""
-    return stack.sql("SELECT word FROM notes ORDER BY id").splitlines()
-
-
-def write(stack: Stack, *words: str) -> None:
-    values = ", ".join(f"('{word}')" for word in words)
-    stack.sql(f"INSERT INTO notes (word) VALUES {values}")
-
-
-def archive(host: Host) -> None:
-    """Ends the WAL segment and waits until it is in the repository."""
-    last = admin(host, "SELECT pg_walfile_name(pg_switch_wal())")
-
-    def archived() -> None:
-        now = admin(host, "SELECT last_archived_wal FROM pg_stat_archiver")
-        assert now[8:24] >= last[8:], now
-
-    eventually(archived, 30)
-
-
 def keys(stack: Stack) -> dict[str, str]:
     """Every key of the master and its value."""
     names = stack.redis(6379, "KEYS", "*").split()
@@ -210,7 +176,7 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
     (project.directory / ".env").chmod(0o600)
     project.settings(
         {
-            **SCHEDULES,
+            **NO_SCHEDULES,
             "backup_s3_bucket": BUCKET,
             "backup_s3_endpoint": store.endpoint,
             "backup_s3_prefix": "estate",
@@ -360,96 +326,3 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     assert site.deploy() == set()
     site.db.remove()
     site.keeper.remove()
-
-
-# --- (d) The data directory is lost --------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def alone(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    """Everything on one host, with a full backup, rows, an incremental, rows, a moment, rows."""
-    host = lab.host("alone", "debian13")
-    project = Project(tmp_path_factory.mktemp("alone"))
-    project.settings(SCHEDULES)
-    project.inventory(embedded("alone", host))
-    project.deploy()
-    stack = Stack(host, project.secrets)
-    stack.sql("CREATE TABLE notes (id serial PRIMARY KEY, word text)")
-    succeeded(script(host, "postgres-backup.sh full"))
-    write(stack, "incremental")
-    succeeded(script(host, "postgres-backup.sh incremental"))
-    write(stack, "moment")
-    return stack
-
-
-DATA = "/var/lib/postgresql/17/main"
-
-
-def test_a_lost_data_directory_comes_back(alone: Stack) -> None:
-    """While the server runs, and with a client in it: to the moment, the point, and the end."""
-    host = alone.host
-    time.sleep(1)
-    moment = admin(host, "SELECT now()")
-    time.sleep(1)
-    write(alone, "end")
-    archive(host)
-    name = host.run("ls /backups/postgres | grep -o 'psscript_incremental_[0-9_]*'").stdout.strip()
-
-    # To the end, with nothing there any more; the others with the last one's cluster there.
-    host.run(f"rm -rf {DATA}")
-    done = succeeded(script(host, "restore-cluster.sh"))
-    assert "timeline 2" in done.stderr
-    eventually(lambda: rows(alone), 20)
-    assert rows(alone) == ["incremental", "moment", "end"]
-
-    succeeded(script(host, f"restore-cluster.sh --yes --time '{moment}'"))
-    eventually(lambda: rows(alone), 20)
-    assert rows(alone) == ["incremental", "moment"]
-
-    host.run(f"rm -rf {DATA}/*")
-    done = succeeded(script(host, f"restore-cluster.sh --incremental {name}"))
-    assert f'at restore point "{name.removeprefix("psscript_")}"' in done.stderr
-    eventually(lambda: rows(alone), 20)
-    assert rows(alone) == ["incremental"]
-
-    # What an earlier restore left behind is on another timeline.
-    missed = script(host, f"restore-cluster.sh --yes --time '{moment}'")
-    assert missed.returncode == 1 and "--timeline chooses another" in missed.stderr
-    succeeded(script(host, f"restore-cluster.sh --yes --timeline 2 --time '{moment}'"))
-    eventually(lambda: rows(alone), 20)
-    assert rows(alone) == ["incremental", "moment"]
-    succeeded(script(host, "postgres-backup.sh full"))
-    kept = host.run(f"ls -d {DATA}.*_2*").stdout.split()
-    assert len(kept) == 3 and all(host.run(f"ls {path}/PG_VERSION").stdout for path in kept)
-
-
-def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
-    """Recovery would end there without a word."""
-    host = alone.host
-    write(alone, "before the gap")
-    archive(host)
-    last = admin(host, "SELECT pg_walfile_name(pg_current_wal_lsn())")
-    write(alone, "in the gap")
-    archive(host)
-    write(alone, "after the gap")
-    archive(host)
-    host.run(f"rm /backups/pgbackrest/archive/psscript/17-1/*/{last}-*")
-    gap = script(host, "restore-cluster.sh --yes")
-    assert gap.returncode == 1 and "the archive goes on to" in gap.stderr
-    assert said(host.run("systemctl is-active postgresql@17-main || true")) != "active"
-
-
-def test_an_interrupted_restore_is_repaired_by_the_next(alone: Stack) -> None:
-    """Killed in the middle of it, with a server left behind that recovers."""
-    host = alone.host
-    succeeded(script(host, "restore-cluster.sh --yes --timeline 1"))
-    eventually(lambda: rows(alone), 20)
-    wanted = rows(alone)
-    host.run("cd / && setsid /scripts/restore-cluster.sh --yes --timeline 1 >/dev/null 2>&1 &")
-    restoring = f"test -e {DATA}.restoring -a -e {DATA}/postmaster.pid"
-    eventually(lambda: said(host.run(restoring, check=False)), 30)
-    host.run("kill -9 $(pgrep -f [r]estore-cluster.sh)")
-    assert script(host, "restore-cluster.sh").returncode == 2
-    succeeded(script(host, "restore-cluster.sh --yes --timeline 1"))
-    eventually(lambda: rows(alone), 20)
-    assert rows(alone) == wanted

@@ -13,7 +13,11 @@ from tests.unit.test_templates import entries, shape
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    (node,) = (n for n in shape("cluster", tmp_path).nodes if n.name == "db1")
+    return rendered(tmp_path, "cluster", "db1")
+
+
+def rendered(tmp_path: Path, name: str, host: str) -> Path:
+    (node,) = (n for n in shape(name, tmp_path).nodes if n.name == host)
     (content,) = (
         entry.content
         for entry in entries(node)
@@ -63,5 +67,6 @@ def test_wrong_use(script: Path, arguments: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_shell_reads_it(script: Path) -> None:
-    subprocess.run(["sh", "-n", script], check=True)
+@pytest.mark.parametrize(("name", "host"), [("cluster", "db1"), ("embedded", "@local")])
+def test_shell_reads_it(tmp_path: Path, name: str, host: str) -> None:
+    subprocess.run(["sh", "-n", rendered(tmp_path, name, host)], check=True)

@@ -111,23 +111,25 @@ trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 
 # --- What there is -------------------------------------------------------------------------------
 
-# Lines of "backup LABEL STOP SIZE", "archive LAST-SEGMENT" and "cluster SYSTEM-IDENTIFIER".
+# Lines of "backup LABEL STOP SIZE TIMELINE", "archive LAST-SEGMENT" and "cluster SYSTEM-IDENTIFIER".
 describe() {
   perl -MJSON::PP -e '
     my ($stanza) = @{decode_json(join "", <STDIN>)} or die "no stanza\n";
     die "$stanza->{status}{message}\n" if $stanza->{status}{code};
     print "cluster $_->{\"system-id\"}\n" for @{$stanza->{db}};
     print "archive $_->{max}\n" for grep { $_->{max} } @{$stanza->{archive}};
-    print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size}\n"
-      for grep { !$_->{error} } @{$stanza->{backup}};
+    print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size} ",
+      hex(substr($_->{archive}{stop}, 0, 8)), "\n" for grep { !$_->{error} } @{$stanza->{backup}};
   ' 2>&1
 }
 said=$(repository --log-level-stderr=error info --output=json 2>&1) ||
   fail "the repository does not answer: $(echo "$said" | head -n 1)"
 known=$(echo "$said" | describe) || fail "the repository has nothing to restore: $known"
-set -- $(echo "$known" | awk -v before="$before" \
-  '$1 == "backup" && (before == "" || $3 < before) { line = $2 " " $4 } END { print line }')
-[ $# = 2 ] || fail "no backup in the repository ended before $(instant "$before")"
+set -- $(echo "$known" | awk -v before="${before:-$(date +%s)0}" -v timeline="$timeline" '
+  $1 == "backup" && $3 < before && (timeline == "latest" || $5 <= timeline) { line = $2 " " $4 }
+  END { print line }')
+[ $# = 2 ] || fail "the repository has no backup${before:+ that ended before $(instant "$before")}" \
+  "(timeline $timeline)"
 label=$1 size=$2
 cluster=$(echo "$known" | awk '$1 == "cluster" { id = $2 } END { print id }')
 archived=$(echo "$known" | awk '$1 == "archive" { last = $2 } END { print last }')
@@ -138,6 +140,10 @@ case $kind in
     options="--type=name --target-action=promote" ;;
   *) goal="the end of the archive, timeline $timeline" options="--type=default" ;;
 esac
+
+# The first timeline has no history, and pgBackRest looks for one.
+follow=$timeline
+[ "$timeline" != 1 ] || follow=current
 
 room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
 needed=$((size + 268435456))
@@ -171,7 +177,9 @@ signal_servers() { for p in $(servers); do kill -s "$1" "$p" 2>/dev/null || true
 flush() {
   mine=$("$bin/pg_controldata" "$data" 2>/dev/null | sed -n 's/^Database system identifier: *//p')
   [ "$mine" = "$cluster" ] || return 0
-  last=$(psql_live 'SELECT pg_walfile_name(pg_switch_wal())' 2>/dev/null) || return 0
+  # Without a record of its own the switch would do nothing, and name a segment not yet begun.
+  last=$(psql_live "SELECT pg_walfile_name(pg_create_restore_point('before_restore_$stamp'))" \
+    2>/dev/null) && psql_live 'SELECT pg_switch_wal()' >/dev/null || return 0
   for _ in $(seq 60); do
     done=$(psql_live "SELECT last_archived_wal >= '$last' FROM pg_stat_archiver") || return 0
     [ "$done" != t ] || { say "the running server's WAL is archived"; return 0; }
@@ -201,7 +209,7 @@ fi
 install -d -m 700 -o postgres -g postgres "$data"
 echo "$stamp" >"$marker"
 as_postgres pgbackrest --stanza="$stanza" --set="$label" $options ${target:+"--target=$target"} \
-  --target-timeline="$timeline" --process-max=2 restore 9>&- ||
+  --target-timeline="$follow" --process-max=2 restore 9>&- ||
   fail "pgBackRest could not restore $label"
 say "$label is restored"
 
