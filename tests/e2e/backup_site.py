@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,8 +103,3 @@ def site(
     project.settings({**(settings or {}), "postgres_databases": DATABASES})
     project.deploy()
     return Site(project, db, keeper)
-
-
-def quoted(text: str) -> str:
-    """A word for a shell."""
-    return shlex.quote(text)

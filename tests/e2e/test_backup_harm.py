@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.backup_site import Site, quoted, site
+from tests.e2e.backup_site import Site, site
 from tests.e2e.project import Project
 from tests.e2e.wait import eventually
 from tests.lab import Lab
@@ -60,7 +61,7 @@ def state(estate: Site) -> tuple[Any, ...]:
 def run_cases(estate: Site, names: dict[str, str]) -> list[dict[str, Any]]:
     """Damages one thing after the other on the host, and tries to restore it each time."""
     script = (Path(__file__).parent / "corrupt.py").read_text()
-    words = quoted(json.dumps(names))
+    words = shlex.quote(json.dumps(names))
     done = estate.keeper.run(f"python3 - {words}", stdin=script, timeout=900)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.e2e.backup_site import Site, quoted, site
+from tests.e2e.backup_site import Site, site
 from tests.e2e.project import Project
 from tests.e2e.wait import eventually
 from tests.lab import Lab
@@ -73,7 +74,7 @@ def test_every_point_comes_back_exactly(estate: Site, history: dict[str, Any], p
     what = {
         "first": f"--incremental {first} --database psscript",
         "last": f"--incremental {last} --database psscript",
-        "moment": f"--time {quoted(history['second'])} --database psscript",
+        "moment": f"--time {shlex.quote(history['second'])} --database psscript",
         "full": f"/backups/postgres/{full}",
     }
     before, shop = estate.rows(), estate.sql("SELECT oid FROM pg_database WHERE datname = 'shop'")
