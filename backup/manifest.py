@@ -60,6 +60,21 @@ class Manifest:
         """The artifact."""
         return directory / self.name
 
+    def require_whole(self, directory: Path) -> Path:
+        """The artifact, if it is what this manifest says.
+
+        Raises:
+            Failed: it is missing, or has another size or content.
+        """
+        path = self.path(directory)
+        if not path.is_file() or path.is_symlink():
+            raise Failed(f"{self.name}: the file is missing")
+        if path.stat().st_size != self.bytes:
+            raise Failed(f"{self.name}: {path.stat().st_size} bytes, not {self.bytes}")
+        if digest(path) != self.sha256:
+            raise Failed(f"{self.name}: sha256 differs from the manifest's")
+        return path
+
     def beside(self, directory: Path) -> Path:
         """This manifest's own file."""
         return directory / f"{self.name}{SUFFIX}"

@@ -350,13 +350,7 @@ def verify(config: Config, manifest: Manifest) -> None:
     if manifest.kind == "incremental":
         verify_chain(config, manifest)
         return
-    path = manifest.path(config.artifacts("postgres"))
-    if not path.is_file() or path.is_symlink():
-        raise Failed(f"{manifest.name}: the file is missing")
-    if path.stat().st_size != manifest.bytes:
-        raise Failed(f"{manifest.name}: {path.stat().st_size} bytes, not {manifest.bytes}")
-    if digest(path) != manifest.sha256:
-        raise Failed(f"{manifest.name}: sha256 differs from the manifest's")
+    path = manifest.require_whole(config.artifacts("postgres"))
     _read_whole(config, manifest.kind, path)
 
 

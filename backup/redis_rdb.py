@@ -19,7 +19,7 @@ from pathlib import Path
 from backup import crypt
 from backup.config import Config
 from backup.job import Failed, run
-from backup.manifest import SUFFIX, Manifest, digest
+from backup.manifest import SUFFIX, Manifest
 
 NAME = re.compile(r"redis_\d{8}_\d{6}\.rdb\.gz(\.gpg)?")
 
@@ -217,14 +217,7 @@ def validate(config: Config, manifest: Manifest, raw: Path) -> Rdb:
     beside = Manifest.read(manifest.beside(directory))
     if beside.kind != "redis" or _artifact(beside) != _artifact(manifest):
         raise Failed(f"{manifest.name}: the manifest beside it is of another backup")
-    path = manifest.path(directory)
-    if not path.is_file() or path.is_symlink():
-        raise Failed(f"{manifest.name}: the file is missing")
-    if path.stat().st_size != manifest.bytes:
-        raise Failed(f"{manifest.name}: {path.stat().st_size} bytes, not {manifest.bytes}")
-    if digest(path) != manifest.sha256:
-        raise Failed(f"{manifest.name}: sha256 differs from the manifest's")
-    _extract(config, path, raw)
+    _extract(config, manifest.require_whole(directory), raw)
     found = inspect(raw)
     if found.keys != manifest.facts.get("keys"):
         wanted = manifest.facts.get("keys")
