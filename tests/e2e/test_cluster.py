@@ -30,7 +30,7 @@ CANARIES = {
 }
 TASKS = [
     f"tasks.{component}.{verb}"
-    for component in ("postgres", "pgbouncer", "redis", "sentinel")
+    for component in ("postgres", "pgbouncer", "redis", "sentinel", "backup")
     for verb in ("deploy", "install", "configure", "activate")
 ] + ["tasks.health.verify"]
 # An order that nobody thought of, the same in every run of the tests.
