@@ -12,12 +12,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from backup import (
     alert,
     catalogue,
     drill,
     health,
+    outcome,
     postgres,
     recovery,
     redis,
@@ -28,9 +30,9 @@ from backup import (
 )
 from backup.arguments import parser
 from backup.config import Config
-from backup.job import BUSY, DONE, FAILED, WRONG_USE, Busy, Failed, Log, locked, log_of
+from backup.job import BUSY, DONE, FAILED, WRONG_USE, Busy, Failed, Log, locked, log_of, waited
 
-Job = Callable[[Config, argparse.Namespace, Log], None]
+Work = Callable[[Config, argparse.Namespace, Log], None]
 
 
 def _postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
@@ -39,24 +41,31 @@ def _postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
         postgres.full(config, log)
     else:
         postgres.incremental(config, log)
-    store.mirror_if_any(config, log)
 
 
 def _redis(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     redis.snapshot(config, log)
-    store.mirror_if_any(config, log)
 
 
 def _cleanup(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    decision = retention.clean_up(config, log, dry_run=arguments.dry_run)
-    if arguments.dry_run:
-        return
-    if config.postgres is not None:
+    # A backup that takes long must not keep the disk from being cleaned up for good.
+    with contextlib.nullcontext() if arguments.dry_run else waited("postgres"):
+        decision = retention.clean_up(config, log, dry_run=arguments.dry_run)
+        if arguments.dry_run or outcome.distrust(config) or config.postgres is None:
+            return
         with log.step("expiry in the repository"):
             repository.expire(config, retention.labels_to_keep(decision))
-    if store.mirror_if_any(config, log):
-        with locked("mirror"):
-            store.prune(config, log)
+
+
+def _copy(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
+    store.mirror_if_any(config, log)
+
+
+def _copy_and_prune(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    if arguments.dry_run or not store.mirror_if_any(config, log) or outcome.distrust(config):
+        return
+    with locked("mirror"):
+        store.prune(config, log)
 
 
 def _health(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
@@ -108,7 +117,6 @@ def _fetch(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     recovery.adopt(config, log)
-    store.mirror_if_any(config, log)
 
 
 # Bytes; less free room than that is worth a word.
@@ -117,20 +125,29 @@ _SCARCE = 64 << 20
 # They only look: what they find is for whom has asked.
 _READS = {"list", "status"}
 
-# What runs, and the lock that it holds: jobs that write the same things share one.
-_JOBS: dict[str, tuple[Job, str]] = {
-    "postgres": (_postgres, "postgres"),
-    "redis": (_redis, "redis"),
-    "cleanup": (_cleanup, "postgres"),
-    "health": (_health, "health"),
-    "restore-postgres": (_restore_postgres, "postgres"),
-    "restore-redis": (_restore_redis, "redis"),
-    "list": (_list, ""),
-    "status": (_status, ""),
-    "verify": (_verify, "verify"),
-    "drill": (_drill, "drill"),
-    "fetch": (_fetch, "postgres"),
-    "adopt": (_adopt, "postgres"),
+
+class _Job(NamedTuple):
+    """What runs, the lock that it holds (jobs that write the same share one), and what follows."""
+
+    run: Work
+    lock: str = ""
+    then: Work | None = None
+
+
+# S3 may be slow: what is copied there is copied when the next backup may begin.
+_JOBS = {
+    "postgres": _Job(_postgres, "postgres", _copy),
+    "redis": _Job(_redis, "redis", _copy),
+    "cleanup": _Job(_cleanup, "cleanup", _copy_and_prune),
+    "health": _Job(_health, "health"),
+    "restore-postgres": _Job(_restore_postgres, "postgres"),
+    "restore-redis": _Job(_restore_redis, "redis"),
+    "list": _Job(_list),
+    "status": _Job(_status),
+    "verify": _Job(_verify, "verify"),
+    "drill": _Job(_drill, "drill"),
+    "fetch": _Job(_fetch, "postgres"),
+    "adopt": _Job(_adopt, "postgres", _copy),
 }
 
 
@@ -152,32 +169,34 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     os.umask(0o077)
-    job, lock = _JOBS[arguments.job]
+    job = _JOBS[arguments.job]
     if arguments.job in _READS:
         return _look(config, job, arguments)
     # It runs as long as somebody looks at it: backups must not wait for that.
-    lock = "" if getattr(arguments, "to_scratch", False) else lock
-    return _run(config, job, lock, arguments)
+    return _run(config, job._replace(lock="") if _is_look(arguments) else job, arguments)
 
 
-def _look(config: Config, job: Job, arguments: argparse.Namespace) -> int:
+def _is_look(arguments: argparse.Namespace) -> bool:
+    return bool(getattr(arguments, "to_scratch", False))
+
+
+def _look(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     try:
-        job(config, arguments, log_of(config, arguments.job))
+        job.run(config, arguments, log_of(config, arguments.job))
     except Failed as failure:
         print(failure, file=sys.stderr)
         return FAILED
     return DONE
 
 
-def _run(config: Config, job: Job, lock: str, arguments: argparse.Namespace) -> int:
+def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     name = " ".join(filter(None, [arguments.job, getattr(arguments, "type", None)]))
     log = log_of(config, name)
     try:
-        if not lock:
-            job(config, arguments, log)
-            return DONE
-        with locked(lock):
-            job(config, arguments, log)
+        with locked(job.lock) if job.lock else contextlib.nullcontext():
+            job.run(config, arguments, log)
+        if job.then:
+            job.then(config, arguments, log)
     except Busy as busy:
         log.line(str(busy))
         return BUSY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backup import alert, outcome, postgres, redis, repository
@@ -87,7 +87,9 @@ def overdue(config: Config) -> list[alert.Overdue]:
 def _late(config: Config, check: str, now: datetime, first: datetime) -> alert.Overdue | None:
     schedule, result = config.schedules.get(check), outcome.last(config, check)
     last = datetime.fromisoformat(result["started"]) if result else first
-    if not schedule or now - last <= alert.allowed_age(schedule, now):
+    # One that takes long is not late while it runs.
+    took = datetime.fromisoformat(result["ended"]) - last if result else timedelta()
+    if not schedule or now - last <= alert.allowed_age(schedule, now - 2 * took) + 2 * took:
         return None
     when = f"last ran at {last:%Y-%m-%d %H:%M} UTC" if result else "has never run"
     return alert.Overdue(f"overdue: {check}", f"backup.sh {check} {when}; it is due '{schedule}'")

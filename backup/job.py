@@ -15,7 +15,8 @@ from pathlib import Path
 
 from backup.config import Config
 
-LOCKS = Path("/run/lock")
+# Not the world-writable /run/lock: whoever makes a lock file first could keep it.
+LOCKS = Path("/run/datatier")
 
 DONE, FAILED, WRONG_USE, BUSY = 0, 1, 2, 75
 
@@ -68,17 +69,26 @@ class Log:
         self.line(f"{name}: done in {time.monotonic() - start:.1f} s")
 
 
-@contextlib.contextmanager
-def locked(kind: str) -> Iterator[None]:
+def locked(kind: str) -> contextlib.AbstractContextManager[None]:
     """Holds the lock of a kind of job; the kernel releases it however the process ends.
 
     Raises:
         Busy: somebody else holds it.
     """
-    path = LOCKS / f"datatier-backup-{kind}.lock"
-    with path.open("w") as file:
+    return _lock(kind, fcntl.LOCK_NB)
+
+
+def waited(kind: str) -> contextlib.AbstractContextManager[None]:
+    """The same, for a job that can wait until somebody else is done."""
+    return _lock(kind, 0)
+
+
+@contextlib.contextmanager
+def _lock(kind: str, how: int) -> Iterator[None]:
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
+    with (LOCKS / f"backup-{kind}.lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | how)
         except BlockingIOError:
             raise Busy(f"another {kind} job is running; this one does nothing") from None
         yield

@@ -26,6 +26,7 @@ def recorded(config: Config, check: str) -> Iterator[dict[str, Any]]:
         result |= {"outcome": "failed", "why": str(error) or type(error).__name__}
         raise
     finally:
+        result["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
         config.logs.mkdir(exist_ok=True)
         durably(config.logs / f"{check}.json", json.dumps(result, indent=2).encode() + b"\n")
 
@@ -34,7 +35,8 @@ def last(config: Config, check: str) -> dict[str, Any] | None:
     """What became of the last one; None if there was none, or nothing readable is left of it."""
     try:
         result = json.loads((config.logs / f"{check}.json").read_bytes())
-        datetime.fromisoformat(result["started"])
+        for key in ("started", "ended"):
+            datetime.fromisoformat(result[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return dict(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backup import alert
 from backup.config import Config
-from backup.job import Busy, Failed, Log, locked
+from backup.job import Busy, Log, locked
 from backup.store_bucket import Away
 from backup.store_fetch import fetch
 from backup.store_mirror import mirror
@@ -31,7 +31,7 @@ def mirror_if_any(config: Config, log: Log) -> bool:
     except Busy:
         log.line("another run is copying to S3; the next one copies what this one made")
         return False
-    except Failed as failure:
+    except Exception as failure:
         alert.failed(config, EVENT, f"{failure}; the backups are on this host only", log)
         return False
     alert.recovered(config, EVENT)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
-from tasks.core.remote import Probe
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe, Unreadable
 from tasks.core.services import Service
+from tasks.core.settings import Problem
 
 HOME = "/etc/datatier/pgbackrest"
 TRUSTED = f"{HOME}/trusted.pem"
@@ -32,6 +36,23 @@ def is_remote(node: Node) -> bool:
 def stanza(node: Node) -> str:
     """pgBackRest's name for the cluster."""
     return node.stack.stack_name
+
+
+def unusable(node: Node, extra: Mapping[str, object]) -> Iterator[Problem]:
+    """Parameters that PostgreSQL would not start with where WAL is archived."""
+    if backup_host(node.estate) is None:
+        return
+    if str(extra.get("wal_level", "")).lower() == "minimal":
+        message = "should not be minimal: WAL is archived for backups"
+        yield Problem(node.name, "postgres_extra/wal_level", message)
+    if extra.get("archive_library"):
+        message = "cannot be beside archive_command, which backups use"
+        yield Problem(node.name, "postgres_extra/archive_library", message)
+
+
+def listener() -> Listener:
+    """The port that the other host reaches."""
+    return Listener(PORT, "group backup", "pgbackrest", "pgbackrest.service")
 
 
 def parameters(node: Node) -> dict[str, str]:
@@ -77,28 +98,45 @@ def recovery(node: Node, server: Service, data: str, etc: str, port: int) -> lis
 # Each host makes its own key, which never leaves it, and trusts exactly the other's certificate.
 _MAKE = """
 install -d -m 750 -o root -g postgres {home}
-(umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7300 \\
+out=$(umask 077
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7300 \\
   -subj "/CN={address}" -addext "subjectAltName=DNS:{address},IP:{address}" \\
-  -keyout {home}/key.new -out {home}/certificate.new) 2>/dev/null
+  -keyout {home}/key.new -out {home}/certificate.new 2>&1) || {{
+  echo "openssl could not make a key: $(printf '%s\n' "$out" | tail -n 1)" >&2; exit 1; }}
 chown postgres:postgres {home}/key.new; chmod 600 {home}/key.new
 chmod 644 {home}/certificate.new
 mv {home}/key.new {home}/key.pem; mv {home}/certificate.new {home}/certificate.pem
 """
 
 
-def certificate_probe() -> Probe[str]:
-    """Reads this host's certificate; empty where there is none yet."""
-    return Probe(f"cat {HOME}/certificate.pem 2>/dev/null || true", "\n".join)
+# openssl says whether the certificate is of an address, but not by its exit code.
+_READ = """
+if [ -s {home}/key.pem ] && openssl x509 -in {home}/certificate.pem -noout -checkip {address} \\
+  2>/dev/null | grep -q 'does match'; then cat {home}/certificate.pem; fi
+"""
+
+
+def certificate_probe(node: Node) -> Probe[str]:
+    """Reads this host's certificate; empty where there is none for its address and key."""
+    return Probe(_READ.format(home=HOME, address=node.address), "\n".join)
 
 
 def trusted(node: Node, component: str, other: Node, others: str) -> str:
     """The certificate that a host should trust: the other's, or what it trusts already.
 
     While the other host cannot be reached nothing changes here.
+
+    Raises:
+        Unreadable: there is none, and it will not be made in this run.
     """
-    if other in node.estate.active:
-        return str(other.read(others)["certificate"])
-    return str(node.read(component)["files"][TRUSTED].content.decode().rstrip())
+    is_active = other in node.estate.active
+    if is_active:
+        found = str(other.read(others)["certificate"])
+    else:
+        found = str(node.read(component)["files"][TRUSTED].content.decode().rstrip())
+    if not found and (node.host.state.is_executing or not is_active):
+        raise Unreadable(f"{other.name} has no certificate yet: run deploy.py on both hosts")
+    return found
 
 
 def make_key(node: Node, certificate: str) -> Change | None:
@@ -157,5 +195,5 @@ def service(node: Node) -> Service:
         group="postgres",
         unit="pgbackrest.service",
         ready=f"pgbackrest server-ping --tls-server-port={PORT} {node.address} 2>/dev/null",
-        reload="killall -HUP pgbackrest 2>/dev/null || true",
+        reload=":",
     )

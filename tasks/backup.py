@@ -19,6 +19,7 @@ from tasks.core.change import Change, converge
 from tasks.core.estate import Component, Estate, Node, here, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
+from tasks.core.releases import RELEASES
 from tasks.core.remote import Probe, quoted
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
@@ -33,8 +34,34 @@ LIBRARY = "/usr/lib/datatier"
 CONFIG = "/etc/datatier/backup.json"
 SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
 
+# Owner and mode of the directory become ours, so it has to be one that is nobody else's.
+_SHARED = re.compile(
+    r"/(bin|boot|dev|etc|home|lib|lib64|media|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var"
+    r"|(var|usr)/[^/]+|var/lib/(postgresql|redis|datatier).*)"
+)
+
+
+def _own_directory(value: str) -> str:
+    if _SHARED.fullmatch(value):
+        raise wrong(f"should be a directory of its own, not {value!r}")
+    return value
+
+
 AbsolutePath = Annotated[
-    Line, matching(r"(/[A-Za-z0-9_.-]+)+", "should be an absolute path such as '/backups'")
+    Line,
+    matching(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+", "should be an absolute path such as '/backups'"),
+    AfterValidator(_own_directory),
+]
+Bucket = Annotated[
+    Line,
+    matching(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?", "should be a bucket's name, without s3://"),
+]
+Region = Annotated[Line, matching(r"[a-z0-9-]+", "should be a region such as 'us-east-1'")]
+Prefix = Annotated[
+    Line,
+    matching(
+        r"([A-Za-z0-9_-][A-Za-z0-9_.-]*(/(?!$)|$))*", "should be a folder such as 'estate/one'"
+    ),
 ]
 Url = Annotated[
     Line, matching(r"(https?://\S+)?", "should be a URL that begins with http:// or https://")
@@ -69,10 +96,10 @@ class BackupSettings(Settings):
     schedule_drill: Schedule = "0 5 * * 0"
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
-    s3_bucket: Line = ""
-    s3_region: Line = "us-east-1"
+    s3_bucket: Bucket = ""
+    s3_region: Region = "us-east-1"
     s3_endpoint: Url = ""
-    s3_prefix: Line = ""
+    s3_prefix: Prefix = ""
     s3_access_key: Line = ""
     s3_secret_key: Secret | None = None
     encryption_passphrase: Secret | None = None
@@ -99,9 +126,11 @@ _ENVIRONMENT = {
 # --- What the estate knows of backups ------------------------------------------------------------
 
 
-def _defaults(_stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+def _defaults(stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: store.find(name) for name, key in _ENVIRONMENT.items()}
-    return {key: value for key, value in chosen.items() if value}
+    # Two estates may share a bucket without overwriting each other's.
+    prefix = {"s3_prefix": stack.stack_name}
+    return {**prefix, **{key: value for key, value in chosen.items() if value}}
 
 
 def _secrets(node: Node) -> list[str]:
@@ -121,7 +150,14 @@ def _rules(everything: Estate) -> list[Problem]:
         if archive.is_remote(node) and node.is_loopback:
             message = "should not be a loopback address: PostgreSQL's host cannot reach it"
             problems.append(Problem(node.name, "address", message))
+        for other in everything.nodes:
+            if other is not node and other.settings and other.is_loopback:
+                message = "should not be a loopback address: the backup host cannot reach it"
+                problems.append(Problem(other.name, "address", message))
         chosen = node.the(BackupSettings)
+        if f"{chosen.scripts_dir}/".startswith(f"{chosen.dir}/"):
+            message = f"should not be inside backup_dir ({chosen.dir})"
+            problems.append(Problem(node.name, "backup_scripts_dir", message))
         if chosen.s3_bucket and not (chosen.s3_access_key and chosen.s3_secret_key):
             message = "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env"
             problems.append(Problem(node.name, "backup_s3_bucket", message))
@@ -131,7 +167,7 @@ def _rules(everything: Estate) -> list[Problem]:
 def _listens(node: Node) -> list[Listener]:
     if not archive.is_remote(node):
         return []
-    return [Listener(archive.PORT, "group backup", "pgbackrest", "pgbackrest.service")]
+    return [archive.listener()]
 
 
 # Whose version has to be the backup host's too, and why.
@@ -142,7 +178,14 @@ _OF_ONE_RELEASE: dict[type[Settings], str] = {
 
 
 def _checks(node: Node) -> list[Problem]:
-    return [*_other_releases(node), *_other_passphrase(node)]
+    return [*_other_releases(node), *_old_python(node), *_other_passphrase(node)]
+
+
+def _old_python(node: Node) -> list[Problem]:
+    if node.system.release != RELEASES["ubuntu", "22.04"]:
+        return []
+    message = f"{node.system.release.name}: the backup host needs Python 3.11"
+    return [Problem(node.name, "operating system", message)]
 
 
 def _other_releases(node: Node) -> list[Problem]:
@@ -151,15 +194,15 @@ def _other_releases(node: Node) -> list[Problem]:
 
 
 def _other_passphrase(node: Node) -> list[Problem]:
-    """Another passphrase than before would lock everybody out of the repository that exists."""
+    """Another passphrase than before would lock everybody out of the backups that exist."""
     found, now = node.read("backup"), node.the(BackupSettings).encryption_passphrase
     before = re.search(rb'"encryption_passphrase": (".*")', found["files"][CONFIG].content)
     wanted = now.get_secret_value() if now else ""
-    if not found["stanza"] or before is None or json.loads(before[1]) == wanted:
+    if not found["artifacts"] or before is None or json.loads(before[1]) == wanted:
         return []
     message = (
-        f"is not the one that the repository in {node.the(BackupSettings).dir} was made with: "
-        "put that one back, or move the repository away"
+        f"is not the one that the backups in {node.the(BackupSettings).dir} were made with: "
+        "put that one back, or move them away"
     )
     return [Problem(node.name, "backup_encryption_passphrase", message)]
 
@@ -181,14 +224,32 @@ def _server(node: Node) -> Node | None:
     return servers[0] if servers else None
 
 
+def _like(node: Node) -> Node:
+    """A host of PostgreSQL's release: its own, or this one where that is away."""
+    server = _server(node)
+    return server if server is not None and server in node.estate.active else node
+
+
+def _version(node: Node) -> int:
+    server = _server(node)
+    return cluster_version(server, _like(node)) if server is not None else 0
+
+
 def _probes(node: Node) -> dict[str, Probe[Any]]:
     return {
         "packages": packages.probe(_packages(node)),
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
-        "certificate": archive.certificate_probe(),
+        "certificate": archive.certificate_probe(node),
+        "artifacts": Probe(_ARTIFACTS.format(dir=node.the(BackupSettings).dir), bool),
         "stanza": Probe(_STANZA.format(stanza=archive.stanza(node)), lambda lines: lines == ["ok"]),
     }
+
+
+# A repository is begun by the first deployment, an artifact by the first job.
+_ARTIFACTS = (
+    "ls -d {dir}/pgbackrest/backup {dir}/postgres/*.gz* {dir}/redis/*.gz* 2>/dev/null || true"
+)
 
 
 # --- Install -------------------------------------------------------------------------------------
@@ -196,9 +257,17 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 
 def _packages(node: Node) -> list[str]:
     server = _server(node)
-    tools = [f"postgresql-{cluster_version(server)}", "pgbackrest"] if server else []
+    tools = [f"postgresql-{_version(node)}", "pgbackrest"] if server else []
     redis = ["redis-server", "redis-tools"] if node.estate.having(RedisSettings) else []
-    libraries = ["python3", "python3-psycopg", "python3-redis", "python3-boto3", "gnupg", "openssl"]
+    libraries = [
+        "python3",
+        "python3-psycopg",
+        "python3-redis",
+        "python3-boto3",
+        "gnupg",
+        "openssl",
+        "logrotate",
+    ]
     return [*tools, *redis, *libraries, "cron", *services.packages(node.manager)]
 
 
@@ -352,15 +421,15 @@ def _postgres(node: Node) -> dict[str, Any] | None:
     return {
         "host": "127.0.0.1" if server is node else server.address,
         "port": settings.port,
-        "version": cluster_version(server),
+        "version": _version(node),
         "databases": list(settings.databases),
         "user": archive.ROLE,
         "password": node.estate.secrets.get(archive.ROLE_SECRET),
         "admin_password": settings.password.get_secret_value(),
-        "data_directory": data_directory(server),
+        "data_directory": data_directory(server, _like(node)),
         "local": server is node,
         # Block incremental is beta in Debian 12's pgBackRest, and its restore had bugs until 2.55.
-        "incremental": "block" if cluster_version(server) >= 17 else "wal",
+        "incremental": "block" if _version(node) >= 17 else "wal",
         "poolers": [
             [
                 "127.0.0.1" if pooler is node else pooler.address,
@@ -403,7 +472,7 @@ def _repository(node: Node, certificate: str) -> list[Entry]:
         return []
     common = _repository_options(node)
     cluster: dict[str, str | int] = {
-        "pg1-path": data_directory(server),
+        "pg1-path": data_directory(server, _like(node)),
         "pg1-port": server.the(PostgresSettings).port,
         "pg1-socket-path": "/var/run/postgresql",
     }
@@ -434,8 +503,7 @@ def _repository_options(node: Node) -> dict[str, str | int]:
         "compress-type": "zst",
         "log-level-file": "off",
     }
-    server = _server(node)
-    if server is not None and cluster_version(server) >= 17:
+    if _version(node) >= 17:
         options |= {"repo1-bundle": "y", "repo1-block": "y"}
     if chosen.encryption_passphrase is not None:
         options |= {
@@ -475,6 +543,8 @@ def _services(node: Node) -> list[Service]:
         user="root",
         group="root",
         unit="cron.service",
+        # It is the host's cron, and other people's jobs expect what Debian gives them.
+        umask="022",
         ready="grep -qsx cron /proc/[0-9]*/comm",
         reload=":",
     )
@@ -482,15 +552,21 @@ def _services(node: Node) -> list[Service]:
 
 
 def _activation(node: Node) -> Change | None:
-    entries = _repository(node, _trusted(node))
-    content = "".join(entry.content for entry in entries if isinstance(entry, File))
     wanted = [
         services.activation(
-            service, node.manager, restart=content if service.name == "pgbackrest" else ""
+            service, node.manager, restart=_link(node) if service.name == "pgbackrest" else ""
         )
         for service in _services(node)
     ]
     return services.compare(wanted, node.read("backup")["services"], node.manager)
+
+
+def _link(node: Node) -> str:
+    """What pgBackRest's server would have to be restarted for: it reads the rest by itself."""
+    server = _server(node)
+    assert server is not None
+    options, _ = archive.tls(node, server, "")
+    return json.dumps(options) + _trusted(node) + str(node.read("backup")["certificate"])
 
 
 def _stanza(node: Node) -> Change | None:

@@ -302,11 +302,13 @@ def _limits(node: Node, chosen: PostgresSettings) -> Iterator[Problem]:
             f"the PgBouncer on {', '.join(poolers)} cannot reach it"
         )
         yield Problem(node.name, "address", message)
+    yield from archive.unusable(node, chosen.extra)
 
 
 def _listens(node: Node) -> list[Listener]:
     port = node.the(PostgresSettings).port
-    return [Listener(port, "postgres_port", "postgres", "postgresql@")]
+    mine = Listener(port, "postgres_port", "postgres", "postgresql@")
+    return [mine, archive.listener()] if archive.is_remote(node) else [mine]
 
 
 def _checks(node: Node) -> list[Problem]:
@@ -337,7 +339,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         ),
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
-        "certificate": archive.certificate_probe(),
+        "certificate": archive.certificate_probe(node),
         "server": sql.probe(data, ["template1", *chosen.databases]),
     }
 
@@ -347,14 +349,14 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 _CREATING = "/var/lib/postgresql/.datatier-creating"
 
 
-def cluster_version(node: Node) -> int:
-    """The major version of the cluster."""
-    return node.the(PostgresSettings).version or node.system.release.postgres
+def cluster_version(node: Node, like: Node | None = None) -> int:
+    """The major version of the cluster; `like` has the same release, where `node` is away."""
+    return node.the(PostgresSettings).version or (like or node).system.release.postgres
 
 
-def data_directory(node: Node) -> str:
-    """Where the cluster's data are."""
-    return f"/var/lib/postgresql/{cluster_version(node)}/main"
+def data_directory(node: Node, like: Node | None = None) -> str:
+    """Where the cluster's data are; see `cluster_version`."""
+    return f"/var/lib/postgresql/{cluster_version(node, like)}/main"
 
 
 def _etc(node: Node) -> str:

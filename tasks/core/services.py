@@ -28,6 +28,7 @@ class Service:
         enabled_by: the unit whose enablement starts this one at boot, if not its own.
         before_start: commands run as the service's user before every start.
         open_files: limit of file descriptors.
+        umask: of the program and what it starts (runit only).
         configuration: the files that a reload makes it take.
         check: shell that refuses a configuration the service would not start with.
         ready: shell that exits with 0 when the service answers a real request.
@@ -49,6 +50,7 @@ class Service:
     enabled_by: str = ""
     before_start: tuple[str, ...] = ()
     open_files: int = 65536
+    umask: str = "077"
     runtime_directory: str = ""
     reload_signal: str = ""
     stop_signal: str = ""

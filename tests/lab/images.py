@@ -24,7 +24,7 @@ _PLAIN_PACKAGES = "python3 python3-venv git make gcc libc6-dev procps iproute2 s
 _DOWNLOADS = (
     "postgresql postgresql-contrib pgbouncer redis-server redis-tools redis-sentinel"
     " runit runit-run cron pgbackrest acl lsof"
-    " python3-psycopg python3-redis python3-boto3 gnupg openssl"
+    " python3-psycopg python3-redis python3-boto3 gnupg openssl logrotate"
 )
 _PULL_SECONDS = 30
 

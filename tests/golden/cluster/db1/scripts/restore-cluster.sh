@@ -96,7 +96,8 @@ restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
 stop_service() { systemctl stop "$2"; }
 last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\n' ' '; }
 
-exec 9>/run/lock/datatier-backup-postgres.lock
+install -d -m 700 /run/datatier
+exec 9>/run/datatier/backup-postgres.lock
 flock -n 9 || fail 'a backup or another restore is running'
 trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 

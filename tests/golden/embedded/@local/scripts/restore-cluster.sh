@@ -105,7 +105,8 @@ restart_service() { sv -w 300 restart "/etc/service/$1" >/dev/null || true; }
 stop_service() { sv -w 300 stop "/etc/service/$1" >/dev/null; }
 last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\n' ' '; }
 
-exec 9>/run/lock/datatier-backup-postgres.lock
+install -d -m 700 /run/datatier
+exec 9>/run/datatier/backup-postgres.lock
 flock -n 9 || fail 'a backup or another restore is running'
 trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 
