@@ -30,7 +30,19 @@ from backup import (
 )
 from backup.arguments import parser
 from backup.config import Config
-from backup.job import BUSY, DONE, FAILED, WRONG_USE, Busy, Failed, Log, locked, log_of, waited
+from backup.job import (
+    BUSY,
+    DONE,
+    FAILED,
+    WRONG_USE,
+    Busy,
+    Failed,
+    Log,
+    WrongUse,
+    locked,
+    log_of,
+    waited,
+)
 
 Work = Callable[[Config, argparse.Namespace, Log], None]
 
@@ -64,7 +76,7 @@ def _copy(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 def _copy_and_prune(config: Config, arguments: argparse.Namespace, log: Log) -> None:
     if arguments.dry_run or not store.mirror_if_any(config, log) or outcome.distrust(config):
         return
-    with locked("mirror"):
+    with waited("mirror"):
         store.prune(config, log)
 
 
@@ -73,21 +85,36 @@ def _health(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 
 def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    table = arguments.table or ""
-    if arguments.file and arguments.to_scratch:
-        restore.dump_to_scratch(config, arguments.file, log)
-        return
     if arguments.file:
-        restore.from_dump(config, arguments.file, log, table)
+        if arguments.database:
+            raise WrongUse("--database goes with --time or --incremental: a file is of one")
+        if arguments.to_scratch:
+            restore.dump_to_scratch(config, arguments.file, log)
+        else:
+            restore.from_dump(config, arguments.file, log, arguments.table)
         return
+    databases = _databases(config, arguments)
     target = restore.target_of(
-        config, log, time=arguments.time or "", incremental=arguments.incremental or ""
+        config,
+        log,
+        time=arguments.time,
+        incremental=arguments.incremental,
+        timeline=arguments.timeline,
     )
     if arguments.to_scratch:
-        restore.point_to_scratch(config, target, log)
-        return
-    databases = [arguments.database] if arguments.database else config.databases
-    restore.from_point(config, databases, target, log, table)
+        restore.point_to_scratch(config, databases[0], target, log)
+    else:
+        restore.from_point(config, databases, target, log, arguments.table)
+
+
+def _databases(config: Config, arguments: argparse.Namespace) -> tuple[str, ...]:
+    if not arguments.database:
+        if arguments.table and len(config.databases) > 1:
+            raise WrongUse(f"--table needs --database: one of {', '.join(config.databases)}")
+        return config.databases
+    if arguments.database not in config.databases:
+        raise WrongUse(f"database {arguments.database!r} is not of this estate")
+    return (arguments.database,)
 
 
 def _restore_redis(config: Config, arguments: argparse.Namespace, log: Log) -> None:
@@ -163,7 +190,7 @@ def main() -> int:
         return WRONG_USE
     try:
         config = Config.load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         print(f"no usable configuration: {error}", file=sys.stderr)
         return FAILED
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -200,6 +227,9 @@ def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     except Busy as busy:
         log.line(str(busy))
         return BUSY
+    except WrongUse as wrong:
+        log.line(str(wrong))
+        return WRONG_USE
     except (Failed, KeyboardInterrupt) as failure:
         return _failed(config, log, name, str(failure) or "interrupted")
     except Exception as error:

@@ -419,7 +419,8 @@ def _stands_in(manifest: Manifest, kind: str) -> bool:
 
 
 def _lateness(schedule: str, newest: Manifest | None, now: datetime, since: datetime | None) -> str:
-    grace = GRACE + timedelta(seconds=2 * newest.duration if newest else 0)
+    took = datetime.fromisoformat(newest.ended) - _taken(newest) if newest else timedelta()
+    grace = GRACE + 2 * took
     expected = _last_moment(schedule, now - grace)
     if newest is None:
         early = since is not None and expected < since

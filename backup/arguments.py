@@ -63,12 +63,24 @@ def parser() -> argparse.ArgumentParser:
 def _restore_postgres(job: argparse.ArgumentParser) -> None:
     what = job.add_mutually_exclusive_group(required=True)
     what.add_argument("file", nargs="?", help="a *_full_*.sql.gz of the backup directory")
-    what.add_argument("--time", help="a moment, ISO 8601 with a zone: 2026-11-22T14:03:00+00:00")
-    what.add_argument("--incremental", metavar="NAME", help="an incremental, see backup.sh list")
+    what.add_argument(
+        "--time", default="", help="a moment, ISO 8601 with a zone: 2026-11-22T14:03:00+00:00"
+    )
+    what.add_argument(
+        "--incremental", default="", metavar="NAME", help="an incremental, see backup.sh list"
+    )
     job.add_argument("--database", help="only this one (with --time or --incremental)")
+    job.add_argument(
+        "--timeline",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --time: a timeline that an earlier restore has left; the newest if not given",
+    )
     how = job.add_mutually_exclusive_group()
     how.add_argument(
         "--table",
+        default="",
         metavar="SCHEMA.TABLE",
         help="only this one: in its place if it is gone, else beside it in a schema restored_TIME",
     )

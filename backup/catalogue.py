@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backup import alert, outcome, postgres, redis, repository
-from backup.config import Config
+from backup.config import CRONTAB, Config
 from backup.job import Failed, Log
-from backup.manifest import Manifest, all_of, update
+from backup.manifest import SUFFIX, Manifest, all_of, update
 
 
 def everything(config: Config) -> list[Manifest]:
@@ -96,6 +96,8 @@ def _late(config: Config, check: str, now: datetime, first: datetime) -> alert.O
 
 
 def _require_fresh(config: Config) -> None:
+    if not CRONTAB.exists():
+        raise Failed(f"{CRONTAB} is missing: nothing runs by itself; deploy again")
     if found := overdue(config):
         raise Failed("; ".join(str(problem) for problem in found))
 
@@ -127,24 +129,37 @@ def verify(config: Config, log: Log) -> None:
         _verify(config, log)
 
 
+def _unreadable(config: Config) -> list[str]:
+    """What is wrong with manifests that hide the backups that they belong to."""
+    bad = []
+    for kind in ("postgres", "redis"):
+        for path in config.artifacts(kind).glob(f"[!.]*{SUFFIX}"):
+            try:
+                Manifest.read(path)
+            except Failed as failure:
+                bad.append(str(failure))
+    return bad
+
+
 def _verified(manifest: Manifest) -> Manifest:
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return manifest.with_verification("checksum and content", when)
 
 
 def _verify(config: Config, log: Log) -> None:
-    bad = []
+    bad = _unreadable(config)
     for manifest in everything(config):
         kind = "redis" if manifest.kind == "redis" else "postgres"
         try:
             (redis.verify if kind == "redis" else postgres.verify)(config, manifest)
             if manifest.kind == "full":
                 postgres.verify_chain(config, manifest)
+            update(config.artifacts(kind), manifest.name, _verified)
         except (Failed, OSError) as failure:
-            log.line(f"FAILED: {failure}")
-            bad.append(str(failure))
-            continue
-        update(config.artifacts(kind), manifest.name, _verified)
+            # Clean-up may have removed it meanwhile.
+            if manifest.beside(config.artifacts(kind)).exists():
+                log.line(f"FAILED: {failure}")
+                bad.append(str(failure))
     if config.postgres is not None:
         try:
             repository.verify(config)

@@ -129,7 +129,7 @@ class Config:
         return cls(
             **{
                 **raw,
-                "schedules": _schedules(crontab.read_text()),
+                "schedules": _schedules(crontab.read_text() if crontab.exists() else ""),
                 "directory": Path(raw["directory"]),
                 "alerts": Alerts(**raw["alerts"]),
                 "postgres": _postgres(raw["postgres"]),
@@ -140,9 +140,10 @@ class Config:
 
 
 def _schedules(crontab: str) -> dict[str, str]:
-    found = re.findall(r"(?m)^(@\w+|(?:\S+ ){4}\S+) root \S*/(\S+\.sh(?: \w+)?) >>", crontab)
+    jobs = r"(?m)^(@\w+|[\d*](?:\S* \S+){4}) root \S*/(\S+\.sh(?: \w+)?) >>"
     names = {command: name for name, command in JOBS.items()}
-    return {names[command]: schedule for schedule, command in found}
+    found = re.findall(jobs, crontab)
+    return {names[command]: schedule for schedule, command in found if command in names}
 
 
 def _endpoints(rows: list[list[Any]]) -> tuple[Endpoint, ...]:

@@ -28,8 +28,10 @@ def writer(config: Config, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         return
     with _gpg(config, ["--symmetric", "--cipher-algo", "AES256"], subprocess.PIPE, raw) as gpg:
         assert gpg.stdin is not None
-        yield gpg.stdin
-        gpg.stdin.close()
+        # It ends early where it cannot write; what it says of that is the reason then.
+        with contextlib.suppress(BrokenPipeError):
+            yield gpg.stdin
+            gpg.stdin.close()
         _finished(gpg, "encryption")
 
 

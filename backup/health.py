@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from backup import alert, catalogue, postgres, redis, scratch
+from backup import alert, catalogue, postgres, redis, scratch, swap
 from backup.config import Config, Endpoint
 from backup.job import Failed, Log
 
@@ -29,14 +29,20 @@ def check(config: Config, log: Log) -> None:
     for name, probe in _probes(config, log):
         try:
             lines.append(f"{moment} ok    {name}: {probe()}")
-        except (Failed, OSError) as failure:
+        except Exception as failure:
             lines.append(f"{moment} DOWN  {name}: {' '.join(str(failure).split())}")
             bad.append(name)
-    with (config.logs / _FILE).open("a") as file:
-        file.write("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    for write in (partial(_note, config), partial(print, flush=True)):
+        # Neither a full disk nor a reader that has gone may hide what is down.
+        with contextlib.suppress(OSError):
+            write("\n".join(lines))
     if bad:
         raise Failed(f"not well: {', '.join(bad)}")
+
+
+def _note(config: Config, text: str) -> None:
+    with (config.logs / _FILE).open("a") as file:
+        file.write(f"{text}\n")
 
 
 def _probes(config: Config, log: Log) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -76,15 +82,19 @@ def _archive(config: Config) -> str:
 
 def _pooler(config: Config, pooler: Endpoint) -> str:
     done = subprocess.run(
-        ["pg_isready", "-h", pooler.host, "-p", str(pooler.port), "-t", "5"],
+        ["psql", "-XAw", "-F", "|", "-P", "footer=off", "-c", "SHOW DATABASES"],
+        env={**swap.console(postgres.server(config), pooler), "PGCONNECT_TIMEOUT": "5"},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise Failed(done.stdout.strip() or "no answer")
-    with socket.create_connection(pooler, timeout=5):
-        return "accepts connections"
+        raise Failed(done.stderr.strip() or "no answer")
+    head, *rows = (line.split("|") for line in done.stdout.splitlines())
+    databases = [dict(zip(head, row, strict=True)) for row in rows]
+    if paused := [row["name"] for row in databases if row["paused"] != "0"]:
+        raise Failed(f"{paused[0]} is paused: give its console RESUME {paused[0]}")
+    return f"{len(databases) - 1} databases"
 
 
 def _restored(config: Config, log: Log) -> str:

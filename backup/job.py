@@ -8,10 +8,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from backup.config import Config
 
@@ -27,6 +30,10 @@ _GIST = 400
 
 class Failed(Exception):
     """A step did not do what it should; the message is one line for an operator."""
+
+
+class WrongUse(Failed):
+    """What was asked for makes no sense; nothing was done, and nobody else need be told."""
 
 
 class Busy(Exception):
@@ -50,17 +57,19 @@ class Log:
         """One line, stamped; line breaks in the message are folded."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         text = f"{moment} {self._job}[{os.getpid()}] {' '.join(message.split())}"
-        # A full disk must not keep anybody from being told of it.
+        # Neither a full disk nor a terminal that has gone may end a job or keep an alert back.
         with contextlib.suppress(OSError), self._path.open("a") as file:
             file.write(text + "\n")
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Logs how long a step took, or why it failed."""
         start = time.monotonic()
         if sys.stderr.isatty():
-            print(f"  {name} ...", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(f"  {name} ...", file=sys.stderr, flush=True)
         try:
             yield
         except BaseException as error:
@@ -124,6 +133,54 @@ def run(
         said = _gist(done.stderr.strip() or done.stdout.strip())
         raise Failed(f"{command[0]} exited with {done.returncode}: {said}")
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Program:
+    """A running programme whose streams somebody uses."""
+
+    process: subprocess.Popen[bytes]
+    _errors: IO[bytes]
+
+    def finish(self) -> None:
+        """Waits for its end.
+
+        Raises:
+            Failed: it exited with something else than 0; the message holds what it said of that.
+        """
+        if self.process.wait():
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip()
+            raise Failed(f"{Path(str(self.process.args[0])).name}: {_gist(said)}")  # type: ignore[index]
+
+
+@contextlib.contextmanager
+def program(
+    command: Sequence[str], env: Mapping[str, str], *, stdin: int | None = None
+) -> Iterator[Program]:
+    """Starts a programme; one that the block does not finish is killed.
+
+    Its standard output is a pipe unless its standard input is one.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **env},
+            stdin=stdin if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if stdin is not None else subprocess.PIPE,
+            stderr=errors,
+            cwd="/",
+        )
+        try:
+            yield Program(process, errors)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
 
 
 def _gist(said: str) -> str:

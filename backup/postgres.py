@@ -18,8 +18,8 @@ import psycopg
 
 from backup import crypt, repository
 from backup.config import Config, Postgres
-from backup.job import Failed, Log, stamp
-from backup.manifest import Manifest, all_of, digest, finish
+from backup.job import Failed, Log, program, stamp
+from backup.manifest import SUFFIX, Manifest, all_of, digest, finish
 from backup.retention import link_latest
 
 # The last words of a whole dump; a pg_dump that began with \restrict ends with \unrestrict.
@@ -95,8 +95,9 @@ def full(config: Config, log: Log) -> list[Manifest]:
 def _clean(directory: Path) -> None:
     """Removes what a run left that was killed; the lock of this job says that none is running."""
     for kind in ("full", "globals"):
-        for path in directory.glob(f".*_{kind}_*.partial"):
-            path.unlink()
+        for path in directory.glob(f".*_{kind}_*.gz*.partial"):
+            if SUFFIX not in path.name:
+                path.unlink()
 
 
 def restore_point(config: Config, name: str, base: repository.Physical) -> dict[str, Any]:
@@ -115,7 +116,8 @@ def restore_point(config: Config, name: str, base: repository.Physical) -> dict[
     assert row is not None
     lsn, segment, version = row
     repository.wait_archived(config, segment)
-    if lost := repository.missing(config, base.wal_start, segment):
+    archive = repository.archive_id(config)
+    if lost := repository.missing(config, archive, base.wal_start, segment):
         raise Failed(f"WAL segment {lost[0]} is missing in the repository ({len(lost)} in all)")
     return {
         "restore_point": name,
@@ -124,6 +126,7 @@ def restore_point(config: Config, name: str, base: repository.Physical) -> dict[
         "lsn": lsn,
         "wal_start": base.wal_start,
         "wal": segment,
+        "archive": archive,
         "timeline": int(segment[:8], 16),
         "server_version": version,
     }
@@ -174,12 +177,24 @@ def _counted(postgres: Postgres, database: str) -> Iterator[tuple[str, dict[str,
         yield row[0], {"rows": row_counts(connection), **described(connection)}
 
 
+_SHARED = "ACCESS SHARE MODE"
+
+
 def row_counts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int]:
     """Exact row counts of all tables of a database, by qualified name."""
+    with connection.transaction():
+        return _counted_rows(connection)
+
+
+def _counted_rows(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int]:
     tables = connection.execute(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
+        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        " AND schemaname !~ '^pg_temp_' ORDER BY 1"
     ).fetchall()
+    if tables:
+        # None of them may go while they are counted, and then dumped.
+        connection.execute(f"LOCK TABLE {', '.join(name for (name,) in tables)} IN {_SHARED}")
     counts = {}
     for (table,) in tables:
         row = connection.execute(f"SELECT count(*) FROM ONLY {table}").fetchone()
@@ -209,20 +224,15 @@ def _write(config: Config, kind: str, database: str, snapshot: str, partial: Pat
         if kind == "globals"
         else [f"--snapshot={snapshot}", "-d", database]
     )
-    environment = {**os.environ, "PGPASSWORD": postgres.password}
     with (
         partial.open("wb") as raw,
         crypt.writer(config, raw) as sealed,
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
-        ) as dump,
+        program(command, {"PGPASSWORD": postgres.password}) as dump,
     ):
-        assert dump.stdout is not None and dump.stderr is not None
+        assert dump.process.stdout is not None
         with gzip.GzipFile(fileobj=sealed, mode="wb", mtime=0, filename="") as packed:
-            shutil.copyfileobj(dump.stdout, packed, _CHUNK)
-        errors = dump.stderr.read().decode(errors="replace").strip()
-        if dump.wait():
-            raise Failed(f"{tool}: {errors.splitlines()[-1] if errors else 'failed'}")
+            shutil.copyfileobj(dump.process.stdout, packed, _CHUNK)
+        dump.finish()
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.chmod(0o600)
@@ -283,8 +293,7 @@ def incremental(config: Config, log: Log) -> Manifest:
     Raises:
         Failed: a step failed.
     """
-    postgres, moment = server(config), stamp()
-    started = datetime.now(UTC)
+    postgres, started = server(config), datetime.now(UTC)
     parent = newest_full(config)
     if reason := _why_full(config, parent):
         log.line(f"{reason}: this will be a full backup")
@@ -292,6 +301,8 @@ def incremental(config: Config, log: Log) -> Manifest:
     assert parent is not None
     with log.step("base of the increment"):
         base = _base(config, postgres, parent)
+    # Named after what it builds on has ended, so that the name says what is in it.
+    moment = stamp()
     with log.step("restore point"):
         point = restore_point(config, f"incremental_{moment}", base)
     ended = datetime.now(UTC)
@@ -363,5 +374,5 @@ def verify_chain(config: Config, manifest: Manifest) -> None:
     facts = manifest.facts
     if facts["label"] not in {backup.label for backup in repository.backups(config)}:
         raise Failed(f"{manifest.name}: physical backup {facts['label']} is not in the repository")
-    if lost := repository.missing(config, facts["wal_start"], facts["wal"]):
+    if lost := repository.missing(config, facts["archive"], facts["wal_start"], facts["wal"]):
         raise Failed(f"{manifest.name}: WAL segment {lost[0]} is missing")

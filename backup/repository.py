@@ -32,6 +32,15 @@ class Physical:
     delta: int
     damaged: bool
 
+    @property
+    def timeline(self) -> int:
+        """The timeline on which it ended."""
+        return int(self.wal_stop[:8], 16)
+
+    def reaches(self, left: dict[int, int]) -> bool:
+        """Whether it ended before its timeline was left."""
+        return _number(self.lsn_stop) <= left.get(self.timeline, -1)
+
 
 def pgbackrest(config: Config, *arguments: str, timeout: float | None = None) -> str:
     """Runs pgBackRest for the estate's stanza.
@@ -122,33 +131,81 @@ def expire(config: Config, keep: frozenset[str]) -> list[str]:
     """
     if not keep:
         return []
-    newest = max(keep)
-    needed = {label for label in keep for label in (label, label.split("_")[0])}
-    doomed = [b.label for b in backups(config) if b.label not in needed and b.label < newest]
+    there = {backup.label: backup for backup in backups(config)}
+    needed = _with_priors(there, keep)
+    doomed = [label for label in there if label not in needed and label < max(keep)]
     # Increments first: removing a full removes those that build on it.
     for label in sorted(doomed, key=lambda label: ("_" not in label, label)):
-        if label in {backup.label for backup in backups(config)}:
-            pgbackrest(config, f"--set={label}", "expire")
+        _remove(config, label)
     return doomed
 
 
-def segments(config: Config) -> set[str]:
-    """The WAL segments of the cluster that the repository is of."""
+def _with_priors(there: dict[str, Physical], keep: frozenset[str]) -> set[str]:
+    """What is kept and all that it builds on, the increments between it and its full too."""
+    needed: set[str] = set()
+    waiting = list(keep)
+    while waiting:
+        backup = there.get(waiting.pop())
+        if backup is not None and backup.label not in needed:
+            needed.add(backup.label)
+            waiting += [backup.prior] if backup.prior else []
+    return needed
+
+
+def _remove(config: Config, label: str) -> None:
+    left = [b.label for b in backups(config)]
+    if label not in left:
+        return
+    # Without a number of fulls `expire --set` leaves all WAL, whatever the retention by time is.
+    fulls = sum(1 for other in left if "_" not in other and other != label)
+    archive = [
+        "--repo1-retention-archive-type=full",
+        f"--repo1-retention-archive={max(1, fulls)}",
+    ]
+    pgbackrest(config, f"--set={label}", *archive, "expire")
+
+
+def archive_id(config: Config) -> str:
+    """Where the repository has the WAL of the cluster that it is of now."""
     newest = _newest(config)
-    return _archives(config).get(f"{newest['version']}-{newest['id']}", set())
+    return f"{newest['version']}-{newest['id']}"
 
 
-def _archives(config: Config) -> dict[str, set[str]]:
-    """The WAL segments of each cluster that the repository has been of; names recur."""
-    listing = json.loads(
-        pgbackrest(config, "repo-ls", "--recurse", "--output=json", f"archive/{config.stack}")
-    )
-    found: dict[str, set[str]] = {}
-    for path, entry in listing.items():
-        match = re.match(r"([^/]+)/.*/([0-9A-F]{24})-", path)
-        if match and entry["type"] == "file":
-            found.setdefault(match[1], set()).add(match[2])
-    return found
+def segments(config: Config, archive: str) -> set[str]:
+    """The WAL segments of one cluster; another one's have the same names."""
+    found = (re.match(r".*/([0-9A-F]{24})-", path) for path in _files(config, archive))
+    return {match[1] for match in found if match}
+
+
+def _files(config: Config, archive: str) -> list[str]:
+    place = f"archive/{config.stack}/{archive}"
+    listing = json.loads(pgbackrest(config, "repo-ls", "--recurse", "--output=json", place))
+    return [path for path, entry in listing.items() if entry["type"] == "file"]
+
+
+def on_history(config: Config, timeline: int = 0) -> list[Physical]:
+    """The backups that lead to the newest timeline, or to the given one; oldest first.
+
+    One that ended after its timeline was left leads nowhere else.
+    """
+    archive = archive_id(config)
+    names = [path.rsplit("/", 1)[-1] for path in _files(config, archive)]
+    newest = max((int(name[:8], 16) for name in names if len(name) >= 8), default=1)
+    followed = timeline or newest
+    left = _history(config, archive, followed) if f"{followed:08X}.history" in names else {}
+    return [b for b in backups(config) if b.timeline == followed or b.reaches(left)]
+
+
+def _history(config: Config, archive: str, timeline: int) -> dict[int, int]:
+    """The timelines that a timeline comes from, and at which LSN each was left."""
+    place = f"archive/{config.stack}/{archive}/{timeline:08X}.history"
+    rows = re.findall(r"(?m)^(\d+)\t(\S+)", pgbackrest(config, "repo-get", place))
+    return {int(parent): _number(lsn) for parent, lsn in rows}
+
+
+def _number(lsn: str) -> int:
+    high, low = lsn.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def wait_archived(config: Config, segment: str) -> None:
@@ -157,8 +214,8 @@ def wait_archived(config: Config, segment: str) -> None:
     Raises:
         Failed: it has not arrived after `ARCHIVE_SECONDS`.
     """
-    end = time.monotonic() + ARCHIVE_SECONDS
-    while segment not in segments(config):
+    end, archive = time.monotonic() + ARCHIVE_SECONDS, archive_id(config)
+    while segment not in segments(config, archive):
         if time.monotonic() > end:
             raise Failed(
                 f"WAL segment {segment} has not been archived after {ARCHIVE_SECONDS} s; "
@@ -167,7 +224,7 @@ def wait_archived(config: Config, segment: str) -> None:
         time.sleep(0.5)
 
 
-def missing(config: Config, first: str, last: str) -> list[str]:
+def missing(config: Config, archive: str, first: str, last: str) -> list[str]:
     """The WAL segments between two (both included) that the repository lacks.
 
     pgBackRest's own `verify` and `check` pass over a deleted segment in silence.
@@ -177,9 +234,8 @@ def missing(config: Config, first: str, last: str) -> list[str]:
     """
     if first[:8] != last[:8]:
         raise Failed(f"WAL segments {first} and {last} are of different timelines")
-    wanted = _range(first, last)
-    lost = [[n for n in wanted if n not in there] for there in _archives(config).values()]
-    return min(lost, key=len, default=wanted)
+    there = segments(config, archive)
+    return [name for name in _range(first, last) if name not in there]
 
 
 def _range(first: str, last: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from psycopg import sql
 from backup import postgres as pg
 from backup import repository, scratch
 from backup.config import Config, Postgres
-from backup.job import Failed, Log, stamp
+from backup.job import Failed, Log, Program, WrongUse, program, stamp
 from backup.manifest import SUFFIX, Manifest, all_of
 from backup.swap import name_beside, swap
 
@@ -82,13 +81,15 @@ def _resolved(path: Path) -> Path:
     return resolved
 
 
-def target_of(config: Config, log: Log, *, time: str, incremental: str) -> scratch.Target:
-    """The recovery target for a moment, or for a named incremental backup.
+def target_of(
+    config: Config, log: Log, *, time: str, incremental: str, timeline: int
+) -> scratch.Target:
+    """The recovery target for a moment (on the newest timeline if 0), or a named incremental.
 
     Raises:
         Failed: no backup reaches it.
     """
-    return _named(config, incremental) if incremental else _moment(config, time, log)
+    return _named(config, incremental) if incremental else _moment(config, time, timeline, log)
 
 
 def _named(config: Config, incremental: str) -> scratch.Target:
@@ -99,19 +100,12 @@ def _named(config: Config, incremental: str) -> scratch.Target:
     raise Failed(f"there is no incremental backup {incremental!r}: see backup.sh list")
 
 
-def _moment(config: Config, time: str, log: Log) -> scratch.Target:
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        raise Failed(f"{time!r} is not a moment: write it as 2026-11-22T14:03:00+00:00") from None
-    if moment.tzinfo is None:
-        raise Failed(f"{time!r} has no zone: add +00:00 for UTC, or another one")
-    if moment > datetime.now(UTC):
-        raise Failed(f"{time} is in the future")
+def _moment(config: Config, time: str, timeline: int, log: Log) -> scratch.Target:
+    moment = _parsed(time)
     known = {m.facts.get("label") for m in all_of(config.artifacts("postgres"))}
     earlier = [
         backup.label
-        for backup in repository.backups(config)
+        for backup in repository.on_history(config, timeline)
         if backup.label in known and backup.ended <= moment.timestamp()
     ]
     if not earlier:
@@ -120,7 +114,20 @@ def _moment(config: Config, time: str, log: Log) -> scratch.Target:
         pg.archive_now(config)
     except Failed as failure:
         log.line(f"only what is archived already can be restored: {failure}")
-    return scratch.Target(earlier[-1], time=moment.isoformat(sep=" "))
+    return scratch.Target(earlier[-1], time=moment.isoformat(sep=" "), timeline=timeline)
+
+
+def _parsed(time: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        example = "2026-11-22T14:03:00+00:00"
+        raise WrongUse(f"{time!r} is not a moment: write it as {example}") from None
+    if moment.tzinfo is None:
+        raise WrongUse(f"{time!r} has no zone: add +00:00 for UTC, or another one")
+    if moment > datetime.now(UTC):
+        raise WrongUse(f"{time} is in the future")
+    return moment
 
 
 # --- Restore -------------------------------------------------------------------------------------
@@ -146,19 +153,22 @@ def from_point(
     config: Config, databases: Sequence[str], target: scratch.Target, log: Log, table: str = ""
 ) -> None:
     """Restores databases as they were at a point: through a scratch server, then the same swap."""
-    for database in databases:
-        if database not in pg.server(config).databases:
-            raise Failed(f"database {database!r} is not of this estate")
+    live = pg.server(config)
     with scratch.restored(config, target, log) as source:
-        for database in databases:
-            with pg.connect(source, database, admin=True) as connection:
-                described = pg.described(connection)
-                rows = pg.row_counts(connection)
-            content = Content(described["owner"], described["database_bytes"], rows)
+        contents = {database: _content(source, database) for database in databases}
+        # All of them are known to be there and to fit before the first is touched.
+        _require_room(live, sum(content.bytes for content in contents.values()))
+        for database, content in contents.items():
             with _beside(config, database, content, log) as fresh:
                 with log.step(f"copy into {fresh}"):
-                    _copy(source, database, pg.server(config), fresh)
+                    _copy(source, database, live, fresh)
                 _put(config, database, fresh, content, table, log)
+
+
+def _content(source: Postgres, database: str) -> Content:
+    with pg.connect(source, database, admin=True) as connection:
+        described = pg.described(connection)
+        return Content(described["owner"], described["database_bytes"], pg.row_counts(connection))
 
 
 def _put(config: Config, database: str, fresh: str, content: Content, table: str, log: Log) -> None:
@@ -176,7 +186,7 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
     """An empty database beside the live one; dropped in the end unless it took its place."""
     live = pg.server(config)
     fresh = name_beside(database, "restore")
-    _require_room(live, content)
+    _require_room(live, content.bytes)
     with pg.connect(live, "postgres", admin=True) as connection:
         _drop_leftovers(connection, database)
         create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0")
@@ -184,7 +194,8 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
     try:
         yield fresh
     except BaseException:
-        log.line(f"the live database {database} is as it was")
+        if _exists(live, fresh):
+            log.line(f"the live database {database} is as it was")
         raise
     finally:
         with (
@@ -192,6 +203,13 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
             pg.connect(live, "postgres", admin=True) as connection,
         ):
             _drop(connection, fresh)
+
+
+def _exists(live: Postgres, database: str) -> bool:
+    with contextlib.suppress(Failed, psycopg.Error), pg.connect(live, "postgres", admin=True) as c:
+        row = c.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
+        return row is not None
+    return False
 
 
 def _drop(connection: Any, database: str) -> None:
@@ -208,7 +226,7 @@ def _drop_leftovers(connection: Any, database: str) -> None:
             _drop(connection, name)
 
 
-def _require_room(live: Postgres, content: Content) -> None:
+def _require_room(live: Postgres, size: int) -> None:
     """A second copy of the data, and the WAL of writing it, must not fill the live server."""
     with pg.connect(live, "postgres", admin=True) as connection, connection.transaction():
         connection.execute("CREATE TEMP TABLE room (line text) ON COMMIT DROP")
@@ -217,7 +235,7 @@ def _require_room(live: Postgres, content: Content) -> None:
             "SELECT line, pg_size_bytes(current_setting('max_wal_size')) FROM room"
         ).fetchone()
     assert row is not None
-    free, needed = int(row[0].split()[-3]) << 10, int(content.bytes * 1.2) + row[1]
+    free, needed = int(row[0].split()[-3]) << 10, int(size * 1.2) + row[1]
     if free < needed:
         raise Failed(
             f"PostgreSQL's disk has {free >> 20} MB free, and a second copy of the data beside "
@@ -239,34 +257,22 @@ def load(live: Postgres, database: str, stream: IO[bytes] | Any, before: bytes =
         *("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
         *("-h", live.host, "-p", str(live.port), "-U", "postgres", "-d", database, "-f", "-"),
     ]
-    environment = {**os.environ, "PGPASSWORD": live.admin_password, "PGOPTIONS": _NO_LIMITS}
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd="/",
-    ) as psql:
-        assert psql.stdin is not None and psql.stderr is not None
-        try:
-            _feed(psql.stdin, before, stream)
-        except BaseException:
-            psql.kill()
-            raise
-        said = psql.stderr.read().decode(errors="replace").strip()
-        if psql.wait():
-            raise Failed(f"psql: {said.splitlines()[0] if said else 'failed'}")
+    environment = {"PGPASSWORD": live.admin_password, "PGOPTIONS": _NO_LIMITS}
+    with program(command, environment, stdin=subprocess.PIPE) as psql:
+        assert psql.process.stdin is not None
+        # It ends early where a statement fails; what it says of that is the reason then.
+        with contextlib.suppress(BrokenPipeError):
+            _feed(psql.process.stdin, before, stream)
+        psql.finish()
 
 
 def _feed(psql: IO[bytes], before: bytes, stream: IO[bytes] | Any) -> None:
     # Not psql's own single transaction: that is committed when its input ends, even by kill -9.
-    with contextlib.suppress(BrokenPipeError):
-        psql.write(b"BEGIN;\n" + before)
-        while chunk := stream.read(1 << 20):
-            psql.write(chunk)
-        psql.write(b"\nCOMMIT;\n")
-        psql.close()
+    psql.write(b"BEGIN;\n" + before)
+    while chunk := stream.read(1 << 20):
+        psql.write(chunk)
+    psql.write(b"\nCOMMIT;\n")
+    psql.close()
 
 
 def _copy(
@@ -277,18 +283,14 @@ def _copy(
         *("-h", source.host, "-p", str(source.port), "-U", "postgres", "-w", "-d", database),
         *options,
     ]
-    environment = {**os.environ, "PGPASSWORD": source.admin_password}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
-    ) as dump:
-        assert dump.stdout is not None and dump.stderr is not None
+    with program(command, {"PGPASSWORD": source.admin_password}) as dump:
         load(live, fresh, _Whole(dump), before)
 
 
 class _Whole:
     """The output of pg_dump; its end is the end only if pg_dump says so."""
 
-    def __init__(self, dump: subprocess.Popen[bytes]) -> None:
+    def __init__(self, dump: Program) -> None:
         self._dump = dump
 
     def read(self, size: int) -> bytes:
@@ -297,13 +299,11 @@ class _Whole:
         Raises:
             Failed: pg_dump failed.
         """
-        assert self._dump.stdout is not None and self._dump.stderr is not None
-        if chunk := self._dump.stdout.read(size):
-            return chunk
-        said = self._dump.stderr.read().decode(errors="replace").strip()
-        if self._dump.wait():
-            raise Failed(f"pg_dump: {said.splitlines()[-1] if said else 'failed'}")
-        return b""
+        assert self._dump.process.stdout is not None
+        chunk = self._dump.process.stdout.read(size)
+        if not chunk:
+            self._dump.finish()
+        return chunk
 
 
 def require_counts(live: Postgres, database: str, wanted: dict[str, int]) -> None:
@@ -329,6 +329,7 @@ def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) 
     if _table_or_none(live, database, f"{_quoted(schema)}.{_quoted(name)}") is None:
         with log.step(f"table {schema}.{name}"):
             _copy(live, fresh, live, database, pattern)
+            _require_same(live, (fresh, schema), (database, schema), name)
         log.line(f"{schema}.{name} is back in {database}")
         return
     beside = f"restored_{stamp()}"
@@ -345,13 +346,30 @@ def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) 
         pattern = f"--table={_quoted(beside)}.{_quoted(name)}"
         create = f"CREATE SCHEMA {_quoted(beside)};\n".encode()
         _copy(live, fresh, live, database, pattern, *sections, before=create)
+        _require_same(live, (fresh, beside), (database, beside), name)
     log.line(f"{database} has its {schema}.{name} as before, and the backup's as {beside}.{name}")
+
+
+def _require_same(live: Postgres, one: tuple[str, str], other: tuple[str, str], name: str) -> None:
+    counts = [_count(live, database, schema, name) for database, schema in (one, other)]
+    if counts[0] != counts[1]:
+        raise Failed(f"{name}: {counts[1]} rows have arrived of {counts[0]}")
+
+
+def _count(live: Postgres, database: str, schema: str, name: str) -> int:
+    with pg.connect(live, database, admin=True) as connection:
+        count = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, name))
+        row = connection.execute(count).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _table(live: Postgres, database: str, table: str) -> tuple[str, str]:
     found = _table_or_none(live, database, table)
     if found is None:
-        raise Failed(f"the backup has no table {table!r}: write it as schema.table")
+        raise Failed(
+            f"the backup has no table {table!r}: write it as schema.table; of a partitioned table "
+            "name the partitions"
+        )
     return found
 
 
@@ -359,7 +377,7 @@ def _table_or_none(live: Postgres, database: str, table: str) -> tuple[str, str]
     with pg.connect(live, database, admin=True) as connection:
         row = connection.execute(
             "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
-            " WHERE c.oid = to_regclass(%s) AND relkind IN ('r', 'p')",
+            " WHERE c.oid = to_regclass(%s) AND relkind = 'r'",
             (table,),
         ).fetchone()
     return (row[0], row[1]) if row else None
@@ -405,10 +423,10 @@ def _create_roles(server: Postgres, globals_: bytes) -> None:
             load(server, "postgres", io.BytesIO(line.encode()))
 
 
-def point_to_scratch(config: Config, target: scratch.Target, log: Log) -> None:
+def point_to_scratch(config: Config, database: str, target: scratch.Target, log: Log) -> None:
     """Restores the whole cluster to a server of its own, which runs until a signal ends it."""
     with scratch.restored(config, target, log) as server:
-        _hold(server, pg.server(config).databases[0], log)
+        _hold(server, database, log)
 
 
 def _hold(server: Postgres, database: str, log: Log) -> None:

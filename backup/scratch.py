@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,16 +36,24 @@ _AT_LEAST = {
 
 @dataclass(frozen=True)
 class Target:
-    """Where recovery stops: at a restore point, or at a moment (ISO 8601 with a zone)."""
+    """Where recovery stops: at a restore point, or at a moment (ISO 8601 with a zone).
+
+    Attributes:
+        timeline: of the moment; 0 for the newest. A restore point is on its backup's own.
+    """
 
     label: str
     name: str = ""
     time: str = ""
+    timeline: int = 0
 
     def options(self) -> list[str]:
         """The options of pgBackRest that say so."""
         kind = f"--type={'name' if self.name else 'time'}"
-        return [kind, f"--target={self.name or self.time}", "--target-action=promote"]
+        target = [kind, f"--target={self.name or self.time}", "--target-action=promote"]
+        # The first timeline has no history file, which pgBackRest would ask for.
+        own = self.name or self.timeline == 1
+        return [*target, f"--target-timeline={'current' if own else self.timeline or 'latest'}"]
 
 
 @contextlib.contextmanager
@@ -166,6 +175,7 @@ def _restore(config: Config, target: Target, data: Path) -> None:
             f"--pg1-path={data}",
             f"--set={target.label}",
             "--archive-mode=off",
+            f"--tablespace-map-all={data.parent / 'tablespaces'}",
             *target.options(),
             "restore",
         ],
@@ -184,20 +194,25 @@ def _binary(config: Config, name: str) -> str:
 def _start(config: Config, home: Path) -> None:
     data = home / "data"
     control = run([_binary(config, "pg_controldata"), str(data)], user=repository.USER)
-    lines = ["listen_addresses = ''", f"port = {PORT}", f"unix_socket_directories = '{home}'"]
-    lines += ["fsync = off", "archive_mode = off", "autovacuum = off", "jit = off"]
-    lines += [f"hba_file = '{home}/pg_hba.conf'"]
+    # On the command line, where what ALTER SYSTEM has set on the live server does not win.
+    options = {
+        **{"config_file": home / "postgresql.conf", "hba_file": home / "pg_hba.conf"},
+        **{"listen_addresses": "", "port": PORT, "unix_socket_directories": home},
+        **{"fsync": "off", "archive_mode": "off", "autovacuum": "off", "jit": "off"},
+        **{"shared_buffers": "128MB", "shared_preload_libraries": "", "ssl": "off"},
+    }
     for key, setting in _AT_LEAST.items():
         if match := re.search(rf"^{key} setting:\s+(\d+)", control, re.MULTILINE):
-            lines.append(f"{setting} = {match[1]}")
+            options[setting] = match[1]
     settings, hba = home / "postgresql.conf", home / "pg_hba.conf"
-    settings.write_text("\n".join(lines) + "\n")
+    settings.touch()
     # The directory admits root and postgres only.
     hba.write_text("local all all trust\n")
     for path in (settings, hba):
         shutil.chown(path, repository.USER, repository.USER)
     start = ["-D", str(data), "-l", str(home / "log"), "-w", "-t", str(START_SECONDS)]
-    start += ["-o", f"-c config_file={settings}", "start"]
+    words = [f"-c {shlex.quote(f'{key}={value}')}" for key, value in options.items()]
+    start += ["-o", " ".join(words), "start"]
     try:
         run([_binary(config, "pg_ctl"), *start], user=repository.USER)
     except Failed as failure:

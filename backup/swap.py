@@ -38,7 +38,7 @@ def swap(live: Postgres, database: str, fresh: str, log: Log) -> str:
         _carry_over(live, database, fresh)
     with log.step("swap"), paused(live, database, log):
         _rename(live, database, fresh, kept)
-    log.line(f"{database} is restored; what it was is kept as {kept} until you drop it")
+        log.line(f"{database} is restored; what it was is kept as {kept} until you drop it")
     return kept
 
 
@@ -151,7 +151,7 @@ def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
         [sys.executable, "-c", _GUARD],
         stdin=subprocess.PIPE,
         start_new_session=True,
-        env={**_console(live, pooler), "RESUME": f"RESUME {_quoted(database)}"},
+        env={**console(live, pooler), "RESUME": f"RESUME {_quoted(database)}"},
     )
     try:
         # It would go on opening connections to fill the pool, and hold it against the database
@@ -181,7 +181,8 @@ sys.exit(failed)
 """
 
 
-def _console(live: Postgres, pooler: Endpoint) -> dict[str, str]:
+def console(live: Postgres, pooler: Endpoint) -> dict[str, str]:
+    """The environment in which psql reaches PgBouncer's console."""
     return {
         **os.environ,
         "PGPASSWORD": live.admin_password,
@@ -196,7 +197,7 @@ def _command(live: Postgres, pooler: Endpoint, command: str) -> None:
     try:
         done = subprocess.run(
             ["psql", "-XAtqw", "-c", command],
-            env=_console(live, pooler),
+            env=console(live, pooler),
             capture_output=True,
             text=True,
             timeout=PAUSE_SECONDS,

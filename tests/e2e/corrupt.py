@@ -20,7 +20,7 @@ CONTENT = FULL.read_bytes()
 REPOSITORY = Path("/backups/pgbackrest")
 
 
-def attempt(name: str, expected: str, *arguments: str) -> None:
+def attempt(name: str, expected: str, *arguments: str, code: int = 1) -> None:
     done = subprocess.run(
         ["/scripts/restore-postgres.sh", *(arguments or (str(FULL),))],
         capture_output=True,
@@ -28,8 +28,8 @@ def attempt(name: str, expected: str, *arguments: str) -> None:
         check=False,
     )
     lines = done.stderr.strip().splitlines() or [""]
-    case = {"name": name, "code": done.returncode, "said": lines[-1], "expected": expected}
-    print(json.dumps(case), flush=True)
+    case = {"name": name, "said": lines[-1], "expected": expected}
+    print(json.dumps({**case, "code": done.returncode, "refused": code}), flush=True)
 
 
 @contextlib.contextmanager
@@ -177,12 +177,12 @@ def names() -> None:
     other.unlink()
     attempt("unknown incremental", "no incremental backup", "--incremental", "psscript_x")
     attempt("before every backup", "no backup ended before", "--time", "2020-01-01T00:00:00+00:00")
-    attempt("in the future", "in the future", "--time", "2100-01-01T00:00:00+00:00")
-    attempt("no moment", "not a moment", "--time", "yesterday")
-    attempt("no zone", "no zone", "--time", "2026-01-01T00:00:00")
+    attempt("in the future", "in the future", "--time", "2100-01-01T00:00:00+00:00", code=2)
+    attempt("no moment", "not a moment", "--time", "yesterday", code=2)
+    attempt("no zone", "no zone", "--time", "2026-01-01T00:00:00", code=2)
     attempt("no table", "has no table", str(FULL), "--table", "public.nothing")
     attempt("no database", "not of this estate", "--incremental", NAMES["incremental"],
-            "--database", "elsewhere")  # fmt: skip
+            "--database", "elsewhere", code=2)  # fmt: skip
 
 
 def the_repository() -> None:

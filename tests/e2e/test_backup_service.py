@@ -209,6 +209,9 @@ def test_old_backups_go_and_what_stays_can_be_restored(estate: Site, receiver: R
     (incremental,) = estate.manifests("incremental")
     labels = estate.keeper.run("ls /backups/pgbackrest/backup/psscript | grep F").stdout.split()
     assert labels == [incremental["facts"]["label"]]
+    archive = "find /backups/pgbackrest/archive -name '0000*-*' -printf '%f\\n' | sort | head -n 1"
+    oldest = estate.keeper.run(archive).stdout
+    assert oldest.startswith(incremental["facts"]["wal_start"]), "WAL that nothing needs is left"
     estate.done(f"restore-postgres.sh --incremental {incremental['name']} --database psscript")
     assert estate.rows() == content
     estate.done("backup.sh verify")

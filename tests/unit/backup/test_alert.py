@@ -18,6 +18,7 @@ from backup import alert
 from backup.alert import Overdue, overdue
 from backup.config import Alerts, Config
 from backup.job import log_of
+from backup.manifest import Manifest
 from tests.unit.backup import builders
 from tests.unit.backup.builders import manifest
 
@@ -378,8 +379,13 @@ def test_the_message_has_the_numbers(here: Config) -> None:
     )
 
 
+def lasting(made: Manifest, hours: int) -> str:
+    """When a backup of that moment ends that takes so long."""
+    return (datetime.fromisoformat(made.started) + timedelta(hours=hours)).isoformat()
+
+
 def test_a_backup_that_takes_long_is_given_time(here: Config) -> None:
-    slow = [replace(m, duration=3 * 3600.0) for m in current()[:2]]
+    slow = [replace(m, ended=lasting(m, hours=3)) for m in current()[:2]]
     daily = replace(here, schedules={"full": "0 2 * * *"})
     assert overdue(daily, slow, at("23T08:59")) == []
     assert len(overdue(daily, slow, at("23T09:01"))) == 2
