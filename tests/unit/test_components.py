@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -334,6 +335,20 @@ def test_redis_settings_of_every_host_count(tmp_path: Path) -> None:
 
 
 # --- Backup --------------------------------------------------------------------------------------
+
+
+def test_while_postgresqls_host_is_away_its_version_is_that_of_the_backup_host(
+    tmp_path: Path,
+) -> None:
+    hosts = {"db1": {"address": "10.0.0.1"}, "backup1": {"address": "10.0.0.2"}}
+    made = helpers.estate(hosts, {"postgres": ["db1"], "backup": ["backup1"]}, tmp_path)
+    keeper = helpers.node(made, "backup1")
+    made.state.activate_host(keeper.host)
+    keeper.system = System(release=RELEASES["debian", "13"])
+    config = json.loads(backup._config(keeper))["postgres"]
+    assert (config["version"], config["incremental"]) == (17, "block")
+    assert config["data_directory"] == "/var/lib/postgresql/17/main"
+    assert "postgresql-17" in backup._packages(keeper)
 
 
 @pytest.mark.parametrize(

@@ -496,6 +496,31 @@ BACKUP: list[Case] = [
     ),
     ("backup_dir", "backups", f"backup_dir: {PATH}"),
     ("backup_scripts_dir", "/", f"backup_scripts_dir: {PATH}"),
+    ("backup_dir", "/srv/../etc", f"backup_dir: {PATH}"),
+    ("backup_dir", "/tmp", "backup_dir: should be a directory of its own, not '/tmp'"),
+    (
+        "backup_dir",
+        "/var/lib/postgresql/15",
+        "backup_dir: should be a directory of its own, not '/var/lib/postgresql/15'",
+    ),
+    (
+        "backup_scripts_dir",
+        "/backups/scripts",
+        "backup_scripts_dir: should not be inside backup_dir (/backups)",
+    ),
+    ("backup_s3_bucket", "s3://x", "backup_s3_bucket: should be a bucket's name, without s3://"),
+    ("backup_s3_region", "us east", "backup_s3_region: should be a region such as 'us-east-1'"),
+    ("backup_s3_prefix", "../x", "backup_s3_prefix: should be a folder such as 'estate/one'"),
+    (
+        "postgres_extra",
+        {"wal_level": "minimal"},
+        "postgres_extra/wal_level: should not be minimal: WAL is archived for backups",
+    ),
+    (
+        "postgres_extra",
+        {"archive_library": "basic_archive"},
+        "postgres_extra/archive_library: cannot be beside archive_command, which backups use",
+    ),
     ("backup_alert_webhook", "hooks.example.org/x", f"backup_alert_webhook: {URL}"),
     ("backup_heartbeat_url", "ftp://example.org", f"backup_heartbeat_url: {URL}"),
     ("backup_s3_endpoint", "minio:9000", f"backup_s3_endpoint: {URL}"),
@@ -759,6 +784,11 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
         ["b: address: should not be a loopback address: PostgreSQL's host cannot reach it"],
     ),
     (
+        {"redis": ["a"], "backup": ["b"]},
+        {"a": {"address": "127.0.0.1"}},
+        ["a: address: should not be a loopback address: the backup host cannot reach it"],
+    ),
+    (
         {"postgres": ["a"]},
         {"a": {"postgres_superuser_reserved_connections": 100}},
         ["a: postgres_superuser_reserved_connections: should be less than "
@@ -920,6 +950,9 @@ def test_defaults_that_follow_the_stack_and_the_secrets(tmp_path: Path) -> None:
         ("address", "2001:db8::1"),
         ("service_manager", "runit"),
         ("backup_schedule_drill", ""),
+        ("backup_dir", "/srv/backups"),
+        ("backup_s3_prefix", "estate/one"),
+        ("postgres_extra", {"wal_level": "logical"}),
         ("backup_schedule_full", "@daily"),
         ("backup_alert_webhook", "https://example.org/hook?key=1"),
     ],
