@@ -198,7 +198,8 @@ def the_repository() -> None:
             attempt(f"{what} WAL segment missing", "WAL segment .* is missing", *point)
         with aside(path):
             content = path.read_bytes()
-            write(path, flipped(content, len(content) // 2))
+            # Most of a segment may be padding, where damage harms nobody.
+            write(path, content[:100] + bytes(len(content) - 100))
             attempt(f"{what} WAL segment damaged", "scratch server|exited|recovery", *point)
     with aside(backup):
         shutil.rmtree(backup)
