@@ -29,11 +29,13 @@ moved aside, never deleted.
                       restore left behind
   --yes               do it although the data directory is not empty
 
-Exit codes: 0 done, 1 failed, 2 wrong use.
+Exit codes: 0 done, 1 failed, 2 wrong use, 75 a backup or another restore is running.
 END
 }
-say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2; }
-wrong() { echo "restore-cluster.sh: $*" >&2; exit 2; }
+# Whoever called may be gone, and with him stderr: that must not end this anywhere.
+trap '' PIPE
+say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2 || :; }
+wrong() { echo "restore-cluster.sh: $*" >&2 || :; exit 2; }
 fail() {
   say "FAILED: $*"
   [ -z "$socket" ] || { signal_servers QUIT; rm -rf "$socket"; }
@@ -107,7 +109,7 @@ last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\n' ' '; }
 
 install -d -m 700 /run/datatier
 exec 9>/run/datatier/backup-postgres.lock
-flock -n 9 || fail 'a backup or another restore is running'
+flock -n 9 || { say 'a backup or another restore is running'; exit 75; }
 trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 
 # --- What there is -------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ stop_service postgres postgresql@15-main.service || true
 signal_servers INT
 for _ in $(seq 300); do [ -n "$(servers)" ] || break; sleep 0.2; done
 signal_servers QUIT
-sleep 0.2
+for _ in $(seq 50); do [ -n "$(servers)" ] || break; sleep 0.2; done
 [ -z "$(servers)" ] || fail "PostgreSQL does not stop: process $(servers | tr '\n' ' ')"
 say 'PostgreSQL is stopped'
 
