@@ -88,6 +88,57 @@ def test_an_interrupted_restore_is_repaired_by_the_next(alone: Stack) -> None:
     assert rows(alone) == wanted
 
 
+def test_a_backup_from_after_the_way_back_is_not_the_base(alone: Stack) -> None:
+    """Gone back behind the newest backup, written on, and lost before the next full one."""
+    host = alone.host
+    write(alone, "before the way back")
+    time.sleep(1)
+    moment = admin(host, "SELECT now()")
+    time.sleep(1)
+    write(alone, "taken back")
+    succeeded(script(host, "postgres-backup.sh full"))
+    succeeded(script(host, f"restore-cluster.sh --yes --time '{moment}'"))
+    eventually(lambda: rows(alone), 20)
+    wanted = rows(alone)
+    assert wanted[-1] == "before the way back"
+
+    write(alone, "after the way back")
+    archive(host)
+    host.run(f"rm -rf {DATA}/*")
+    succeeded(script(host, "restore-cluster.sh"))
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == [*wanted, "after the way back"]
+
+    # Asked for by name, the backup from after it leads nowhere, and that is said.
+    label = "pgbackrest info | awk '/ full backup: / { label = $3 } END { print label }'"
+    newest = said(host.run(f"runuser -u postgres -- {label}"))
+    wrong = script(host, f"restore-cluster.sh --yes --backup {newest}")
+    assert wrong.returncode == 1 and "could not restore" in wrong.stderr + wrong.stdout
+    succeeded(script(host, "restore-cluster.sh --yes"))
+    eventually(lambda: rows(alone), 20)
+    assert rows(alone) == [*wanted, "after the way back"]
+
+
+def test_wal_that_cannot_be_archived_is_not_left_behind(alone: Stack) -> None:
+    """The server stays up, unless it is said that its last rows may go."""
+    host = alone.host
+    admin(host, "ALTER SYSTEM SET archive_command = 'false'")
+    admin(host, "SELECT pg_reload_conf()")
+    write(alone, "not archived")
+    kept = rows(alone)
+    refused = script(host, "restore-cluster.sh --yes")
+    assert refused.returncode == 1 and "--without-last-wal" in refused.stderr
+    assert rows(alone) == kept
+    admin(host, "ALTER SYSTEM RESET archive_command")
+    admin(host, "SELECT pg_reload_conf()")
+    archive(host)
+
+
+def test_another_job_is_waited_for(alone: Stack) -> None:
+    command = "flock /run/datatier/backup-postgres.lock /scripts/restore-cluster.sh --yes"
+    assert alone.host.run(command, check=False).returncode == 75
+
+
 def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
     """Recovery would end there without a word."""
     host = alone.host
@@ -99,6 +150,9 @@ def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
     write(alone, "after the gap")
     archive(host)
     host.run(f"rm /backups/pgbackrest/archive/psscript/17-1/*/{last}-*")
-    gap = script(host, "restore-cluster.sh --yes")
-    assert gap.returncode == 1 and "the archive goes on to" in gap.stderr
-    assert said(host.run("systemctl is-active postgresql@17-main || true")) != "active"
+    # Nor by the next run: the first leaves no timeline behind that ends at the gap.
+    for _ in range(2):
+        gap = script(host, "restore-cluster.sh --yes")
+        assert gap.returncode == 1 and "the archive goes on to" in gap.stderr
+        assert said(host.run("systemctl is-active postgresql@17-main || true")) != "active"
+    assert said(host.run(f"test -e {DATA}.restoring || echo complete")) == "complete"

@@ -17,7 +17,8 @@ aside='' socket=''
 
 usage() {
   cat <<END
-Usage: restore-cluster.sh [--latest | --time MOMENT | --incremental NAME] [--timeline N] [--yes]
+Usage: restore-cluster.sh [--latest | --time MOMENT | --incremental NAME] [--timeline N]
+                          [--backup LABEL] [--without-last-wal] [--yes]
 
 Restores all of PostgreSQL's data directory from the physical repository. What is there now is
 moved aside, never deleted.
@@ -27,17 +28,21 @@ moved aside, never deleted.
   --incremental NAME  to an incremental backup: ${stanza}_incremental_20261122_140300
   --timeline N        follow this timeline instead of the newest, to reach what an earlier
                       restore left behind
+  --backup LABEL      begin with this physical backup instead of the last one that is on the way
+  --without-last-wal  go on although what the running server wrote last cannot be archived
   --yes               do it although the data directory is not empty
 
-Exit codes: 0 done, 1 failed, 2 wrong use.
+Exit codes: 0 done, 1 failed, 2 wrong use, 75 a backup or another restore is running.
 END
 }
-say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2; }
-wrong() { echo "restore-cluster.sh: $*" >&2; exit 2; }
+# Whoever called may be gone, and with him stderr: that must not end this anywhere.
+trap '' PIPE
+say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2 || :; }
+wrong() { echo "restore-cluster.sh: $*" >&2 || :; exit 2; }
 fail() {
   say "FAILED: $*"
   [ -z "$socket" ] || { signal_servers QUIT; rm -rf "$socket"; }
-  [ -z "$aside" ] || say "the data directory as it was is $aside"
+  [ ! -d "$aside" ] || say "the data directory as it was is $aside"
   exit 1
 }
 as_postgres() { runuser -u postgres -- "$@"; }
@@ -46,7 +51,7 @@ instant() { date -u -d "@$1" '+%Y-%m-%d %H:%M:%S+00'; }
 
 # --- What is wanted ------------------------------------------------------------------------------
 
-kind=default target='' before='' timeline=latest yes=''
+kind=default target='' before='' timeline=latest wanted='' without='' yes=''
 choose() {
   [ "$kind" = default ] || wrong 'give one of --latest, --time and --incremental'
   kind=$1
@@ -75,6 +80,11 @@ while [ $# -gt 0 ]; do
     --timeline)
       timeline=${2-}; shift
       echo "$timeline" | grep -Eqx '[1-9][0-9]*' || wrong '--timeline needs a number' ;;
+    --backup)
+      wanted=${2-}; shift
+      echo "$wanted" | grep -Eqx '[0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?' ||
+        wrong '--backup needs a label, as pgbackrest info names them' ;;
+    --without-last-wal) without=yes ;;
     --yes) yes=yes ;;
     --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
@@ -107,33 +117,80 @@ last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\n' ' '; }
 
 install -d -m 700 /run/datatier
 exec 9>/run/datatier/backup-postgres.lock
-flock -n 9 || fail 'a backup or another restore is running'
+flock -n 9 || { say 'a backup or another restore is running'; exit 75; }
 trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 
 # --- What there is -------------------------------------------------------------------------------
 
-# Lines of "backup LABEL STOP SIZE TIMELINE", "archive LAST-SEGMENT" and "cluster SYSTEM-IDENTIFIER".
+# Lines of "cluster SYSTEM-IDENTIFIER" and "backup LABEL STOP SIZE TIMELINE STOP-LSN ARCHIVE".
 describe() {
   perl -MJSON::PP -e '
     my ($stanza) = @{decode_json(join "", <STDIN>)} or die "no stanza\n";
     die "$stanza->{status}{message}\n" if $stanza->{status}{code};
     print "cluster $_->{\"system-id\"}\n" for @{$stanza->{db}};
-    print "archive $_->{max}\n" for grep { $_->{max} } @{$stanza->{archive}};
+    my %archive = map { $_->{database}{id} => $_->{id} } @{$stanza->{archive}};
     print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size} ",
-      hex(substr($_->{archive}{stop}, 0, 8)), "\n" for grep { !$_->{error} } @{$stanza->{backup}};
+      substr($_->{archive}{stop}, 0, 8), " ", $_->{lsn}{stop} // "FFFFFFFF/FFFFFFFF", " ",
+      $archive{$_->{database}{id}} // "none", "\n" for grep { !$_->{error} } @{$stanza->{backup}};
   ' 2>&1
 }
-said=$(repository --log-level-stderr=error info --output=json 2>&1) ||
-  fail "the repository does not answer: $(echo "$said" | head -n 1)"
-known=$(echo "$said" | describe) || fail "the repository has nothing to restore: $known"
-set -- $(echo "$known" | awk -v before="${before:-$(date +%s)0}" -v timeline="$timeline" '
-  $1 == "backup" && $3 < before && (timeline == "latest" || $5 <= timeline) { line = $2 " " $4 }
-  END { print line }')
-[ $# = 2 ] || fail "the repository has no backup${before:+ that ended before $(instant "$before")}" \
-  "(timeline $timeline)"
-label=$1 size=$2
-cluster=$(echo "$known" | awk '$1 == "cluster" { id = $2 } END { print id }')
-archived=$(echo "$known" | awk '$1 == "archive" { last = $2 } END { print last }')
+# repo-ls and repo-get, of the archive that belongs to the backup.
+archive() {
+  repository --log-level-stderr=error "$1" "archive/$stanza/$archive${2:+/$2}" ||
+    fail "the repository does not answer"
+}
+# The last segment of a timeline in the archive, if there is one.
+last_segment() {
+  said=$(archive repo-ls) || exit
+  directory=$(echo "$said" | grep -Ex "$1[0-9A-F]{8}" | sort | tail -n 1)
+  [ -n "$directory" ] || return 0
+  said=$(archive repo-ls "$directory") || exit
+  echo "$said" | sed -nE 's/^([0-9A-F]{24})-.*/\1/p' | sort | tail -n 1
+}
+# Of the backups that ended in time the last one from which the timeline can be reached: it was
+# made on that timeline, or on an earlier one before that was left.
+choose_backup() {
+  said=$(repository --log-level-stderr=error info --output=json 2>&1) ||
+    fail "the repository does not answer: $(echo "$said" | head -n 1)"
+  known=$(echo "$said" | describe) || fail "the repository has nothing to restore: $known"
+  cluster=$(echo "$known" | awk '$1 == "cluster" { id = $2 } END { print id }')
+  candidates=$(echo "$known" | awk -v before="${before:-$(date +%s)0}" -v wanted="$wanted" '
+    $1 == "backup" && $3 < before && (wanted == "" || $2 == wanted)')
+  none="the repository has no backup${wanted:+ $wanted}${before:+ that ended before $(instant \
+    "$before")}"
+  [ -n "$candidates" ] || fail "$none"
+  archive=$(echo "$candidates" | awk 'END { print $7 }')
+  histories=$(archive repo-ls) || exit
+  histories=$(echo "$histories" | sed -nE 's/^([0-9A-F]{8})\.history$/\1/p')
+  case $timeline in
+    latest) followed=$({ echo "$histories"; echo "$candidates" | awk '{ print $5 }'; } |
+      sort | tail -n 1) ;;
+    *) followed=$(printf %08X "$timeline") ;;
+  esac
+  history=''
+  if echo "$histories" | grep -qx "$followed"; then
+    history=$(archive repo-get "$followed.history") || exit
+  fi
+  set -- $({ echo "$history" | sed 's/^/left /'; echo "$candidates"; } |
+    awk -v followed="$followed" -v archive="$archive" -v wanted="$wanted" '
+    function position(lsn, part, digits) {
+      split(lsn, part, "/")
+      digits = sprintf("%8s%8s", part[1], part[2])
+      gsub(/ /, "0", digits)
+      return "at " digits
+    }
+    $1 == "left" && NF > 2 { left[sprintf("%08X", $2)] = position($3) }
+    $1 == "backup" && $7 == archive && (wanted != "" || $5 "" == followed "" ||
+      ($5 in left && position($6) <= left[$5])) { line = $2 " " $4 }
+    END { print line }')
+  [ $# = 2 ] || fail "$none from which timeline $((0x$followed)) can be reached"
+  label=$1 size=$2
+  room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
+  needed=$((size + 268435456))
+  [ "$room" -ge "$needed" ] || fail "${data%/*} has $((room >> 20)) MB free and $label needs" \
+    "$((needed >> 20)): make room, for instance of earlier main.before_* and main.interrupted_*"
+}
+choose_backup
 
 case $kind in
   time) goal="$target, timeline $timeline" options="--type=time --target-action=promote" ;;
@@ -146,10 +203,6 @@ esac
 follow=$timeline
 [ "$timeline" != 1 ] || follow=current
 
-room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
-needed=$((size + 268435456))
-[ "$room" -ge "$needed" ] || fail "${data%/*} has $((room >> 20)) MB free and $label needs" \
-  "$((needed >> 20)): make room, for instance of earlier main.before_* and main.interrupted_*"
 if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
   if mountpoint -q "$data"; then fail "$data is a mount point: empty it yourself first"; fi
   [ -z "$(ls -A "$data/pg_tblspc" 2>/dev/null)" ] || fail "$data has tablespaces: move them first"
@@ -161,7 +214,6 @@ if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
     wrong "$data is not empty: add --yes to do that"
   fi
 fi
-say "restoring $label to $goal"
 
 # --- Stop ----------------------------------------------------------------------------------------
 
@@ -180,24 +232,34 @@ flush() {
   [ "$mine" = "$cluster" ] || return 0
   # Without a record of its own the switch would do nothing, and name a segment not yet begun.
   last=$(psql_live "SELECT pg_walfile_name(pg_create_restore_point('before_restore_$stamp'))" \
-    2>/dev/null) && psql_live 'SELECT pg_switch_wal()' >/dev/null || return 0
+    2>/dev/null) || return 0
+  psql_live 'SELECT pg_switch_wal()' >/dev/null || :
   for _ in $(seq 60); do
-    done=$(psql_live "SELECT last_archived_wal >= '$last' FROM pg_stat_archiver") || return 0
+    done=$(psql_live "SELECT last_archived_wal >= '$last' COLLATE \"C\" FROM pg_stat_archiver") ||
+      break
     [ "$done" != t ] || { say "the running server's WAL is archived"; return 0; }
     sleep 1
   done
-  say "the running server's last WAL is not archived: $last"
+  why="what the running server wrote last ($last) is not archived"
+  case $kind$without in
+    default | latest) fail "$why and would be lost: PostgreSQL was left as it is; see its log, or" \
+      "add --without-last-wal" ;;
+  esac
+  say "$why"
 }
 psql_live() { as_postgres psql -XAtqw -p 5432 -d postgres -c "$1"; }
 
 flush
+# The running server may just have archived the history of its timeline.
+choose_backup
+say "restoring $label to $goal"
 # Without its files a server has nothing to save, and waits for its clients for ever.
 [ -e "$data/postmaster.pid" ] || signal_servers QUIT
 stop_service postgres postgresql@15-main.service || true
 signal_servers INT
 for _ in $(seq 300); do [ -n "$(servers)" ] || break; sleep 0.2; done
 signal_servers QUIT
-sleep 0.2
+for _ in $(seq 50); do [ -n "$(servers)" ] || break; sleep 0.2; done
 [ -z "$(servers)" ] || fail "PostgreSQL does not stop: process $(servers | tr '\n' ' ')"
 say 'PostgreSQL is stopped'
 
@@ -230,7 +292,9 @@ recovery_failed() {
   fail "recovery: ${why:-see $log}"
 }
 
-set -- config_file="$config" hot_standby=off listen_addresses="''" port=5432 \
+# It archives nothing: what comes of a recovery that misses its goal must not become the newest
+# timeline. What it leaves to archive the service archives.
+set -- config_file="$config" archive_command="''" hot_standby=off listen_addresses="''" port=5432 \
   unix_socket_directories="$socket" external_pid_file="$socket/pid" \
   logging_collector=off log_destination=stderr
 as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" \
@@ -245,11 +309,16 @@ parent=$(echo "$end" | cut -f 1) lsn=$(echo "$end" | cut -f 2) reason=$(echo "$e
 case $kind in
   time) echo "$reason" | grep -Eq '^(before|after) ' || missed=yes ;;
   name) [ "$reason" = "at restore point \"$target\"" ] || missed=yes ;;
-  *) # A segment that is missing ends recovery without a word.
+  *) # A segment that is missing ends recovery without a word, also one before the timeline begins.
+    fork=$(ask "SELECT pg_read_file('pg_wal/$now.history')" | grep . | tail -n 2 | head -n 1 |
+      cut -f 2)
+    [ "$(ask "SELECT '$lsn'::pg_lsn >= '$fork'")" = t ] ||
+      missed="timeline $parent begins later, at $fork"
+    [ "$parent" -ge $((0x$followed)) ] || missed="the archive goes on to timeline $((0x$followed))"
     reached=$(ask "SELECT pg_walfile_name('$lsn')" | cut -c 9-)
-    last=${archived#"$(printf %08X "$parent")"}
-    [ "$last" = "$archived" ] || [ "$(printf '%s\n' "$reached" "$last" | sort | tail -n 1)" = \
-      "$reached" ] || missed="the archive goes on to $archived" ;;
+    last=$(last_segment "$(printf %08X "$parent")")
+    [ "$(printf '%s\n' "$reached" "${last#????????}" | sort | tail -n 1)" = "$reached" ] ||
+      missed="the archive goes on to $last" ;;
 esac
 for parameter in restore_command recovery_target_name recovery_target_time \
   recovery_target_action recovery_target_timeline; do
@@ -258,9 +327,10 @@ done
 as_postgres "$bin/pg_ctl" stop -s -w -t 3600 -m fast -D "$data"
 rm -rf "$socket"
 socket=''
+# This is a whole cluster now, which somebody may start and keep, wherever it ended.
+rm -f "$marker"
 [ -z "${missed-}" ] || fail "recovery ended at $lsn ($reason), not at $goal: ${missed#yes};" \
   "PostgreSQL is stopped"
-rm -f "$marker"
 say "recovered to $lsn ($reason)"
 
 # --- Start ---------------------------------------------------------------------------------------
