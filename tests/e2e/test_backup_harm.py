@@ -20,6 +20,8 @@ from tests.e2e.wait import eventually
 from tests.lab import Lab
 
 DIRECTORY = "/backups/postgres"
+# A login that was cut short makes PgBouncer wait for 15 s (server_login_retry) before the next.
+RETRY_SECONDS = 25
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +271,7 @@ def test_a_killed_restore_leaves_the_old_or_the_new(
     until_said(estate, step)
     time.sleep(delay)
     kill(estate)
-    eventually(lambda: goes_on(estate), 10)
+    eventually(lambda: goes_on(estate), RETRY_SECONDS)
     assert estate.rows() in (live, backed_up["content"])
 
 
@@ -298,7 +300,7 @@ def test_a_restore_that_is_killed_while_it_waits_for_clients_lets_them_go_on(
     until_said(estate, "settings and privileges of the database: done")
     time.sleep(1)
     kill(estate)
-    eventually(lambda: goes_on(estate), 10)
+    eventually(lambda: goes_on(estate), RETRY_SECONDS)
     assert estate.rows() == live
 
 
