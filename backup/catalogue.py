@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backup import alert, outcome, postgres, redis, repository
+from backup import alert, outcome, postgres, redis, repository, retention
 from backup.config import CRONTAB, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, update
@@ -149,15 +149,15 @@ def _verified(manifest: Manifest) -> Manifest:
 def _verify(config: Config, log: Log) -> None:
     bad = _unreadable(config)
     for manifest in everything(config):
-        kind = "redis" if manifest.kind == "redis" else "postgres"
+        directory = retention.directory_of(config, manifest)
         try:
-            (redis.verify if kind == "redis" else postgres.verify)(config, manifest)
+            (redis if manifest.kind == "redis" else postgres).verify(config, manifest)
             if manifest.kind == "full":
                 postgres.verify_chain(config, manifest)
-            update(config.artifacts(kind), manifest.name, _verified)
+            update(directory, manifest.name, _verified)
         except (Failed, OSError) as failure:
             # Clean-up may have removed it meanwhile.
-            if manifest.beside(config.artifacts(kind)).exists():
+            if manifest.beside(directory).exists():
                 log.line(f"FAILED: {failure}")
                 bad.append(str(failure))
     if config.postgres is not None:

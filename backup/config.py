@@ -55,6 +55,10 @@ class Postgres:
     incremental: str
     poolers: tuple[Endpoint, ...]
 
+    def binary(self, name: str) -> str:
+        """Where Debian keeps a programme of the server's version."""
+        return f"/usr/lib/postgresql/{self.version}/bin/{name}"
+
 
 @dataclass(frozen=True)
 class Redis:

@@ -71,14 +71,10 @@ def _postgres(config: Config, started: datetime, log: Log) -> dict[str, Any]:
     }
 
 
-def _binary(server: Postgres, name: str) -> str:
-    return f"/usr/lib/postgresql/{server.version}/bin/{name}"
-
-
 def _read_everything(server: Postgres) -> None:
     place = ["-h", server.host, "-p", str(server.port), "-U", "postgres", "-w"]
-    run([_binary(server, "pg_amcheck"), "-a", "--install-missing", *place])
-    run([_binary(server, "pg_dumpall"), "--no-sync", "-f", "/dev/null", *place])
+    run([server.binary("pg_amcheck"), "-a", "--install-missing", *place])
+    run([server.binary("pg_dumpall"), "--no-sync", "-f", "/dev/null", *place])
 
 
 def _load(config: Config, server: Postgres, manifest: Manifest) -> None:
@@ -91,4 +87,4 @@ def _load(config: Config, server: Postgres, manifest: Manifest) -> None:
 
 
 def _checksums(server: Postgres, data: Path) -> None:
-    run([_binary(server, "pg_checksums"), "--check", "-D", str(data)], user="postgres")
+    run([server.binary("pg_checksums"), "--check", "-D", str(data)], user="postgres")

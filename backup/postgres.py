@@ -216,7 +216,7 @@ def _write(config: Config, kind: str, database: str, snapshot: str, partial: Pat
     """Dumps into the partial file, compressed and perhaps encrypted; returns the tool's version."""
     postgres = server(config)
     tool = "pg_dumpall" if kind == "globals" else "pg_dump"
-    binary = f"/usr/lib/postgresql/{postgres.version}/bin/{tool}"
+    binary = postgres.binary(tool)
     command = [binary, "-h", postgres.host, "-p", str(postgres.port), "-U", postgres.user, "-w"]
     # Passwords of roles are not for the backup role to read; they are in the settings.
     command += (

@@ -16,7 +16,7 @@ from backup import redis_roles as roles
 from backup.config import Config, Endpoint, Redis
 from backup.job import Failed, Log, run, stamp
 from backup.manifest import Manifest, all_of, digest, finish
-from backup.redis_restore import repair, restore
+from backup.redis_restore import configured, repair, restore
 from backup.redis_roles import Node, forget_phantoms, master, nodes, source, until
 from backup.retention import link_latest
 
@@ -93,17 +93,6 @@ def verify(config: Config, manifest: Manifest) -> None:
     """
     with rdb.workplace(config) as work:
         rdb.validate(config, manifest, work / "dump.rdb")
-
-
-def configured(config: Config) -> Redis:
-    """The Redis of the estate.
-
-    Raises:
-        Failed: there is none.
-    """
-    if config.redis is None:
-        raise Failed("there is no Redis in this estate")
-    return config.redis
 
 
 def _clean(directory: Path) -> None:

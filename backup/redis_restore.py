@@ -75,7 +75,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
         Failed: the message says which check or step; the data are the old ones unless it says so.
         Busy: another restore is running.
     """
-    redis = _configured(config)
+    redis = configured(config)
     with _exclusive(config), _deferred_signals() as stop, rdb.workplace(config) as work:
         # A Sentinel that is gone for good must not stand in the way of a restore.
         with contextlib.suppress(Failed):
@@ -112,7 +112,7 @@ def repair(config: Config, log: Log) -> bool:
     Raises:
         Failed: something could not be undone; it is tried again next time.
     """
-    redis = _configured(config)
+    redis = configured(config)
     try:
         with _exclusive(config):
             return _undo(config, redis, log)
@@ -120,7 +120,12 @@ def repair(config: Config, log: Log) -> bool:
         return False
 
 
-def _configured(config: Config) -> Redis:
+def configured(config: Config) -> Redis:
+    """The Redis of the estate.
+
+    Raises:
+        Failed: there is none.
+    """
     if config.redis is None:
         raise Failed("there is no Redis in this estate")
     return config.redis
@@ -228,7 +233,7 @@ def _replace(
     config: Config, leader: Node, found: rdb.Rdb, server: Scratch, log: Log, stop: Stop
 ) -> int:
     """Lets the master take over the scratch server's data; returns how many keys it then has."""
-    redis, state = _configured(config), config.artifacts("redis") / _STATE
+    redis, state = configured(config), config.artifacts("redis") / _STATE
     try:
         with log.step("Sentinels are told to wait"):
             _hold_sentinels(redis, leader.endpoint, server.endpoint, state)

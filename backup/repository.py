@@ -13,6 +13,7 @@ from backup.job import Failed, run
 
 USER = "postgres"
 ARCHIVE_SECONDS = 120
+_NO_STANZA = "the repository has no stanza: deploy the backup component again"
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Physical:
         return _number(self.lsn_stop) <= left.get(self.timeline, -1)
 
 
-def pgbackrest(config: Config, *arguments: str, timeout: float | None = None) -> str:
+def pgbackrest(config: Config, *arguments: str) -> str:
     """Runs pgBackRest for the estate's stanza.
 
     Raises:
         Failed: it exited with something else than 0.
     """
-    return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER, timeout=timeout)
+    return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER)
 
 
 def backups(config: Config) -> list[Physical]:
@@ -59,15 +60,25 @@ def backups(config: Config) -> list[Physical]:
     Raises:
         Failed: the repository cannot be read or says that it is not well.
     """
-    stanzas = json.loads(pgbackrest(config, "info", "--output=json"))
-    if not stanzas:
-        raise Failed("the repository has no stanza: deploy the backup component again")
-    status = stanzas[0]["status"]
+    stanza = _info(config)
+    status = stanza["status"]
     if status["code"] == 2:
         return []
     if status["code"] != 0:
         raise Failed(f"the repository is not well: {status['message']}")
-    return [_physical(raw) for raw in stanzas[0]["backup"]]
+    return [_physical(raw) for raw in stanza["backup"]]
+
+
+def _info(config: Config) -> dict[str, Any]:
+    """What the repository says of the estate's stanza.
+
+    Raises:
+        Failed: the repository cannot be read or has no stanza.
+    """
+    stanzas = json.loads(pgbackrest(config, "info", "--output=json"))
+    if not stanzas:
+        raise Failed(_NO_STANZA)
+    return dict(stanzas[0])
 
 
 def system_identifier(config: Config) -> str:
@@ -80,10 +91,9 @@ def system_identifier(config: Config) -> str:
 
 
 def _newest(config: Config) -> dict[str, Any]:
-    stanzas = json.loads(pgbackrest(config, "info", "--output=json"))
-    known = stanzas[0]["db"] if stanzas else []
+    known = _info(config)["db"]
     if not known:
-        raise Failed("the repository has no stanza: deploy the backup component again")
+        raise Failed(_NO_STANZA)
     return dict(max(known, key=lambda row: row["id"]))
 
 

@@ -21,7 +21,7 @@ from backup import repository, scratch
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, Program, WrongUse, program, stamp
 from backup.manifest import SUFFIX, Manifest, all_of
-from backup.swap import name_beside, swap
+from backup.swap import name_beside, quoted, swap
 
 _NO_LIMITS = "-c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=warning"
 
@@ -253,7 +253,7 @@ def load(live: Postgres, database: str, stream: IO[bytes] | Any, before: bytes =
         Failed: psql or the decompression failed.
     """
     command = [
-        f"/usr/lib/postgresql/{live.version}/bin/psql",
+        live.binary("psql"),
         *("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
         *("-h", live.host, "-p", str(live.port), "-U", "postgres", "-d", database, "-f", "-"),
     ]
@@ -279,7 +279,7 @@ def _copy(
     source: Postgres, database: str, live: Postgres, fresh: str, *options: str, before: bytes = b""
 ) -> None:
     command = [
-        f"/usr/lib/postgresql/{live.version}/bin/pg_dump",
+        live.binary("pg_dump"),
         *("-h", source.host, "-p", str(source.port), "-U", "postgres", "-w", "-d", database),
         *options,
     ]
@@ -325,8 +325,8 @@ def require_counts(live: Postgres, database: str, wanted: dict[str, int]) -> Non
 def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) -> None:
     """Brings a table that is gone back to its place; beside one that is there, its content."""
     schema, name = _table(live, fresh, table)
-    pattern = f"--table={_quoted(schema)}.{_quoted(name)}"
-    if _table_or_none(live, database, f"{_quoted(schema)}.{_quoted(name)}") is None:
+    pattern = f"--table={quoted(schema)}.{quoted(name)}"
+    if _table_or_none(live, database, f"{quoted(schema)}.{quoted(name)}") is None:
         with log.step(f"table {schema}.{name}"):
             _copy(live, fresh, live, database, pattern)
             _require_same(live, (fresh, schema), (database, schema), name)
@@ -343,8 +343,8 @@ def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) 
             )
         # No keys and indexes: they could refer to what the live database does not have.
         sections = ("--section=pre-data", "--section=data")
-        pattern = f"--table={_quoted(beside)}.{_quoted(name)}"
-        create = f"CREATE SCHEMA {_quoted(beside)};\n".encode()
+        pattern = f"--table={quoted(beside)}.{quoted(name)}"
+        create = f"CREATE SCHEMA {quoted(beside)};\n".encode()
         _copy(live, fresh, live, database, pattern, *sections, before=create)
         _require_same(live, (fresh, beside), (database, beside), name)
     log.line(f"{database} has its {schema}.{name} as before, and the backup's as {beside}.{name}")
@@ -381,10 +381,6 @@ def _table_or_none(live: Postgres, database: str, table: str) -> tuple[str, str]
             (table,),
         ).fetchone()
     return (row[0], row[1]) if row else None
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 # --- To scratch ----------------------------------------------------------------------------------

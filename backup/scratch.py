@@ -88,7 +88,7 @@ def empty(config: Config, log: Log, extra: int) -> Iterator[Postgres]:
         with log.step("empty scratch server"):
             options = ["-D", str(home / "data"), "-U", "postgres", "-E", "UTF8"]
             locale = ["--locale=C.UTF-8", "--auth=trust", "--no-sync"]
-            run([_binary(config, "initdb"), *options, *locale], user=repository.USER)
+            run([server(config).binary("initdb"), *options, *locale], user=repository.USER)
             _start(config, home)
         yield _server(config, home)
 
@@ -142,7 +142,7 @@ def _remove(config: Config, home: Path) -> None:
     if (data / "postmaster.pid").exists():
         with contextlib.suppress(Failed):
             stop = ["-D", str(data), "-w", "-m", "immediate", "stop"]
-            run([_binary(config, "pg_ctl"), *stop], user=repository.USER)
+            run([server(config).binary("pg_ctl"), *stop], user=repository.USER)
     shutil.rmtree(home, ignore_errors=True)
 
 
@@ -187,13 +187,9 @@ def _server(config: Config, home: Path) -> Postgres:
     return replace(server(config), host=str(home), port=PORT)
 
 
-def _binary(config: Config, name: str) -> str:
-    return f"/usr/lib/postgresql/{server(config).version}/bin/{name}"
-
-
 def _start(config: Config, home: Path) -> None:
     data = home / "data"
-    control = run([_binary(config, "pg_controldata"), str(data)], user=repository.USER)
+    control = run([server(config).binary("pg_controldata"), str(data)], user=repository.USER)
     # On the command line, where what ALTER SYSTEM has set on the live server does not win.
     options = {
         **{"config_file": home / "postgresql.conf", "hba_file": home / "pg_hba.conf"},
@@ -214,7 +210,7 @@ def _start(config: Config, home: Path) -> None:
     words = [f"-c {shlex.quote(f'{key}={value}')}" for key, value in options.items()]
     start += ["-o", " ".join(words), "start"]
     try:
-        run([_binary(config, "pg_ctl"), *start], user=repository.USER)
+        run([server(config).binary("pg_ctl"), *start], user=repository.USER)
     except Failed as failure:
         raise Failed(_last_words(home) or str(failure)) from None
     _wait_promoted(config, home)
@@ -247,6 +243,6 @@ def _require_target(target: Target, home: Path) -> None:
 def stop(config: Config, scratch: Postgres) -> Path:
     """Stops a scratch server cleanly, for checks of its files; returns its data directory."""
     data = Path(scratch.host) / "data"
-    run([_binary(config, "pg_ctl"), "-D", str(data), "-w", "-m", "fast", "stop"],
+    run([server(config).binary("pg_ctl"), "-D", str(data), "-w", "-m", "fast", "stop"],
         user=repository.USER)  # fmt: skip
     return data

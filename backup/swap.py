@@ -151,13 +151,13 @@ def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
         [sys.executable, "-c", _GUARD],
         stdin=subprocess.PIPE,
         start_new_session=True,
-        env={**console(live, pooler), "RESUME": f"RESUME {_quoted(database)}"},
+        env={**console(live, pooler), "RESUME": f"RESUME {quoted(database)}"},
     )
     try:
         # It would go on opening connections to fill the pool, and hold it against the database
         # that one of them failed: https://www.pgbouncer.org/config.html#server_login_retry
         _command(live, pooler, "SET min_pool_size = 0")
-        _command(live, pooler, f"PAUSE {_quoted(database)}")
+        _command(live, pooler, f"PAUSE {quoted(database)}")
         yield
     finally:
         assert guard.stdin is not None
@@ -212,5 +212,6 @@ def _command(live: Postgres, pooler: Endpoint, command: str) -> None:
         raise Failed(f"PgBouncer at {pooler}: {done.stderr.strip()}")
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A quoted SQL identifier, for what is not psycopg's to send."""
     return '"' + name.replace('"', '""') + '"'
