@@ -12,7 +12,8 @@ from tests.lab.process import LabError, call, docker, say
 from tests.lab.state import locked, state_dir
 
 _PACKAGES = {
-    "docker": "docker.io",
+    # Some machines come with the client alone.
+    "dockerd": "docker.io",
     "debootstrap": "debootstrap",
     "ip": "iproute2",
     "iptables": "iptables",
