@@ -1,6 +1,6 @@
 """Which component lands where, and in what order on each host."""
 
-from tasks import backup, health, pgbouncer, postgres, redis, sentinel
+from tasks import backup, compose, health, pgbouncer, postgres, redis, sentinel
 
 postgres.install()
 backup.install()
@@ -10,4 +10,5 @@ pgbouncer.deploy()
 redis.deploy()
 sentinel.deploy()
 backup.configure()
+compose.deploy()
 health.report()

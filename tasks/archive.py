@@ -28,9 +28,12 @@ def backup_host(everything: Estate) -> Node | None:
 
 
 def is_remote(node: Node) -> bool:
-    """Whether there is a repository, and PostgreSQL is on another host."""
+    """Whether there is a repository, and PostgreSQL is on another host.
+
+    Containers of one project share their files.
+    """
     keeper, servers = backup_host(node.estate), node.estate.in_group("postgres")
-    return keeper is not None and bool(servers) and keeper not in servers
+    return not node.estate.subnet and keeper is not None and bool(servers) and keeper not in servers
 
 
 def stanza(node: Node) -> str:

@@ -151,7 +151,7 @@ def _rules(everything: Estate) -> list[Problem]:
             message = "should not be a loopback address: PostgreSQL's host cannot reach it"
             problems.append(Problem(node.name, "address", message))
         for other in everything.nodes:
-            if other is not node and other.settings and other.is_loopback:
+            if other is not node and other.inside is None and other.is_loopback:
                 message = "should not be a loopback address: the backup host cannot reach it"
                 problems.append(Problem(other.name, "address", message))
         chosen = node.the(BackupSettings)
@@ -242,7 +242,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "services": services.probe(_services(node), node.manager),
         "certificate": archive.certificate_probe(node),
         "artifacts": Probe(_ARTIFACTS.format(dir=node.the(BackupSettings).dir), bool),
-        "stanza": Probe(_STANZA.format(stanza=archive.stanza(node)), lambda lines: lines == ["ok"]),
+        "stanza": stanza_probe(node),
     }
 
 
@@ -256,6 +256,11 @@ _ARTIFACTS = (
 
 
 def _packages(node: Node) -> list[str]:
+    return [*required(node), *services.packages(node.manager)]
+
+
+def required(node: Node) -> list[str]:
+    """The packages that the programme needs."""
     server = _server(node)
     tools = [f"postgresql-{_version(node)}", "pgbackrest"] if server else []
     redis = ["redis-server", "redis-tools"] if node.estate.having(RedisSettings) else []
@@ -268,7 +273,7 @@ def _packages(node: Node) -> list[str]:
         "openssl",
         "logrotate",
     ]
-    return [*tools, *redis, *libraries, "cron", *services.packages(node.manager)]
+    return [*tools, *redis, *libraries, "cron"]
 
 
 @on(BackupSettings)
@@ -329,29 +334,31 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
-        *_programme(),
-        *_scripts(chosen),
-        File(CONFIG, _config(node), mode="600", secret=_CONFIG_SECRETS),
-        File("/etc/cron.d/datatier-backup", _cron(node)),
-        File("/etc/logrotate.d/datatier-backup", _logrotate(chosen)),
-        *_repository(node, certificate),
+        *programme(chosen),
+        File(CONFIG, configuration(node), mode="600", secret=CONFIG_SECRETS),
+        File("/etc/cron.d/datatier-backup", schedule(node)),
+        *repository(node, certificate),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
 
 
 # The address of a webhook or heartbeat is its password.
-_CONFIG_SECRETS = (
+CONFIG_SECRETS = (
     r'^ *"(?:password|admin_password|secret_key|access_key|encryption_passphrase|webhook|command'
     r'|heartbeat)": "(.*)",?$'
 )
 
 
-def _programme() -> list[Entry]:
+def programme(chosen: BackupSettings) -> list[Entry]:
+    """The programme, the scripts that start it, and how its logs are kept short."""
     modules = sorted(PROGRAMME.glob("*.py"))
+    logrotate = render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
     return [
         Directory(LIBRARY),
         Directory(f"{LIBRARY}/backup"),
         *(File(f"{LIBRARY}/backup/{path.name}", path.read_text()) for path in modules),
+        *_scripts(chosen),
+        File("/etc/logrotate.d/datatier-backup", logrotate),
     ]
 
 
@@ -369,7 +376,8 @@ def _scripts(chosen: BackupSettings) -> list[Entry]:
     ]
 
 
-def _cron(node: Node) -> str:
+def schedule(node: Node) -> str:
+    """What cron starts, and when."""
     chosen = node.the(BackupSettings)
     jobs = [
         (schedule, command)
@@ -387,11 +395,8 @@ def _absent(everything: Estate) -> set[str]:
     return postgres if everything.having(RedisSettings) else {*postgres, "redis"}
 
 
-def _logrotate(chosen: BackupSettings) -> str:
-    return render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
-
-
-def _config(node: Node) -> str:
+def configuration(node: Node) -> str:
+    """What the programme knows of the estate, as JSON."""
     chosen = node.the(BackupSettings)
     passphrase = chosen.encryption_passphrase
     content = {
@@ -465,7 +470,7 @@ def _s3(chosen: BackupSettings) -> dict[str, str] | None:
     }
 
 
-def _repository(node: Node, certificate: str) -> list[Entry]:
+def repository(node: Node, certificate: str = "") -> list[Entry]:
     """pgBackRest's configuration for backups, and the one that restores to scratch."""
     server = _server(node)
     if server is None:
@@ -515,10 +520,16 @@ def _repository_options(node: Node) -> dict[str, str | int]:
 
 # --- Activate ------------------------------------------------------------------------------------
 
-_STANZA = """
+_READ_STANZA = """
 runuser -u postgres -- pgbackrest --stanza={stanza} info --output=json 2>/dev/null |
   grep -q '"code":[02],' && echo ok || true
 """
+
+
+def stanza_probe(node: Node) -> Probe[bool]:
+    """Whether the repository knows the cluster."""
+    script = _READ_STANZA.format(stanza=archive.stanza(node))
+    return Probe(script, lambda lines: lines == ["ok"])
 
 
 def activate() -> None:
@@ -527,7 +538,7 @@ def activate() -> None:
     node = here()
     # Also an operation of PostgreSQL's host, where it does nothing: it waits for that server.
     if _server(node) is not None and _side(node):
-        converge("Backup: repository", lambda: _stanza(node))
+        converge("Backup: repository", lambda: new_stanza(node))
 
 
 @on(BackupSettings)
@@ -569,7 +580,8 @@ def _link(node: Node) -> str:
     return json.dumps(options) + _trusted(node) + str(node.read("backup")["certificate"])
 
 
-def _stanza(node: Node) -> Change | None:
+def new_stanza(node: Node) -> Change | None:
+    """Makes the cluster known to the repository, once."""
     if BackupSettings not in node.settings or node.read("backup")["stanza"]:
         return None
     name = archive.stanza(node)

@@ -142,12 +142,16 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
     return {
         "packages": packages.probe(_packages(node)),
         "files": files.probe(_files(node)),
-        "services": services.probe([_service(node)], node.manager),
+        "services": services.probe([service_of(node)], node.manager),
     }
 
 
 def _checks(node: Node) -> list[Problem]:
-    version = _version(node)
+    return unsupported(node, _version(node))
+
+
+def unsupported(node: Node, version: tuple[int, int]) -> list[Problem]:
+    """Settings that this version of PgBouncer does not know."""
     chosen = node.the(PgbouncerSettings)
     asked = {f"extra/{key}" for key in chosen.extra}
     if chosen.max_prepared_statements:
@@ -239,7 +243,8 @@ def _parameters(node: Node) -> dict[str, str | int]:
         "tcp_keepintvl": chosen.tcp_keepintvl,
         "tcp_keepcnt": chosen.tcp_keepcnt,
         "ignore_startup_parameters": chosen.ignore_startup_parameters,
-        "logfile": "/var/log/postgresql/pgbouncer.log",
+        # A container's log is what it prints.
+        **({} if node.estate.subnet else {"logfile": "/var/log/postgresql/pgbouncer.log"}),
         "pidfile": "/var/run/postgresql/pgbouncer.pid",
     }
 
@@ -257,10 +262,11 @@ def _server(node: Node) -> Node:
     return node.estate.having(PostgresSettings)[0]
 
 
-def _files(node: Node) -> list[Entry]:
+def configuration(node: Node) -> str:
+    """The content of pgbouncer.ini."""
     server = _server(node)
     postgres = server.the(PostgresSettings)
-    ini = render(
+    return render(
         "pgbouncer/pgbouncer.ini.j2",
         host="127.0.0.1" if server is node else server.address,
         port=postgres.port,
@@ -269,20 +275,31 @@ def _files(node: Node) -> list[Entry]:
         auth_user=sql.LOOKUP_ROLE,
         parameters=_everything(node),
     )
+
+
+def users(node: Node) -> str:
+    """The content of userlist.txt."""
+    postgres = _server(node).the(PostgresSettings)
     admin = sql.scram(postgres.password.get_secret_value(), "postgres")
-    users = {sql.LOOKUP_ROLE: lookup_password(node.estate), "postgres": admin}
-    userlist = render("pgbouncer/userlist.txt.j2", users=users)
+    known = {sql.LOOKUP_ROLE: lookup_password(node.estate), "postgres": admin}
+    return render("pgbouncer/userlist.txt.j2", users=known)
+
+
+USERS_SECRET = r'^"[^"]*" "(.*)"$'
+
+
+def _files(node: Node) -> list[Entry]:
     return [
-        File(_INI, ini, mode="640", user="postgres", group="postgres"),
+        File(_INI, configuration(node), mode="640", user="postgres", group="postgres"),
         File(
             _USERLIST,
-            userlist,
+            users(node),
             mode="640",
             user="postgres",
             group="postgres",
-            secret=r'^"[^"]*" "(.*)"$',
+            secret=USERS_SECRET,
         ),
-        *services.files(_service(node), node.manager),
+        *services.files(service_of(node), node.manager),
     ]
 
 
@@ -295,11 +312,16 @@ def activate(node: Node) -> None:
     converge("PgBouncer: service", lambda: _activation(node), one_by_one=True)
 
 
-def _activation(node: Node) -> Change | None:
+def fixed(node: Node) -> str:
+    """What of the configuration takes a restart."""
     parameters = _everything(node)
-    fixed = "\n".join(f"{key}={parameters.get(key)}" for key in _RESTART_KEYS)
-    contents = "".join(entry.content for entry in _files(node)[:2] if isinstance(entry, File))
-    wanted = services.activation(_service(node), node.manager, restart=fixed, reload=contents)
+    return "\n".join(f"{key}={parameters.get(key)}" for key in _RESTART_KEYS)
+
+
+def _activation(node: Node) -> Change | None:
+    contents = configuration(node) + users(node)
+    service = service_of(node)
+    wanted = services.activation(service, node.manager, restart=fixed(node), reload=contents)
     return services.compare([wanted], node.read("pgbouncer")["services"], node.manager)
 
 
@@ -318,7 +340,8 @@ fi
 """
 
 
-def _service(node: Node) -> Service:
+def service_of(node: Node) -> Service:
+    """PgBouncer as a service of a host or in a container."""
     chosen = node.the(PgbouncerSettings)
     return Service(
         name="pgbouncer",

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr
@@ -359,7 +360,8 @@ def data_directory(node: Node, like: Node | None = None) -> str:
     return f"/var/lib/postgresql/{cluster_version(node, like)}/main"
 
 
-def _etc(node: Node) -> str:
+def configuration_directory(node: Node) -> str:
+    """Where the files of the cluster's configuration are."""
     return f"/etc/postgresql/{cluster_version(node)}/main"
 
 
@@ -406,7 +408,7 @@ def _missing_cluster(node: Node) -> Change | None:
     script = _CREATE.format(
         creating=_CREATING,
         data=data_directory(node),
-        etc=_etc(node),
+        etc=configuration_directory(node),
         version=cluster_version(node),
         port=chosen.port,
         locale=chosen.locale,
@@ -440,7 +442,12 @@ def _trusted(node: Node) -> str:
 
 
 def clients(node: Node) -> list[dict[str, str]]:
-    """Hosts that need to reach this server from outside: poolers and the backup host."""
+    """Hosts that need to reach this server from outside: poolers and the backup host.
+
+    To a container everybody comes from outside, its own host too.
+    """
+    if node.estate.subnet:
+        return [{"group": "docker", "name": "the project", "address": node.estate.subnet}]
     return [
         {"group": group, "name": other.name, "address": str(ip_network(other.address))}
         for group in ("pgbouncer", "backup")
@@ -475,18 +482,26 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
 
 
 def _files(node: Node, certificate: str = "") -> list[Entry]:
-    chosen = node.the(PostgresSettings)
-    parameters = {**_parameters(node), **chosen.extra}
-    conf = render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
-    hba = render("postgres/pg_hba.conf.j2", clients=clients(node), lines=chosen.hba)
-    etc = _etc(node)
+    port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
-        File(f"{etc}/conf.d/datatier.conf", conf, mode="644", user="postgres", group="postgres"),
-        File(f"{etc}/pg_hba.conf", hba, mode="640", user="postgres", group="postgres"),
+        File(f"{etc}/conf.d/datatier.conf", configuration(node), "644", "postgres", "postgres"),
+        File(f"{etc}/pg_hba.conf", access(node), "640", "postgres", "postgres"),
         *_archiving(node, certificate),
-        *archive.recovery(node, _service(node), data_directory(node), etc, chosen.port),
+        *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
+
+
+def configuration(node: Node, first: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The settings as postgresql.conf has them, after those of `first`."""
+    parameters = {**first, **_parameters(node), **node.the(PostgresSettings).extra}
+    return render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
+
+
+def access(node: Node) -> str:
+    """The content of pg_hba.conf."""
+    lines = node.the(PostgresSettings).hba
+    return render("postgres/pg_hba.conf.j2", clients=clients(node), lines=lines)
 
 
 def _archiving(node: Node, certificate: str) -> list[Entry]:
@@ -516,6 +531,11 @@ def _quoted(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _sql(node: Node) -> Change | None:
+    return statements(node, node.read("postgres")["server"])
+
+
+def statements(node: Node, server: sql.Server) -> Change | None:
+    """What a server lacks of the roles and databases, or None."""
     chosen = node.the(PostgresSettings)
     pooled = bool(node.estate.in_group("pgbouncer"))
     roles = [_superuser(chosen), *(_role(node, name, role) for name, role in chosen.roles.items())]
@@ -537,7 +557,6 @@ def _sql(node: Node) -> Change | None:
         )
         for name, database in chosen.databases.items()
     ]
-    server = node.read("postgres")["server"]
     return sql.compare(server, roles, databases, data_directory(node), pooled=pooled)
 
 
@@ -592,10 +611,10 @@ def _activation(node: Node) -> Change | None:
     contents = [entry.content for entry in entries[:2] if isinstance(entry, File)]
     archiving = [e.content for e in _archiving(node, _trusted(node)) if isinstance(e, File)]
     server = services.activation(
-        _service(node),
+        service_of(node),
         node.manager,
         reload="".join(contents),
-        reload_means=_impact(node),
+        reload_means=_pending(node),
     )
     others = [
         services.activation(service, node.manager, restart="".join(archiving))
@@ -605,16 +624,21 @@ def _activation(node: Node) -> Change | None:
 
 
 def _services(node: Node) -> list[Service]:
-    return [_service(node), *([archive.service(node)] if archive.is_remote(node) else [])]
+    return [service_of(node), *([archive.service(node)] if archive.is_remote(node) else [])]
 
 
-def _impact(node: Node) -> str:
-    """What the pending parameters cost; only the server knows which of them need a restart."""
+def _pending(node: Node) -> str:
     said = node.read("postgres")
-    now = said["files"][f"{_etc(node)}/conf.d/datatier.conf"].content.decode(errors="replace")
-    wanted = _quoted({**_parameters(node), **node.the(PostgresSettings).extra})
-    running = dict(re.findall(r"(?m)^(\S+) = '(.*)'$", now))
-    contexts = said["server"].facts.get("contexts", {})
+    path = f"{configuration_directory(node)}/conf.d/datatier.conf"
+    return impact(said["files"][path].content, configuration(node), said["server"])
+
+
+def impact(before: bytes, after: str, server: sql.Server) -> str:
+    """What the pending parameters cost; only the server knows which of them need a restart."""
+    parameter = r"(?m)^(\S+) = '(.*)'$"
+    running = dict(re.findall(parameter, before.decode(errors="replace")))
+    wanted = dict(re.findall(parameter, after))
+    contexts = server.facts.get("contexts", {})
     changed = [key for key in wanted | running if wanted.get(key) != running.get(key)]
     fixed = sorted(key for key in changed if contexts.get(key) == "postmaster")
     return f"restart ({', '.join(fixed)}: postmaster context)" if fixed else "reload"
@@ -643,18 +667,20 @@ fi
 """
 
 
-def _service(node: Node) -> Service:
+def service_of(node: Node) -> Service:
+    """PostgreSQL as a service of a host or in a container."""
     version, port = cluster_version(node), node.the(PostgresSettings).port
     unit = f"postgresql@{version}-main.service"
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
-    command = f"{binary} -D {data_directory(node)} -c config_file={_etc(node)}/postgresql.conf"
+    etc = configuration_directory(node)
+    command = f"{binary} -D {data_directory(node)} -c config_file={etc}/postgresql.conf"
     return Service(
         name="postgres",
         description="PostgreSQL",
         command=command,
         user="postgres",
         group="postgres",
-        configuration=(f"{_etc(node)}/conf.d/datatier.conf", f"{_etc(node)}/pg_hba.conf"),
+        configuration=(f"{etc}/conf.d/datatier.conf", f"{etc}/pg_hba.conf"),
         check=_CHECK.format(command=command),
         unit=unit,
         enabled_by="postgresql.service",

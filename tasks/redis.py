@@ -147,7 +147,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe([*_files(node), *_seeds(node, None)]),
         "services": services.probe(_services(node), node.manager),
         "kernel": Probe(_KERNEL_READ, lambda lines: dict(line.split("=", 1) for line in lines)),
-        "roles": _roles_probe(node),
+        "roles": roles_probe(node),
         "sentinels": sentinels_probe(node.estate, password(node)),
     }
 
@@ -188,7 +188,8 @@ done
 """
 
 
-def _roles_probe(node: Node) -> Probe[list[Instance]]:
+def roles_probe(node: Node) -> Probe[list[Instance]]:
+    """Reads what each instance follows."""
     ports = node.the(RedisSettings).ports
 
     def parse(lines: list[str]) -> list[Instance]:
@@ -353,13 +354,11 @@ def _parameters(node: Node, port: int) -> dict[str, str | int]:
     chosen = node.the(RedisSettings)
     return {
         "port": port,
-        "bind": " ".join(dict.fromkeys(("127.0.0.1", node.address))),
+        **_place(node, port),
         "protected-mode": "yes",
         "daemonize": "no",
         "tcp-backlog": 511,
         "dir": f"/var/lib/redis/{port}",
-        "replica-announce-ip": node.address,
-        "replica-announce-port": port,
         "requirepass": password(node),
         "masterauth": password(node),
         "maxmemory": chosen.maxmemory,
@@ -370,6 +369,17 @@ def _parameters(node: Node, port: int) -> dict[str, str | int]:
         "save": chosen.save,
         "min-replicas-to-write": chosen.min_replicas_to_write,
         "min-replicas-max-lag": chosen.min_replicas_max_lag,
+    }
+
+
+def _place(node: Node, port: int) -> dict[str, str | int]:
+    """Where an instance is reached; containers of one role have one file, and one address each."""
+    if node.estate.subnet:
+        return {"bind": "* -::*"}
+    return {
+        "bind": " ".join(dict.fromkeys(("127.0.0.1", node.address))),
+        "replica-announce-ip": node.address,
+        "replica-announce-port": port,
     }
 
 
@@ -386,18 +396,21 @@ def _configuration_path(port: int) -> str:
     return f"/etc/redis/redis-{port}.conf"
 
 
-def _configuration_file(node: Node, port: int) -> File:
+def configuration(node: Node, port: int) -> str:
+    """The settings of an instance, as its configuration file has them."""
     settings = {
         key: quote(value) if key in ("requirepass", "masterauth") or not value else value
         for key, value in _settings(node, port).items()
     }
-    return File(
-        _configuration_path(port),
-        render("redis/redis.conf.j2", settings=settings),
-        mode="640",
-        group="redis",
-        secret=r"^(?:requirepass|masterauth) (.*)$",
-    )
+    return render("redis/redis.conf.j2", settings=settings)
+
+
+SECRET_LINES = r"^(?:requirepass|masterauth) (.*)$"
+
+
+def _configuration_file(node: Node, port: int) -> File:
+    path, content = _configuration_path(port), configuration(node, port)
+    return File(path, content, mode="640", group="redis", secret=SECRET_LINES)
 
 
 def quote(value: str) -> str:
@@ -465,40 +478,46 @@ def _activation(node: Node) -> Change | None:
     wanted = []
     lines = {"REDIS_PASSWORD": password(node)}
     for port, service in zip(node.the(RedisSettings).ports, _services(node), strict=True):
-        settings = _settings(node, port)
-        fixed = sorted((k, v) for k, v in settings.items() if k in _RESTART_KEYS)
         wanted.append(
             services.activation(
                 service,
                 node.manager,
-                restart=f"{fixed}",
-                reload=f"{sorted(settings.items())}",
+                restart=fixed(node, port),
+                reload=f"{sorted(_settings(node, port).items())}",
                 keys=node.the(RedisSettings).extra,
             )
         )
-        lines[f"CONFIG_{port}"] = _config_set(settings)
+        lines[f"CONFIG_{port}"] = config_set(node, port)
     change = services.compare(wanted, node.read("redis")["services"], node.manager)
     if change is None:
         return None
     return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", lines)
 
 
-def _config_set(settings: Mapping[str, str]) -> str:
+def fixed(node: Node, port: int) -> str:
+    """What of an instance's settings takes a restart."""
+    settings = _settings(node, port).items()
+    return f"{sorted((key, value) for key, value in settings if key in _RESTART_KEYS)}"
+
+
+def config_set(node: Node, port: int) -> str:
     """One CONFIG SET of everything it takes: Redis applies all of it or nothing."""
-    pairs = (f"{key} {quote(value)}" for key, value in settings.items() if key not in _RESTART_KEYS)
+    settings = _settings(node, port).items()
+    pairs = (f"{key} {quote(value)}" for key, value in settings if key not in _RESTART_KEYS)
     return f"CONFIG SET {' '.join(pairs)}"
 
 
 def _services(node: Node) -> list[Service]:
-    return [_service(node, port) for port in node.the(RedisSettings).ports]
+    return [service_of(node, port) for port in node.the(RedisSettings).ports]
 
 
-def _service(node: Node, port: int) -> Service:
-    state, managed = f"/var/lib/redis/{port}/redis.conf", _configuration_path(port)
+def service_of(node: Node, port: int, managed: str = "") -> Service:
+    """An instance as a service of a host or in a container; `managed` is its file of settings."""
+    state, managed = f"/var/lib/redis/{port}/redis.conf", managed or _configuration_path(port)
     command = f"/usr/bin/redis-server {state} --include {managed}"
     # Redis rewrites its file with everything it runs with; only the role is its to keep, the
     # rest would shadow (or, for `save`, add up with) what the settings say.
-    keep_role = f"/bin/sed -i -n /^replicaof/p {state}"
+    keep_role = f"/bin/sed -i {KEEP_ROLE} {state}"
     return Service(
         name=f"redis-{port}",
         description=f"Redis on port {port}",
@@ -513,6 +532,8 @@ def _service(node: Node, port: int) -> Service:
         reload=f'config_set {port} "$CONFIG_{port}" redis-{port} redis-{port}.service',
     )
 
+
+KEEP_ROLE = "-n /^replicaof/p"
 
 # A server that is to listen nowhere reads its configuration and exits.
 _CHECK = """

@@ -124,17 +124,21 @@ done
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
-    chosen = node.the(SentinelSettings)
-    script = SHELL + _MONITORS.format(
-        ports=" ".join(map(str, chosen.ports)), name=chosen.master_name
-    )
     return {
         "packages": packages.probe(required(node)),
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
-        "monitors": Probe(script, _parse_monitors, tuple(_secrets(node).items())),
+        "monitors": monitors_probe(node),
         "sentinels": sentinels_probe(node.estate, _password(node)),
     }
+
+
+def monitors_probe(node: Node) -> Probe[dict[int, dict[str, str] | None]]:
+    """Reads what each Sentinel watches, and with which settings."""
+    chosen = node.the(SentinelSettings)
+    ports = " ".join(map(str, chosen.ports))
+    script = SHELL + _MONITORS.format(ports=ports, name=chosen.master_name)
+    return Probe(script, _parse_monitors, tuple(_secrets(node).items()))
 
 
 def _parse_monitors(lines: list[str]) -> dict[int, dict[str, str] | None]:
@@ -183,7 +187,7 @@ def configure(node: Node) -> None:
         lambda: _configuration(node),
     )
     activate()
-    converge("Sentinel: monitoring", lambda: _monitoring(node))
+    converge("Sentinel: monitoring", lambda: monitoring(node))
 
 
 def _configuration(node: Node) -> Change | None:
@@ -202,23 +206,30 @@ def _files(node: Node) -> list[Entry]:
 
 
 def _managed_file(node: Node, port: int) -> File:
-    content = render(
+    path, content = f"/etc/redis/sentinel-{port}.conf", configuration(node, port)
+    return File(path, content, mode="640", group="redis", secret=SECRET_LINES)
+
+
+SECRET_LINES = r"^(?:requirepass|sentinel sentinel-pass) (.*)$"
+
+
+def configuration(node: Node, port: int) -> str:
+    """What a Sentinel reads at its start and never writes.
+
+    Containers have one address each, and one file together.
+    """
+    is_container = bool(node.estate.subnet)
+    addresses = " ".join(dict.fromkeys(("127.0.0.1", node.address)))
+    return render(
         "sentinel/sentinel.conf.j2",
         port=port,
-        addresses=" ".join(dict.fromkeys(("127.0.0.1", node.address))),
-        address=node.address,
+        addresses="* -::*" if is_container else addresses,
+        announced=[] if is_container else [node.address],
         password=quote(_password(node)),
     )
-    return File(
-        f"/etc/redis/sentinel-{port}.conf",
-        content,
-        mode="640",
-        group="redis",
-        secret=r"^(?:requirepass|sentinel sentinel-pass) (.*)$",
-    )
 
 
-def _monitoring(node: Node) -> Change | None:
+def monitoring(node: Node) -> Change | None:
     """What the live Sentinels lack: the master itself, or settings of it."""
     chosen = node.the(SentinelSettings)
     monitors = node.read("sentinel")["monitors"]
@@ -231,7 +242,8 @@ def _monitoring(node: Node) -> Change | None:
         orders = _orders(node, chosen, live)
         if orders:
             commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
-            lines += [f"redis-sentinel-{port}: {line}" for line, _ in orders]
+            name = node.service or f"redis-sentinel-{port}"
+            lines += [f"{name}: {line}" for line, _ in orders]
     if not lines:
         return None
     script = "\n".join(f'order {name.rpartition("_")[2]} "${name}"' for name in commands)
@@ -284,7 +296,7 @@ def _activation(node: Node) -> Change | None:
         services.activation(
             service,
             node.manager,
-            restart=_managed_file(node, port).content,
+            restart=configuration(node, port),
             reload_means="restart",
         )
         for port, service in zip(node.the(SentinelSettings).ports, _services(node), strict=True)
@@ -295,6 +307,10 @@ def _activation(node: Node) -> Change | None:
     return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", _secrets(node))
 
 
+# The file keeps what Sentinel learned; how it is reached and its password are the settings'.
+KEEP_LEARNED = "-n -e /^sentinel.sentinel-pass/d -e /^sentinel.announce/d -e /^sentinel/p"
+
+
 def _services(node: Node) -> list[Service]:
     return [_service(port) for port in node.the(SentinelSettings).ports]
 
@@ -302,9 +318,7 @@ def _services(node: Node) -> list[Service]:
 def _service(port: int) -> Service:
     state = f"/var/lib/redis/sentinel-{port}/sentinel.conf"
     command = f"/usr/bin/redis-server {state} --sentinel --include /etc/redis/sentinel-{port}.conf"
-    # The file keeps what Sentinel learned; how it is reached and its password are the settings'.
-    drop = "-e /^sentinel.sentinel-pass/d -e /^sentinel.announce/d"
-    keep_learned = f"/bin/sed -i -n {drop} -e /^sentinel/p {state}"
+    keep_learned = f"/bin/sed -i {KEEP_LEARNED} {state}"
     return Service(
         name=f"redis-sentinel-{port}",
         description=f"Redis Sentinel on port {port}",

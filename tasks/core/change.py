@@ -24,12 +24,14 @@ class Change:
         script: shell; prints one clear line on standard error when it fails.
         variables: shell variables for it, sent on standard input.
         diff: unified diff of the files it writes, secrets masked.
+        then: what follows on this side, such as waiting; returns what is wrong, or nothing.
     """
 
     lines: list[str]
     script: str
     variables: Mapping[str, str] = field(default_factory=dict)
     diff: list[str] = field(default_factory=list)
+    then: Callable[[], str] | None = None
 
 
 def converge(name: str, compare: Callable[[], Change | None], *, one_by_one: bool = False) -> None:
@@ -62,6 +64,8 @@ def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, 
         remote.count_command(host)
     yield remote.command(f"set -eu\numask 022\ncd /\n{change.script}", change.variables)
     remote.forget(host)
+    if change.then is not None and (wrong := change.then()):
+        yield StringCommand("echo", QuoteString(wrong), ">&2; exit 1")
 
 
 def announce(host: Host, change: Change) -> None:

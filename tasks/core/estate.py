@@ -28,8 +28,10 @@ from tasks.core.settings import Problem, Settings, StackSettings, unknown_keys
 
 S = TypeVar("S", bound=Settings)
 
-COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel", "backup")
-GROUPS = (*COMPONENTS, "apps", "docker")
+COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel", "backup", "apps", "compose")
+# A host of the group DOCKER carries all components, each in a container.
+DOCKER = "docker"
+GROUPS = (*COMPONENTS[:-1], DOCKER)
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,26 @@ def no_secrets(_node: Node) -> list[str]:
 
 @dataclass(eq=False)
 class Node:
-    """One host of the estate."""
+    """One host of the estate, or one container of a host.
+
+    Attributes:
+        groups: those of the inventory that it is in.
+        inside: the containers of a host that runs the stack as a Compose project.
+        service: the container's name in that project.
+        port: where its host publishes it.
+        reader: how a container is read, with what else is read of its host.
+    """
 
     host: Host
     stack: StackSettings
     address: str
     settings: dict[type[Settings], Settings]
     estate: Estate = field(repr=False)
+    groups: frozenset[str] = frozenset()
+    inside: Estate | None = field(default=None, repr=False)
+    service: str = ""
+    port: int = 0
+    reader: Callable[[str], dict[str, Any]] | None = None
     system: System = field(default_factory=System)
     planned_packages: set[str] = field(default_factory=set)
 
@@ -105,39 +120,51 @@ class Node:
 
     def read(self, group: str) -> dict[str, Any]:
         """What the host says about a component; stale parts are read with one command."""
+        if self.reader is not None:
+            return self.reader(group)
         batches = {component.group: component.probes(self) for component in self.components()}
         return cast(dict[str, Any], remote.read(self.host, batches, group))
 
 
 class Estate:
-    """All hosts of the inventory, whether or not this run touches them.
+    """Nodes that make one stack.
 
     Attributes:
         problems: what is wrong with single keys.
         keeps: secrets were generated that this run has to save, on hosts `kept`.
         whole: every component has settings, so that they can be compared with each other.
+        subnet: the addresses of nodes that are containers; empty where they are hosts.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, store: secrets.Secrets, subnet: str = "") -> None:
         self.state = state
-        self.secrets = secrets.of(state.cwd or ".")
+        self.secrets = store
+        self.subnet = subnet
         self.problems: list[Problem] = []
         self.whole = True
         self.keeps = False
         self.kept: set[Host] = set()
-        self.nodes = [self._node(host) for host in state.inventory]
+        self.nodes: list[Node] = []
+
+    @classmethod
+    def of(cls, state: State) -> Estate:
+        """All hosts of the inventory, whether or not this run touches them."""
+        everything = cls(state, secrets.of(state.cwd or "."))
+        everything.nodes = [everything._node(host) for host in state.inventory]
+        return everything
 
     def _node(self, host: Host) -> Node:
         data = host.data.dict()
         stack, problems = StackSettings.of(host.name, data, {})
         self.problems += problems
+        groups = _groups(host)
         address, problem = _address(host, stack) if stack else ("", [])
-        self.whole = self.whole and bool(address)
+        whole = bool(address)
         stack = stack or StackSettings()
         self.problems += problem
         settings: dict[type[Settings], Settings] = {}
         for component in components():
-            if component.group not in host.groups:
+            if component.group not in groups:
                 continue
             prefix = component.settings.prefix
             given = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
@@ -145,7 +172,7 @@ class Estate:
             mine, problems = component.settings.of(host.name, data, defaults)
             self.problems += problems
             if mine is None:
-                self.whole = False
+                whole = False
             else:
                 settings[component.settings] = mine
         self.problems += _unknown_groups(host)
@@ -158,7 +185,11 @@ class Estate:
             {k: v for k, v in data.items() if not k.startswith(_prefixes())},
             known,
         )
-        return Node(host, stack, address, settings, self)
+        node = Node(host, stack, address, settings, self, groups)
+        self.whole = self.whole and whole
+        if DOCKER in groups and whole:
+            import_module("tasks.compose").contain(node)
+        return node
 
     def gather_secrets(self) -> None:
         """Generates what is missing now, so that the plan can announce all of it."""
@@ -173,7 +204,7 @@ class Estate:
 
     def in_group(self, group: str) -> list[Node]:
         """The hosts of an inventory group."""
-        return [node for node in self.nodes if group in node.host.groups]
+        return [node for node in self.nodes if group in node.groups]
 
     @cached_property
     def active(self) -> list[Node]:
@@ -188,6 +219,11 @@ class Estate:
 def is_wanted(host: Host) -> bool:
     """Whether this run is to touch the host: it may be limited to others."""
     return bool(host.state.is_host_in_limit(host))
+
+
+def _groups(host: Host) -> frozenset[str]:
+    """The groups that say what a host carries."""
+    return frozenset((*GROUPS, DOCKER) if DOCKER in host.groups else host.groups)
 
 
 def _unknown_groups(host: Host) -> list[Problem]:
@@ -205,7 +241,7 @@ def components() -> list[Component]:
 
 
 def _prefixes() -> tuple[str, ...]:
-    return tuple(component.settings.prefix for component in components())
+    return tuple(c.settings.prefix for c in components() if c.settings.prefix)
 
 
 def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:
@@ -220,7 +256,7 @@ def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:
             message = f"should be the IP address of one host, not {stack.address!r}"
             return "", [Problem(host.name, "address", message)]
         return str(address), []
-    if host.name.startswith("@local"):
+    if host.name.startswith("@local") or DOCKER in host.groups:
         return "127.0.0.1", []
     name = host.data.get("ssh_hostname") or host.name.removeprefix("@ssh/")
     try:
@@ -274,7 +310,7 @@ def here() -> Node:
 
 
 def _examined(state: State) -> Estate:
-    estate = Estate(state)
+    estate = Estate.of(state)
     try:
         _refuse(_everything_wrong(estate))
     except PyinfraError as refusal:
@@ -299,6 +335,8 @@ def _contradictions(estate: Estate) -> list[Problem]:
     problems = [problem for component in components() for problem in component.rules(estate)]
     first: dict[str, Node] = {}
     for node in estate.nodes:
+        if node.inside is not None:
+            continue
         other = first.setdefault(node.address, node)
         if other is not node:
             message = f"{node.address} is also that of {other.name}"

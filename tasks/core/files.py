@@ -59,6 +59,8 @@ class Found:
     user: str = ""
     group: str = ""
     content: bytes = b""
+    uid: str = ""
+    gid: str = ""
 
 
 Entry = File | Directory
@@ -91,9 +93,10 @@ def digest(*parts: str) -> str:
 
 _READ = """
 for p in {paths}; do
-  if [ -d "$p" ]; then stat -L -c 'dir %a %U %G' -- "$p"
+  if [ -d "$p" ]; then stat -L -c 'dir %a %U %G %u %g' -- "$p"
   elif [ -f "$p" ]; then
-    printf 'file %s %s %s ' $(stat -c '%a %U %G' -- "$p"); base64 -w0 <"$p" || exit 1; echo
+    printf 'file %s %s %s %s %s ' $(stat -c '%a %U %G %u %g' -- "$p")
+    base64 -w0 <"$p" || exit 1; echo
   elif [ -e "$p" ] || [ -L "$p" ]; then echo other
   else echo absent; fi
 done
@@ -113,11 +116,11 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
 def _found(line: str) -> Found:
     kind, *rest = line.split(" ")
     if kind == "file":
-        mode, user, group, content = rest
-        return Found(kind, mode, user, group, base64.b64decode(content))
+        mode, user, group, uid, gid, content = rest
+        return Found(kind, mode, user, group, base64.b64decode(content), uid, gid)
     if kind == "dir":
-        mode, user, group = rest
-        return Found(kind, mode, user, group)
+        mode, user, group, uid, gid = rest
+        return Found(kind, mode, user, group, uid=uid, gid=gid)
     return Found(kind)
 
 
@@ -136,12 +139,18 @@ def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | No
 
 
 def _differs(entry: Entry, now: Found) -> bool:
-    owner = (entry.mode.lstrip("0"), entry.user, entry.group) == (now.mode, now.user, now.group)
+    owned = _is_owned(entry, now)
     if isinstance(entry, Directory):
-        return now.kind != "dir" or not owner
+        return now.kind != "dir" or not owned
     if entry.seed:
         return now.kind == "absent"
-    return now.kind != "file" or not owner or now.content != entry.content.encode()
+    return now.kind != "file" or not owned or now.content != entry.content.encode()
+
+
+def _is_owned(entry: Entry, now: Found) -> bool:
+    """Whether mode and owner are as declared; an owner in a container is a number here."""
+    users, groups = (now.user, now.uid), (now.group, now.gid)
+    return entry.mode.lstrip("0") == now.mode and entry.user in users and entry.group in groups
 
 
 def _sentence(entry: Entry, now: Found) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import gevent
@@ -26,7 +26,7 @@ class Listener:
     """A port that a service of ours wants, and the key that chose it.
 
     Attributes:
-        unit: the systemd unit, or how its name begins.
+        unit: the systemd unit, how its name begins, or the program that listens for it.
     """
 
     port: int
@@ -84,9 +84,14 @@ def _examine(node: Node) -> list[Problem]:
     system, init, memory, uid, sudo = output.stdout
     name, _, version = system.partition(" ")
     release = RELEASES.get((name, version))
-    if release is None:
+    if node.inside is not None:
+        # What runs the containers may be any Linux; what is in them is ours to choose.
+        release = release or RELEASES["debian", "12"]
+        for container in node.inside.nodes:
+            container.system = replace(container.system, memory=int(memory) // 1024)
+    elif release is None:
         return [_unsupported(node.name, system)]
-    if not release.tested:
+    elif not release.tested:
         logger.warning(f"{node.host.print_prefix}{release.name}: supported, but not tested here")
     node.system = System(release, init == "systemd", int(memory) // 1024)
     return _become_root(node, uid, sudo == "sudo")
@@ -168,7 +173,7 @@ class Holder:
     def is_of(self, listener: Listener) -> bool:
         """Whether the supervisor runs this process as the service that wants the port."""
         return (
-            listener.unit in re.split(r"[ /]|(?<=@)", self.cgroup)
+            listener.unit in (self.command, *re.split(r"[ /]|(?<=@)", self.cgroup))
             or self.parent.strip() == f"runsv {listener.service}"
         )
 

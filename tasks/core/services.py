@@ -199,18 +199,19 @@ def compare(
     """The enabling, starting, restarting and reloading that is due, or None."""
     lines, script = [], [_FUNCTIONS, _MANAGER[manager]]
     for wanted in activations:
-        impact = _impact(wanted, found[wanted.service.name])
-        if impact is None:
+        due = impact(wanted, found[wanted.service.name])
+        if due is None:
             continue
-        said = wanted.reload_means if impact == "reload" else impact
+        said = wanted.reload_means if due == "reload" else due
         lines.append(f"{wanted.service.name}: {said}")
-        script.append(_step(wanted, impact))
+        script.append(_step(wanted, due))
     if not lines:
         return None
     return Change(lines, "\n".join(script))
 
 
-def _impact(wanted: Activation, now: Status) -> str | None:
+def impact(wanted: Activation, now: Status) -> str | None:
+    """What is due: start, restart, reload, enable, or None."""
     if not now.running:
         return "start"
     if now.restart != wanted.restart or now.keys - wanted.keys:

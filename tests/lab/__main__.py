@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.lab import engine
 from tests.lab.hosts import Host, Lab, find_hosts, remove_lab, ssh_line
-from tests.lab.images import RELEASES, host_image, plain_image, remove_images
+from tests.lab.images import RELEASES, engine_image, host_image, plain_image, remove_images
 from tests.lab.process import LabError, say
 
 
@@ -81,8 +81,10 @@ def _down(options: argparse.Namespace) -> None:
 
 def _images(_: argparse.Namespace) -> None:
     engine.ensure()
-    for image in (*(host_image(release) for release in RELEASES), plain_image()):
-        print(image)
+    for release in RELEASES:
+        print(host_image(release))
+        print(engine_image(release))
+    print(plain_image())
     engine.stop_if_ours()
 
 

@@ -17,8 +17,15 @@ from typing import Self, cast
 
 from tests.lab import cgroups, engine, network
 from tests.lab.archive import Entry, pack
-from tests.lab.images import OPERATOR_PASSWORD, Release, host_image, plain_image
-from tests.lab.process import LabError, docker, say
+from tests.lab.images import (
+    OPERATOR_PASSWORD,
+    Release,
+    base_image,
+    engine_image,
+    host_image,
+    plain_image,
+)
+from tests.lab.process import LabError, docker, pipe, say
 from tests.lab.registry import registry_access
 from tests.lab.state import known_hosts, locked, private_key, public_key
 
@@ -33,6 +40,8 @@ _SYSTEMD_ARGS = (
     *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec,mode=1777"),
     *("--shm-size", "256m", "--cgroupns", "private"),
 )
+# A volume, since the engine inside cannot lay its overlays on the overlay of the one below.
+_ENGINE_ARGS = ("-v", "/var/lib/docker")
 # Docker switches IPv6 off altogether, but every host has ::1 and names it localhost.
 _HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()
 _LOOPBACK_ARGS = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=0") if _HAS_IPV6 else ()
@@ -73,6 +82,11 @@ class Host:
     def put(self, source: Path, target: str) -> None:
         """Copy a file or directory inside; what lands on a tmpfs such as /tmp is lost."""
         docker("cp", str(source), f"{self.container}:{target}")
+
+    def load(self, image: str) -> None:
+        """Give the host's own Docker engine an image that this machine's engine has."""
+        inside = ["docker", "exec", "-i", self.container, "docker", "load", "-q"]
+        pipe(["docker", "save", image], inside)
 
     def pause(self) -> None:
         """Stop every process where it is: the host answers nothing but keeps its connections."""
@@ -213,6 +227,21 @@ class Lab:
         with ThreadPoolExecutor(max_workers=8) as pool:
             names = [f"{stem}-{number}" for number in range(1, count + 1)]
             return list(pool.map(lambda name: self.host(name, release, image=chosen), names))
+
+    def engine_host(
+        self,
+        name: str,
+        release: Release = "debian12",
+        *,
+        bases: Sequence[Release] = ("debian13",),
+    ) -> Host:
+        """Boot one host with a Docker engine of its own, which has Debian's images of `bases`."""
+        host = self._new_host(name, release, systemd=True)
+        self._boot(host, [*_SYSTEMD_ARGS, *_ENGINE_ARGS], engine_image(release), *cgroups.INIT)
+        host.run("docker info")
+        for base in bases:
+            host.load(base_image(base))
+        return host
 
     def machine(self, name: str) -> Host:
         """Start a Debian 12 machine without systemd; it has the tools to work on a clone."""

@@ -7,7 +7,7 @@ import tempfile
 from typing import Literal
 
 from tests.lab.archive import Entry, pack
-from tests.lab.process import LabError, call, docker, say
+from tests.lab.process import LabError, call, docker, pipe, say
 from tests.lab.registry import apt_settings, proxies
 from tests.lab.state import locked
 
@@ -20,6 +20,10 @@ _SUITES: dict[Release, str] = {"debian12": "bookworm", "debian13": "trixie"}
 _HOST_PACKAGES = (
     "systemd systemd-sysv dbus openssh-server sudo python3-minimal iproute2 procps iputils-ping"
 )
+_ENGINE_PACKAGES: dict[Release, str] = {
+    "debian12": "docker.io docker-compose iptables",
+    "debian13": "docker.io docker-cli docker-compose iptables",
+}
 _PLAIN_PACKAGES = "python3 python3-venv git make gcc libc6-dev procps iproute2 sudo openssh-client"
 _DOWNLOADS = (
     "postgresql postgresql-contrib pgbouncer redis-server redis-tools redis-sentinel"
@@ -39,7 +43,9 @@ RUN rm -f /etc/apt/apt.conf.d/docker-* /usr/sbin/policy-rc.d \\
  && apt-get update \\
  && apt-get install -y --no-install-recommends {packages} \\
  && apt-get clean
-RUN apt-get install -y --download-only --no-install-recommends {downloads}
+"""
+_DOWNLOAD = f"""\
+RUN apt-get install -y --download-only --no-install-recommends {_DOWNLOADS}
 """
 # Debian already has a group called operator.
 _HOST = f"""\
@@ -49,6 +55,12 @@ RUN useradd -m -s /bin/bash -u 2001 deploy \\
  && echo 'deploy ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy \\
  && chmod 440 /etc/sudoers.d/deploy
 STOPSIGNAL SIGRTMIN+3
+"""
+# A host's /proc/sys is read-only: newer engines give up where they cannot switch IPv6 off.
+_ENGINE = """\
+RUN mkdir -p /etc/systemd/system/docker.service.d \\
+ && printf '[Service]\\nEnvironment=DOCKER_ALLOW_IPV6_ON_IPV4_INTERFACE=1\\n' \\
+    >/etc/systemd/system/docker.service.d/lab.conf
 """
 _PLAIN = """\
 CMD ["tail", "-f", "/dev/null"]
@@ -62,12 +74,24 @@ Acquire::Languages "none";
 
 def host_image(release: Release) -> str:
     """A Debian host: systemd, sshd, and the users root, deploy and operator."""
-    return _image("host", release, _HOST_PACKAGES, _HOST)
+    return _image("host", release, _HOST_PACKAGES, _DOWNLOAD + _HOST)
+
+
+def engine_image(release: Release) -> str:
+    """A Debian host with a Docker engine and Compose; its deployments download nothing by apt."""
+    packages = f"{_HOST_PACKAGES} {_ENGINE_PACKAGES[release]}"
+    return _image("engine", release, packages, _HOST + _ENGINE)
 
 
 def plain_image(release: Release = "debian12") -> str:
     """A Debian machine where systemd is not process 1, with the tools of a developer."""
-    return _image("plain", release, _PLAIN_PACKAGES, _PLAIN)
+    return _image("plain", release, _PLAIN_PACKAGES, _DOWNLOAD + _PLAIN)
+
+
+def base_image(release: Release) -> str:
+    """Debian alone: what every image here is made from, and those of a Compose project."""
+    with locked(f"image-{release}"):
+        return _base_image(release)
 
 
 def remove_images() -> None:
@@ -80,9 +104,7 @@ def remove_images() -> None:
 def _image(kind: str, release: Release, packages: str, tail: str) -> str:
     with locked(f"image-{release}"):
         base = _base_image(release)
-        common = _COMMON.format(
-            base=base, label=IMAGE_LABEL, kind=kind, packages=packages, downloads=_DOWNLOADS
-        )
+        common = _COMMON.format(base=base, label=IMAGE_LABEL, kind=kind, packages=packages)
         files = {"Dockerfile": common + tail, "apt.conf": _APT + apt_settings()}
         base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
         tag = f"datatier-lab/{kind}-{release}:{_digest(base_id, *files.values())}"
@@ -141,8 +163,4 @@ def _bootstrap(suite: str, image: str) -> None:
 def _import(root: str, image: str) -> None:
     label = f"LABEL {IMAGE_LABEL}=base"
     pack_root = ["tar", "-C", root, "-c", "."]
-    with subprocess.Popen(pack_root, stdout=subprocess.PIPE) as tar:
-        load = ["docker", "import", "--change", label, "-", image]
-        done = subprocess.run(load, stdin=tar.stdout, capture_output=True, check=False)
-    if tar.returncode or done.returncode:
-        raise LabError(f"docker import of {image} failed: {done.stderr.decode().strip()}")
+    pipe(pack_root, ["docker", "import", "--change", label, "-", image])

@@ -46,6 +46,21 @@ def docker(
     return call(["docker", *args], data=data, check=check, timeout=timeout)
 
 
+def pipe(source: Sequence[str], target: Sequence[str], *, timeout: float = 300) -> None:
+    """Run two commands, the first one's output being the other's input; a failure is a LabError."""
+    with subprocess.Popen(source, stdout=subprocess.PIPE) as writer:
+        try:
+            done = subprocess.run(
+                target, stdin=writer.stdout, capture_output=True, timeout=timeout, check=False
+            )
+        except BaseException:
+            writer.kill()
+            raise
+    if done.returncode or writer.returncode:
+        reason = done.stderr.decode(errors="replace").strip()
+        raise LabError(f"{' '.join(source[:2])} | {' '.join(target[:2])} failed: {reason}")
+
+
 def _last_line(result: subprocess.CompletedProcess[str]) -> str:
     lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
     return lines[-1] if lines else f"exit status {result.returncode}"

@@ -59,7 +59,7 @@ def test_every_probe_is_shell_and_holds_no_secret(systemd: bool, tmp_path: Path)
 def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
     one = node(tmp_path)
     for service in [
-        pgbouncer._service(one),
+        pgbouncer.service_of(one),
         *redis._services(one),
         *sentinel._services(one),
     ]:
@@ -137,7 +137,7 @@ def test_an_extra_key_of_redis_that_is_gone_takes_a_restart(tmp_path: Path) -> N
 
 def test_what_an_instance_says_of_its_role(tmp_path: Path) -> None:
     one = node(tmp_path, redis_ports=[6379, 6380, 6381])
-    probe = redis._roles_probe(one)
+    probe = redis.roles_probe(one)
     assert probe.parse(["master", "replica 10.0.0.1 6379", "absent"]) == [
         Instance(Address("10.0.0.1", 6379), "present"),
         Instance(Address("10.0.0.1", 6380), "present", Address("10.0.0.1", 6379)),
@@ -281,7 +281,7 @@ def test_a_master_name_may_contain_any_of_its_letters(tmp_path: Path) -> None:
 def test_redis_keeps_only_its_role(tmp_path: Path) -> None:
     state = tmp_path / "redis.conf"
     state.write_text("save 60 1\nreplicaof 10.0.0.1 6379\nmasterauth x\nreplica-priority 5\n")
-    (command,) = redis._service(node(tmp_path), 6379).before_start
+    (command,) = redis.service_of(node(tmp_path), 6379).before_start
     helpers.shell(command.replace("/var/lib/redis/6379/redis.conf", str(state)))
     assert state.read_text() == "replicaof 10.0.0.1 6379\n"
 
@@ -345,7 +345,7 @@ def test_while_postgresqls_host_is_away_its_version_is_that_of_the_backup_host(
     keeper = helpers.node(made, "backup1")
     made.state.activate_host(keeper.host)
     keeper.system = System(release=RELEASES["debian", "13"])
-    config = json.loads(backup._config(keeper))["postgres"]
+    config = json.loads(backup.configuration(keeper))["postgres"]
     assert (config["version"], config["incremental"]) == (17, "block")
     assert config["data_directory"] == "/var/lib/postgresql/17/main"
     assert "postgresql-17" in backup._packages(keeper)
@@ -387,5 +387,5 @@ def test_only_what_there_is_has_a_schedule(
     group: str, scheduled: str, absent: str, tmp_path: Path
 ) -> None:
     groups = {group: ["db1"], "backup": ["db1"]}
-    cron = backup._cron(helpers.estate({"db1": HOST}, groups, tmp_path).nodes[0])
+    cron = backup.schedule(helpers.estate({"db1": HOST}, groups, tmp_path).nodes[0])
     assert scheduled in cron and absent not in cron

@@ -211,7 +211,7 @@ def test_a_redis_password_is_the_same_in_the_file_and_at_run_time(
     quoted = redis.quote(word)
     assert f"requirepass {quoted}" in lines
     node = everything.nodes[0]
-    assert f" requirepass {quoted} " in redis._config_set(redis._settings(node, 6379))
+    assert f" requirepass {quoted} " in redis.config_set(node, 6379)
 
 
 def test_quoting_for_redis_can_be_undone() -> None:
@@ -220,7 +220,7 @@ def test_quoting_for_redis_can_be_undone() -> None:
 
 def test_config_set_leaves_out_what_only_a_restart_changes(tmp_path: Path) -> None:
     node = shape("embedded", tmp_path).nodes[0]
-    command = redis._config_set(redis._settings(node, 6379)).split()
+    command = redis.config_set(node, 6379).split()
     assert command[:2] == ["CONFIG", "SET"]
     assert set(redis._RESTART_KEYS).isdisjoint(command)
     assert "maxmemory" in command

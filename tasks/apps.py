@@ -1,0 +1,96 @@
+"""Applications: what the stack serves, run as containers beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from tasks.core.estate import DOCKER, Component, Estate, Node, no_secrets
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe
+from tasks.core.secrets import Secrets
+from tasks.core.settings import (
+    Line,
+    Model,
+    Port,
+    Problem,
+    Settings,
+    StackSettings,
+    matching,
+    wrong,
+)
+
+
+def _health(value: str) -> str:
+    if value != "tcp" and not re.fullmatch(r"http:/[A-Za-z0-9._~/?&=%-]*", value):
+        raise wrong("should be 'tcp' or a path such as 'http:/health'")
+    return value
+
+
+Name = Annotated[
+    str,
+    matching(r"[a-z][a-z0-9-]{0,40}", "should be lower-case letters, digits and '-', at most 41"),
+]
+Variable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable")]
+
+
+class App(Model):
+    """One application; `image` where it runs as a container, `command` where it does not."""
+
+    name: Name
+    port: Port
+    health: Annotated[str, AfterValidator(_health)] = "tcp"
+    env: dict[Variable, Line] = {}
+    image: Line = ""
+    command: Line = ""
+
+
+class AppsSettings(Settings):
+    """The key `apps`."""
+
+    apps: tuple[App, ...] = ()
+
+
+def _defaults(_stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    problems = []
+    for node in everything.having(AppsSettings):
+        names = [app.name for app in node.the(AppsSettings).apps]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            problems.append(Problem(node.name, f"apps/{name}", "is there twice"))
+        for app in node.the(AppsSettings).apps:
+            if DOCKER in node.groups and not app.image:
+                message = "is missing: a container needs one"
+                problems.append(Problem(node.name, f"apps/{app.name}/image", message))
+            if DOCKER in node.groups and app.command:
+                message = "is for hosts without Docker: the image says what runs"
+                problems.append(Problem(node.name, f"apps/{app.name}/command", message))
+    return problems
+
+
+def _nothing(_node: Node) -> list[Any]:
+    return []
+
+
+def _listens(node: Node) -> list[Listener]:
+    if DOCKER not in node.groups:
+        return []
+    return [
+        Listener(app.port, f"apps/{app.name}/port", app.name, "docker-proxy")
+        for app in node.the(AppsSettings).apps
+    ]
+
+
+def _probes(_node: Node) -> dict[str, Probe[Any]]:
+    return {}
+
+
+COMPONENT = Component(
+    "apps", AppsSettings, _defaults, no_secrets, _rules, _listens, _probes, _nothing
+)

@@ -1,0 +1,833 @@
+"""Docker: the whole stack on one host as a Compose project, changed container by container."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from pyinfra import logger
+
+from tasks import backup, pgbouncer, postgres, project, redis, sentinel
+from tasks.apps import AppsSettings
+from tasks.backup import BackupSettings
+from tasks.core import files, remote, services, sql
+from tasks.core.change import Change, converge
+from tasks.core.estate import DOCKER, Component, Estate, Node, components, on
+from tasks.core.files import Found
+from tasks.core.preflight import Listener
+from tasks.core.remote import Probe, Unreadable, assignments, quoted
+from tasks.core.secrets import Secrets
+from tasks.core.services import Activation, Service, Status
+from tasks.core.settings import Problem, Settings, StackSettings
+from tasks.pgbouncer import PgbouncerSettings
+from tasks.postgres import PostgresSettings
+from tasks.project import DockerSettings, contain, one
+from tasks.redis import RedisSettings
+from tasks.sentinel import SentinelSettings
+
+__all__ = ["COMPONENT", "contain"]
+
+# The format without a version, which 1.27 began and 1.29 finished; Debian 12 has 1.29.2.
+OLDEST_COMPOSE = (1, 29)
+# A container is called unhealthy after three failed checks, 10 s apart, and a start of its own.
+HEALTHY_SECONDS = 300
+
+
+# --- What the estate knows of Docker -------------------------------------------------------------
+
+
+def _defaults(stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _secrets(node: Node) -> list[str]:
+    return [
+        name
+        for container in _inside(node).nodes
+        for component in container.components()
+        for name in component.secrets(container)
+    ]
+
+
+def _inside(node: Node) -> Estate:
+    assert node.inside is not None
+    return node.inside
+
+
+def _rules(everything: Estate) -> list[Problem]:
+    problems = []
+    for node in everything.having(DockerSettings):
+        inside = _inside(node)
+        problems += [p for component in components() for p in component.rules(inside)]
+        problems += _own_rules(node, inside)
+    return problems
+
+
+def _own_rules(node: Node, inside: Estate) -> Iterator[Problem]:
+    chosen = node.the(DockerSettings)
+    others = sorted({*node.host.groups} & {"postgres", "pgbouncer", "redis", "sentinel", "backup"})
+    if others:
+        message = f"should be alone, without {', '.join(others)}: it runs the whole stack"
+        yield Problem(node.name, "group docker", message)
+    for settings, most in project.MOST.items():
+        if len(inside.having(settings)) > most:
+            message = f"should be at most {most}"
+            yield Problem(node.name, settings.key("ports"), message)
+    server = project.one(inside, PostgresSettings).the(PostgresSettings)
+    if server.version not in (None, chosen.release.postgres):
+        message = f"should be {chosen.release.postgres}, which Debian {chosen.debian} has"
+        yield Problem(node.name, "postgres_version", message)
+    if server.locale not in ("C.UTF-8", "C", "POSIX"):
+        message = f"should be C.UTF-8 or C: the image has no {server.locale}"
+        yield Problem(node.name, "postgres_locale", message)
+    taken = {container.service for container in inside.nodes} | {"redis-replica"}
+    for app in node.the(AppsSettings).apps:
+        if app.name in taken:
+            yield Problem(node.name, f"apps/{app.name}", "is the name of a service of the stack")
+    yield from pgbouncer.unsupported(one(inside, PgbouncerSettings), chosen.release.pgbouncer)
+
+
+_PORT_KEYS: dict[type[Settings], str] = {
+    PostgresSettings: "postgres_port",
+    PgbouncerSettings: "pgbouncer_listen_port",
+    RedisSettings: "redis_ports",
+    SentinelSettings: "sentinel_ports",
+}
+
+
+def _listens(node: Node) -> list[Listener]:
+    """The published ports; Docker's proxy holds them."""
+    return [
+        Listener(container.port, _PORT_KEYS[settings], container.service, "docker-proxy")
+        for container in _inside(node).nodes
+        for settings in container.settings
+        if container.port
+    ]
+
+
+# --- Read ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine says of a container of the project."""
+
+    service: str
+    name: str
+    hash: str
+    status: str
+    health: str
+    image: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine is and has; image ids and `inputs` labels by service.
+
+    Attributes:
+        version: 'absent', 'down', or its number.
+        compose: the command, empty where there is none.
+        hashes: the configuration that each service should have, by Compose's own computation.
+        subnet: of the project's network, if that is there.
+        networks: of other networks, by name.
+        foreign: ports that others' containers publish, and whose.
+        cluster: the major version of PostgreSQL in the project's volume.
+    """
+
+    version: str = "absent"
+    compose: str = ""
+    compose_version: tuple[int, ...] = ()
+    containers: tuple[Container, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    subnet: str = ""
+    networks: Mapping[str, str] = field(default_factory=dict)
+    foreign: Mapping[int, str] = field(default_factory=dict)
+    cluster: int = 0
+
+    def of(self, service: str) -> list[Container]:
+        """The containers of a service."""
+        return [container for container in self.containers if container.service == service]
+
+
+_COMPOSE = """
+if command -v docker-compose >/dev/null; then compose=docker-compose
+elif docker compose version >/dev/null 2>&1; then compose='docker compose'
+else compose=; fi
+"""
+
+_CONTAINER = (
+    'container|{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}'
+    '|{{index .Config.Labels "com.docker.compose.config-hash"}}|{{.State.Status}}'
+    "|{{if .State.Health}}{{.State.Health.Status}}{{end}}|{{.Image}}"
+    '|{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
+)
+
+_IMAGE = (
+    f'image|{{{{.Id}}}}|{{{{index .Config.Labels "{project.LABEL}"}}}}'
+    "|{{range .RepoTags}}{{.}} {{end}}"
+)
+
+# Compose says what the hash of each service would be; only a file can be given to 1.29.
+_READ = """
+command -v docker >/dev/null || { echo 'engine|absent'; exit 0; }
+engine=$(docker info -f '{{.ServerVersion}}|{{.DockerRootDir}}' 2>/dev/null) || engine='|'
+[ "$engine" != '|' ] || { echo 'engine|down'; exit 0; }
+echo "engine|${engine%%|*}"
+__COMPOSE__
+[ -z "$compose" ] || echo "compose|$compose|$($compose version --short)"
+ids=$(docker ps -aq --filter label=com.docker.compose.project=__STACK__ \\
+  --filter label=com.docker.compose.oneoff=False)
+if [ -n "$ids" ]; then docker inspect -f '__CONTAINER__' $ids; fi
+docker ps --format 'ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.Ports}}'
+docker network ls -q | xargs -r docker network inspect -f \\
+  'network|{{.Name}}|{{range .IPAM.Config}}{{.Subnet}} {{end}}'
+ls -d "${engine#*|}"/volumes/__STACK___postgres_data/_data/[0-9]* 2>/dev/null |
+  sed 's,.*/,cluster|,'
+case $compose in 'docker compose') glue=- ;; *)
+  case $($compose version --short 2>/dev/null) in 1.*) glue=_ ;; *) glue=- ;; esac ;; esac
+for service in __SERVICES__; do set -- "$@" "__STACK__$glue$service"; done
+docker image inspect -f '__IMAGE__' "$@" 2>/dev/null || :
+if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
+  file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT
+  printf '%s' "$COMPOSE_FILE_TEXT" | base64 -d >"$file"
+  $compose -p __STACK__ -f "$file" --project-directory __DIR__ config --hash '*' </dev/null |
+    sed 's/^/hash|/; s/ /|/2; s/ /|/'
+fi
+"""
+
+
+def _engine_probe(node: Node) -> Probe[Engine]:
+    chosen = node.the(DockerSettings)
+    script = _READ
+    for word, value in {
+        "__COMPOSE__": _COMPOSE,
+        "__CONTAINER__": _CONTAINER,
+        "__STACK__": node.stack.stack_name,
+        "__SERVICES__": quoted(*_built(node)),
+        "__IMAGE__": _IMAGE,
+        "__DIR__": quoted(chosen.project_dir),
+    }.items():
+        script = script.replace(word, value)
+    text = base64.b64encode(project.compose_file(node).encode()).decode()
+    return Probe(script, lambda lines: _engine(node, lines), (("COMPOSE_FILE_TEXT", text),))
+
+
+def _built(node: Node) -> dict[str, str]:
+    """The services whose image is built here, and its role."""
+    chosen = node.the(DockerSettings)
+    return {
+        service: role for service, role in _roles(node).items() if role and not chosen.image(role)
+    }
+
+
+def _roles(node: Node) -> dict[str, str]:
+    """Every service of the project and the role of its image; applications have none."""
+    of = {
+        PostgresSettings: "postgres",
+        PgbouncerSettings: "pgbouncer",
+        RedisSettings: "redis",
+        SentinelSettings: "redis",
+        BackupSettings: "backup",
+    }
+    roles = {c.service: of[cast(Any, s)] for c in _inside(node).nodes for s in c.settings}
+    apps = {app.name: "" for app in node.the(AppsSettings).apps}
+    return {**roles, "redis-replica": "redis", **apps}
+
+
+def _engine(node: Node, lines: list[str]) -> Engine:
+    rows = [line.split("|") for line in lines]
+
+    def of(kind: str) -> list[list[str]]:
+        return [row[1:] for row in rows if row[0] == kind]
+
+    chosen, stack = node.the(DockerSettings), node.stack.stack_name
+    compose = of("compose")
+    networks = {name: subnet.strip() for name, subnet in of("network")}
+    return Engine(
+        version=of("engine")[0][0],
+        compose=compose[0][0] if compose else "",
+        compose_version=_numbers(compose[0][1]) if compose else (),
+        containers=tuple(Container(*row) for row in of("container")),
+        hashes=dict(of("hash")),
+        images={
+            name.removesuffix(":latest")[len(stack) + 1 :]: (image, label)
+            for image, label, names in of("image")
+            for name in names.split()
+        },
+        subnet=networks.pop(chosen.network, ""),
+        networks=networks,
+        foreign={
+            port: name
+            for name, owner, ports in of("ports")
+            if owner != stack
+            for port in map(int, re.findall(r":(\d+)->", ports))
+        },
+        cluster=max((int(row[0]) for row in of("cluster")), default=0),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+# What a container says of a part of itself, or what is told where it does not run.
+_INSIDE = """
+err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
+printf '%s\\n' "$SCRIPT" | docker exec -i CONTAINER sh 2>"$err" && exit 0
+status=$?
+gone='No such container|is not running|is restarting|Cannot connect|docker: not found'
+if grep -qE "$gone" "$err"; then
+STOPPED
+exit 0
+fi
+cat "$err" >&2; exit $status
+"""
+
+
+# Scripts for hosts begin as root; a container's user is who they want to become.
+_BECOME = """
+if [ "$(id -u)" != 0 ]; then
+  bin=$(mktemp -d); trap 'rm -rf "$bin"' EXIT
+  printf '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n' >"$bin/runuser"
+  chmod 755 "$bin/runuser"; PATH=$bin:$PATH
+fi
+"""
+
+
+def _inner(script: str, variables: Mapping[str, str]) -> str:
+    """A script for a host, as a container's shell reads it from its standard input."""
+    return f"{assignments(variables)}{_BECOME}cd /\n({script}\n)"
+
+
+def _inside_probe(node: Node, probe: Probe[Any], number: int, stopped: str) -> Probe[Any]:
+    """A probe that runs in a container; `stopped` is shell that tells what is known without it."""
+    variable = f"INSIDE_{number}"
+    script = _INSIDE.replace("$SCRIPT", f"${variable}").replace("CONTAINER", _name(node))
+    inner = _inner(probe.script, dict(probe.secrets))
+    return Probe(script.replace("STOPPED", stopped), probe.parse, ((variable, inner),))
+
+
+def _name(container: Node) -> str:
+    return f"{container.stack.stack_name}-{container.service}"
+
+
+def _volume(container: Node, path: str) -> str:
+    """Shell: a file in the container's own volume, on its host."""
+    volume = f"{container.stack.stack_name}_{container.service.replace('-', '_')}_data"
+    root = "$(docker info -f '{{.DockerRootDir}}' 2>/dev/null)"
+    return f'"{root}/volumes/{volume}/_data/{path}"'
+
+
+def _inside_probes(node: Node) -> dict[str, Probe[Any]]:
+    """What containers are asked, by `service.name`."""
+    inside = _inside(node)
+    asked: list[tuple[Node, str, Probe[Any], str]] = []
+    for container in inside.nodes:
+        asked += [(container, *question) for question in _questions(node, container)]
+    return {
+        f"{container.service}.{name}": _inside_probe(container, probe, number, stopped)
+        for number, (container, name, probe, stopped) in enumerate(asked)
+    }
+
+
+def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], str]]:
+    if PostgresSettings in container.settings:
+        chosen = container.the(PostgresSettings)
+        data = postgres.data_directory(container)
+        probe = sql.probe(data, ["template1", *chosen.databases])
+        there = _volume(container, f"{postgres.cluster_version(container)}/main/PG_VERSION")
+        yield "server", probe, f"if [ -e {there} ]; then echo down; else echo absent; fi"
+    if RedisSettings in container.settings:
+        file = _volume(container, "redis.conf")
+        role = f"sed -n 's/^replicaof /replica /p' {file} | grep . || echo master"
+        stopped = f"if [ -e {file} ]; then {role}; else echo absent; fi"
+        yield "roles", redis.roles_probe(container), stopped
+        if container is _inside(node).having(RedisSettings)[0]:
+            secret = redis.password(container)
+            yield "sentinels", redis.sentinels_probe(container.estate, secret), ":"
+    if SentinelSettings in container.settings:
+        there, port = _volume(container, "sentinel.conf"), project.SENTINEL_PORT
+        stopped = f"if [ -e {there} ]; then echo {port} down; else echo {port} none; fi"
+        yield "monitors", sentinel.monitors_probe(container), stopped
+    if BackupSettings in container.settings:
+        stanza = f"{node.the(DockerSettings).project_dir}/backups/pgbackrest/archive/*/archive.info"
+        yield (
+            "stanza",
+            backup.stanza_probe(container),
+            f"ls {stanza} >/dev/null 2>&1 && echo ok || :",
+        )
+
+
+_RECORD = "/var/lib/datatier/docker"
+
+
+def _records_probe(node: Node) -> Probe[dict[str, str]]:
+    """What was recorded of each service at its last activation."""
+    home = f"{_RECORD}/{node.stack.stack_name}"
+    script = f"grep -H . {home}/*.active 2>/dev/null | sed 's,^.*/,,; s/[.]active:/ /' || true"
+    return Probe(script, lambda lines: dict(cast(Any, line.split(" ", 1)) for line in lines))
+
+
+def _probes(node: Node) -> dict[str, Probe[Any]]:
+    inside = _inside(node)
+    for container in inside.nodes:
+        container.reader = _reader(node, container)
+    return {
+        "files": files.probe(project.files(node)),
+        "engine": _engine_probe(node),
+        "records": _records_probe(node),
+        **_inside_probes(node),
+    }
+
+
+def _reader(node: Node, container: Node) -> Callable[[str], dict[str, Any]]:
+    def read(_group: str) -> dict[str, Any]:
+        said = node.read(DOCKER)
+        prefix = f"{container.service}."
+        mine = {k.removeprefix(prefix): v for k, v in said.items() if k.startswith(prefix)}
+        return {"sentinels": [], **mine}
+
+    return read
+
+
+def _checks(node: Node) -> list[Problem]:
+    engine = cast(Engine, node.read(DOCKER)["engine"])
+    return [Problem(node.name, key, message) for key, message in _unfit(node, engine)]
+
+
+def _unfit(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
+    if engine.version == "absent":
+        yield (
+            "docker",
+            "is not installed: apt-get install docker.io docker-compose, or Docker's own",
+        )
+        return
+    if engine.version == "down":
+        yield "docker", "the engine does not answer: systemctl start docker, then see its journal"
+        return
+    if not engine.compose:
+        yield "docker-compose", "is not installed: apt-get install docker-compose"
+        return
+    if engine.compose_version < OLDEST_COMPOSE:
+        version = ".".join(map(str, engine.compose_version))
+        yield "docker-compose", f"{version} is too old: 1.29 or newer is needed"
+        return
+    yield from _conflicts(node, engine)
+
+
+def _conflicts(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
+    chosen, wanted = node.the(DockerSettings), ipaddress.ip_network(node.the(DockerSettings).subnet)
+    for listener in [*_listens(node), *_app_listens(node)]:
+        if owner := engine.foreign.get(listener.port):
+            yield listener.key, f"port {listener.port} is published by the container {owner}"
+    for name, subnets in engine.networks.items():
+        for subnet in subnets.split():
+            if ":" not in subnet and ipaddress.ip_network(subnet).overlaps(wanted):
+                message = f"{wanted} overlaps {subnet} of the network {name}: choose another one"
+                yield "docker_subnet", message
+    version = chosen.release.postgres
+    if engine.cluster and engine.cluster != version:
+        yield (
+            "docker_debian",
+            (
+                f"{chosen.debian} has PostgreSQL {version}, and the volume has a cluster of "
+                f"{engine.cluster}: dump it, and load it in a new stack"
+            ),
+        )
+    places = {container.place for container in engine.containers} - {chosen.project_dir}
+    if places:
+        yield (
+            "docker_project_dir",
+            (
+                f"the project runs from {min(places)}: docker-compose down there, "
+                f"mv {min(places)} {chosen.project_dir}, and run again"
+            ),
+        )
+
+
+def _app_listens(node: Node) -> list[Listener]:
+    return [
+        Listener(app.port, f"apps/{app.name}/port", app.name, "docker-proxy")
+        for app in node.the(AppsSettings).apps
+    ]
+
+
+# --- Install -------------------------------------------------------------------------------------
+
+
+@on(DockerSettings)
+def install(node: Node) -> None:
+    """Writes the project directory and builds the images; nothing is started."""
+    converge("Docker: files", lambda: _project_files(node))
+    for role in project.ROLES:
+        converge(f"Docker: image {role}", lambda role=role: _image(node, role))  # type: ignore[misc]
+
+
+def _project_files(node: Node) -> Change | None:
+    found = cast(Mapping[str, Found], node.read(DOCKER)["files"])
+    now = found[f"{node.the(DockerSettings).project_dir}/.env"].content.decode(errors="replace")
+    return files.compare(project.files(node, now), found)
+
+
+def _image(node: Node, role: str) -> Change | None:
+    stale = _stale(node, role)
+    if not stale:
+        return None
+    script = f"""{_COMPOSE}
+cd {quoted(node.the(DockerSettings).project_dir)}
+log=$(mktemp -p /run); trap 'rm -f "$log"' EXIT
+for service in {quoted(*stale)}; do
+  $compose build "$service" >"$log" 2>&1 </dev/null || {{
+    why=$(grep -E '^E: |[Ee]rror|ERROR|failed' "$log" | tail -n 1)
+    echo "the image of $service could not be built: ${{why:-$(tail -n 1 "$log")}}" >&2; exit 1; }}
+done
+"""
+    return Change([f"image {role}: build"], script)
+
+
+def _stale(node: Node, role: str) -> list[str]:
+    """The services whose image is not what it should be built from."""
+    engine = cast(Engine, node.read(DOCKER)["engine"])
+    wanted = project.inputs(_inside(node), node.the(DockerSettings))[role]
+    mine = [service for service, of in _built(node).items() if of == role]
+    return [service for service in mine if engine.images.get(service, ("", ""))[1] != wanted]
+
+
+# --- Configure -----------------------------------------------------------------------------------
+
+
+def configure() -> None:
+    """Makes every container what the files say, with the least impact, and sets what is live."""
+    activate()
+    _converge_inside()
+
+
+@on(DockerSettings)
+def _converge_inside(node: Node) -> None:
+    inside = _inside(node)
+    server, keeper = one(inside, PostgresSettings), one(inside, BackupSettings)
+    watchers = inside.having(SentinelSettings)
+    converge("PostgreSQL: roles and databases", lambda: _within({server: _statements(server)}))
+    converge("Sentinel: monitoring", lambda: _within({w: sentinel.monitoring(w) for w in watchers}))
+    converge("Backup: repository", lambda: _within({keeper: _new_stanza(keeper)}))
+
+
+def _statements(server: Node) -> Change | None:
+    return postgres.statements(server, server.read("postgres")["server"])
+
+
+def _new_stanza(keeper: Node) -> Change | None:
+    return None if keeper.read("backup")["stanza"] else backup.new_stanza(keeper)
+
+
+_EXEC = """
+err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
+inside() { # CONTAINER SCRIPT
+  printf '%s\\n' "$2" | docker exec -i "$1" sh 2>"$err" || {
+    echo "$1: $(tail -n 1 "$err")" >&2; return 1; }
+}
+"""
+
+
+def _within(changes: Mapping[Node, Change | None]) -> Change | None:
+    """Changes that are carried out in containers."""
+    due = {container: change for container, change in changes.items() if change is not None}
+    if not due:
+        return None
+    script, lines, variables = _EXEC, list[str](), dict[str, str]()
+    for number, (container, change) in enumerate(due.items()):
+        inner = _inner(f"set -eu\numask 022\n{change.script}", change.variables)
+        variables[f"INSIDE_{number}"] = inner
+        script += f'inside {_name(container)} "$INSIDE_{number}" >/dev/null\n'
+        lines += change.lines
+    return Change(lines, script, variables)
+
+
+# --- Activate ------------------------------------------------------------------------------------
+
+
+@on(DockerSettings)
+def activate(node: Node) -> None:
+    """Creates, recreates, starts, reloads what is due, and waits until all of it is healthy."""
+    converge("Docker: containers", lambda: _containers(node))
+
+
+@dataclass(frozen=True)
+class _Reloadable:
+    """A service whose configuration changes without a new container."""
+
+    node: Node
+    service: Service
+    activation: Activation
+    variables: Mapping[str, str] = field(default_factory=dict)
+    before: str = ""
+
+
+def _reloadables(node: Node) -> Iterator[_Reloadable]:
+    inside = _inside(node)
+    server, pooler = one(inside, PostgresSettings), one(inside, PgbouncerSettings)
+    text = project.postgres_configuration(server)
+    service = postgres.service_of(server)
+    home = node.the(DockerSettings).project_dir
+    found = node.read(DOCKER)["files"][f"{home}/docker/postgres/postgresql.conf"]
+    means = postgres.impact(found.content, text, server.read("postgres")["server"])
+    yield _Reloadable(
+        server, service, _activation(service, "", text + postgres.access(server), means)
+    )
+    service = pgbouncer.service_of(pooler)
+    contents = pgbouncer.configuration(pooler) + pgbouncer.users(pooler)
+    yield _Reloadable(pooler, service, _activation(service, pgbouncer.fixed(pooler), contents))
+    for container in inside.having(RedisSettings):
+        yield _redis_reloadable(container, container.service)
+    for container in inside.having(SentinelSettings):
+        content = sentinel.configuration(container, project.SENTINEL_PORT)
+        watcher = Service(container.service, "", "", "redis", "redis", ready=":", reload=":")
+        yield _Reloadable(container, watcher, _activation(watcher, content, ""))
+
+
+def _redis_reloadable(container: Node, name: str) -> _Reloadable:
+    port = project.REDIS_PORT
+    file = "redis-master" if name == "redis-master" else "redis-replica"
+    service = replace(redis.service_of(container, port, f"/etc/redis/{file}.conf"), name=name)
+    keys = container.the(RedisSettings).extra
+    settings = redis.configuration(container, port)
+    variables = {
+        "REDIS_PASSWORD": redis.password(container),
+        f"CONFIG_{port}": redis.config_set(container, port),
+    }
+    activation = _activation(service, redis.fixed(container, port), settings, keys=keys)
+    return _Reloadable(container, service, activation, variables, redis.SHELL)
+
+
+def _activation(
+    service: Service, fixed: str, contents: str, means: str = "reload", keys: Any = ()
+) -> Activation:
+    return Activation(service, files.digest(fixed), files.digest(contents), means, frozenset(keys))
+
+
+def _containers(node: Node) -> Change | None:
+    engine = cast(Engine, node.read(DOCKER)["engine"])
+    due = dict(_due(node, engine))
+    live = [(each, said) for each in _reloadables(node) if (said := _impact(node, each, due))]
+    moved = engine.subnet and engine.subnet != node.the(DockerSettings).subnet
+    if not due and not live:
+        return _unhealthy(node, engine)
+    lines = [f"{service}: {impact}" for service, impact in due.items()]
+    lines += [f"{each.service.name}: {said}" for each, said in live]
+    if moved:
+        subnet = node.the(DockerSettings).subnet
+        lines.insert(
+            0,
+            f"network {node.the(DockerSettings).network}: {engine.subnet} becomes {subnet}: "
+            "every container is stopped and made anew; their volumes stay",
+        )
+    script, variables = _script(node, engine, due, live, bool(moved))
+    return Change(lines, script, variables, then=lambda: _settle(node))
+
+
+def _unhealthy(node: Node, engine: Engine) -> Change | None:
+    sick = [c.service for c in engine.containers if c.health == "unhealthy"]
+    if not sick:
+        return None
+    lines = [f"{service}: is unhealthy: wait" for service in sick]
+    return Change(lines, ":", then=lambda: _settle(node))
+
+
+def _due(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
+    """The services whose container is not the right one, and what happens to it."""
+    stale = {service for role in project.ROLES for service in _stale(node, role)}
+    for service in _roles(node):
+        there = engine.of(service)
+        if not there:
+            if service != "redis-replica":
+                yield service, "create"
+        elif why := _why(node, engine, service, there, stale):
+            yield service, f"recreate ({why}): it restarts, and its data stay"
+        elif any(container.status != "running" for container in there):
+            yield service, "start"
+
+
+def _why(node: Node, engine: Engine, service: str, there: list[Container], stale: set[str]) -> str:
+    image = engine.images.get(service, ("", ""))[0]
+    if service in stale or (image and any(c.image != image for c in there)):
+        return "image"
+    if engine.subnet and engine.subnet != node.the(DockerSettings).subnet:
+        return "network"
+    if any(c.hash != engine.hashes.get(service) for c in there):
+        return "docker-compose.yml"
+    return ""
+
+
+def _impact(node: Node, each: _Reloadable, due: Mapping[str, str]) -> str:
+    """What a container that stays as it is has to do; empty for nothing."""
+    if each.service.name in due:
+        return ""
+    record = node.read(DOCKER)["records"].get(each.service.name, "none none")
+    restart, reload, *keys = record.split(" ")
+    now = Status(True, True, restart, reload, frozenset(keys))
+    impact = services.impact(each.activation, now) or ""
+    return each.activation.reload_means if impact == "reload" else impact
+
+
+_FUNCTIONS = (
+    _EXEC
+    + """
+record() { # SERVICE WORDS
+  install -d -m 700 __HOME__
+  printf '%s\\n' "$2" >"__HOME__/$1.active.new"; mv "__HOME__/$1.active.new" "__HOME__/$1.active"
+}
+# A container that has to read its configuration anew, or to start anew for that.
+take() { # CONTAINER SCRIPT
+  said=$(inside "$1" "$2") || exit 1
+  case $said in *!restart*) again "$1" ;; esac
+}
+again() { docker restart -t 300 "$1" >/dev/null; }
+__COMPOSE__
+up() {
+  $compose up -d --no-deps --no-build "$@" >"$err" 2>&1 </dev/null || {
+    why=$(grep -E 'ERROR: for|^Error|rror response' "$err" | head -n 1)
+    echo "docker-compose up: ${why:-$(tail -n 1 "$err")}" >&2; exit 1; }
+}
+keep_password() {
+  (umask 077; printf '%s\\n' "$REDIS_PASSWORD" >docker/redis/.auth.new)
+  chown 0:__REDIS__ docker/redis/.auth.new; chmod 640 docker/redis/.auth.new
+  mv docker/redis/.auth.new docker/redis/redis-cli.auth
+}
+cd __DIR__
+[ -e docker/redis/redis-cli.auth ] || keep_password
+"""
+)
+
+
+def _script(
+    node: Node,
+    engine: Engine,
+    due: Mapping[str, str],
+    live: list[tuple[_Reloadable, str]],
+    moved: bool,
+) -> tuple[str, dict[str, str]]:
+    secret = redis.password(_inside(node).having(RedisSettings)[0])
+    variables = {"REDIS_PASSWORD": secret}
+    script = _FUNCTIONS
+    for word, value in {
+        "__HOME__": f"{_RECORD}/{node.stack.stack_name}",
+        "__STACK__": node.stack.stack_name,
+        "__COMPOSE__": _COMPOSE,
+        "__REDIS__": project.REDIS,
+        "__DIR__": quoted(node.the(DockerSettings).project_dir),
+    }.items():
+        script = script.replace(word, value)
+    steps = []
+    if moved:
+        steps.append(
+            '$compose down -t 300 >"$err" 2>&1 </dev/null || { tail -n 1 "$err" >&2; exit 1; }'
+        )
+    # Whenever a new container starts, it starts with the files of now.
+    steps += [_recorded(each) for each in _reloadables(node) if each.service.name in due]
+    if due:
+        scale = len(engine.of("redis-replica"))
+        steps.append(f"up --scale redis-replica={scale} {quoted(*due)}")
+    for number, (each, said) in enumerate(live):
+        variables[f"INSIDE_{number}"] = _taking(each, said)
+        steps += [_live_step(container, number, said) for container in _same(engine, each)]
+        steps.append(_recorded(each))
+    steps.append("keep_password")
+    return script + "\n".join(steps), variables
+
+
+def _same(engine: Engine, each: _Reloadable) -> list[str]:
+    """The containers that take a service's configuration: scaled replicas that of the replicas."""
+    names = [_name(each.node)]
+    if each.service.name == "redis-replica-1":
+        names += [container.name.lstrip("/") for container in engine.of("redis-replica")]
+    return names
+
+
+def _taking(each: _Reloadable, said: str) -> str:
+    act = ":" if said == "restart" else each.service.reload
+    restart = "restart_service() { echo '!restart'; }"
+    return _inner(f"set -eu\n{restart}\n{each.before}\n{each.service.check}\n{act}", each.variables)
+
+
+def _live_step(container: str, number: int, said: str) -> str:
+    step = f'take {quoted(container)} "$INSIDE_{number}"'
+    return f"{step}; again {quoted(container)}" if said == "restart" else step
+
+
+def _recorded(each: _Reloadable) -> str:
+    wanted = each.activation
+    words = " ".join((wanted.restart, wanted.reload, *sorted(wanted.keys)))
+    return f"record {quoted(each.service.name, words)}"
+
+
+# --- Wait ----------------------------------------------------------------------------------------
+
+_STATES = """
+ids=$(docker ps -aq --filter label=com.docker.compose.project={stack} \\
+  --filter label=com.docker.compose.oneoff=False)
+docker inspect -f '{format}' $ids
+"""
+_STATE = (
+    '{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}|{{.State.Status}}'
+    "|{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+)
+
+
+def _settle(node: Node) -> str:
+    """Waits until every container is healthy; returns what is wrong, or nothing."""
+    end, told = time.monotonic() + HEALTHY_SECONDS, ""
+    while True:
+        waiting = _not_healthy(node)
+        if not waiting:
+            return ""
+        if time.monotonic() > end or all(state == "unhealthy" for _, state in waiting.values()):
+            return _last_words(node, waiting)
+        said = ", ".join(f"{service} ({state})" for service, (_, state) in waiting.items())
+        if said != told:
+            logger.info(f"{node.host.print_prefix}  waiting for {said}")
+            told = said
+        time.sleep(1)
+
+
+def _not_healthy(node: Node) -> dict[str, tuple[str, str]]:
+    script = _STATES.format(stack=node.stack.stack_name, format=_STATE)
+    output = remote.run(node.host, script)
+    if not output.ok:
+        raise Unreadable(f"docker: {output.last_word}")
+    wanted = _roles(node)
+    waiting = {}
+    for line in output.stdout:
+        service, name, status, health = line.split("|")
+        if service in wanted and (status != "running" or health not in ("healthy", "")):
+            waiting[service] = (name.lstrip("/"), health if status == "running" else status)
+    return waiting
+
+
+def _last_words(node: Node, waiting: Mapping[str, tuple[str, str]]) -> str:
+    """The ends of the logs of what did not become healthy."""
+    names = [name for name, _ in waiting.values()]
+    script = "\n".join(
+        f"echo {quoted(name)}:; docker logs --tail 10 {quoted(name)} 2>&1" for name in names
+    )
+    for line in remote.run(node.host, script).stdout:
+        logger.error(f"{node.host.print_prefix}  {line}")
+    states = ", ".join(f"{service} ({state})" for service, (_, state) in waiting.items())
+    return f"not healthy after {HEALTHY_SECONDS} s at most: {states}"
+
+
+def deploy() -> None:
+    """The whole stack as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+COMPONENT = Component(
+    DOCKER, DockerSettings, _defaults, _secrets, _rules, _listens, _probes, _checks
+)

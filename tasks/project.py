@@ -1,0 +1,512 @@
+"""The Compose project: its containers, files and images; everything but the engine's part."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+from tasks import archive, backup, pgbouncer, postgres, redis, sentinel
+from tasks.apps import App, AppsSettings
+from tasks.backup import AbsolutePath, BackupSettings
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Directory, Entry, File, render
+from tasks.core.preflight import System
+from tasks.core.releases import RELEASES, Release
+from tasks.core.settings import Line, Settings, matching, wrong
+from tasks.pgbouncer import PgbouncerSettings
+from tasks.postgres import PostgresSettings
+from tasks.redis import RedisSettings
+from tasks.sentinel import SentinelSettings
+
+SUITES = {"12": "bookworm", "13": "trixie"}
+ROLES = ("redis", "pgbouncer", "postgres", "backup")
+REDIS_PORT, SENTINEL_PORT = 6379, 26379
+# Numbers of the users in the images; files on the host are theirs.
+POSTGRES, REDIS = "532", "637"
+
+# The lower half of the subnet is ours, from these on; Docker gives out the upper half.
+_POSTGRES, _PGBOUNCER, _BACKUP, _REDIS, _SENTINEL = 10, 11, 12, 20, 60
+MOST: dict[type[Settings], int] = {RedisSettings: _SENTINEL - _REDIS, SentinelSettings: 40}
+
+# What the seed of a whole stack has; for hosts, groups and ports say it.
+_PORTS: dict[type[Settings], tuple[int, ...]] = {
+    RedisSettings: (6379, 6380, 6381),
+    SentinelSettings: (26379, 26380, 26381),
+}
+
+
+def _subnet(value: str) -> str:
+    try:
+        network = ipaddress.IPv4Network(value)
+    except ValueError:
+        raise wrong(f"should be an IPv4 network such as '172.25.0.0/16', not {value!r}") from None
+    if not 8 <= network.prefixlen <= 24:
+        raise wrong(f"should have at least 256 addresses and a prefix of 8 to 24, not {value!r}")
+    return str(network)
+
+
+def _ip(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        raise wrong(
+            f"should be an IPv4 address of this host, or 0.0.0.0 for all, not {value!r}"
+        ) from None
+
+
+Image = Annotated[
+    Line,
+    matching(r"([a-z0-9][A-Za-z0-9._:/@-]*)?", "should be an image such as 'registry/name:tag'"),
+]
+NetworkName = Annotated[
+    str, matching(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", "should be letters, digits, '_', '.' and '-'")
+]
+
+
+class DockerSettings(Settings):
+    """The `docker_*` keys."""
+
+    prefix: ClassVar[str] = "docker_"
+
+    project_dir: AbsolutePath = "/opt/psscript"
+    network: NetworkName = "psscript-network"
+    subnet: Annotated[str, AfterValidator(_subnet)] = "172.25.0.0/16"
+    publish_address: Annotated[str, AfterValidator(_ip)] = "127.0.0.1"
+    debian: Literal["12", "13"] = "13"
+    base_image: Image = ""
+    image_postgres: Image = ""
+    image_pgbouncer: Image = ""
+    image_redis: Image = ""
+    image_backup: Image = ""
+
+    @property
+    def release(self) -> Release:
+        """The Debian release in the images."""
+        return RELEASES["debian", self.debian]
+
+    def image(self, role: str) -> str:
+        """The user's own image of a role, if there is one."""
+        return str(getattr(self, f"image_{role}"))
+
+
+# --- Containers ----------------------------------------------------------------------------------
+
+
+def contain(node: Node) -> None:
+    """Makes a stack of containers of a host's settings."""
+    chosen = node.the(DockerSettings)
+    inside = Estate(node.estate.state, node.estate.secrets, chosen.subnet)
+    inside.nodes = list(_containers(node, inside, chosen))
+    node.settings = {k: v for k, v in node.settings.items() if k in (DockerSettings, AppsSettings)}
+    node.inside = inside
+
+
+def _containers(node: Node, inside: Estate, chosen: DockerSettings) -> Iterator[Node]:
+    base = ipaddress.IPv4Network(chosen.subnet).network_address
+
+    def container(service: str, group: str, offset: int, port: int, settings: Settings) -> Node:
+        return Node(
+            node.host,
+            node.stack,
+            str(base + offset),
+            {type(settings): settings},
+            inside,
+            frozenset({group}),
+            system=System(chosen.release),
+            service=service,
+            port=port,
+        )
+
+    postgres, pgbouncer = node.the(PostgresSettings), node.the(PgbouncerSettings)
+    yield container("postgres", "postgres", _POSTGRES, postgres.port, postgres)
+    yield container("pgbouncer", "pgbouncer", _PGBOUNCER, pgbouncer.listen_port, pgbouncer)
+    redis = node.the(RedisSettings)
+    for number, port in enumerate(_published(redis)):
+        # The name is that of the beginning: who is master is Sentinel's to say.
+        service = f"redis-replica-{number}" if number else "redis-master"
+        one = redis.model_copy(update={"ports": (REDIS_PORT,)})
+        yield container(service, "redis", _REDIS + number, port, one)
+    sentinel = node.the(SentinelSettings)
+    for number, port in enumerate(_published(sentinel)):
+        each = sentinel.model_copy(update={"ports": (SENTINEL_PORT,)})
+        yield container(f"redis-sentinel-{number + 1}", "sentinel", _SENTINEL + number, port, each)
+    yield container("backup-service", "backup", _BACKUP, 0, node.the(BackupSettings))
+
+
+def _published(chosen: RedisSettings | SentinelSettings) -> tuple[int, ...]:
+    """The ports of the host at which the containers of a kind are reached."""
+    return chosen.ports if "ports" in chosen.model_fields_set else _PORTS[type(chosen)]
+
+
+def one(inside: Estate, settings: type[Settings]) -> Node:
+    """The only container of a kind."""
+    return inside.having(settings)[0]
+
+
+# --- Images --------------------------------------------------------------------------------------
+
+LABEL = "datatier.inputs"
+
+
+def base_image(chosen: DockerSettings) -> str:
+    """The image that all others are built on."""
+    return chosen.base_image or f"debian:{SUITES[chosen.debian]}-slim"
+
+
+def _dockerfile(inside: Estate, chosen: DockerSettings) -> str:
+    keeper = one(inside, BackupSettings)
+    return render(
+        "compose/Dockerfile.j2",
+        base=base_image(chosen),
+        debian=chosen.debian,
+        postgres_id=POSTGRES,
+        redis_id=REDIS,
+        redis_port=REDIS_PORT,
+        sentinel_port=SENTINEL_PORT,
+        version=chosen.release.postgres,
+        backup_packages=" ".join([*backup.required(keeper), "tini"]),
+    )
+
+
+def _roots(inside: Estate) -> dict[str, list[File]]:
+    """What each image has at which place besides its packages."""
+    keeper, server = one(inside, BackupSettings), one(inside, PostgresSettings)
+    programme = backup.programme(keeper.the(BackupSettings))
+    starts: dict[str, dict[str, object]] = {
+        "pgbouncer": {"command": pgbouncer.service_of(one(inside, PgbouncerSettings)).command},
+        "postgres": {
+            "version": postgres.cluster_version(server),
+            "data": postgres.data_directory(server),
+            "command": postgres.service_of(server).command,
+        },
+        "redis": {
+            "redis_port": REDIS_PORT,
+            "sentinel_port": SENTINEL_PORT,
+            "keep_role": redis.KEEP_ROLE,
+            "keep_learned": sentinel.KEEP_LEARNED,
+        },
+        "backup": {"logs": f"{keeper.the(BackupSettings).dir}/logs"},
+    }
+    roots = {
+        role: [File(f"/usr/local/bin/{role}-start", _start(role, values), "755")]
+        for role, values in starts.items()
+    }
+    roots["redis"].append(redis.client())
+    roots["backup"] += [entry for entry in programme if isinstance(entry, File)]
+    return roots
+
+
+def _start(role: str, values: Mapping[str, object]) -> str:
+    return render(f"compose/{role}-start.j2", **values)
+
+
+def inputs(inside: Estate, chosen: DockerSettings) -> dict[str, str]:
+    """A fingerprint of all that an image is built from, by role."""
+    text = _dockerfile(inside, chosen)
+    stages = dict(re.findall(r"(?ms)^FROM \S+ AS (\w+)$(.*?)(?=^FROM |\Z)", text))
+    parents = _parents(text)
+    roots = _roots(inside)
+
+    def digest(role: str) -> str:
+        own = [stages[role], *(f"{f.path} {f.mode} {f.content}" for f in roots.get(role, []))]
+        parent = parents[role]
+        above = digest(parent) if parent in stages else parent
+        return hashlib.sha256("\0".join([above, *own]).encode()).hexdigest()[:16]
+
+    return {role: digest(role) for role in ROLES}
+
+
+def _parents(dockerfile: str) -> dict[str, str]:
+    return {role: parent for parent, role in re.findall(r"(?m)^FROM (\S+) AS (\w+)$", dockerfile)}
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def files(node: Node, environment: str = "") -> list[Entry]:
+    """Everything in the project directory that the settings say.
+
+    Args:
+        environment: what `.env` holds now; lines that are not ours stay.
+    """
+    assert node.inside is not None
+    chosen, inside = node.the(DockerSettings), node.inside
+    home = chosen.project_dir
+    return [
+        Directory(home),
+        File(f"{home}/docker-compose.yml", compose_file(node)),
+        File(f"{home}/.env", _environment(node, environment), "600", secret=r"^[A-Z0-9_]+=(.*)$"),
+        # Only root enters: within it files have the owners that the containers need.
+        Directory(f"{home}/docker", "700"),
+        *_postgres(f"{home}/docker", inside),
+        *_pgbouncer(f"{home}/docker", inside),
+        *_redis(f"{home}/docker", inside),
+        *_backup(f"{home}/docker", inside),
+        *_secrets(f"{home}/docker", inside),
+        *_images(f"{home}/docker/images", inside, chosen),
+        Directory(f"{home}/backups"),
+        *(Directory(f"{home}/backups/{name}", "750") for name in ("postgres", "redis", "logs")),
+        Directory(f"{home}/backups/pgbackrest", "750", POSTGRES, POSTGRES),
+    ]
+
+
+def _owned(path: str, content: str, group: str, secret: str | None = None) -> File:
+    """A file that only root and a group of the containers read."""
+    return File(path, content, "640", group=group, secret=secret)
+
+
+def _postgres(docker: str, inside: Estate) -> list[Entry]:
+    node = one(inside, PostgresSettings)
+    return [
+        Directory(f"{docker}/postgres"),
+        File(f"{docker}/postgres/postgresql.conf", postgres_configuration(node)),
+        _owned(f"{docker}/postgres/pg_hba.conf", postgres.access(node), POSTGRES),
+    ]
+
+
+def postgres_configuration(node: Node) -> str:
+    """The settings, on top of what initdb has found out about locale and time zone."""
+    return postgres.configuration(
+        node,
+        {
+            "include": f"{postgres.data_directory(node)}/postgresql.conf",
+            "hba_file": f"{postgres.configuration_directory(node)}/pg_hba.conf",
+            "unix_socket_directories": "/run/postgresql",
+            "log_line_prefix": "%m [%p] %q%u@%d ",
+        },
+    )
+
+
+def _pgbouncer(docker: str, inside: Estate) -> list[Entry]:
+    node, directory = one(inside, PgbouncerSettings), f"{docker}/pgbouncer"
+    admin = one(inside, PostgresSettings).the(PostgresSettings).password.get_secret_value()
+    escaped = re.sub(r"([\\:])", r"\\\1", admin)
+    return [
+        Directory(directory),
+        _owned(f"{directory}/pgbouncer.ini", pgbouncer.configuration(node), POSTGRES),
+        _owned(
+            f"{directory}/userlist.txt", pgbouncer.users(node), POSTGRES, pgbouncer.USERS_SECRET
+        ),
+        File(
+            f"{directory}/pgpass",
+            f"*:*:*:postgres:{escaped}\n",
+            "600",
+            POSTGRES,
+            POSTGRES,
+            secret=r"^.*:postgres:(.*)$",
+        ),
+    ]
+
+
+def _redis(docker: str, inside: Estate) -> list[Entry]:
+    """One file a role; any of them may be master one day, so both say the same."""
+    settings = redis.configuration(inside.having(RedisSettings)[0], REDIS_PORT)
+    watch = sentinel.configuration(inside.having(SentinelSettings)[0], SENTINEL_PORT)
+    return [
+        Directory(f"{docker}/redis"),
+        *(
+            _owned(f"{docker}/redis/{name}.conf", settings, REDIS, redis.SECRET_LINES)
+            for name in ("redis-master", "redis-replica")
+        ),
+        _owned(f"{docker}/redis/sentinel.conf", watch, REDIS, sentinel.SECRET_LINES),
+    ]
+
+
+def _backup(docker: str, inside: Estate) -> list[Entry]:
+    node = one(inside, BackupSettings)
+    found = {e.path: e for e in backup.repository(node) if isinstance(e, File)}
+    repository, scratch = found[archive.CONFIG], found[backup.SCRATCH]
+    return [
+        Directory(f"{docker}/pgbackrest"),
+        _owned(
+            f"{docker}/pgbackrest/pgbackrest.conf", repository.content, POSTGRES, repository.secret
+        ),
+        Directory(f"{docker}/backup"),
+        _owned(
+            f"{docker}/backup/pgbackrest-scratch.conf", scratch.content, POSTGRES, scratch.secret
+        ),
+        File(
+            f"{docker}/backup/backup.json",
+            backup.configuration(node),
+            "600",
+            secret=backup.CONFIG_SECRETS,
+        ),
+        Directory(f"{docker}/backup/cron.d"),
+        File(f"{docker}/backup/cron.d/datatier-backup", backup.schedule(node)),
+    ]
+
+
+def _secrets(docker: str, inside: Estate) -> list[Entry]:
+    """For applications, whose users nobody knows: inside their containers everybody reads them."""
+    server = one(inside, PostgresSettings)
+    owner = application(server)
+    values = {"redis_password": redis.password(inside.having(RedisSettings)[0])}
+    if owner is not None:
+        values["db_password"] = postgres.role_password(server, owner[1]) or ""
+    return [
+        Directory(f"{docker}/secrets"),
+        *(
+            File(f"{docker}/secrets/{name}", f"{value}\n", secret=r"^(.*)$")
+            for name, value in values.items()
+        ),
+    ]
+
+
+def _images(directory: str, inside: Estate, chosen: DockerSettings) -> list[Entry]:
+    files = [
+        File(f"{directory}/{role}{file.path}", file.content, file.mode)
+        for role, of_role in _roots(inside).items()
+        for file in of_role
+    ]
+    places = {place for file in files for place in _above(directory, file.path)}
+    return [
+        Directory(directory),
+        *(Directory(place) for place in sorted(places)),
+        File(f"{directory}/Dockerfile", _dockerfile(inside, chosen)),
+        *files,
+    ]
+
+
+def _above(directory: str, path: str) -> Iterator[str]:
+    """The directories that lead to a file."""
+    while (path := path.rpartition("/")[0]) != directory:
+        yield path
+
+
+def _environment(node: Node, now: str) -> str:
+    """What Compose and people with the seed's document look for in `.env`."""
+    names = ["POSTGRES_PASSWORD", "REDIS_PASSWORD"]
+    inside, store = node.inside, node.estate.secrets
+    assert inside is not None
+    values = {
+        "COMPOSE_PROJECT_NAME": node.stack.stack_name,
+        "POSTGRES_PASSWORD": one(inside, PostgresSettings)
+        .the(PostgresSettings)
+        .password.get_secret_value(),
+        "REDIS_PASSWORD": redis.password(inside.having(RedisSettings)[0]),
+        **{name: store.get(name) for name in _generated(inside) if name not in names},
+    }
+    lines = now.splitlines()
+    there = {line.partition("=")[0].strip(): number for number, line in enumerate(lines)}
+    for name, value in values.items():
+        line = f"{name}={_quoted(value)}"
+        if name in there:
+            lines[there[name]] = line
+        else:
+            lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _generated(inside: Estate) -> list[str]:
+    return [
+        name
+        for node in inside.nodes
+        for component in node.components()
+        for name in component.secrets(node)
+    ]
+
+
+def _quoted(value: str) -> str:
+    """A value as both Compose and dotenv read it."""
+    if re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]*", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+# --- The project ---------------------------------------------------------------------------------
+
+
+def application(server: Node) -> tuple[str, str] | None:
+    """The first database that an application owns, and the application's role."""
+    databases = server.the(PostgresSettings).databases.items()
+    owners = ((name, database.owner) for name, database in databases)
+    return next(((name, owner) for name, owner in owners if owner != "postgres"), None)
+
+
+def compose_file(node: Node) -> str:
+    """The content of docker-compose.yml."""
+    assert node.inside is not None
+    inside, chosen = node.inside, node.the(DockerSettings)
+    server, pooler = one(inside, PostgresSettings), one(inside, PgbouncerSettings)
+    keeper = one(inside, BackupSettings)
+    nodes = inside.having(RedisSettings)
+    network = ipaddress.IPv4Network(chosen.subnet)
+    return render(
+        "compose/docker-compose.yml.j2",
+        stack=node.stack.stack_name,
+        images={role: chosen.image(role) for role in ROLES},
+        inputs=inputs(inside, chosen),
+        label=LABEL,
+        network=chosen.network,
+        subnet=chosen.subnet,
+        dynamic=str(list(network.subnets())[1]),
+        publish=chosen.publish_address,
+        postgres=server,
+        postgres_etc=postgres.configuration_directory(server),
+        locale=server.the(PostgresSettings).locale,
+        pgbouncer=pooler,
+        pgbouncer_files=pgbouncer.service_of(pooler).open_files,
+        redis=nodes,
+        redis_port=REDIS_PORT,
+        first=nodes[0].address,
+        prefix=nodes[0].address.rpartition(".")[0] + ".",
+        sentinels=inside.having(SentinelSettings),
+        sentinel_port=SENTINEL_PORT,
+        master_name=sentinel.master_name(inside),
+        backup=keeper,
+        backups=keeper.the(BackupSettings).dir,
+        apps=[_app(app, inside) for app in node.the(AppsSettings).apps],
+    )
+
+
+def _app(app: App, inside: Estate) -> dict[str, object]:
+    database, owner = application(one(inside, PostgresSettings)) or ("", "")
+    sentinels = ",".join(
+        f"{node.service}:{SENTINEL_PORT}" for node in inside.having(SentinelSettings)
+    )
+    given = {
+        "DB_HOST": "pgbouncer",
+        "DB_PORT": str(one(inside, PgbouncerSettings).port),
+        "DB_NAME": database,
+        "DB_USER": owner,
+        "DB_PASSWORD_FILE": "/run/secrets/db_password",
+        "REDIS_SENTINELS": sentinels,
+        "REDIS_MASTER_NAME": sentinel.master_name(inside),
+        "REDIS_PASSWORD_FILE": "/run/secrets/redis_password",
+    }
+    return {
+        "name": app.name,
+        "image": app.image,
+        "port": app.port,
+        "env": {**given, **app.env},
+        "test": _health_test(app),
+    }
+
+
+def _health_test(app: App) -> str:
+    """A request made inside the application's image, with whatever of these that has."""
+    if app.health == "tcp":
+        place = f"127.0.0.1 {app.port}"
+        connect = f"import socket; socket.create_connection(('127.0.0.1', {app.port}), 5)"
+        return (
+            f'nc -z {place} || bash -c "</dev/tcp/{place.replace(" ", "/")}" || '
+            f'python3 -c "{connect}" || node -e "{_NODE_TCP.format(port=app.port)}"'
+        )
+    url = f"http://127.0.0.1:{app.port}{app.health.removeprefix('http:')}"
+    fetch = f"import urllib.request; urllib.request.urlopen('{url}', timeout=5)"
+    return (
+        f"curl -fsS -m 5 -o /dev/null '{url}' || wget -q -T 5 -O /dev/null '{url}' || "
+        f'python3 -c "{fetch}" || node -e "{_NODE_HTTP.format(url=url)}"'
+    )
+
+
+_NODE_TCP = (
+    "require('net').connect({port}, '127.0.0.1').on('connect', () => process.exit(0))"
+    ".on('error', () => process.exit(1))"
+)
+_NODE_HTTP = "fetch('{url}').then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))"

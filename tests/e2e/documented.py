@@ -1,0 +1,114 @@
+"""The commands that a document of the project shows, and a reader's terminal to run them in."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import Host
+
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(\w*)")
+_HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
+_STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r(?=\n)")
+_FOLLOWED = {"logs": {"-f", "--follow"}, "tail": {"-f", "-F", "--follow"}}
+_STOPPED = 124
+# A pipe that the reader holds open itself: the end of input would be typed as Ctrl-D, too early.
+_NO_KEYS = "mkfifo /run/keys.$$ && exec <>/run/keys.$$ && rm /run/keys.$$ && exec"
+
+CTRL_D = "\x04"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as the document has it, and the heading it stands under."""
+
+    heading: str
+    text: str
+
+    @property
+    def follows(self) -> bool:
+        """Whether it goes on until somebody stops it: `logs -f`, `tail -f`."""
+        words = self.text.split()
+        return any(
+            word in _FOLLOWED and _FOLLOWED[word] & set(words[number:])
+            for number, word in enumerate(words)
+        )
+
+
+def commands(document: Path) -> list[Command]:
+    """The commands of a document's ```bash blocks, in order; comment lines are left out."""
+    return list(_commands(document.read_text()))
+
+
+def run(
+    host: Host, text: str, directory: str, *, typed: str = "", seconds: int = 60, check: bool = True
+) -> str:
+    """Runs a command in a terminal, in a directory of a host.
+
+    Args:
+        typed: what a command that asks is answered, again every second until it ends;
+            CTRL_D for one that takes any number of lines.
+        seconds: how long it may take.
+        check: whether it must succeed.
+
+    Returns:
+        What the terminal showed, without colours.
+
+    Raises:
+        AssertionError: it failed or took too long.
+    """
+    code, shown = _in_terminal(host, text, directory, typed, seconds)
+    assert code == 0 or not check, f"{text}: exit status {code}\n{shown}"
+    return shown
+
+
+def follow(host: Host, text: str, directory: str, *, seconds: int = 3) -> str:
+    """Runs a command that does not end, for so many seconds; what the terminal showed by then.
+
+    Raises:
+        AssertionError: it ended by itself.
+    """
+    code, shown = _in_terminal(host, text, directory, "", seconds)
+    assert code == _STOPPED, f"{text}: exit status {code}\n{shown}"
+    return shown
+
+
+def _in_terminal(
+    host: Host, text: str, directory: str, typed: str, seconds: int
+) -> tuple[int, str]:
+    # As the reader's: without one `docker-compose exec` of 1.29 refuses, and in one that has no
+    # size psql shows pages.
+    command = ["timeout", "--foreground", "--kill-after=10", str(seconds), "bash", "-c", text]
+    sized = f"stty rows 50 columns 200 -echo; exec {shlex.join(command)}"
+    terminal = ["script", "--quiet", "--return", "--flush", "--command", sized, "/dev/null"]
+    keys = f"while sleep 1 && printf %s {shlex.quote(typed)}; do :; done |" if typed else _NO_KEYS
+    script = f"cd {shlex.quote(directory)} && export TERM=xterm && {keys} {shlex.join(terminal)}"
+    done = host.run(script, check=False, timeout=seconds + 30)
+    return done.returncode, _STEERING.sub("", done.stdout + done.stderr)
+
+
+def _commands(text: str) -> Iterator[Command]:
+    heading, fence, language, begun = "", "", "", ""
+    for line in text.splitlines():
+        mark = _FENCE.match(line)
+        if mark and not fence:
+            fence, language = mark[1], mark[2]
+        elif fence and line.strip() == fence:
+            fence = ""
+        elif not fence:
+            title = _HEADING.match(line)
+            heading = title[1] if title else heading
+        elif language == "bash":
+            begun = _joined(begun, line)
+            if begun and not begun.endswith("\\"):
+                yield Command(heading, begun)
+                begun = ""
+
+
+def _joined(begun: str, line: str) -> str:
+    if begun:
+        return f"{begun[:-1].rstrip()} {line.strip()}"
+    return "" if line.strip().startswith("#") else line.strip()

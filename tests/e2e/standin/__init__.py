@@ -1,0 +1,40 @@
+"""A stand-in application: a small HTTP server as an image, built in the host that runs it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from tests.lab import Host
+
+IMAGE = "standin:1"
+_DIRECTORY = Path(__file__).parent
+_BUILT_IN = "/root/standin"
+
+
+def build(host: Host) -> str:
+    """Builds the image in a host's own Docker engine, which has debian:trixie-slim.
+
+    Returns:
+        The image's name, for the `image` of frontend, backend and ai-service in `apps`.
+    """
+    host.run(f"mkdir -p {_BUILT_IN}")
+    for name in ("Dockerfile", "server.py"):
+        host.put(_DIRECTORY / name, f"{_BUILT_IN}/{name}")
+    host.run(f"docker build -q -t {IMAGE} {_BUILT_IN}", timeout=600)
+    return IMAGE
+
+
+def ask(host: Host, port: int, target: str = "/", method: str = "GET") -> tuple[int, str]:
+    """What an application answers on the host's 127.0.0.1: its status and its line.
+
+    Returns:
+        `(0, reason)` when nobody answers.
+    """
+    # By bash alone: a Debian 13 host has neither curl nor Python's urllib.
+    words = f"{method} {target} HTTP/1.0\r\n\r\n"
+    talk = f"exec 3<>/dev/tcp/127.0.0.1/{port} && printf %s {shlex.quote(words)} >&3 && cat <&3"
+    done = host.run(f"timeout 20 bash -c {shlex.quote(talk)}", check=False)
+    head, _, body = done.stdout.partition("\r\n\r\n")
+    status = head.split(maxsplit=2)[1:2]
+    return (int(status[0]), body.strip()) if status else (0, done.stderr.strip())
