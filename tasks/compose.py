@@ -277,6 +277,15 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
+def inside(
+    container: Node, script: str, variables: Mapping[str, str], number: int
+) -> tuple[str, dict[str, str]]:
+    """Shell that runs a script for hosts in a container, and the variable that holds it."""
+    variable = f"INSIDE_{number}"
+    run = f"printf '%s\\n' \"${variable}\" | docker exec -i {_name(container)} sh"
+    return run, {variable: _inner(script, variables)}
+
+
 # What a container says of a part of itself, or what is told where it does not run.
 _INSIDE = """
 err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
@@ -732,8 +741,10 @@ def _script(
     # Whenever a new container starts, it starts with the files of now.
     steps += [_recorded(each) for each in _reloadables(node) if each.service.name in due]
     if due:
-        scale = len(engine.of("redis-replica"))
-        steps.append(f"up --scale redis-replica={scale} {quoted(*due)}")
+        # Only where it is due: Compose 2 knows nothing of services that it is not to start.
+        count = len(engine.of("redis-replica"))
+        scale = f"--scale redis-replica={count} " if "redis-replica" in due else ""
+        steps.append(f"up {scale}{quoted(*due)}")
     for number, (each, said) in enumerate(live):
         variables[f"INSIDE_{number}"] = _taking(each, said)
         steps += [_live_step(container, number, said) for container in _same(engine, each)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import gevent
 from pyinfra import logger
@@ -14,11 +14,14 @@ from pyinfra.context import ctx_host
 from rich.console import Console
 from rich.table import Table
 
+from tasks import compose
+from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import estate, remote
 from tasks.core.estate import Estate, Node
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings, clients, role_password
+from tasks.project import DockerSettings, application
 from tasks.redis import SHELL, RedisSettings, addresses, password
 from tasks.sentinel import SentinelSettings, endpoints, master_name
 
@@ -36,6 +39,7 @@ class Check:
     script: str
     connect: str
     rank: int
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,23 +62,16 @@ def _postgres(node: Node) -> Iterator[Check]:
     yield Check("postgres", node, where, script, connect, 0)
 
 
-def _application(server: Node) -> tuple[str, str] | None:
-    """The first database that an application owns, and the application's role."""
-    databases = server.the(PostgresSettings).databases.items()
-    owners = ((name, database.owner) for name, database in databases)
-    return next(((name, owner) for name, owner in owners if owner != "postgres"), None)
-
-
 def _pgbouncer(node: Node) -> Iterator[Check]:
     port = node.the(PgbouncerSettings).listen_port
-    application = _application(node.estate.having(PostgresSettings)[0])
-    if application is None:
+    served = application(node.estate.having(PostgresSettings)[0])
+    if served is None:
         script = f"pg_isready -q -h 127.0.0.1 -p {port} && echo accepts connections"
         yield Check(
             "pgbouncer", node, _at(node, port), script, f"psql -h {node.address} -p {port}", 1
         )
         return
-    name, owner = application
+    name, owner = served
     script = (
         f'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 psql -XAtqw -h 127.0.0.1 -p {port} '
         f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
@@ -139,7 +136,7 @@ redis-cli -p {port} SENTINEL MASTER {name} | paste -d ' ' - - | awk '
   END {{
     print "master " v["ip"] ":" v["port"] ", " v["num-slaves"] " replicas, " \\
       v["num-other-sentinels"] " other Sentinels"
-    exit !(v["num-slaves"] == {replicas} && v["num-other-sentinels"] == {others})
+    exit !(v["num-slaves"] {exactly} {replicas} && v["num-other-sentinels"] == {others})
   }}'
 """
 
@@ -150,6 +147,8 @@ def _sentinel(node: Node) -> Iterator[Check]:
         script = _SENTINEL.format(
             port=port,
             name=chosen.master_name,
+            # A project may have been scaled, and Sentinel forgets no replica.
+            exactly=">=" if node.estate.subnet else "==",
             replicas=len(addresses(node.estate)) - 1,
             others=len(endpoints(node.estate)) - 1,
         )
@@ -163,7 +162,60 @@ def _backup(node: Node) -> Iterator[Check]:
     yield Check("backup-service", node, "-", script, f"{scripts}/backup.sh list", 4)
 
 
+def _docker(node: Node) -> Iterator[Check]:
+    """The same requests, made in the containers; those to applications from their host."""
+    home = node.the(DockerSettings).project_dir
+    place = node.the(DockerSettings).publish_address
+    assert node.inside is not None
+    for number, container in enumerate(node.inside.nodes):
+        for check in _checks(container):
+            script, variables = compose.inside(
+                container, f"{SHELL}{check.script}", _variables(container), number
+            )
+            yield replace(
+                check,
+                service=container.service,
+                node=node,
+                where=f"{place}:{container.port}" if container.port else "-",
+                script=script,
+                variables=variables,
+                connect=f"cd {home} && docker-compose exec {_CONNECT[check.rank]}",
+            )
+    for app in node.the(AppsSettings).apps:
+        where = f"{place}:{app.port}"
+        yield Check(app.name, node, where, _app(app, place), where, len(_CONNECT))
+
+
+_CONNECT = (
+    "postgres psql -U postgres",
+    "pgbouncer psql -h localhost -p 6432 -U postgres -d pgbouncer",
+    "redis-master redis-cli",
+    "redis-sentinel-1 redis-cli -p 26379",
+    "backup-service /scripts/backup.sh list",
+)
+
+# Bash is on every Linux that runs Docker, and an HTTP client is not.
+_HTTP = r"""
+exec 3<>/dev/tcp/$0/$1
+printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$2" "$0" >&3
+IFS= read -r line <&3; echo "GET $2: ${line%$'\r'}"
+case $line in *' 2'[0-9][0-9]' '*) ;; *) exit 1 ;; esac
+"""
+
+
+def _app(app: App, place: str) -> str:
+    """A request as another program of the host makes it."""
+    address = "127.0.0.1" if place == "0.0.0.0" else place
+    if app.health == "tcp":
+        connect = "exec 3<>/dev/tcp/$0/$1 && echo accepts connections"
+        words = remote.quoted(connect, address, str(app.port))
+    else:
+        words = remote.quoted(_HTTP, address, str(app.port), app.health.removeprefix("http:"))
+    return f"timeout 10 bash -c {words} 2>/dev/null | grep . || {{ echo no answer; exit 1; }}"
+
+
 _CHECKS = {
+    DockerSettings: _docker,
     PostgresSettings: _postgres,
     PgbouncerSettings: _pgbouncer,
     RedisSettings: _redis,
@@ -181,13 +233,16 @@ def _checks(node: Node) -> Iterator[Check]:
 def _ask(node: Node) -> list[Row]:
     """All checks of a host, with one command."""
     checks = list(_checks(node))
+    if not checks:
+        return []
     script = f"cd /\n{SHELL}"
     for check in checks:
         script += (
             f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
             'printf "%s\\tstatus %s\\n" "$(printf "%s\\n" "$out" | head -n 1)" $status\n'
         )
-    output = remote.run(node.host, script, _variables(node))
+    variables = {k: v for check in checks for k, v in check.variables.items()}
+    output = remote.run(node.host, script, {**variables, **_variables(node)})
     answers = [line.rpartition("\tstatus ") for line in output.stdout]
     if len(answers) != len(checks):
         return [Row(check, False, output.last_word or "no answer") for check in checks]
@@ -204,8 +259,8 @@ def _variables(node: Node) -> dict[str, str]:
         variables["REDIS_PASSWORD"] = password(redis[0])
     if PgbouncerSettings in node.settings:
         server = node.estate.having(PostgresSettings)[0]
-        if application := _application(server):
-            variables["POOL_PASSWORD"] = role_password(server, application[1]) or ""
+        if served := application(server):
+            variables["POOL_PASSWORD"] = role_password(server, served[1]) or ""
     return variables
 
 

@@ -1,0 +1,217 @@
+"""The stack as containers on one host, asked by its clients and by the engine; never our own code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.e2e import standin
+from tests.e2e.project import Data, Project
+from tests.e2e.proof import Done, said
+from tests.e2e.wait import eventually
+from tests.lab import Host
+
+HOME = "/opt/psscript"
+STACK = "psscript"
+REDIS = ("redis-master", "redis-replica-1", "redis-replica-2")
+SENTINELS = tuple(f"redis-sentinel-{number}" for number in (1, 2, 3))
+APPS = {"frontend": 3000, "backend": 4000, "ai-service": 8000}
+SERVICES = ("postgres", "pgbouncer", *REDIS, *SENTINELS, "backup-service", *APPS)
+PORTS = (5432, 6432, 6379, 6380, 6381, 26379, 26380, 26381)
+
+_HEALTH = {"frontend": "http:/", "backend": "http:/health", "ai-service": "tcp"}
+APP_SETTINGS = [
+    {
+        "name": name,
+        "port": port,
+        "health": _HEALTH[name],
+        "image": standin.IMAGE,
+        "env": {"PORT": str(port)},
+    }
+    for name, port in APPS.items()
+]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as the engine has it."""
+
+    id: str
+    started: str
+    status: str
+    health: str
+    address: str
+    pid: int
+    restarts: int
+
+    @property
+    def well(self) -> bool:
+        """Whether it runs, and says of itself that it is healthy."""
+        return (self.status, self.health) == ("running", "healthy")
+
+
+def describe(project: Project, host: Host, user: str = "root", **data: Any) -> None:
+    """Writes the inventory: this host alone, in group docker."""
+    one: Data = {**host.ssh_data(user), "address": host.address, **data}
+    project.inventory({"docker": [(host.name, one)]})
+
+
+def inspect(host: Host, kind: str, names: str) -> list[dict[str, Any]]:
+    """What `docker inspect` says of all that a shell expression names."""
+    script = f"names=$({names}); [ -z \"$names\" ] || docker {kind} inspect $names"
+    found: list[dict[str, Any]] = json.loads(host.run(script).stdout or "[]")
+    return found
+
+
+def containers(host: Host) -> dict[str, Container]:
+    """Every container of the project by its name without the project's."""
+    return {name: _container(one) for name, one in _of_project(host)}
+
+
+def _of_project(host: Host) -> Iterator[tuple[str, dict[str, Any]]]:
+    label = f"label=com.docker.compose.project={STACK}"
+    for one in inspect(host, "container", f"docker ps -aq --filter {label}"):
+        yield one["Name"].lstrip("/").removeprefix(STACK)[1:], one
+
+
+def _container(one: Mapping[str, Any]) -> Container:
+    state = one["State"]
+    networks = one["NetworkSettings"]["Networks"].values()
+    return Container(
+        one["Id"],
+        state["StartedAt"],
+        state["Status"],
+        state.get("Health", {}).get("Status", ""),
+        next((network["IPAddress"] for network in networks), ""),
+        state["Pid"],
+        one["RestartCount"],
+    )
+
+
+# What a run could leave behind: files, and everything that the engine keeps.
+_FOOTPRINT = f"""
+find {HOME} /var/lib/datatier -printf '%y %m %u:%g %p\\n' 2>/dev/null | sort
+find {HOME} /var/lib/datatier -path {HOME}/backups -prune -o -type f -exec sha256sum {{}} + \\
+  2>/dev/null | sort
+docker ps -a --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}} {{{{.Image}}}}' | sort
+docker ps -q --no-trunc | xargs -r docker inspect -f '{{{{.Name}}}} {{{{.State.StartedAt}}}}' | sort
+docker images -aq --no-trunc | sort
+docker network ls --no-trunc --format '{{{{.ID}}}} {{{{.Name}}}}' | sort
+docker volume ls -q | sort
+"""
+
+
+def footprint(host: Host) -> list[str]:
+    """Everything of a host with an engine that a run which refuses must leave as it was."""
+    return host.run(_FOOTPRINT).stdout.splitlines()
+
+
+@dataclass(frozen=True)
+class DockerStack:
+    """The project on a host, with its passwords."""
+
+    host: Host
+    secrets: Mapping[str, str] = field(repr=False)
+
+    @property
+    def role_password(self) -> str:
+        """The password of the application's role."""
+        return self.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+
+    @property
+    def redis_password(self) -> str:
+        """The password of Redis and Sentinel."""
+        return self.secrets["REDIS_PASSWORD"]
+
+    def compose(self, words: str, *, timeout: float = 300) -> Done:
+        """docker-compose in the project directory; it must succeed."""
+        command = f"cd {HOME} && timeout -k 10 {timeout:.0f} docker-compose {words}"
+        return self.host.run(command, timeout=timeout + 15)
+
+    def client(self, service: str, variable: str, secret: str, command: str, stdin: str = "") -> Done:
+        """A client in a service's container, which gets a password in a variable."""
+        script = f"IFS= read -r {variable}; export {variable}; exec {command}"
+        words = ["timeout", "15", "docker", "exec", "-i", f"{STACK}-{service}", "sh", "-c", script]
+        return self.host.run(shlex.join(words), stdin=f"{secret}\n{stdin}", check=False)
+
+    def sql(self, statement: str) -> str:
+        """What the application's role is answered, through the pooler."""
+        client = f'psql -XAtqw -h pgbouncer -p 6432 -U {STACK} -d {STACK} -c "$(cat)"'
+        return said(self.client("postgres", "PGPASSWORD", self.role_password, client, statement))
+
+    def pooler(self, statement: str) -> list[list[str]]:
+        """What PgBouncer's own console answers the superuser, in rows."""
+        client = 'psql -XAtqw -h pgbouncer -p 6432 -U postgres -d pgbouncer -c "$(cat)"'
+        secret = self.secrets["POSTGRES_PASSWORD"]
+        answer = said(self.client("postgres", "PGPASSWORD", secret, client, statement))
+        return [line.split("|") for line in answer.splitlines()]
+
+    def redis(self, service: str, *words: str, port: int = 6379) -> str:
+        """What an instance or a Sentinel answers somebody with the password."""
+        client = f"/usr/bin/redis-cli -e -p {port} {shlex.join(words)}"
+        return said(self.client(service, "REDISCLI_AUTH", self.redis_password, client))
+
+    def replication(self, service: str) -> dict[str, str]:
+        """INFO replication of an instance."""
+        lines = self.redis(service, "INFO", "replication").splitlines()
+        return dict(line.strip().split(":", 1) for line in lines if ":" in line)
+
+    def sentinel(self, service: str, what: str = "MASTER") -> list[dict[str, str]]:
+        """What a Sentinel knows: of its MASTER, or of its REPLICAS, one after the other."""
+        words = self.redis(service, "SENTINEL", what, "mymaster", port=26379).splitlines()
+        starts = [n for n, word in enumerate(words) if word == "name" and n % 2 == 0]
+        pieces = [words[a:b] for a, b in zip(starts, [*starts[1:], len(words)], strict=True)]
+        return [dict(zip(piece[::2], piece[1::2], strict=True)) for piece in pieces]
+
+    @property
+    def master(self) -> str:
+        """The service that is master, by what all instances that run say themselves."""
+        running = [s for s in REDIS if containers(self.host)[s].status == "running"]
+        found = [s for s in running if self.replication(s)["role"] == "master"]
+        assert len(found) == 1, found
+        return found[0]
+
+    def write(self, word: str) -> None:
+        """Writes a row and a key that must still be there whatever happens next."""
+        self.sql("CREATE TABLE IF NOT EXISTS kept (word text)")
+        self.sql(f"DELETE FROM kept; INSERT INTO kept VALUES ('{word}')")
+        self.redis(self.master, "SET", "kept", word)
+        eventually(lambda: self.check_data(word), 5)
+
+    def check_data(self, word: str) -> None:
+        """Asserts that the pooler gives the row, and every instance the key."""
+        assert self.sql("SELECT word FROM kept") == word
+        assert {name: self.redis(name, "GET", "kept") for name in REDIS} == dict.fromkeys(
+            REDIS, word
+        )
+
+    def check_quorum(self, replicas: int = 2) -> None:
+        """Asserts that every Sentinel sees the master, its replicas and the other Sentinels."""
+        address = containers(self.host)[self.master].address
+        for service in SENTINELS:
+            seen = self.sentinel(service)[0]
+            assert (seen["ip"], seen["flags"]) == (address, "master"), seen
+            assert seen["num-other-sentinels"] == "2", seen
+            up = [r for r in self.sentinel(service, "REPLICAS") if r["flags"] == "slave"]
+            assert len(up) == replicas, up
+
+    def check_well(self) -> None:
+        """Asserts that every container is healthy, and that applications answer."""
+        now = containers(self.host)
+        assert {name for name in SERVICES if name not in now or not now[name].well} == set(), now
+        self.check_apps()
+
+    def check_apps(self) -> None:
+        """Asserts that applications answer, and that the backend reads both places."""
+        answers = {app: standin.ask(self.host, port)[0] for app, port in APPS.items()}
+        assert answers == dict.fromkeys(APPS, 200)
+        assert standin.ask(self.host, APPS["backend"], "/health") == (200, "ok")
+
+    def check_all(self, word: str) -> None:
+        """Asserts all of it."""
+        self.check_well()
+        self.check_data(word)
+        self.check_quorum()
