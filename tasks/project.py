@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
@@ -14,7 +14,7 @@ from tasks import archive, backup, pgbouncer, postgres, redis, sentinel
 from tasks.apps import App, AppsSettings
 from tasks.backup import AbsolutePath, BackupSettings
 from tasks.core.estate import Estate, Node
-from tasks.core.files import Directory, Entry, File, render
+from tasks.core.files import Directory, Entry, File, digest, render
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES, Release
 from tasks.core.settings import Line, Settings, matching, wrong
@@ -92,6 +92,13 @@ class DockerSettings(Settings):
     def image(self, role: str) -> str:
         """The user's own image of a role, if there is one."""
         return str(getattr(self, f"image_{role}"))
+
+
+def directory(data: Mapping[str, object]) -> Path:
+    """The project directory by a host's raw data: `.env` is read before they are checked."""
+    return Path(
+        str(data.get("docker_project_dir", DockerSettings.model_fields["project_dir"].default))
+    )
 
 
 # --- Containers ----------------------------------------------------------------------------------
@@ -176,53 +183,45 @@ def _dockerfile(inside: Estate, chosen: DockerSettings) -> str:
 def _roots(inside: Estate) -> dict[str, list[File]]:
     """What each image has at which place besides its packages."""
     keeper, server = one(inside, BackupSettings), one(inside, PostgresSettings)
+    pooler = one(inside, PgbouncerSettings)
     programme = backup.programme(keeper.the(BackupSettings))
-    starts: dict[str, dict[str, object]] = {
-        "pgbouncer": {"command": pgbouncer.service_of(one(inside, PgbouncerSettings)).command},
-        "postgres": {
-            "version": postgres.cluster_version(server),
-            "data": postgres.data_directory(server),
-            "command": postgres.service_of(server).command,
-        },
-        "redis": {
-            "redis_port": REDIS_PORT,
-            "sentinel_port": SENTINEL_PORT,
-            "keep_role": redis.KEEP_ROLE,
-            "keep_learned": sentinel.KEEP_LEARNED,
-        },
-        "backup": {"logs": f"{keeper.the(BackupSettings).dir}/logs"},
+    starts = {
+        "redis": render(
+            "compose/redis-start.j2",
+            redis_port=REDIS_PORT,
+            sentinel_port=SENTINEL_PORT,
+            keep_role=redis.KEEP_ROLE,
+            keep_learned=sentinel.KEEP_LEARNED,
+        ),
+        "pgbouncer": render(
+            "compose/pgbouncer-start.j2", command=pgbouncer.service_of(pooler).command
+        ),
+        "postgres": render(
+            "compose/postgres-start.j2",
+            version=postgres.cluster_version(server),
+            data=postgres.data_directory(server),
+            command=postgres.service_of(server).command,
+        ),
+        "backup": render("compose/backup-start.j2", logs=f"{keeper.the(BackupSettings).dir}/logs"),
     }
     roots = {
-        role: [File(f"/usr/local/bin/{role}-start", _start(role, values), "755")]
-        for role, values in starts.items()
+        role: [File(f"/usr/local/bin/{role}-start", start, "755")] for role, start in starts.items()
     }
     roots["redis"].append(redis.client())
     roots["backup"] += [entry for entry in programme if isinstance(entry, File)]
     return roots
 
 
-def _start(role: str, values: Mapping[str, object]) -> str:
-    return render(f"compose/{role}-start.j2", **values)
-
-
 def inputs(inside: Estate, chosen: DockerSettings) -> dict[str, str]:
     """A fingerprint of all that an image is built from, by role."""
-    text = _dockerfile(inside, chosen)
-    stages = dict(re.findall(r"(?ms)^FROM \S+ AS (\w+)$(.*?)(?=^FROM |\Z)", text))
-    parents = _parents(text)
-    roots = _roots(inside)
-
-    def digest(role: str) -> str:
-        own = [stages[role], *(f"{f.path} {f.mode} {f.content}" for f in roots.get(role, []))]
-        parent = parents[role]
-        above = digest(parent) if parent in stages else parent
-        return hashlib.sha256("\0".join([above, *own]).encode()).hexdigest()[:16]
-
-    return {role: digest(role) for role in ROLES}
-
-
-def _parents(dockerfile: str) -> dict[str, str]:
-    return {role: parent for parent, role in re.findall(r"(?m)^FROM (\S+) AS (\w+)$", dockerfile)}
+    stages = re.findall(
+        r"(?ms)^FROM (\S+) AS (\w+)$(.*?)(?=^FROM |\Z)", _dockerfile(inside, chosen)
+    )
+    roots, digests = _roots(inside), dict[str, str]()
+    for parent, role, text in stages:
+        own = [f"{file.path} {file.mode} {file.content}" for file in roots.get(role, [])]
+        digests[role] = digest(digests.get(parent, parent), text, *own)[:16]
+    return {role: digests[role] for role in ROLES}
 
 
 # --- Files ---------------------------------------------------------------------------------------

@@ -351,14 +351,21 @@ def _configuration(node: Node) -> Change | None:
 
 
 def _parameters(node: Node, port: int) -> dict[str, str | int]:
-    chosen = node.the(RedisSettings)
+    chosen, own = node.the(RedisSettings), dict.fromkeys(("127.0.0.1", node.address))
+    # Containers of one role have one file, and one address each.
+    in_container = bool(node.estate.subnet)
+    announced: dict[str, str | int] = {
+        "replica-announce-ip": node.address,
+        "replica-announce-port": port,
+    }
     return {
         "port": port,
-        **_place(node, port),
+        "bind": "* -::*" if in_container else " ".join(own),
         "protected-mode": "yes",
         "daemonize": "no",
         "tcp-backlog": 511,
         "dir": f"/var/lib/redis/{port}",
+        **({} if in_container else announced),
         "requirepass": password(node),
         "masterauth": password(node),
         "maxmemory": chosen.maxmemory,
@@ -369,17 +376,6 @@ def _parameters(node: Node, port: int) -> dict[str, str | int]:
         "save": chosen.save,
         "min-replicas-to-write": chosen.min_replicas_to_write,
         "min-replicas-max-lag": chosen.min_replicas_max_lag,
-    }
-
-
-def _place(node: Node, port: int) -> dict[str, str | int]:
-    """Where an instance is reached; containers of one role have one file, and one address each."""
-    if node.estate.subnet:
-        return {"bind": "* -::*"}
-    return {
-        "bind": " ".join(dict.fromkeys(("127.0.0.1", node.address))),
-        "replica-announce-ip": node.address,
-        "replica-announce-port": port,
     }
 
 

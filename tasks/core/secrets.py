@@ -25,7 +25,13 @@ class Secrets:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stored = dotenv_values(path, interpolate=False) if path.exists() else {}
+        self._further: dict[str, str | None] = {}
         self.generated: dict[str, str] = {}
+
+    def also(self, path: Path) -> None:
+        """Looks in a second file for what is nowhere else, if it may be read."""
+        if os.access(path, os.R_OK):
+            self._further = dotenv_values(path, interpolate=False)
 
     def get(self, name: str) -> str:
         """The secret's value: the environment's, else `.env`'s, else a new one."""
@@ -33,7 +39,7 @@ class Secrets:
 
     def find(self, name: str) -> str | None:
         """A value that may be absent: nothing is generated for it."""
-        return os.environ.get(name) or self._stored.get(name)
+        return os.environ.get(name) or self._stored.get(name) or self._further.get(name)
 
     def _generate(self, name: str) -> str:
         if name not in self.generated:

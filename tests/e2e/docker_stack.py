@@ -1,4 +1,4 @@
-"""The stack as containers on one host, asked by its clients and by the engine; never our own code."""
+"""The stack as containers on one host, asked by its clients and its engine, not by our code."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def describe(project: Project, host: Host, user: str = "root", **data: Any) -> N
 
 def inspect(host: Host, kind: str, names: str) -> list[dict[str, Any]]:
     """What `docker inspect` says of all that a shell expression names."""
-    script = f"names=$({names}); [ -z \"$names\" ] || docker {kind} inspect $names"
+    script = f'names=$({names}); [ -z "$names" ] || docker {kind} inspect $names'
     found: list[dict[str, Any]] = json.loads(host.run(script).stdout or "[]")
     return found
 
@@ -131,7 +131,9 @@ class DockerStack:
         command = f"cd {HOME} && timeout -k 10 {timeout:.0f} docker-compose {words}"
         return self.host.run(command, timeout=timeout + 15)
 
-    def client(self, service: str, variable: str, secret: str, command: str, stdin: str = "") -> Done:
+    def client(
+        self, service: str, variable: str, secret: str, command: str, stdin: str = ""
+    ) -> Done:
         """A client in a service's container, which gets a password in a variable."""
         script = f"IFS= read -r {variable}; export {variable}; exec {command}"
         words = ["timeout", "15", "docker", "exec", "-i", f"{STACK}-{service}", "sh", "-c", script]

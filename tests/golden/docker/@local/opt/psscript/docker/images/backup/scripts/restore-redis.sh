@@ -1,0 +1,3 @@
+#!/bin/sh
+# Written by Datatier; changes are overwritten.
+exec env PYTHONPATH=/usr/lib/datatier /usr/bin/python3 -P -m backup restore-redis "$@"
