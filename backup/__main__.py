@@ -85,6 +85,8 @@ def _health(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 
 def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    if not arguments.to_scratch:
+        postgres.await_start(config, log)
     if arguments.file:
         if arguments.database:
             raise WrongUse("--database goes with --time or --incremental: a file is of one")

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ _TRAILERS = {
     "globals": rb"-- PostgreSQL database cluster dump complete\n--\s*",
 }
 _CHUNK = 1 << 20
+START_SECONDS = 30
 
 
 def server(config: Config) -> Postgres:
@@ -62,6 +64,19 @@ def connect(
         )
     except psycopg.OperationalError as error:
         raise Failed(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
+
+
+def await_start(config: Config, log: Log) -> None:
+    """Gives a server that was just started the time to answer; others find out what is wrong."""
+    end = time.monotonic() + START_SECONDS
+    with log.step("PostgreSQL answers"):
+        while True:
+            try:
+                return connect(server(config), "postgres", admin=True).close()
+            except Failed:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(1)
 
 
 # --- Full ----------------------------------------------------------------------------------------

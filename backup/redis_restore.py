@@ -29,6 +29,7 @@ _LOCK = ".restore.lock"
 # While the master follows the scratch server the Sentinels see a master that says replica; they
 # would replace it after down-after plus two INFO intervals of 10 s.
 AWAY_MILLISECONDS = 3_600_000
+START_SECONDS = 30
 TRANSFER_SECONDS = 3000
 LINK_SECONDS = 30
 AGAIN_SECONDS = 600
@@ -85,6 +86,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
             found = rdb.validate(config, manifest, work / "dump.rdb")
         stop()
         with log.step("the master"):
+            _await_start(redis)
             leader = _leader(redis)
             databases = _require_fit(redis, leader, manifest, found)
         followers = _followers(redis, leader.endpoint)
@@ -168,6 +170,13 @@ def _deferred_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _await_start(redis: Redis) -> None:
+    """Gives instances that were just started the time to load; who is what is asked later."""
+    end = time.monotonic() + START_SECONDS
+    while not any(node.healthy for node in roles.nodes(redis)) and time.monotonic() < end:
+        time.sleep(1)
 
 
 def _leader(redis: Redis) -> Node:

@@ -229,6 +229,9 @@ def _only(found: list[Node], named: Endpoint | None) -> Endpoint:
     leaders = [each.endpoint for each in found if each.role == "master"]
     if len(leaders) != 1:
         said = ", ".join(map(str, leaders)) or "none"
+        followed = {str(each.follows) for each in found if each.follows}
+        if not leaders and len(followed) == 1:
+            said += f"; they follow {followed.pop()}, which does not answer: start that one first"
         raise Failed(f"no majority of Sentinels names a master, and of the nodes it is: {said}")
     (leader,) = leaders
     if named is not None and not same(leader, named):

@@ -178,7 +178,13 @@ _OF_ONE_RELEASE: dict[type[Settings], str] = {
 
 
 def _checks(node: Node) -> list[Problem]:
-    return [*_other_releases(node), *_old_python(node), *_other_passphrase(node)]
+    found = node.read("backup")
+    before = found["files"][CONFIG].content
+    return [
+        *_other_releases(node),
+        *_old_python(node),
+        *other_passphrase(node, before, there=found["artifacts"]),
+    ]
 
 
 def _old_python(node: Node) -> list[Problem]:
@@ -193,12 +199,17 @@ def _other_releases(node: Node) -> list[Problem]:
     return [problem for problem in found if problem]
 
 
-def _other_passphrase(node: Node) -> list[Problem]:
-    """Another passphrase than before would lock everybody out of the backups that exist."""
-    found, now = node.read("backup"), node.the(BackupSettings).encryption_passphrase
-    before = re.search(rb'"encryption_passphrase": (".*")', found["files"][CONFIG].content)
+def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[Problem]:
+    """Another passphrase than before would lock everybody out of the backups that exist.
+
+    Args:
+        configuration: what the programme is told now.
+        there: whether there are backups.
+    """
+    now = node.the(BackupSettings).encryption_passphrase
+    before = re.search(rb'"encryption_passphrase": (".*")', configuration)
     wanted = now.get_secret_value() if now else ""
-    if not found["artifacts"] or before is None or json.loads(before[1]) == wanted:
+    if not there or before is None or json.loads(before[1]) == wanted:
         return []
     message = (
         f"is not the one that the backups in {node.the(BackupSettings).dir} were made with: "
@@ -241,9 +252,14 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
         "certificate": archive.certificate_probe(node),
-        "artifacts": Probe(_ARTIFACTS.format(dir=node.the(BackupSettings).dir), bool),
+        "artifacts": artifacts_probe(node.the(BackupSettings).dir),
         "stanza": stanza_probe(node),
     }
+
+
+def artifacts_probe(directory: str) -> Probe[bool]:
+    """Whether there are backups in a directory."""
+    return Probe(_ARTIFACTS.format(dir=directory), bool)
 
 
 # A repository is begun by the first deployment, an artifact by the first job.

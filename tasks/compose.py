@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,18 +10,19 @@ from typing import Any, cast
 
 from pyinfra import logger
 
-from tasks import backup, pgbouncer, postgres, project, redis, sentinel
+from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, sentinel
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import files, remote, services, sql
 from tasks.core.change import Change, converge
 from tasks.core.estate import DOCKER, Component, Estate, Node, components, on
-from tasks.core.files import Found
+from tasks.core.files import Entry, Found
 from tasks.core.preflight import Listener
-from tasks.core.remote import Probe, Unreadable, assignments, quoted
+from tasks.core.remote import Probe, Unreadable, quoted
 from tasks.core.secrets import Secrets
 from tasks.core.services import Activation, Service, Status
 from tasks.core.settings import Problem, Settings, StackSettings
+from tasks.engine import Container, Engine
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings
 from tasks.project import DockerSettings, contain, one
@@ -113,118 +112,29 @@ def _listens(node: Node) -> list[Listener]:
 # --- Read ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Container:
-    """What the engine says of a container of the project."""
-
-    service: str
-    name: str
-    hash: str
-    status: str
-    health: str
-    image: str
-    place: str
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What an engine is and has; image ids and `inputs` labels by service.
-
-    Attributes:
-        version: 'absent', 'down', or its number.
-        compose: the command, empty where there is none.
-        hashes: the configuration that each service should have, by Compose's own computation.
-        subnet: of the project's network, if that is there.
-        networks: of other networks, by name.
-        foreign: ports that others' containers publish, and whose.
-        cluster: the major version of PostgreSQL in the project's volume.
-    """
-
-    version: str = "absent"
-    compose: str = ""
-    compose_version: tuple[int, ...] = ()
-    containers: tuple[Container, ...] = ()
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    images: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    subnet: str = ""
-    networks: Mapping[str, str] = field(default_factory=dict)
-    foreign: Mapping[int, str] = field(default_factory=dict)
-    cluster: int = 0
-
-    def of(self, service: str) -> list[Container]:
-        """The containers of a service."""
-        return [container for container in self.containers if container.service == service]
-
-
-_COMPOSE = """
-if command -v docker-compose >/dev/null; then compose=docker-compose
-elif docker compose version >/dev/null 2>&1; then compose='docker compose'
-else compose=; fi
-"""
-
-_CONTAINER = (
-    'container|{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}'
-    '|{{index .Config.Labels "com.docker.compose.config-hash"}}|{{.State.Status}}'
-    "|{{if .State.Health}}{{.State.Health.Status}}{{end}}|{{.Image}}"
-    '|{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
-)
-
-_IMAGE = (
-    f'image|{{{{.Id}}}}|{{{{index .Config.Labels "{project.LABEL}"}}}}'
-    "|{{range .RepoTags}}{{.}} {{end}}"
-)
-
-# Compose says what the hash of each service would be; only a file can be given to 1.29.
-_READ = """
-command -v docker >/dev/null || { echo 'engine|absent'; exit 0; }
-engine=$(docker info -f '{{.ServerVersion}}|{{.DockerRootDir}}' 2>/dev/null) || engine='|'
-[ "$engine" != '|' ] || { echo 'engine|down'; exit 0; }
-echo "engine|${engine%%|*}"
-__COMPOSE__
-[ -z "$compose" ] || echo "compose|$compose|$($compose version --short)"
-ids=$(docker ps -aq --filter label=com.docker.compose.project=__STACK__ \\
-  --filter label=com.docker.compose.oneoff=False)
-if [ -n "$ids" ]; then docker inspect -f '__CONTAINER__' $ids; fi
-docker ps --format 'ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.Ports}}'
-docker network ls -q | xargs -r docker network inspect -f \\
-  'network|{{.Name}}|{{range .IPAM.Config}}{{.Subnet}} {{end}}'
-ls -d "${engine#*|}"/volumes/__STACK___postgres_data/_data/[0-9]* 2>/dev/null |
-  sed 's,.*/,cluster|,'
-case $compose in 'docker compose') glue=- ;; *)
-  case $($compose version --short 2>/dev/null) in 1.*) glue=_ ;; *) glue=- ;; esac ;; esac
-for service in __SERVICES__; do set -- "$@" "__STACK__$glue$service"; done
-docker image inspect -f '__IMAGE__' "$@" 2>/dev/null || :
-if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
-  file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT
-  printf '%s' "$COMPOSE_FILE_TEXT" | base64 -d >"$file"
-  $compose -p __STACK__ -f "$file" --project-directory __DIR__ config --hash '*' </dev/null |
-    sed 's/^/hash|/; s/ /|/2; s/ /|/'
-fi
-"""
-
-
-def _engine_probe(node: Node) -> Probe[Engine]:
-    chosen = node.the(DockerSettings)
-    script = _READ
-    for word, value in {
-        "__COMPOSE__": _COMPOSE,
-        "__CONTAINER__": _CONTAINER,
-        "__STACK__": node.stack.stack_name,
-        "__SERVICES__": quoted(*_built(node)),
-        "__IMAGE__": _IMAGE,
-        "__DIR__": quoted(chosen.project_dir),
-    }.items():
-        script = script.replace(word, value)
-    text = base64.b64encode(project.compose_file(node).encode()).decode()
-    return Probe(script, lambda lines: _engine(node, lines), (("COMPOSE_FILE_TEXT", text),))
-
-
 def _built(node: Node) -> dict[str, str]:
     """The services whose image is built here, and its role."""
     chosen = node.the(DockerSettings)
     return {
         service: role for service, role in _roles(node).items() if role and not chosen.image(role)
     }
+
+
+def _images(node: Node) -> dict[str, str]:
+    """The name of every service's image; Compose builds with a `_` or a `-` for the `%`."""
+    chosen = node.the(DockerSettings)
+    given = {app.name: app.image for app in node.the(AppsSettings).apps}
+    return {
+        service: given.get(service) or chosen.image(role) or f"{node.stack.stack_name}%{service}"
+        for service, role in _roles(node).items()
+    }
+
+
+def _image_of(node: Node, found: Engine, service: str) -> tuple[str, str]:
+    """The id and the label of inputs of a service's image, as far as it is there."""
+    # No name of an image has a percent sign.
+    name = _images(node)[service].replace("%", "_" if found.compose_version < (2,) else "-")
+    return found.images.get(name if ":" in name.rpartition("/")[2] else f"{name}:latest", ("", ""))
 
 
 def _roles(node: Node) -> dict[str, str]:
@@ -241,99 +151,6 @@ def _roles(node: Node) -> dict[str, str]:
     return {**roles, "redis-replica": "redis", **apps}
 
 
-def _engine(node: Node, lines: list[str]) -> Engine:
-    rows = [line.split("|") for line in lines]
-
-    def of(kind: str) -> list[list[str]]:
-        return [row[1:] for row in rows if row[0] == kind]
-
-    chosen, stack = node.the(DockerSettings), node.stack.stack_name
-    compose = of("compose")
-    networks = {name: subnet.strip() for name, subnet in of("network")}
-    return Engine(
-        version=of("engine")[0][0],
-        compose=compose[0][0] if compose else "",
-        compose_version=_numbers(compose[0][1]) if compose else (),
-        containers=tuple(Container(*row) for row in of("container")),
-        hashes=dict(of("hash")),
-        images={
-            name.removesuffix(":latest")[len(stack) + 1 :]: (image, label)
-            for image, label, names in of("image")
-            for name in names.split()
-        },
-        subnet=networks.pop(chosen.network, ""),
-        networks=networks,
-        foreign={
-            port: name
-            for name, owner, ports in of("ports")
-            if owner != stack
-            for port in map(int, re.findall(r":(\d+)->", ports))
-        },
-        cluster=max((int(row[0]) for row in of("cluster")), default=0),
-    )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-def inside(
-    container: Node, script: str, variables: Mapping[str, str], number: int
-) -> tuple[str, dict[str, str]]:
-    """Shell that runs a script for hosts in a container, and the variable that holds it."""
-    variable = f"INSIDE_{number}"
-    run = f"printf '%s\\n' \"${variable}\" | docker exec -i {_name(container)} sh"
-    return run, {variable: _inner(script, variables)}
-
-
-# What a container says of a part of itself, or what is told where it does not run.
-_INSIDE = """
-err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
-printf '%s\\n' "$SCRIPT" | docker exec -i CONTAINER sh 2>"$err" && exit 0
-status=$?
-gone='No such container|is not running|is restarting|Cannot connect|docker: not found'
-if grep -qE "$gone" "$err"; then
-STOPPED
-exit 0
-fi
-cat "$err" >&2; exit $status
-"""
-
-
-# Scripts for hosts begin as root; a container's user is who they want to become.
-_BECOME = """
-if [ "$(id -u)" != 0 ]; then
-  bin=$(mktemp -d); trap 'rm -rf "$bin"' EXIT
-  printf '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n' >"$bin/runuser"
-  chmod 755 "$bin/runuser"; PATH=$bin:$PATH
-fi
-"""
-
-
-def _inner(script: str, variables: Mapping[str, str]) -> str:
-    """A script for a host, as a container's shell reads it from its standard input."""
-    return f"{assignments(variables)}{_BECOME}cd /\n({script}\n)"
-
-
-def _inside_probe(node: Node, probe: Probe[Any], number: int, stopped: str) -> Probe[Any]:
-    """A probe that runs in a container; `stopped` is shell that tells what is known without it."""
-    variable = f"INSIDE_{number}"
-    script = _INSIDE.replace("$SCRIPT", f"${variable}").replace("CONTAINER", _name(node))
-    inner = _inner(probe.script, dict(probe.secrets))
-    return Probe(script.replace("STOPPED", stopped), probe.parse, ((variable, inner),))
-
-
-def _name(container: Node) -> str:
-    return f"{container.stack.stack_name}-{container.service}"
-
-
-def _volume(container: Node, path: str) -> str:
-    """Shell: a file in the container's own volume, on its host."""
-    volume = f"{container.stack.stack_name}_{container.service.replace('-', '_')}_data"
-    root = "$(docker info -f '{{.DockerRootDir}}' 2>/dev/null)"
-    return f'"{root}/volumes/{volume}/_data/{path}"'
-
-
 def _inside_probes(node: Node) -> dict[str, Probe[Any]]:
     """What containers are asked, by `service.name`."""
     inside = _inside(node)
@@ -341,7 +158,7 @@ def _inside_probes(node: Node) -> dict[str, Probe[Any]]:
     for container in inside.nodes:
         asked += [(container, *question) for question in _questions(node, container)]
     return {
-        f"{container.service}.{name}": _inside_probe(container, probe, number, stopped)
+        f"{container.service}.{name}": engine.inside_probe(container, probe, number, stopped)
         for number, (container, name, probe, stopped) in enumerate(asked)
     }
 
@@ -351,10 +168,10 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         chosen = container.the(PostgresSettings)
         data = postgres.data_directory(container)
         probe = sql.probe(data, ["template1", *chosen.databases])
-        there = _volume(container, f"{postgres.cluster_version(container)}/main/PG_VERSION")
+        there = engine.volume(container, f"{postgres.cluster_version(container)}/main/PG_VERSION")
         yield "server", probe, f"if [ -e {there} ]; then echo down; else echo absent; fi"
     if RedisSettings in container.settings:
-        file = _volume(container, "redis.conf")
+        file = engine.volume(container, "redis.conf")
         role = f"sed -n 's/^replicaof /replica /p' {file} | grep . || echo master"
         stopped = f"if [ -e {file} ]; then {role}; else echo absent; fi"
         yield "roles", redis.roles_probe(container), stopped
@@ -362,7 +179,7 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
             secret = redis.password(container)
             yield "sentinels", redis.sentinels_probe(container.estate, secret), ":"
     if SentinelSettings in container.settings:
-        there, port = _volume(container, "sentinel.conf"), project.SENTINEL_PORT
+        there, port = engine.volume(container, "sentinel.conf"), project.SENTINEL_PORT
         stopped = f"if [ -e {there} ]; then echo {port} down; else echo {port} none; fi"
         yield "monitors", sentinel.monitors_probe(container), stopped
     if BackupSettings in container.settings:
@@ -389,8 +206,10 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
     for container in inside.nodes:
         container.reader = _reader(node, container)
     return {
-        "files": files.probe(project.files(node)),
-        "engine": _engine_probe(node),
+        "files": files.probe(_entries(node)),
+        "kernel": redis.kernel_probe(),
+        "artifacts": backup.artifacts_probe(f"{node.the(DockerSettings).project_dir}/backups"),
+        "engine": engine.probe(node, _images(node)),
         "records": _records_probe(node),
         **_inside_probes(node),
     }
@@ -407,50 +226,54 @@ def _reader(node: Node, container: Node) -> Callable[[str], dict[str, Any]]:
 
 
 def _checks(node: Node) -> list[Problem]:
-    engine = cast(Engine, node.read(DOCKER)["engine"])
-    return [Problem(node.name, key, message) for key, message in _unfit(node, engine)]
+    said = node.read(DOCKER)
+    unfit = [Problem(node.name, key, message) for key, message in _unfit(node, said["engine"])]
+    config = f"{node.the(DockerSettings).project_dir}/docker/backup/backup.json"
+    keeper = one(_inside(node), BackupSettings)
+    before = said["files"][config].content
+    return [*unfit, *backup.other_passphrase(keeper, before, there=said["artifacts"])]
 
 
-def _unfit(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
-    if engine.version == "absent":
+def _unfit(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
+    if found.version == "absent":
         yield (
             "docker",
             "is not installed: apt-get install docker.io docker-compose, or Docker's own",
         )
         return
-    if engine.version == "down":
+    if found.version == "down":
         yield "docker", "the engine does not answer: systemctl start docker, then see its journal"
         return
-    if not engine.compose:
+    if not found.compose:
         yield "docker-compose", "is not installed: apt-get install docker-compose"
         return
-    if engine.compose_version < OLDEST_COMPOSE:
-        version = ".".join(map(str, engine.compose_version))
+    if found.compose_version < OLDEST_COMPOSE:
+        version = ".".join(map(str, found.compose_version))
         yield "docker-compose", f"{version} is too old: 1.29 or newer is needed"
         return
-    yield from _conflicts(node, engine)
+    yield from _conflicts(node, found)
 
 
-def _conflicts(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
+def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
     chosen, wanted = node.the(DockerSettings), ipaddress.ip_network(node.the(DockerSettings).subnet)
-    for listener in [*_listens(node), *_app_listens(node)]:
-        if owner := engine.foreign.get(listener.port):
+    for listener in [*_listens(node), *apps.COMPONENT.listens(node)]:
+        if owner := found.foreign.get(listener.port):
             yield listener.key, f"port {listener.port} is published by the container {owner}"
-    for name, subnets in engine.networks.items():
+    for name, subnets in found.networks.items():
         for subnet in subnets.split():
             if ":" not in subnet and ipaddress.ip_network(subnet).overlaps(wanted):
                 message = f"{wanted} overlaps {subnet} of the network {name}: choose another one"
                 yield "docker_subnet", message
     version = chosen.release.postgres
-    if engine.cluster and engine.cluster != version:
+    if found.cluster and found.cluster != version:
         yield (
             "docker_debian",
             (
                 f"{chosen.debian} has PostgreSQL {version}, and the volume has a cluster of "
-                f"{engine.cluster}: dump it, and load it in a new stack"
+                f"{found.cluster}: dump it, and load it in a new stack"
             ),
         )
-    places = {container.place for container in engine.containers} - {chosen.project_dir}
+    places = {container.place for container in found.containers} - {chosen.project_dir}
     if places:
         yield (
             "docker_project_dir",
@@ -461,20 +284,23 @@ def _conflicts(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
         )
 
 
-def _app_listens(node: Node) -> list[Listener]:
-    return [
-        Listener(app.port, f"apps/{app.name}/port", app.name, "docker-proxy")
-        for app in node.the(AppsSettings).apps
-    ]
-
-
 # --- Install -------------------------------------------------------------------------------------
 
 
-@on(DockerSettings)
-def install(node: Node) -> None:
+def install() -> None:
     """Writes the project directory and builds the images; nothing is started."""
+    _write()
+    _build()
+
+
+@on(DockerSettings)
+def _write(node: Node) -> None:
     converge("Docker: files", lambda: _project_files(node))
+
+
+@on(DockerSettings)
+def _build(node: Node) -> None:
+    converge("Redis: kernel", lambda: redis.kernel(node, node.read(DOCKER)["kernel"]))
     for role in project.ROLES:
         converge(f"Docker: image {role}", lambda role=role: _image(node, role))  # type: ignore[misc]
 
@@ -482,14 +308,19 @@ def install(node: Node) -> None:
 def _project_files(node: Node) -> Change | None:
     found = cast(Mapping[str, Found], node.read(DOCKER)["files"])
     now = found[f"{node.the(DockerSettings).project_dir}/.env"].content.decode(errors="replace")
-    return files.compare(project.files(node, now), found)
+    return files.compare(_entries(node, now), found)
+
+
+def _entries(node: Node, environment: str = "") -> list[Entry]:
+    kernel = redis.KERNEL_FILES if node.manager == "systemd" else ()
+    return [*project.files(node, environment), *kernel]
 
 
 def _image(node: Node, role: str) -> Change | None:
     stale = _stale(node, role)
     if not stale:
         return None
-    script = f"""{_COMPOSE}
+    script = f"""{engine.COMPOSE}
 cd {quoted(node.the(DockerSettings).project_dir)}
 log=$(mktemp -p /run); trap 'rm -f "$log"' EXIT
 for service in {quoted(*stale)}; do
@@ -503,17 +334,18 @@ done
 
 def _stale(node: Node, role: str) -> list[str]:
     """The services whose image is not what it should be built from."""
-    engine = cast(Engine, node.read(DOCKER)["engine"])
+    found = cast(Engine, node.read(DOCKER)["engine"])
     wanted = project.inputs(_inside(node), node.the(DockerSettings))[role]
     mine = [service for service, of in _built(node).items() if of == role]
-    return [service for service in mine if engine.images.get(service, ("", ""))[1] != wanted]
+    return [service for service in mine if _image_of(node, found, service)[1] != wanted]
 
 
 # --- Configure -----------------------------------------------------------------------------------
 
 
 def configure() -> None:
-    """Makes every container what the files say, with the least impact, and sets what is live."""
+    """Writes the project directory, makes every container follow it, and sets what is live."""
+    _write()
     activate()
     _converge_inside()
 
@@ -536,25 +368,16 @@ def _new_stanza(keeper: Node) -> Change | None:
     return None if keeper.read("backup")["stanza"] else backup.new_stanza(keeper)
 
 
-_EXEC = """
-err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
-inside() { # CONTAINER SCRIPT
-  printf '%s\\n' "$2" | docker exec -i "$1" sh 2>"$err" || {
-    echo "$1: $(tail -n 1 "$err")" >&2; return 1; }
-}
-"""
-
-
 def _within(changes: Mapping[Node, Change | None]) -> Change | None:
     """Changes that are carried out in containers."""
     due = {container: change for container, change in changes.items() if change is not None}
     if not due:
         return None
-    script, lines, variables = _EXEC, list[str](), dict[str, str]()
+    script, lines, variables = engine.INSIDE, list[str](), dict[str, str]()
     for number, (container, change) in enumerate(due.items()):
-        inner = _inner(f"set -eu\numask 022\n{change.script}", change.variables)
+        inner = engine.inner(f"set -eu\numask 022\n{change.script}", change.variables)
         variables[f"INSIDE_{number}"] = inner
-        script += f'inside {_name(container)} "$INSIDE_{number}" >/dev/null\n'
+        script += f'inside {engine.container_name(container)} "$INSIDE_{number}" >/dev/null\n'
         lines += change.lines
     return Change(lines, script, variables)
 
@@ -622,54 +445,61 @@ def _activation(
 
 
 def _containers(node: Node) -> Change | None:
-    engine = cast(Engine, node.read(DOCKER)["engine"])
-    due = dict(_due(node, engine))
+    found = cast(Engine, node.read(DOCKER)["engine"])
+    due = dict(_due(node, found))
     live = [(each, said) for each in _reloadables(node) if (said := _impact(node, each, due))]
-    moved = engine.subnet and engine.subnet != node.the(DockerSettings).subnet
+    moved = _moved(node, found)
     if not due and not live:
-        return _unhealthy(node, engine)
+        return _unhealthy(node, found)
     lines = [f"{service}: {impact}" for service, impact in due.items()]
     lines += [f"{each.service.name}: {said}" for each, said in live]
     if moved:
-        subnet = node.the(DockerSettings).subnet
-        lines.insert(
-            0,
-            f"network {node.the(DockerSettings).network}: {engine.subnet} becomes {subnet}: "
-            "every container is stopped and made anew; their volumes stay",
-        )
-    script, variables = _script(node, engine, due, live, bool(moved))
+        lines.insert(0, moved)
+    script, variables = _script(node, found, due, live)
     return Change(lines, script, variables, then=lambda: _settle(node))
 
 
-def _unhealthy(node: Node, engine: Engine) -> Change | None:
-    sick = [c.service for c in engine.containers if c.health == "unhealthy"]
+def _moved(node: Node, found: Engine) -> str:
+    """What happens when the network is to be another one; empty when it is not."""
+    chosen, (name, subnet) = node.the(DockerSettings), found.network
+    if not name or (name, subnet) == (chosen.network, chosen.subnet):
+        return ""
+    return (
+        f"network {name} {subnet}: becomes {chosen.network} {chosen.subnet}: "
+        "every container is stopped and made anew; their volumes stay"
+    )
+
+
+def _unhealthy(node: Node, found: Engine) -> Change | None:
+    mine = _roles(node)
+    sick = [c.service for c in found.containers if c.health == "unhealthy" and c.service in mine]
     if not sick:
         return None
     lines = [f"{service}: is unhealthy: wait" for service in sick]
     return Change(lines, ":", then=lambda: _settle(node))
 
 
-def _due(node: Node, engine: Engine) -> Iterator[tuple[str, str]]:
+def _due(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
     """The services whose container is not the right one, and what happens to it."""
     stale = {service for role in project.ROLES for service in _stale(node, role)}
     for service in _roles(node):
-        there = engine.of(service)
+        there = found.of(service)
         if not there:
             if service != "redis-replica":
                 yield service, "create"
-        elif why := _why(node, engine, service, there, stale):
+        elif why := _why(node, found, service, there, stale):
             yield service, f"recreate ({why}): it restarts, and its data stay"
         elif any(container.status != "running" for container in there):
             yield service, "start"
 
 
-def _why(node: Node, engine: Engine, service: str, there: list[Container], stale: set[str]) -> str:
-    image = engine.images.get(service, ("", ""))[0]
+def _why(node: Node, found: Engine, service: str, there: list[Container], stale: set[str]) -> str:
+    image = _image_of(node, found, service)[0]
     if service in stale or (image and any(c.image != image for c in there)):
         return "image"
-    if engine.subnet and engine.subnet != node.the(DockerSettings).subnet:
+    if _moved(node, found):
         return "network"
-    if any(c.hash != engine.hashes.get(service) for c in there):
+    if any(c.hash != found.hashes.get(service) for c in there):
         return "docker-compose.yml"
     return ""
 
@@ -686,7 +516,7 @@ def _impact(node: Node, each: _Reloadable, due: Mapping[str, str]) -> str:
 
 
 _FUNCTIONS = (
-    _EXEC
+    engine.INSIDE
     + """
 record() { # SERVICE WORDS
   install -d -m 700 __HOME__
@@ -704,6 +534,11 @@ up() {
     why=$(grep -E 'ERROR: for|^Error|rror response' "$err" | head -n 1)
     echo "docker-compose up: ${why:-$(tail -n 1 "$err")}" >&2; exit 1; }
 }
+leave() { # NETWORK
+  $compose down -t 300 >"$err" 2>&1 </dev/null ||
+    { echo "docker-compose down: $(tail -n 1 "$err")" >&2; exit 1; }
+  docker network rm "$1" >/dev/null 2>&1 || :
+}
 keep_password() {
   (umask 077; printf '%s\\n' "$REDIS_PASSWORD" >docker/redis/.auth.new)
   chown 0:__REDIS__ docker/redis/.auth.new; chmod 640 docker/redis/.auth.new
@@ -717,10 +552,9 @@ cd __DIR__
 
 def _script(
     node: Node,
-    engine: Engine,
+    found: Engine,
     due: Mapping[str, str],
     live: list[tuple[_Reloadable, str]],
-    moved: bool,
 ) -> tuple[str, dict[str, str]]:
     secret = redis.password(_inside(node).having(RedisSettings)[0])
     variables = {"REDIS_PASSWORD": secret}
@@ -728,43 +562,43 @@ def _script(
     for word, value in {
         "__HOME__": f"{_RECORD}/{node.stack.stack_name}",
         "__STACK__": node.stack.stack_name,
-        "__COMPOSE__": _COMPOSE,
+        "__COMPOSE__": engine.COMPOSE,
         "__REDIS__": project.REDIS,
         "__DIR__": quoted(node.the(DockerSettings).project_dir),
     }.items():
         script = script.replace(word, value)
     steps = []
-    if moved:
-        steps.append(
-            '$compose down -t 300 >"$err" 2>&1 </dev/null || { tail -n 1 "$err" >&2; exit 1; }'
-        )
+    if _moved(node, found):
+        steps.append(f"leave {quoted(found.network[0])}")
     # Whenever a new container starts, it starts with the files of now.
     steps += [_recorded(each) for each in _reloadables(node) if each.service.name in due]
     if due:
         # Only where it is due: Compose 2 knows nothing of services that it is not to start.
-        count = len(engine.of("redis-replica"))
+        count = len(found.of("redis-replica"))
         scale = f"--scale redis-replica={count} " if "redis-replica" in due else ""
         steps.append(f"up {scale}{quoted(*due)}")
     for number, (each, said) in enumerate(live):
         variables[f"INSIDE_{number}"] = _taking(each, said)
-        steps += [_live_step(container, number, said) for container in _same(engine, each)]
+        steps += [_live_step(container, number, said) for container in _same(found, each)]
         steps.append(_recorded(each))
     steps.append("keep_password")
     return script + "\n".join(steps), variables
 
 
-def _same(engine: Engine, each: _Reloadable) -> list[str]:
+def _same(found: Engine, each: _Reloadable) -> list[str]:
     """The containers that take a service's configuration: scaled replicas that of the replicas."""
-    names = [_name(each.node)]
+    names = [engine.container_name(each.node)]
     if each.service.name == "redis-replica-1":
-        names += [container.name.lstrip("/") for container in engine.of("redis-replica")]
+        names += [container.name.lstrip("/") for container in found.of("redis-replica")]
     return names
 
 
 def _taking(each: _Reloadable, said: str) -> str:
     act = ":" if said == "restart" else each.service.reload
     restart = "restart_service() { echo '!restart'; }"
-    return _inner(f"set -eu\n{restart}\n{each.before}\n{each.service.check}\n{act}", each.variables)
+    return engine.inner(
+        f"set -eu\n{restart}\n{each.before}\n{each.service.check}\n{act}", each.variables
+    )
 
 
 def _live_step(container: str, number: int, said: str) -> str:
@@ -779,16 +613,6 @@ def _recorded(each: _Reloadable) -> str:
 
 
 # --- Wait ----------------------------------------------------------------------------------------
-
-_STATES = """
-ids=$(docker ps -aq --filter label=com.docker.compose.project={stack} \\
-  --filter label=com.docker.compose.oneoff=False)
-docker inspect -f '{format}' $ids
-"""
-_STATE = (
-    '{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}|{{.State.Status}}'
-    "|{{if .State.Health}}{{.State.Health.Status}}{{end}}"
-)
 
 
 def _settle(node: Node) -> str:
@@ -808,7 +632,7 @@ def _settle(node: Node) -> str:
 
 
 def _not_healthy(node: Node) -> dict[str, tuple[str, str]]:
-    script = _STATES.format(stack=node.stack.stack_name, format=_STATE)
+    script = engine.states(node)
     output = remote.run(node.host, script)
     if not output.ok:
         raise Unreadable(f"docker: {output.last_word}")
@@ -835,8 +659,10 @@ def _last_words(node: Node, waiting: Mapping[str, tuple[str, str]]) -> str:
 
 def deploy() -> None:
     """The whole stack as the settings say: install, configure, activate."""
-    install()
-    configure()
+    _write()
+    _build()
+    activate()
+    _converge_inside()
 
 
 COMPONENT = Component(

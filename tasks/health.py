@@ -14,7 +14,7 @@ from pyinfra.context import ctx_host
 from rich.console import Console
 from rich.table import Table
 
-from tasks import compose
+from tasks import engine
 from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import estate, remote
@@ -169,7 +169,7 @@ def _docker(node: Node) -> Iterator[Check]:
     assert node.inside is not None
     for number, container in enumerate(node.inside.nodes):
         for check in _checks(container):
-            script, variables = compose.inside(
+            script, variables = engine.inside(
                 container, f"{SHELL}{check.script}", _variables(container), number
             )
             yield replace(

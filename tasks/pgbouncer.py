@@ -331,8 +331,9 @@ trial=$(mktemp -d); chmod 700 "$trial"
 sed -E "s,^(unix_socket_dir) = .*,\\1 = $trial,; s,^(logfile|pidfile) = .*,\\1 = $trial/\\1,
   s,^listen_addr = .*,listen_addr = ," {_INI} >"$trial/ini"
 chown -R postgres:postgres "$trial"
-timeout 1 runuser -u postgres -- /usr/sbin/pgbouncer "$trial/ini" >/dev/null 2>&1 || code=$?
-why=$(grep -E ' (ERROR|FATAL) ' "$trial/logfile" 2>/dev/null | head -n 1) || true
+timeout 1 runuser -u postgres -- /usr/sbin/pgbouncer "$trial/ini" >/dev/null 2>"$trial/said" ||
+  code=$?
+why=$(grep -hE ' (ERROR|FATAL) ' "$trial/logfile" "$trial/said" 2>/dev/null | head -n 1) || true
 rm -rf "$trial"
 if [ "${{code:-0}}" != 124 ] || [ -n "$why" ]; then
   echo "PgBouncer refuses {_INI}: ${{why:-it does not start}}" >&2; exit 1

@@ -238,7 +238,7 @@ def files(node: Node, environment: str = "") -> list[Entry]:
     home = chosen.project_dir
     return [
         Directory(home),
-        File(f"{home}/docker-compose.yml", compose_file(node)),
+        File(f"{home}/docker-compose.yml", compose_file(node), "600"),
         File(f"{home}/.env", _environment(node, environment), "600", secret=r"^[A-Z0-9_]+=(.*)$"),
         # Only root enters: within it files have the owners that the containers need.
         Directory(f"{home}/docker", "700"),

@@ -146,7 +146,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "packages": packages.probe(required(node)),
         "files": files.probe([*_files(node), *_seeds(node, None)]),
         "services": services.probe(_services(node), node.manager),
-        "kernel": Probe(_KERNEL_READ, lambda lines: dict(line.split("=", 1) for line in lines)),
+        "kernel": kernel_probe(),
         "roles": roles_probe(node),
         "sentinels": sentinels_probe(node.estate, password(node)),
     }
@@ -281,7 +281,7 @@ _KERNEL_READ = "".join(
 )
 
 # What systemd sets at every boot.
-_KERNEL_FILES = (
+KERNEL_FILES = (
     File("/etc/sysctl.d/60-datatier-redis.conf", render("redis/sysctl.conf.j2")),
     File("/etc/tmpfiles.d/datatier-redis.conf", render("redis/tmpfiles.conf.j2")),
 )
@@ -302,9 +302,18 @@ def _missing_packages(node: Node) -> Change | None:
 
 
 def _kernel(node: Node) -> Change | None:
+    return kernel(node, node.read("redis")["kernel"])
+
+
+def kernel_probe() -> Probe[dict[str, str]]:
+    """Reads what Redis asks of the kernel."""
+    return Probe(_KERNEL_READ, lambda lines: dict(line.split("=", 1) for line in lines))
+
+
+def kernel(node: Node, found: Mapping[str, str]) -> Change | None:
     """What Redis asks of the kernel, where the host lets us; a container often does not."""
     pending = []
-    for path, now in node.read("redis")["kernel"].items():
+    for path, now in found.items():
         value, _, writable = now.rpartition(":")
         if _satisfied(path, value):
             continue
@@ -428,7 +437,7 @@ def _files(node: Node) -> list[Entry]:
             for port in ports
         ),
         *(_configuration_file(node, port) for port in ports),
-        *(_KERNEL_FILES if node.manager == "systemd" else ()),
+        *(KERNEL_FILES if node.manager == "systemd" else ()),
         client(),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]

@@ -1,0 +1,248 @@
+"""The Docker engine of a host: what it says, and shell that runs in its containers."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks import project
+from tasks.core.estate import Node
+from tasks.core.remote import Probe, assignments, quoted
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the engine says of a container of the project."""
+
+    service: str
+    name: str
+    hash: str
+    status: str
+    health: str
+    image: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine is and has.
+
+    Attributes:
+        version: 'absent', 'down', or its number.
+        compose: the command, empty where there is none.
+        images: id and label of inputs by name.
+        hashes: the configuration that each service should have, by Compose's own computation.
+        network: name and subnet of the project's own, if that is there.
+        networks: subnets of the others, by name.
+        foreign: ports that others' containers publish, and whose.
+        cluster: the major version of PostgreSQL in the project's volume.
+    """
+
+    version: str = "absent"
+    compose: str = ""
+    compose_version: tuple[int, ...] = ()
+    containers: tuple[Container, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    network: tuple[str, str] = ("", "")
+    networks: Mapping[str, str] = field(default_factory=dict)
+    foreign: Mapping[int, str] = field(default_factory=dict)
+    cluster: int = 0
+
+    def of(self, service: str) -> list[Container]:
+        """The containers of a service."""
+        return [container for container in self.containers if container.service == service]
+
+
+# The command of the documentation first: what it creates it recognises.
+COMPOSE = """
+if command -v docker-compose >/dev/null; then compose=docker-compose
+elif docker compose version >/dev/null 2>&1; then compose='docker compose'
+else compose=; fi
+"""
+
+_CONTAINER = (
+    'container|{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}'
+    '|{{index .Config.Labels "com.docker.compose.config-hash"}}|{{.State.Status}}'
+    "|{{if .State.Health}}{{.State.Health.Status}}{{end}}|{{.Image}}"
+    '|{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
+)
+
+_IMAGE = (
+    f'image|{{{{.Id}}}}|{{{{index .Config.Labels "{project.LABEL}"}}}}'
+    "|{{range .RepoTags}}{{.}} {{end}}"
+)
+
+# Compose says what the hash of each service would be; only a file can be given to 1.29.
+_READ = """
+command -v docker >/dev/null || { echo 'engine|absent'; exit 0; }
+engine=$(docker info -f '{{.ServerVersion}}|{{.DockerRootDir}}' 2>/dev/null) || engine='|'
+[ "$engine" != '|' ] || { echo 'engine|down'; exit 0; }
+echo "engine|${engine%%|*}"
+__COMPOSE__
+version=$([ -z "$compose" ] || $compose version --short)
+[ -z "$compose" ] || echo "compose|$compose|$version"
+case $version in 1.*) glue=_ ;; *) glue=- ;; esac
+ids=$(docker ps -aq --filter label=com.docker.compose.project=__STACK__ \\
+  --filter label=com.docker.compose.oneoff=False)
+if [ -n "$ids" ]; then docker inspect -f '__CONTAINER__' $ids; fi
+docker ps --format 'ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.Ports}}'
+docker network ls -q | xargs -r docker network inspect -f \\
+  'network|{{.Name}}|{{index .Labels "com.docker.compose.project"}}|__SUBNETS__'
+ls -d "${engine#*|}"/volumes/__STACK___postgres_data/_data/[0-9]* 2>/dev/null |
+  sed 's,.*/,cluster|,'
+docker image inspect -f '__IMAGE__' $(echo __IMAGES__ | sed "s/%/$glue/g") 2>/dev/null || :
+if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
+  file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT
+  printf '%s' "$COMPOSE_FILE_TEXT" | base64 -d >"$file"
+  $compose -p __STACK__ -f "$file" --project-directory __DIR__ config --hash '*' </dev/null |
+    sed 's/^/hash|/; s/ /|/2; s/ /|/'
+fi
+"""
+
+
+def probe(node: Node, images: Mapping[str, str]) -> Probe[Engine]:
+    """Reads what the engine has of a host's project.
+
+    Args:
+        images: of each service; see `image_name`.
+    """
+    script = _READ
+    for word, value in {
+        "__COMPOSE__": COMPOSE,
+        "__CONTAINER__": _CONTAINER,
+        "__STACK__": node.stack.stack_name,
+        "__IMAGES__": quoted(*dict.fromkeys(images.values())),
+        "__IMAGE__": _IMAGE,
+        "__SUBNETS__": "{{range .IPAM.Config}}{{.Subnet}} {{end}}",
+        "__DIR__": quoted(node.the(project.DockerSettings).project_dir),
+    }.items():
+        script = script.replace(word, value)
+    text = base64.b64encode(project.compose_file(node).encode()).decode()
+    stack = node.stack.stack_name
+    return Probe(script, lambda lines: _parse(stack, lines), (("COMPOSE_FILE_TEXT", text),))
+
+
+def _parse(stack: str, lines: list[str]) -> Engine:
+    rows = [line.split("|") for line in lines]
+
+    def of(kind: str) -> list[list[str]]:
+        return [row[1:] for row in rows if row[0] == kind]
+
+    compose = of("compose")
+    networks = {(name, owner == stack): subnet.strip() for name, owner, subnet in of("network")}
+    return Engine(
+        version=of("engine")[0][0],
+        compose=compose[0][0] if compose else "",
+        compose_version=_numbers(compose[0][1]) if compose else (),
+        containers=tuple(Container(*row) for row in of("container")),
+        hashes=dict(of("hash")),
+        images={
+            name: (image, label) for image, label, names in of("image") for name in names.split()
+        },
+        network=next(((n, subnet) for (n, ours), subnet in networks.items() if ours), ("", "")),
+        networks={name: subnet for (name, ours), subnet in networks.items() if not ours},
+        foreign={
+            port: name
+            for name, owner, ports in of("ports")
+            if owner != stack
+            for port in map(int, re.findall(r":(\d+)->", ports))
+        },
+        cluster=max((int(row[0]) for row in of("cluster")), default=0),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+# --- Inside containers ---------------------------------------------------------------------------
+
+
+def inside(
+    container: Node, script: str, variables: Mapping[str, str], number: int
+) -> tuple[str, dict[str, str]]:
+    """Shell that runs a script for hosts in a container, and the variable that holds it."""
+    variable = f"INSIDE_{number}"
+    run = f"printf '%s\\n' \"${variable}\" | docker exec -i {container_name(container)} sh"
+    return run, {variable: inner(script, variables)}
+
+
+# What a container says of a part of itself, or what is told where it does not run.
+_INSIDE = """
+err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
+printf '%s\\n' "$SCRIPT" | docker exec -i CONTAINER sh 2>"$err" && exit 0
+status=$?
+gone='No such container|is not running|is restarting|Cannot connect|docker: not found'
+if grep -qE "$gone" "$err"; then
+STOPPED
+exit 0
+fi
+cat "$err" >&2; exit $status
+"""
+
+
+# Scripts for hosts begin as root; a container's user is who they want to become.
+_BECOME = """
+if [ "$(id -u)" != 0 ]; then
+  bin=$(mktemp -d); trap 'rm -rf "$bin"' EXIT
+  printf '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n' >"$bin/runuser"
+  chmod 755 "$bin/runuser"; PATH=$bin:$PATH
+fi
+"""
+
+
+def inner(script: str, variables: Mapping[str, str]) -> str:
+    """A script for a host, as a container's shell reads it from its standard input."""
+    return f"{assignments(variables)}{_BECOME}cd /\n({script}\n)"
+
+
+def inside_probe(node: Node, probe: Probe[Any], number: int, stopped: str) -> Probe[Any]:
+    """A probe that runs in a container; `stopped` is shell that tells what is known without it."""
+    variable = f"INSIDE_{number}"
+    script = _INSIDE.replace("$SCRIPT", f"${variable}").replace("CONTAINER", container_name(node))
+    text = inner(probe.script, dict(probe.secrets))
+    return Probe(script.replace("STOPPED", stopped), probe.parse, ((variable, text),))
+
+
+def container_name(container: Node) -> str:
+    """What the engine calls a container of the stack."""
+    return f"{container.stack.stack_name}-{container.service}"
+
+
+def volume(container: Node, path: str) -> str:
+    """Shell: a file in the container's own volume, on its host."""
+    volume = f"{container.stack.stack_name}_{container.service.replace('-', '_')}_data"
+    root = "$(docker info -f '{{.DockerRootDir}}' 2>/dev/null)"
+    return f'"{root}/volumes/{volume}/_data/{path}"'
+
+
+# Shell: `inside CONTAINER SCRIPT`.
+INSIDE = """
+err=$(mktemp -p /run); trap 'rm -f "$err"' EXIT
+inside() { # CONTAINER SCRIPT
+  printf '%s\\n' "$2" | docker exec -i "$1" sh 2>"$err" || {
+    echo "$1: $(tail -n 1 "$err")" >&2; return 1; }
+}
+"""
+
+
+# --- Waiting -------------------------------------------------------------------------------------
+
+_STATES = """
+ids=$(docker ps -aq --filter label=com.docker.compose.project={stack} \\
+  --filter label=com.docker.compose.oneoff=False)
+docker inspect -f '{format}' $ids
+"""
+_STATE = (
+    '{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}|{{.State.Status}}'
+    "|{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+)
+
+
+def states(node: Node) -> str:
+    """Shell that prints `service|container|status|health` of every container of the project."""
+    return _STATES.format(stack=node.stack.stack_name, format=_STATE)
