@@ -1,0 +1,326 @@
+"""What is due for a project, from what an engine says; and what a host with Docker is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import compose, engine, project
+from tasks.core import remote, sql
+from tasks.core.estate import Node
+from tasks.core.files import Found
+from tasks.engine import Container, Engine
+from tests.unit import helpers
+
+DIRECTORY = "/opt/psscript"
+SUBNET = "172.25.0.0/16"
+
+
+def docker(directory: Path, **data: Any) -> Node:
+    """A host that runs the stack in containers."""
+    return helpers.estate({"box": data}, {"docker": ["box"]}, directory).nodes[0]
+
+
+def problems(directory: Path, groups: tuple[str, ...] = ("docker",), **data: Any) -> list[str]:
+    """What a run refuses before it asks the engine."""
+    everything = helpers.estate({"box": data}, {group: ["box"] for group in groups}, directory)
+    return helpers.problems(everything)
+
+
+def settled(node: Node) -> Engine:
+    """An engine that has everything the settings say."""
+    assert node.inside is not None
+    inputs = project.inputs(node.inside, node.the(project.DockerSettings))
+    roles = compose._roles(node)
+    names = {service: f"psscript_{service}:latest" for service in roles}
+    return Engine(
+        version="20.10.24",
+        compose="docker-compose",
+        compose_version=(1, 29, 2),
+        containers=tuple(
+            Container(
+                service, f"/psscript-{service}", "hash", "running", "healthy", service, DIRECTORY
+            )
+            for service in roles
+            if service != "redis-replica"
+        ),
+        hashes=dict.fromkeys(roles, "hash"),
+        images={names[s]: (s, inputs[role]) for s, role in roles.items() if role},
+        network=("psscript-network", SUBNET),
+    )
+
+
+def due(node: Node, found: Engine, **records: str) -> list[str]:
+    """The sentences of the plan for the containers."""
+    written = {each.service.name: _record(each) for each in _reloadables(node, found)}
+    _say(node, found, {**written, **records})
+    change = compose._containers(node)
+    return [] if change is None else change.lines
+
+
+def _say(node: Node, found: Engine, records: dict[str, str]) -> None:
+    text = project.postgres_configuration(project.one(node.inside, project.PostgresSettings))  # type: ignore[arg-type]
+    file = Found("file", content=text.encode())
+    said = {
+        "engine": found,
+        "records": records,
+        "postgres.server": sql.Server("up", 5432, {"contexts": {}}),
+        "files": {f"{DIRECTORY}/docker/postgres/postgresql.conf": file},
+    }
+    remote._cache.setdefault(node.host, {})["docker"] = (float("inf"), said)
+
+
+def _reloadables(node: Node, found: Engine) -> list[Any]:
+    _say(node, found, {})
+    return list(compose._reloadables(node))
+
+
+def _record(each: Any) -> str:
+    return f"{each.activation.restart} {each.activation.reload}"
+
+
+def test_nothing_is_due_where_everything_is_there(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    assert due(node, settled(node)) == []
+
+
+def test_a_bare_engine_gets_every_container(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    lines = due(node, replace(settled(node), containers=(), images={}, hashes={}, network=("", "")))
+    assert lines == [
+        f"{service}: create" for service in compose._roles(node) if service != "redis-replica"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hash": "other"}, "recreate (docker-compose.yml): it restarts, and its data stay"),
+        ({"image": "older"}, "recreate (image): it restarts, and its data stay"),
+        ({"status": "exited"}, "start"),
+        ({"health": "unhealthy"}, "is unhealthy: wait"),
+    ],
+)
+def test_a_container_that_differs_is_named_with_its_impact(
+    change: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    first, *others = found.containers
+    lines = due(node, replace(found, containers=(replace(first, **change), *others)))
+    assert lines == [f"postgres: {expected}"]
+
+
+def test_a_stale_image_takes_its_containers_along(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    images = {n: (i, "old" if "redis" in n else label) for n, (i, label) in found.images.items()}
+    lines = due(node, replace(found, images=images))
+    assert [line.partition(":")[0] for line in lines] == [
+        service
+        for service, role in compose._roles(node).items()
+        if role == "redis" and service != "redis-replica"
+    ]
+    assert all("(image)" in line for line in lines)
+
+
+def test_another_subnet_is_announced_before_everything_else(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    lines = due(node, replace(settled(node), network=("psscript-network", "10.0.0.0/24")))
+    assert lines[0].startswith(
+        f"network psscript-network 10.0.0.0/24: becomes psscript-network {SUBNET}: every container"
+    )
+    assert len(lines) == 10
+
+
+def test_a_changed_file_is_a_reload_and_no_new_container(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    record = next(_record(e) for e in _reloadables(node, found) if e.service.name == "pgbouncer")
+    restart, _, _ = record.partition(" ")
+    assert due(node, found, pgbouncer=f"{restart} old") == ["pgbouncer: reload"]
+    assert due(node, found, pgbouncer="old old") == ["pgbouncer: restart"]
+
+
+def test_a_container_without_a_record_is_made_to_take_its_files(tmp_path: Path) -> None:
+    """A run was killed between the start of a container and the note of it."""
+    node = docker(tmp_path)
+    assert due(node, settled(node), **{"redis-sentinel-1": "none none"}) == [
+        "redis-sentinel-1: restart"
+    ]
+
+
+def test_scaled_replicas_are_kept_and_recreated_as_many(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    extra = [
+        Container(
+            "redis-replica", f"/r{n}", "old", "running", "healthy", "redis-replica", DIRECTORY
+        )
+        for n in range(3)
+    ]
+    more = replace(found, containers=(*found.containers, *extra))
+    (line,) = due(node, more)
+    assert line.startswith("redis-replica: recreate")
+    change = compose._containers(node)
+    assert change is not None
+    assert "up --scale redis-replica=3 redis-replica" in change.script
+
+
+def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    due(node, found, pgbouncer="old old", **{"redis-master": "old old"})
+    change = compose._containers(node)
+    assert change is not None
+    assert helpers.syntax_error(change.script) == ""
+    assert not any(word in change.script for word in helpers.SECRETS.values())
+
+
+@pytest.mark.parametrize(
+    ("engine_", "expected"),
+    [
+        (
+            Engine(),
+            "docker: is not installed: apt-get install docker.io docker-compose, or Docker's own",
+        ),
+        (
+            Engine("down"),
+            "docker: the engine does not answer: systemctl start docker, then see its journal",
+        ),
+        (Engine("26.1"), "docker-compose: is not installed: apt-get install docker-compose"),
+        (
+            Engine("20.10", "docker-compose", (1, 25, 0)),
+            "docker-compose: 1.25.0 is too old: 1.29 or newer is needed",
+        ),
+        (
+            Engine("26.1", "docker-compose", (2, 26, 1), foreign={6379: "cache"}),
+            "redis_ports: port 6379 is published by the container cache",
+        ),
+        (
+            Engine("26.1", "docker-compose", (2, 26, 1), networks={"lan": "172.24.0.0/14"}),
+            "docker_subnet: 172.25.0.0/16 overlaps 172.24.0.0/14 of the network lan: "
+            "choose another one",
+        ),
+        (
+            Engine("26.1", "docker-compose", (2, 26, 1), cluster=15),
+            "docker_debian: 13 has PostgreSQL 17, and the volume has a cluster of 15: dump it, "
+            "and load it in a new stack",
+        ),
+    ],
+)
+def test_an_engine_that_will_not_do_is_told_in_one_line(
+    engine_: Engine, expected: str, tmp_path: Path
+) -> None:
+    unfit = compose._unfit(docker(tmp_path), engine_)
+    assert [f"{key}: {message}" for key, message in unfit] == [expected]
+
+
+def test_a_project_elsewhere_is_not_left_behind(tmp_path: Path) -> None:
+    node = docker(tmp_path, docker_project_dir="/srv/stack")
+    assert [key for key, _ in compose._unfit(node, settled(node))] == ["docker_project_dir"]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"docker_sub": "x"}, "docker_sub: unknown key (subnet?)"),
+        (
+            {"docker_subnet": "172.25.0.0/25"},
+            "docker_subnet: should have at least 256 addresses and a prefix of 8 to 24, "
+            "not '172.25.0.0/25'",
+        ),
+        (
+            {"docker_subnet": "172.25.0.1/16"},
+            "docker_subnet: should be an IPv4 network such as '172.25.0.0/16', not '172.25.0.1/16'",
+        ),
+        (
+            {"docker_publish_address": "localhost"},
+            "docker_publish_address: should be an IPv4 address of this host, or 0.0.0.0 for all, "
+            "not 'localhost'",
+        ),
+        ({"docker_debian": "11"}, "docker_debian: should be '12' or '13'"),
+        (
+            {"docker_project_dir": "/opt"},
+            "docker_project_dir: should be a directory of its own, not '/opt'",
+        ),
+        (
+            {"docker_image_redis": "Redis 7"},
+            "docker_image_redis: should be an image such as 'registry/name:tag'",
+        ),
+        ({"postgres_version": 15}, "postgres_version: should be 17, which Debian 13 has"),
+        (
+            {"postgres_locale": "de_DE.UTF-8"},
+            "postgres_locale: should be C.UTF-8 or C: the image has no de_DE.UTF-8",
+        ),
+        (
+            {"apps": [{"name": "api", "port": 4000}]},
+            "apps/api/image: is missing: a container needs one",
+        ),
+        (
+            {"apps": [{"name": "postgres", "port": 4000, "image": "x"}]},
+            "apps/postgres: is the name of a service of the stack",
+        ),
+        (
+            {"apps": [{"name": "api", "port": 5432, "image": "x"}]},
+            "postgres_port: port 5432 is also that of api (apps/api/port)",
+        ),
+        (
+            {"apps": [{"name": "api", "port": 4000, "image": "x", "health": "/ok"}]},
+            "apps/0/health: should be 'tcp' or a path such as 'http:/health'",
+        ),
+        (
+            {"apps": [{"name": "api", "port": 4000, "image": "x", "prt": 1}]},
+            "apps/0/prt: unknown key (port?)",
+        ),
+        (
+            {"sentinel_quorum": 4},
+            "sentinel_quorum: 4 is more than the number of Sentinels (3)",
+        ),
+        (
+            {"docker_debian": "12", "pgbouncer_max_prepared_statements": 100},
+            "pgbouncer_max_prepared_statements: needs PgBouncer 1.21; this host has 1.18",
+        ),
+    ],
+)
+def test_bad_settings_of_docker(data: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, **data) == [f"box: {expected}"]
+
+
+def test_a_docker_host_carries_nothing_else(tmp_path: Path) -> None:
+    assert problems(tmp_path, ("docker", "redis")) == [
+        "box: group docker: should be alone, without redis: it runs the whole stack"
+    ]
+
+
+def test_two_docker_hosts_are_two_stacks(tmp_path: Path) -> None:
+    hosts: dict[str, dict[str, Any]] = {"one": {}, "two": {}}
+    assert helpers.problems(helpers.estate(hosts, {"docker": ["one", "two"]}, tmp_path)) == []
+
+
+def test_what_an_engine_says_is_understood() -> None:
+    lines = [
+        "engine|20.10.24",
+        "compose|docker-compose|1.29.2",
+        f"container|postgres|/psscript-postgres|abc|running|healthy|sha256:1|{DIRECTORY}",
+        "ports|psscript-postgres|psscript|127.0.0.1:5432->5432/tcp",
+        "ports|other|shop|0.0.0.0:6379->6379/tcp, :::6379->6379/tcp",
+        f"network|psscript-network|psscript|{SUBNET} ",
+        "network|bridge||172.17.0.0/16 ",
+        "network|host||",
+        "cluster|17",
+        "image|sha256:1|inputs|psscript_postgres:latest ",
+        "hash|postgres|abc",
+    ]
+    found = engine._parse("psscript", lines)
+    assert found.compose_version == (1, 29, 2)
+    assert found.of("postgres")[0].image == "sha256:1"
+    assert found.foreign == {6379: "other"}
+    assert found.network == ("psscript-network", SUBNET)
+    assert found.networks == {"bridge": "172.17.0.0/16", "host": ""}
+    assert found.cluster == 17
+    assert found.images == {"psscript_postgres:latest": ("sha256:1", "inputs")}
+    assert found.hashes == {"postgres": "abc"}
