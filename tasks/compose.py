@@ -523,11 +523,13 @@ record() { # SERVICE WORDS
   printf '%s\\n' "$2" >"__HOME__/$1.active.new"; mv "__HOME__/$1.active.new" "__HOME__/$1.active"
 }
 # A container that has to read its configuration anew, or to start anew for that.
-take() { # CONTAINER SCRIPT
+take() { # CONTAINER SCRIPT READY
   said=$(inside "$1" "$2") || exit 1
-  case $said in *!restart*) again "$1" ;; esac
+  case $said in *!restart*) again "$1" "$3" ;; esac
 }
-again() { docker restart -t 300 "$1" >/dev/null; }
+again() { # CONTAINER READY
+  docker restart -t 300 "$1" >/dev/null; inside "$1" "$2"
+}
 __COMPOSE__
 up() {
   $compose up -d --no-deps --no-build "$@" >"$err" 2>&1 </dev/null || {
@@ -561,7 +563,6 @@ def _script(
     script = _FUNCTIONS
     for word, value in {
         "__HOME__": f"{_RECORD}/{node.stack.stack_name}",
-        "__STACK__": node.stack.stack_name,
         "__COMPOSE__": engine.COMPOSE,
         "__REDIS__": project.REDIS,
         "__DIR__": quoted(node.the(DockerSettings).project_dir),
@@ -579,6 +580,7 @@ def _script(
         steps.append(f"up {scale}{quoted(*due)}")
     for number, (each, said) in enumerate(live):
         variables[f"INSIDE_{number}"] = _taking(each, said)
+        variables[f"READY_{number}"] = _answering(each)
         steps += [_live_step(container, number, said) for container in _same(found, each)]
         steps.append(_recorded(each))
     steps.append("keep_password")
@@ -601,9 +603,18 @@ def _taking(each: _Reloadable, said: str) -> str:
     )
 
 
+def _answering(each: _Reloadable) -> str:
+    """Waits in a container that was started anew; the next one has to wait for that."""
+    wait = f"for _ in $(seq {services.START_SECONDS * 5}); do ready && exit 0; sleep 0.2; done"
+    ready = f"ready() {{ ({each.service.ready}) >/dev/null 2>&1; }}"
+    failed = "echo 'does not answer after its restart' >&2; exit 1"
+    return engine.inner(f"{each.before}\n{ready}\n{wait}\n{failed}", each.variables)
+
+
 def _live_step(container: str, number: int, said: str) -> str:
-    step = f'take {quoted(container)} "$INSIDE_{number}"'
-    return f"{step}; again {quoted(container)}" if said == "restart" else step
+    name, ready = quoted(container), f'"$READY_{number}"'
+    step = f'take {name} "$INSIDE_{number}" {ready}'
+    return f"{step}; again {name} {ready}" if said == "restart" else step
 
 
 def _recorded(each: _Reloadable) -> str:
