@@ -68,22 +68,26 @@ def measure(name: str, project: Project, hosts: list[Host], table: Table) -> Non
 
 
 def main() -> None:
-    """Measures one host and six."""
+    """Measures one host, six, and one with the stack in containers."""
     table = Table("estate", "no-op run", "range", "x bare connection", "commands", "by sshd's log")
     with (
         Lab("bench") as lab,
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as n,
+        tempfile.TemporaryDirectory() as boxed,
     ):
-        hosts = lab.hosts(7)
+        hosts = [*lab.hosts(7), lab.engine_host("engine", "debian13")]
         for host in hosts:
             host.run("echo 'LogLevel VERBOSE' >>/etc/ssh/sshd_config; systemctl restart ssh")
         single = Project(Path(one))
         single.inventory(embedded("one", hosts[0]))
         measure("one host, the whole stack", single, hosts[:1], table)
         cluster = Project(Path(n))
-        cluster.inventory(six(hosts[1:]))
-        measure("six hosts", cluster, hosts[1:], table)
+        cluster.inventory(six(hosts[1:7]))
+        measure("six hosts", cluster, hosts[1:7], table)
+        containers = Project(Path(boxed))
+        containers.inventory({"docker": [("engine", hosts[7].ssh_data())]})
+        measure("one host, the stack in Docker", containers, hosts[7:], table)
     Console(file=sys.stdout, width=120).print(table)
 
 
