@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.backups import script, succeeded
+from tests.e2e.backups import archive, script, succeeded
 from tests.e2e.project import ROOT
 from tests.e2e.proof import SERVICES, Done, Stack
+from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
 pytestmark = pytest.mark.xdist_group("this-machine")
@@ -190,6 +191,29 @@ def test_backups_are_made_and_come_back_without_systemd(machine: Host, stack: St
     for port in (6379, 6380, 6381):
         assert stack.redis(port, "GET", "kept") == KEPT
     _check_nothing_is_left_to_do(machine)
+
+
+def test_a_lost_data_directory_comes_back_without_systemd(machine: Host, stack: Stack) -> None:
+    """While the server runs, in a container that may not look into other users' processes."""
+    # CapEff without bit 19: with CAP_SYS_PTRACE this would be the story of test_lost_directory.
+    held = int(machine.run("sed -n 's/^CapEff:\t//p' /proc/self/status").stdout, 16)
+    assert not held & 1 << 19
+    stack.sql("INSERT INTO kept VALUES ('after the backups')")
+    archive(machine)
+    machine.run("rm -rf /var/lib/postgresql/15/main")
+    done = succeeded(script(machine, "restore-cluster.sh"))
+    assert "timeline 2" in done.stderr
+    # Clients were let in again by the service, and a second restore finds it running.
+    _check_kept(stack)
+    succeeded(script(machine, "restore-cluster.sh --yes"))
+    _check_kept(stack)
+    _check_nothing_is_left_to_do(machine)
+
+
+def _check_kept(stack: Stack) -> None:
+    words = "SELECT string_agg(word, ',' ORDER BY word) FROM kept"
+    eventually(lambda: stack.sql(words), 20)
+    assert stack.sql(words) == f"after the backups,{KEPT}"
 
 
 def _check_nothing_is_left_to_do(machine: Host) -> None:

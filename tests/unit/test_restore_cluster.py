@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,35 @@ def test_wrong_use(script: Path, arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(("name", "host"), [("cluster", "db1"), ("embedded", "@local")])
 def test_shell_reads_it(tmp_path: Path, name: str, host: str) -> None:
     subprocess.run(["sh", "-n", rendered(tmp_path, name, host)], check=True)
+
+
+# --- Servers that run ----------------------------------------------------------------------------
+
+DATA = "/var/lib/postgresql/17/main"
+SOMEBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+
+
+def found(script: Path) -> list[str]:
+    """What the script takes for servers, as root of a container: without CAP_SYS_PTRACE."""
+    function = re.search(r"^servers\(\) \{\n.*?^\}", script.read_text(), re.MULTILINE | re.DOTALL)
+    assert function
+    shell = f'data={DATA}\nas_postgres() {{ {SOMEBODY} "$@"; }}\n{function[0]}\nservers'
+    command = ["setpriv", "--bounding-set=-sys_ptrace", "sh", "-euc", shell]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize(("data", "is_ours"), [(DATA, True), (f"{DATA}2", False)])
+def test_a_server_is_found_without_the_right_to_look_into_others(
+    script: Path, data: str, is_ours: bool
+) -> None:
+    stands_for = ["bash", "-c", f"exec -a '/bin/postgres -D {data}' sleep 60"]
+    with subprocess.Popen([*SOMEBODY.split(), *stands_for]) as server:
+        try:
+            line = Path(f"/proc/{server.pid}/cmdline")
+            until = time.monotonic() + 10
+            while not line.read_text().startswith("/bin/postgres"):
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert (str(server.pid) in found(script)) == is_ours
+        finally:
+            server.kill()

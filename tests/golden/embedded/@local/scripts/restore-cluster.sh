@@ -217,10 +217,12 @@ fi
 
 # --- Stop ----------------------------------------------------------------------------------------
 
+# A container's show here as well, with another root. Only the user of a process may always look at
+# its root: root needs CAP_SYS_PTRACE for it, which a container does not have.
 servers() {
   for p in /proc/[0-9]*; do
     case "$(cat "$p/cmdline" 2>/dev/null | tr '\0' ' ') " in
-      */postgres\ -D\ $data\ *) [ ! "$p/root" -ef / ] || echo "${p#/proc/}" ;;
+      */postgres\ -D\ $data\ *) ! as_postgres test "$p/root" -ef / || echo "${p#/proc/}" ;;
     esac
   done
 }
