@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Iterator
 from dataclasses import replace
@@ -88,7 +89,9 @@ def rendered(everything: Estate) -> dict[str, str]:
             kind = "dir" if not isinstance(entry, File) else "seed" if entry.seed else "file"
             manifest.append(f"{kind} {entry.mode} {entry.user}:{entry.group} {entry.path}\n")
             if isinstance(entry, File):
-                texts[f"{node.name}{entry.path}"] = entry.content
+                # What an image is built from is not for these files to repeat.
+                content = re.sub(r'(datatier[.]inputs": )"[0-9a-f]+"', r"\1...", entry.content)
+                texts[f"{node.name}{entry.path}"] = content
         texts[f"{node.name}/MANIFEST"] = "".join(manifest)
     return texts
 
