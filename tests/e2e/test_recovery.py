@@ -6,18 +6,15 @@ import contextlib
 import hashlib
 import json
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import boto3
 import pytest
 
 from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
+from tests.e2e.bucket import BUCKET, Store, running
 from tests.e2e.project import EMBEDDED, Project
 from tests.e2e.proof import Done, Stack
 from tests.e2e.wait import eventually
@@ -25,68 +22,14 @@ from tests.lab import Host, Lab
 
 pytestmark = pytest.mark.xdist_group("recovery")
 
-BUCKET = "offsite"
 TOLD = "/var/log/told"
-
-
-# --- The store -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Store:
-    """An S3 server on the lab's gateway, looked into from outside."""
-
-    endpoint: str
-    client: Any = field(repr=False)
-
-    @property
-    def gateway(self) -> str:
-        """Its address."""
-        return self.endpoint.split("/")[2].split(":")[0]
-
-    def listed(self) -> set[str]:
-        """Everything in the bucket."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-        return {row["Key"] for page in pages for row in page.get("Contents", [])}
-
-    def content(self, key: str) -> bytes:
-        """One object."""
-        return bytes(self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
 
 @pytest.fixture(scope="module")
 def store(lab: Lab) -> Iterator[Store]:
-    """Moto, as a process of its own."""
-    gateway = lab.gateway
-    with socket.create_server((gateway, 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", gateway, "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        eventually(lambda: _require_open(gateway, port), 60)
-        endpoint = f"http://{gateway}:{port}"
-        client = boto3.session.Session().client(
-            "s3",
-            region_name="us-east-1",
-            endpoint_url=endpoint,
-            aws_access_key_id="story",
-            aws_secret_access_key="story-secret",
-        )
-        client.create_bucket(Bucket=BUCKET)
-        yield Store(endpoint, client)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _require_open(address: str, port: int) -> None:
-    try:
-        socket.create_connection((address, port), 1).close()
-    except OSError as error:
-        raise AssertionError(str(error)) from None
+    """An S3 server that the hosts reach."""
+    with running(lab.gateway) as store:
+        yield store
 
 
 @contextlib.contextmanager
@@ -167,8 +110,8 @@ def keys(stack: Stack) -> dict[str, str]:
 def site(lab: Lab, store: Store, project: Project) -> Site:
     """The estate at its beginning, with the bucket's credentials and a passphrase in .env."""
     secrets = {
-        "AWS_ACCESS_KEY_ID": "story",
-        "AWS_SECRET_ACCESS_KEY": "story-secret",
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "BACKUP_ENCRYPTION_PASSPHRASE": "correct horse battery staple",
     }
     lines = "".join(f"{name}='{value}'\n" for name, value in secrets.items())
