@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
-from tests.e2e.bucket import BUCKET, Store, running
+from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECRET_KEY, Store, running
 from tests.e2e.project import EMBEDDED, Project
 from tests.e2e.proof import Done, Stack
 from tests.e2e.wait import eventually
