@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -35,6 +35,8 @@ __all__ = ["COMPONENT", "contain"]
 OLDEST_COMPOSE = (1, 29)
 # A container is called unhealthy after three failed checks, 10 s apart, and a start of its own.
 HEALTHY_SECONDS = 300
+# One that was ill before the run says so until its next check, which may take 10 s and 10 s more.
+UNHEALTHY_SECONDS = 30
 
 
 # --- What the estate knows of Docker -------------------------------------------------------------
@@ -348,6 +350,7 @@ def configure() -> None:
     _write()
     activate()
     _converge_inside()
+    _applications()
 
 
 @on(DockerSettings)
@@ -388,7 +391,15 @@ def _within(changes: Mapping[Node, Change | None]) -> Change | None:
 @on(DockerSettings)
 def activate(node: Node) -> None:
     """Creates, recreates, starts, reloads what is due, and waits until all of it is healthy."""
-    converge("Docker: containers", lambda: _containers(node))
+    apps = {app.name for app in node.the(AppsSettings).apps}
+    converge("Docker: containers", lambda: _containers(node, _roles(node).keys() - apps))
+
+
+@on(DockerSettings)
+def _applications(node: Node) -> None:
+    """The same for applications: they are healthy only where roles and Sentinels are set."""
+    apps = {app.name for app in node.the(AppsSettings).apps}
+    converge("Docker: applications", lambda: _containers(node, apps))
 
 
 @dataclass(frozen=True)
@@ -444,19 +455,20 @@ def _activation(
     return Activation(service, files.digest(fixed), files.digest(contents), means, frozenset(keys))
 
 
-def _containers(node: Node) -> Change | None:
+def _containers(node: Node, services: Set[str]) -> Change | None:
     found = cast(Engine, node.read(DOCKER)["engine"])
-    due = dict(_due(node, found))
-    live = [(each, said) for each in _reloadables(node) if (said := _impact(node, each, due))]
-    moved = _moved(node, found)
+    due = {service: said for service, said in _due(node, found) if service in services}
+    mine = (each for each in _reloadables(node) if each.service.name in services)
+    live = [(each, said) for each in mine if (said := _impact(node, each, due))]
+    moved = _moved(node, found) if "postgres" in services else ""
     if not due and not live:
-        return _unhealthy(node, found)
+        return _unhealthy(node, found, services)
     lines = [f"{service}: {impact}" for service, impact in due.items()]
     lines += [f"{each.service.name}: {said}" for each, said in live]
     if moved:
         lines.insert(0, moved)
     script, variables = _script(node, found, due, live)
-    return Change(lines, script, variables, then=lambda: _settle(node))
+    return Change(lines, script, variables, then=lambda: _settle(node, services))
 
 
 def _moved(node: Node, found: Engine) -> str:
@@ -470,13 +482,10 @@ def _moved(node: Node, found: Engine) -> str:
     )
 
 
-def _unhealthy(node: Node, found: Engine) -> Change | None:
-    mine = _roles(node)
-    sick = [c.service for c in found.containers if c.health == "unhealthy" and c.service in mine]
-    if not sick:
-        return None
-    lines = [f"{service}: is unhealthy: wait" for service in sick]
-    return Change(lines, ":", then=lambda: _settle(node))
+def _unhealthy(node: Node, found: Engine, services: Set[str]) -> Change | None:
+    sick = [c.service for c in found.containers if c.health == "unhealthy"]
+    lines = [f"{service}: is unhealthy: wait" for service in sick if service in services]
+    return Change(lines, ":", then=lambda: _settle(node, services)) if lines else None
 
 
 def _due(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
@@ -626,14 +635,17 @@ def _recorded(each: _Reloadable) -> str:
 # --- Wait ----------------------------------------------------------------------------------------
 
 
-def _settle(node: Node) -> str:
-    """Waits until every container is healthy; returns what is wrong, or nothing."""
-    end, told = time.monotonic() + HEALTHY_SECONDS, ""
+def _settle(node: Node, services: Set[str]) -> str:
+    """Waits until these containers are healthy; returns what is wrong, or nothing."""
+    hopeful, told = time.monotonic(), ""
+    end = hopeful + HEALTHY_SECONDS
     while True:
-        waiting = _not_healthy(node)
+        waiting = _not_healthy(node, services)
         if not waiting:
             return ""
-        if time.monotonic() > end or all(state == "unhealthy" for _, state in waiting.values()):
+        if any(state != "unhealthy" for _, state in waiting.values()):
+            hopeful = time.monotonic()
+        if time.monotonic() > min(end, hopeful + UNHEALTHY_SECONDS):
             return _last_words(node, waiting)
         said = ", ".join(f"{service} ({state})" for service, (_, state) in waiting.items())
         if said != told:
@@ -642,16 +654,15 @@ def _settle(node: Node) -> str:
         time.sleep(1)
 
 
-def _not_healthy(node: Node) -> dict[str, tuple[str, str]]:
+def _not_healthy(node: Node, services: Set[str]) -> dict[str, tuple[str, str]]:
     script = engine.states(node)
     output = remote.run(node.host, script)
     if not output.ok:
         raise Unreadable(f"docker: {output.last_word}")
-    wanted = _roles(node)
     waiting = {}
     for line in output.stdout:
         service, name, status, health = line.split("|")
-        if service in wanted and (status != "running" or health not in ("healthy", "")):
+        if service in services and (status != "running" or health not in ("healthy", "")):
             waiting[service] = (name.lstrip("/"), health if status == "running" else status)
     return waiting
 
@@ -674,6 +685,7 @@ def deploy() -> None:
     _build()
     activate()
     _converge_inside()
+    _applications()
 
 
 COMPONENT = Component(

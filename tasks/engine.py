@@ -210,7 +210,8 @@ def inside_probe(node: Node, probe: Probe[Any], number: int, stopped: str) -> Pr
 
 def container_name(container: Node) -> str:
     """What the engine calls a container of the stack."""
-    return f"{container.stack.stack_name}-{container.service}"
+    # Compose 2 calls the first of `--scale redis-replica=3` psscript-redis-replica-1.
+    return f"{container.stack.stack_name}_{container.service}"
 
 
 def volume(container: Node, path: str) -> str:

@@ -77,6 +77,7 @@ _RESTART_KEYS = ("listen_addr", "listen_port", "unix_socket_dir", "unix_socket_m
 
 _INI = "/etc/pgbouncer/pgbouncer.ini"
 _USERLIST = "/etc/pgbouncer/userlist.txt"
+PID_FILE = "/var/run/postgresql/pgbouncer.pid"
 
 
 # --- What the estate knows of PgBouncer ----------------------------------------------------------
@@ -245,7 +246,7 @@ def _parameters(node: Node) -> dict[str, str | int]:
         "ignore_startup_parameters": chosen.ignore_startup_parameters,
         # A container's log is what it prints.
         **({} if node.estate.subnet else {"logfile": "/var/log/postgresql/pgbouncer.log"}),
-        "pidfile": "/var/run/postgresql/pgbouncer.pid",
+        "pidfile": PID_FILE,
     }
 
 
@@ -357,7 +358,7 @@ def service_of(node: Node) -> Service:
         configuration=(_INI, _USERLIST),
         check=_CHECK,
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
-        reload='kill -HUP "$(cat /var/run/postgresql/pgbouncer.pid)"; sleep 0.2',
+        reload=f'kill -HUP "$(cat {PID_FILE})"; sleep 0.2',
     )
 
 

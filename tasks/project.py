@@ -194,7 +194,9 @@ def _roots(inside: Estate) -> dict[str, list[File]]:
             keep_learned=sentinel.KEEP_LEARNED,
         ),
         "pgbouncer": render(
-            "compose/pgbouncer-start.j2", command=pgbouncer.service_of(pooler).command
+            "compose/pgbouncer-start.j2",
+            command=pgbouncer.service_of(pooler).command,
+            pid_file=pgbouncer.PID_FILE,
         ),
         "postgres": render(
             "compose/postgres-start.j2",

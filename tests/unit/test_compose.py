@@ -57,7 +57,7 @@ def due(node: Node, found: Engine, **records: str) -> list[str]:
     """The sentences of the plan for the containers."""
     written = {each.service.name: _record(each) for each in _reloadables(node, found)}
     _say(node, found, {**written, **records})
-    change = compose._containers(node)
+    change = compose._containers(node, compose._roles(node).keys())
     return [] if change is None else change.lines
 
 
@@ -165,7 +165,7 @@ def test_scaled_replicas_are_kept_and_recreated_as_many(tmp_path: Path) -> None:
     more = replace(found, containers=(*found.containers, *extra))
     (line,) = due(node, more)
     assert line.startswith("redis-replica: recreate")
-    change = compose._containers(node)
+    change = compose._containers(node, compose._roles(node).keys())
     assert change is not None
     assert "up --scale redis-replica=3 redis-replica" in change.script
 
@@ -174,7 +174,7 @@ def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
     due(node, found, pgbouncer="old old", **{"redis-master": "old old"})
-    change = compose._containers(node)
+    change = compose._containers(node, compose._roles(node).keys())
     assert change is not None
     assert helpers.syntax_error(change.script) == ""
     assert not any(word in change.script for word in helpers.SECRETS.values())
