@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +22,23 @@ APPS = {"frontend": 3000, "backend": 4000, "ai-service": 8000}
 SERVICES = ("postgres", "pgbouncer", *REDIS, *SENTINELS, "backup-service", *APPS)
 PORTS = (5432, 6432, 6379, 6380, 6381, 26379, 26380, 26381)
 
+_WELL = ("running", "healthy")
+_LABEL = "com.docker.compose"
 _HEALTH = {"frontend": "http:/", "backend": "http:/health", "ai-service": "tcp"}
-APP_SETTINGS = [
-    {
-        "name": name,
-        "port": port,
-        "health": _HEALTH[name],
-        "image": standin.IMAGE,
-        "env": {"PORT": str(port)},
-    }
-    for name, port in APPS.items()
-]
+
+
+def apps(image: str = standin.IMAGE) -> list[Data]:
+    """The setting `apps`: three applications of that image."""
+    return [
+        {
+            "name": name,
+            "port": port,
+            "health": _HEALTH[name],
+            "image": image,
+            "env": {"PORT": str(port)},
+        }
+        for name, port in APPS.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Container:
     """A container as the engine has it."""
 
     id: str
+    image: str
     started: str
     status: str
     health: str
@@ -47,10 +54,8 @@ class Container:
     pid: int
     restarts: int
 
-    @property
-    def well(self) -> bool:
-        """Whether it runs, and says of itself that it is healthy."""
-        return (self.status, self.health) == ("running", "healthy")
+
+Containers = Mapping[str, Container]
 
 
 def describe(project: Project, host: Host, user: str = "root", **data: Any) -> None:
@@ -67,14 +72,14 @@ def inspect(host: Host, kind: str, names: str) -> list[dict[str, Any]]:
 
 
 def containers(host: Host) -> dict[str, Container]:
-    """Every container of the project by its name without the project's."""
-    return {name: _container(one) for name, one in _of_project(host)}
-
-
-def _of_project(host: Host) -> Iterator[tuple[str, dict[str, Any]]]:
-    label = f"label=com.docker.compose.project={STACK}"
-    for one in inspect(host, "container", f"docker ps -aq --filter {label}"):
-        yield one["Name"].lstrip("/").removeprefix(STACK)[1:], one
+    """Every container of the project by its service; those of a scaled one as `redis-replica/2`."""
+    found = {}
+    for one in inspect(host, "container", f"docker ps -aq --filter label={_LABEL}.project={STACK}"):
+        labels = one["Config"]["Labels"]
+        number = int(labels[f"{_LABEL}.container-number"])
+        service = labels[f"{_LABEL}.service"]
+        found[f"{service}/{number}" if service == "redis-replica" else service] = _container(one)
+    return found
 
 
 def _container(one: Mapping[str, Any]) -> Container:
@@ -82,6 +87,7 @@ def _container(one: Mapping[str, Any]) -> Container:
     networks = one["NetworkSettings"]["Networks"].values()
     return Container(
         one["Id"],
+        one["Image"],
         state["StartedAt"],
         state["Status"],
         state.get("Health", {}).get("Status", ""),
@@ -136,8 +142,11 @@ class DockerStack:
     ) -> Done:
         """A client in a service's container, which gets a password in a variable."""
         script = f"IFS= read -r {variable}; export {variable}; exec {command}"
-        words = ["timeout", "15", "docker", "exec", "-i", f"{STACK}-{service}", "sh", "-c", script]
-        return self.host.run(shlex.join(words), stdin=f"{secret}\n{stdin}", check=False)
+        labels = (
+            f"--filter label={_LABEL}.project={STACK} --filter label={_LABEL}.service={service}"
+        )
+        inside = f"timeout 15 docker exec -i $(docker ps -aq {labels}) sh -c {shlex.quote(script)}"
+        return self.host.run(inside, stdin=f"{secret}\n{stdin}", check=False)
 
     def sql(self, statement: str) -> str:
         """What the application's role is answered, through the pooler."""
@@ -202,8 +211,9 @@ class DockerStack:
 
     def check_well(self) -> None:
         """Asserts that every container is healthy, and that applications answer."""
-        now = containers(self.host)
-        assert {name for name in SERVICES if name not in now or not now[name].well} == set(), now
+        now = {name: (c.status, c.health) for name, c in containers(self.host).items()}
+        sick = {name: now.get(name) for name in SERVICES if now.get(name) != _WELL}
+        assert sick == {}
         self.check_apps()
 
     def check_apps(self) -> None:

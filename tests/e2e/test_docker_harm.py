@@ -1,4 +1,4 @@
-"""Stories of harm to containers: killed runs, crashes, stopped engines, changes, errors."""
+"""Stories of harm to containers: killed runs, crashes, engines that stop, lost masters."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from tests.e2e import docker_stack, standin
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.docker_stack import APP_SETTINGS, SERVICES, DockerStack, containers
+from tests.e2e.docker_site import WELL_SECONDS, Site
+from tests.e2e.docker_stack import SERVICES, DockerStack, apps, containers
 from tests.e2e.project import PYINFRA, Data, Project
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -21,14 +21,20 @@ from tests.lab import Host, Lab
 pytestmark = pytest.mark.xdist_group("docker-harm")
 
 KEPT = "written before the harm"
-WELL_SECONDS = 60
-SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": APP_SETTINGS}
+APPLICATION_SECONDS = 30
+SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
 
-# One of each kind at a time: whoever is not killed is the same as before.
+# While images are built, while containers start, and while they are waited for.
+POINTS = (
+    "docker images -q --filter label=datatier.inputs",
+    "docker ps -q",
+    "docker ps -q --filter label=com.docker.compose.service=postgres --filter health=healthy",
+)
+# Of those that serve each other one at a time: whoever is not killed is the same as before.
 WAVES = (
-    ("postgres", "redis-replica-1", "redis-sentinel-1", "frontend"),
-    ("pgbouncer", "redis-master", "redis-sentinel-2", "backend"),
-    ("backup-service", "redis-replica-2", "redis-sentinel-3", "ai-service"),
+    ("postgres", "redis-replica-1", "redis-replica-2", "redis-sentinel-1", "backend"),
+    ("pgbouncer", "redis-master", "redis-sentinel-2", "backup-service", "frontend"),
+    ("redis-sentinel-3", "ai-service"),
 )
 
 
@@ -55,26 +61,9 @@ def _killed(project: Project, reached: Callable[[], bool]) -> None:
         while run.poll() is None and not reached() and time.monotonic() < end:
             time.sleep(0.1)
         came_so_far = run.poll() is None and time.monotonic() < end
-        os.killpg(run.pid, signal.SIGKILL)
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
     assert came_so_far, run.returncode
-
-
-@dataclass(frozen=True)
-class Site:
-    """The stack and the directory it is deployed from."""
-
-    project: Project
-    stack: DockerStack
-
-    @property
-    def host(self) -> Host:
-        """The machine."""
-        return self.stack.host
-
-    def check_nothing_is_left_to_do(self) -> None:
-        """Asserts that neither a dry run nor a run has anything to change."""
-        assert self.project.plan().planned == set()
-        assert self.project.deploy().changed == set()
 
 
 @pytest.fixture(scope="module")
@@ -82,66 +71,59 @@ def site(project: Project, host: Host) -> Site:
     """A stack whose first runs were killed, with a row and a key in it."""
     docker_stack.describe(project, host)
     project.settings(SETTINGS)
-    points = (
-        "docker images -q --filter label=datatier.inputs",
-        "docker ps -q",
-        "docker ps -q --filter name=psscript-postgres --filter health=healthy",
-    )
-    for point in points:
+    for point in POINTS:
         _killed(project, lambda point=point: bool(host.run(point).stdout))  # type: ignore[misc]
     project.deploy()
     stack = DockerStack(host, project.secrets)
-    stack.check_well()
+    eventually(stack.check_well, WELL_SECONDS)
     stack.write(KEPT)
-    return Site(project, stack)
+    return Site(project, stack, dict(SETTINGS))
 
 
 def test_after_killed_runs_the_next_one_ends_well(site: Site) -> None:
-    """Killed while images were built, while containers started, and while they were waited for."""
-    site.stack.check_all(KEPT)
-    site.check_nothing_is_left_to_do()
+    """All is there, and nothing is left to do."""
+    site.settles(KEPT)
+    assert site.project.plan().planned == set()
+    site.changes_nothing()
 
 
 @pytest.mark.parametrize("wave", WAVES, ids=" ".join)
 def test_crashed_containers_come_back(site: Site, wave: tuple[str, ...]) -> None:
     """Their main processes are killed; the engine starts them again, the others go on."""
-    before = containers(site.host)
-    site.host.run(f"kill -9 {' '.join(str(before[name].pid) for name in wave)}")
+    site.look()
+    site.host.run(f"kill -9 {' '.join(str(site.before[name].pid) for name in wave)}")
 
-    def back() -> None:
-        now = containers(site.host)
-        again = {name for name in SERVICES if now[name].restarts != before[name].restarts}
-        assert again == set(wave)
-        site.stack.check_all(KEPT)
+    def started_again() -> None:
+        assert site.restarted() == set(wave)
 
-    eventually(back, WELL_SECONDS)
-    now = containers(site.host)
-    assert {n for n in SERVICES if now[n].id != before[n].id} == set()
-    assert {n for n in SERVICES if now[n].started != before[n].started} == set(wave)
+    eventually(started_again, WELL_SECONDS)
+    site.settles(KEPT)
+    assert site.restarted() == set(wave)
+    assert site.replaced() == set()
 
 
 def test_killed_containers_stay_stopped_until_somebody_starts_them(site: Site) -> None:
     """For the engine `docker kill` is what somebody wanted."""
-    before = containers(site.host)
-    site.host.run(f"docker kill {' '.join(before[name].id for name in SERVICES)}")
-    # Longer than the engine waits before it starts a container that has crashed again and again.
+    site.look()
+    site.host.run(f"docker kill {' '.join(site.before[name].id for name in SERVICES)}")
+    # Longer than the engine takes to start one that has crashed.
     time.sleep(5)
     assert {containers(site.host)[name].status for name in SERVICES} == {"exited"}
     site.stack.compose("up -d")
-    eventually(lambda: site.stack.check_all(KEPT), WELL_SECONDS)
-    assert {n: c.id for n, c in containers(site.host).items()} == {
-        n: c.id for n, c in before.items()
-    }
-    site.check_nothing_is_left_to_do()
+    site.settles(KEPT)
+    assert site.replaced() == set()
+    site.changes_nothing()
 
 
 def test_engine_that_is_restarted_brings_everything_back(site: Site) -> None:
-    """As a machine that boots does."""
-    before = containers(site.host)
-    site.host.run("systemctl restart docker", timeout=180)
-    eventually(lambda: site.stack.check_all(KEPT), WELL_SECONDS)
-    assert {n for n, c in containers(site.host).items() if c.started == before[n].started} == set()
-    site.check_nothing_is_left_to_do()
+    """As a machine that boots does; while it is down a run says so."""
+    site.look()
+    site.host.run("systemctl stop docker docker.socket", timeout=180)
+    site.refuses("docker", "does not answer")
+    site.host.run("systemctl start docker", timeout=180)
+    site.settles(KEPT)
+    assert site.restarted() == set(SERVICES)
+    assert site.replaced() == set()
 
 
 def test_down_and_up_keep_the_data(site: Site) -> None:
@@ -149,7 +131,37 @@ def test_down_and_up_keep_the_data(site: Site) -> None:
     site.stack.compose("down")
     assert containers(site.host) == {}
     plan = site.project.plan()
-    assert plan.planned == {("Docker: containers", site.host.name)}, plan.output
+    operations = {operation for operation, _ in plan.planned}
+    assert operations == {"Docker: containers", "Docker: applications"}, plan.output
+    assert [s for s in SERVICES if f"  {s}: create" not in plan.output] == [], plan.output
     site.stack.compose("up -d")
-    eventually(lambda: site.stack.check_all(KEPT), WELL_SECONDS)
-    site.check_nothing_is_left_to_do()
+    site.settles(KEPT)
+    site.changes_nothing()
+
+
+def test_applications_survive_a_failover(site: Site) -> None:
+    """The backend finds the next master; the table names the old one, and a run starts it."""
+    old = site.stack.master
+    site.host.run(f"docker kill {containers(site.host)[old].id}")
+    eventually(site.stack.check_apps, APPLICATION_SECONDS)
+    new = site.stack.master
+    assert new != old
+    table = site.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+    assert table.code == 1, table.output
+    (row,) = [line for line in table.output.splitlines() if line.startswith(f" {old} ")]
+    assert "FAILS" in row
+    assert site.project.deploy().changed == {("Docker: containers", site.host.name)}
+    site.settles(KEPT)
+    assert site.stack.master == new
+    site.project.deploy("tasks.health.verify")
+
+
+def test_applications_survive_a_restart_of_postgresql(site: Site) -> None:
+    """The backend answers again, and nobody else was restarted."""
+    site.look()
+    site.stack.compose("restart postgres")
+    eventually(site.stack.check_apps, APPLICATION_SECONDS)
+    assert site.restarted() == {"postgres"}
+    site.settles(KEPT)
+    assert site.project.plan().planned == set()
+    site.changes_nothing()

@@ -11,6 +11,13 @@ IMAGE = "standin:1"
 _DIRECTORY = Path(__file__).parent
 _BUILT_IN = "/root/standin"
 
+PUBLISHED = f"localhost:5000/{IMAGE}"
+_REGISTRY = """
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/docker-registry}}
+http: {addr: "127.0.0.1:5000"}
+"""
+
 
 def build(host: Host) -> str:
     """Builds the image in a host's own Docker engine, which has debian:trixie-slim.
@@ -23,6 +30,20 @@ def build(host: Host) -> str:
         host.put(_DIRECTORY / name, f"{_BUILT_IN}/{name}")
     host.run(f"docker build -q -t {IMAGE} {_BUILT_IN}", timeout=600)
     return IMAGE
+
+
+def publish(host: Host) -> str:
+    """Moves the image from the engine into a registry, Debian's, on the host itself.
+
+    Returns:
+        The image's name there, from where it can be pulled.
+    """
+    host.run("mkdir -p /etc/docker/registry; cat >/etc/docker/registry/config.yml", stdin=_REGISTRY)
+    install = "apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold"
+    host.run(f"DEBIAN_FRONTEND=noninteractive {install} docker-registry", timeout=300)
+    host.run(f"docker tag {IMAGE} {PUBLISHED} && docker push -q {PUBLISHED}", timeout=120)
+    host.run(f"docker rmi {IMAGE} {PUBLISHED}")
+    return PUBLISHED
 
 
 def ask(host: Host, port: int, target: str = "/", method: str = "GET") -> tuple[int, str]:

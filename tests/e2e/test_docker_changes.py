@@ -1,0 +1,200 @@
+"""Stories of changed settings where the stack is containers, and of those that are refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import bucket, docker_stack, standin
+from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e.docker_site import WELL_SECONDS, Site
+from tests.e2e.docker_stack import APPS, REDIS, DockerStack, apps, containers, footprint
+from tests.e2e.project import Data, Project
+from tests.e2e.test_trouble import check_lines
+from tests.e2e.wait import eventually
+from tests.lab import Lab
+
+pytestmark = pytest.mark.xdist_group("docker-changes")
+
+KEPT = "written before the changes"
+SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
+TUNED: Data = {
+    "pgbouncer_default_pool_size": 50,
+    "pgbouncer_max_client_conn": 2000,
+    "pgbouncer_query_wait_timeout": 60,
+    "postgres_shared_buffers": "512MB",
+    "postgres_effective_cache_size": "2GB",
+    "postgres_work_mem": "32MB",
+    "redis_maxmemory": "1gb",
+    "redis_maxmemory_policy": "allkeys-lfu",
+}
+
+
+@pytest.fixture(scope="module")
+def site(project: Project, lab: Lab) -> Site:
+    """A stack on a Debian 12 host, with a row and a key in it."""
+    host = lab.engine_host("containers", "debian12", bases=("debian12", "debian13"))
+    standin.build(host)
+    docker_stack.describe(project, host)
+    project.settings(SETTINGS)
+    project.deploy()
+    stack = DockerStack(host, project.secrets)
+    eventually(stack.check_well, WELL_SECONDS)
+    stack.write(KEPT)
+    return Site(project, stack, dict(SETTINGS))
+
+
+def _pooler(site: Site, *keys: str) -> list[str]:
+    values = {row[0]: row[1] for row in site.stack.pooler("SHOW CONFIG")}
+    return [values[key] for key in keys]
+
+
+def _redis(site: Site, key: str) -> set[str]:
+    return {site.stack.redis(name, "CONFIG", "GET", key).split()[-1] for name in REDIS}
+
+
+def test_pooler_alone_reloads(site: Site) -> None:
+    """A pool's size is no reason for a new container, nor for anybody else."""
+    site.look()
+    site.changes({"pgbouncer_default_pool_size": 33}, "pgbouncer: reload")
+    assert site.restarted() == set()
+    assert _pooler(site, "default_pool_size") == ["33"]
+
+
+def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
+    """Every Redis takes it, since any may be master one day; PostgreSQL takes it by a reload."""
+    site.look()
+    lines = [f"{name}: reload" for name in ("postgres", *REDIS)]
+    site.changes({"redis_maxmemory": "300mb", "postgres_work_mem": "7MB"}, *lines)
+    assert site.restarted() == set()
+    assert _redis(site, "maxmemory") == {str(300 * 1024**2)}
+    assert site.stack.sql("SHOW work_mem") == "7MB"
+
+
+def test_tuning_as_documented(site: Site) -> None:
+    """One run; the one restart is planned with its reason, and is not a new container."""
+    site.look()
+    site.changes(TUNED, "postgres: restart (shared_buffers", "pgbouncer: reload")
+    assert site.restarted() == {"postgres"}
+    assert site.replaced() == set()
+    pooler = ("default_pool_size", "max_client_conn", "query_wait_timeout")
+    assert _pooler(site, *pooler) == ["50", "2000", "60"]
+    server = ("shared_buffers", "effective_cache_size", "work_mem")
+    assert [site.stack.sql(f"SHOW {key}") for key in server] == ["512MB", "2GB", "32MB"]
+    assert _redis(site, "maxmemory") == {str(1024**3)}
+    assert _redis(site, "maxmemory-policy") == {"allkeys-lfu"}
+    site.settles(KEPT)
+
+
+def test_an_applications_variable_is_its_own_matter(site: Site) -> None:
+    """Only its container is another one; a dollar stays a dollar."""
+    site.look()
+    frontend, *others = apps()
+    env = {**frontend["env"], "GREETING": "hello $HOME"}
+    site.changes({"apps": [{**frontend, "env": env}, *others]}, "frontend: recreate")
+    assert site.restarted() == site.replaced() == {"frontend"}
+    of_frontend = "docker ps -q --filter label=com.docker.compose.service=frontend"
+    shown = site.host.run(f"docker exec $({of_frontend}) env").stdout.splitlines()
+    assert "GREETING=hello $HOME" in shown
+    site.settles(KEPT)
+
+
+def test_a_project_that_moves_to_another_subnet(site: Site) -> None:
+    """The plan announces it; data, the master and the Sentinels' knowledge move too."""
+    site.look()
+    master = site.stack.master
+    announced = "172.25.0.0/16: becomes psscript-network 172.29.0.0/16"
+    site.changes({"docker_subnet": "172.29.0.0/16"}, announced, "postgres: recreate")
+    assert _fixed(containers(site.host)) == {
+        name: address.replace("172.25.", "172.29.") for name, address in _fixed(site.before).items()
+    }
+    assert site.stack.master == master
+    site.settles(KEPT)
+    site.changes_nothing()
+
+
+def _fixed(of: docker_stack.Containers) -> dict[str, str]:
+    return {name: container.address for name, container in of.items() if name not in APPS}
+
+
+def test_backups_are_copied_once_the_keys_are_in_env(site: Site, lab: Lab) -> None:
+    """No container is touched, and the next backup is in the bucket, byte by byte."""
+    keys = {
+        "BACKUP_S3_BUCKET": bucket.BUCKET,
+        "AWS_ACCESS_KEY_ID": bucket.ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": bucket.SECRET_KEY,
+    }
+    with bucket.running(lab.gateway) as store:
+        with (site.project.directory / ".env").open("a") as env:
+            env.writelines(f"{name}={value}\n" for name, value in keys.items())
+        site.look()
+        site.changes({"backup_s3_endpoint": store.endpoint}, "docker/backup/backup.json: change")
+        assert site.restarted() == set()
+        site.stack.compose("exec -T backup-service /scripts/postgres-backup.sh full")
+        made = site.host.run(
+            f"cd {docker_stack.HOME}/backups/postgres && sha256sum *.sql.gz"
+        ).stdout
+        copies = {hashlib.sha256(store.content(key)).hexdigest() for key in store.listed()}
+        assert made
+        assert [line for line in made.splitlines() if line.split()[0] not in copies] == []
+
+
+# Whatever it is asked, it is the version of long ago.
+_OLD = '#!/bin/sh\n[ "$1" = version ] && echo 1.25.0'
+
+
+def test_compose_that_is_too_old(site: Site) -> None:
+    """What is there, and what is needed."""
+    program = site.host.run("command -v docker-compose").stdout.strip()
+    put = f"mv {program} {program}.new && cat >{program} && chmod 755 {program}"
+    site.host.run(put, stdin=_OLD)
+    try:
+        site.refuses("docker-compose", "1.25.0", "1.29")
+    finally:
+        site.host.run(f"mv {program}.new {program}")
+
+
+def test_port_of_another_container(site: Site) -> None:
+    """The setting, and whose it is."""
+    publish = "--publish 127.0.0.1:3100:80 --entrypoint sleep"
+    site.host.run(f"docker run --detach --name holder {publish} {standin.IMAGE} 600")
+    try:
+        frontend, *others = apps()
+        changed = [{**frontend, "port": 3100}, *others]
+        site.refuses("apps/frontend/port", "3100", "holder", apps=changed)
+    finally:
+        site.host.run("docker rm --force holder")
+
+
+def test_subnet_of_another_network(site: Site) -> None:
+    """The setting, and whose it is."""
+    site.host.run("docker network create --subnet 172.30.5.0/24 taken")
+    try:
+        site.refuses("docker_subnet", "172.30.5.0/24", "taken", docker_subnet="172.30.0.0/16")
+    finally:
+        site.host.run("docker network rm taken")
+
+
+def test_release_whose_postgresql_cannot_read_the_volume(site: Site) -> None:
+    """Data are not upgraded by the way."""
+    site.refuses("docker_debian", "PostgreSQL 17", "15", docker_debian="13")
+
+
+def test_after_all_of_it_nothing_is_left_to_do(site: Site) -> None:
+    """What was refused has left no trace."""
+    site.stack.check_all(KEPT)
+    site.changes_nothing()
+
+
+def test_host_without_an_engine(lab: Lab, tmp_path: Path) -> None:
+    """One line says what to install, and nothing was."""
+    host = lab.host("plain")
+    project = Project(tmp_path)
+    docker_stack.describe(project, host)
+    before = footprint(host)
+    run = project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert run.code == 1
+    check_lines(run, [(host.name, "docker", "apt-get install"), ("nothing was changed",)])
+    assert footprint(host) == before
