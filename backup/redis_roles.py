@@ -6,7 +6,8 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -114,6 +115,15 @@ def answer(endpoint: Endpoint, password: str, ask: Callable[[Client], T]) -> T |
         client.close()
 
 
+def _answers(places: Sequence[Endpoint], ask: Callable[[Endpoint], T | None]) -> list[T]:
+    """The answers of those that are not silent, in order; all are asked at once.
+
+    A host that is away takes seconds to be given up, and several may be.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, len(places))) as pool:
+        return [found for found in pool.map(ask, places) if found is not None]
+
+
 def until(check: Callable[[], T | None], seconds: float, what: str) -> T:
     """Asks until the answer is not None.
 
@@ -186,7 +196,7 @@ def node_of(client: Client, endpoint: Endpoint) -> Node:
 
 def nodes(redis: Redis) -> list[Node]:
     """The instances that answer, in the configuration's order."""
-    return [found for place in redis.nodes if (found := node(place, redis.password))]
+    return _answers(redis.nodes, lambda place: node(place, redis.password))
 
 
 def master(redis: Redis) -> Endpoint:
@@ -198,7 +208,7 @@ def master(redis: Redis) -> Endpoint:
     Raises:
         Failed: nobody knows, they disagree, or the one that is named is silent or a replica.
     """
-    answers = [found for place in redis.sentinels if (found := named(redis, place))]
+    answers = _answers(redis.sentinels, lambda place: named(redis, place))
     leader, votes = Counter(answers).most_common(1)[0] if answers else (None, 0)
     if len(set(answers)) > 1 and votes * 2 <= len(redis.sentinels):
         names = ", ".join(sorted({str(found) for found in answers}))
@@ -261,8 +271,7 @@ def source(redis: Redis) -> Node:
 
 def monitors(redis: Redis) -> list[Monitor]:
     """What every Sentinel says that answers and watches the master."""
-    found = [monitor(redis, place) for place in redis.sentinels]
-    return [each for each in found if each is not None]
+    return _answers(redis.sentinels, lambda place: monitor(redis, place))
 
 
 def monitor(redis: Redis, sentinel: Endpoint) -> Monitor | None:
