@@ -454,7 +454,6 @@ def compose_file(node: Node) -> str:
         pgbouncer_files=pgbouncer.service_of(pooler).open_files,
         redis=nodes,
         redis_port=REDIS_PORT,
-        first=nodes[0].address,
         prefix=nodes[0].address.rpartition(".")[0] + ".",
         sentinels=inside.having(SentinelSettings),
         sentinel_port=SENTINEL_PORT,

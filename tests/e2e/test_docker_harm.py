@@ -156,6 +156,18 @@ def test_applications_survive_a_failover(site: Site) -> None:
     site.project.deploy("tasks.health.verify")
 
 
+def test_master_that_lost_its_volume_does_not_empty_the_others(site: Site) -> None:
+    """It does not lead before one that has the data does, and comes back as its replica."""
+    lost = site.stack.master
+    volume = f"psscript_{lost.replace('-', '_')}_data"
+    site.stack.compose(f"rm --stop --force {lost}")
+    site.host.run(f"docker volume rm {volume}")
+    site.stack.compose(f"up -d {lost}")
+    eventually(lambda: site.stack.check_all(KEPT), 2 * WELL_SECONDS)
+    assert site.stack.master != lost
+    site.changes_nothing()
+
+
 def test_applications_survive_a_restart_of_postgresql(site: Site) -> None:
     """The backend answers again, and nobody else was restarted."""
     site.look()
