@@ -53,8 +53,10 @@ def snapshot(config: Config, log: Log) -> Manifest:
     # Half a restore hides the master; a Sentinel that is gone for good does not stop backups.
     with contextlib.suppress(Failed):
         repair(config, log)
-    started, clock = datetime.now(UTC), time.monotonic()
-    name = f"redis_{stamp(started)}.rdb.gz{crypt.suffix(config)}"
+    while (directory / (name := _name(config, started := datetime.now(UTC)))).exists():
+        # Names are of a second, and a small snapshot takes less.
+        time.sleep(0.1)
+    clock = time.monotonic()
     raw = directory / f".{name}.rdb.partial"
     packed = directory / f".{name}.partial"
     try:
@@ -83,6 +85,10 @@ def snapshot(config: Config, log: Log) -> Manifest:
         for sentence in forget_phantoms(redis, dump.shown):
             log.line(sentence)
     return manifest
+
+
+def _name(config: Config, moment: datetime) -> str:
+    return f"redis_{stamp(moment)}.rdb.gz{crypt.suffix(config)}"
 
 
 def verify(config: Config, manifest: Manifest) -> None:
