@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from tasks.core.estate import DOCKER, Component, Estate, Node, no_secrets
+from tasks.core.estate import DOCKER, Component, Estate, Node, no_defaults, no_secrets
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
-from tasks.core.secrets import Secrets
 from tasks.core.settings import (
     Line,
     Model,
     Port,
     Problem,
     Settings,
-    StackSettings,
     matching,
     wrong,
 )
@@ -52,10 +49,6 @@ class AppsSettings(Settings):
     """The key `apps`."""
 
     apps: tuple[App, ...] = ()
-
-
-def _defaults(_stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -92,5 +85,5 @@ def _probes(_node: Node) -> dict[str, Probe[Any]]:
 
 
 COMPONENT = Component(
-    "apps", AppsSettings, _defaults, no_secrets, _rules, _listens, _probes, _nothing
+    "apps", AppsSettings, no_defaults, no_secrets, _rules, _listens, _probes, _nothing
 )

@@ -15,13 +15,12 @@ from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import files, remote, services, sql
 from tasks.core.change import Change, converge
-from tasks.core.estate import DOCKER, Component, Estate, Node, components, on
+from tasks.core.estate import DOCKER, Component, Estate, Node, components, no_defaults, on
 from tasks.core.files import Entry, Found
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, Unreadable, quoted
-from tasks.core.secrets import Secrets
 from tasks.core.services import Activation, Service, Status
-from tasks.core.settings import Problem, Settings, StackSettings
+from tasks.core.settings import Problem, Settings
 from tasks.engine import Container, Engine
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings
@@ -42,17 +41,8 @@ UNHEALTHY_SECONDS = 30
 # --- What the estate knows of Docker -------------------------------------------------------------
 
 
-def _defaults(stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
-
-
 def _secrets(node: Node) -> list[str]:
-    return [
-        name
-        for container in _inside(node).nodes
-        for component in container.components()
-        for name in component.secrets(container)
-    ]
+    return project.generated(_inside(node))
 
 
 def _inside(node: Node) -> Estate:
@@ -79,7 +69,7 @@ def _own_rules(node: Node, inside: Estate) -> Iterator[Problem]:
         if len(inside.having(settings)) > most:
             message = f"should be at most {most}"
             yield Problem(node.name, settings.key("ports"), message)
-    server = project.one(inside, PostgresSettings).the(PostgresSettings)
+    server = one(inside, PostgresSettings).the(PostgresSettings)
     if server.version not in (None, chosen.release.postgres):
         message = f"should be {chosen.release.postgres}, which Debian {chosen.debian} has"
         yield Problem(node.name, "postgres_version", message)
@@ -149,8 +139,11 @@ def _roles(node: Node) -> dict[str, str]:
         BackupSettings: "backup",
     }
     roles = {c.service: of[cast(Any, s)] for c in _inside(node).nodes for s in c.settings}
-    apps = {app.name: "" for app in node.the(AppsSettings).apps}
-    return {**roles, "redis-replica": "redis", **apps}
+    return {
+        **roles,
+        "redis-replica": "redis",
+        **{app.name: "" for app in node.the(AppsSettings).apps},
+    }
 
 
 def _inside_probes(node: Node) -> dict[str, Probe[Any]]:
@@ -319,7 +312,7 @@ def _entries(node: Node, environment: str = "") -> list[Entry]:
 
 
 def _image(node: Node, role: str) -> Change | None:
-    stale = _stale(node, role)
+    stale = [service for service, of in _stale(node).items() if of == role]
     if not stale:
         return None
     script = f"""{engine.COMPOSE}
@@ -334,12 +327,15 @@ done
     return Change([f"image {role}: build"], script)
 
 
-def _stale(node: Node, role: str) -> list[str]:
-    """The services whose image is not what it should be built from."""
+def _stale(node: Node) -> dict[str, str]:
+    """The services whose image is not what it should be built from, and its role."""
     found = cast(Engine, node.read(DOCKER)["engine"])
-    wanted = project.inputs(_inside(node), node.the(DockerSettings))[role]
-    mine = [service for service, of in _built(node).items() if of == role]
-    return [service for service in mine if _image_of(node, found, service)[1] != wanted]
+    wanted = project.inputs(_inside(node), node.the(DockerSettings))
+    return {
+        service: role
+        for service, role in _built(node).items()
+        if _image_of(node, found, service)[1] != wanted[role]
+    }
 
 
 # --- Configure -----------------------------------------------------------------------------------
@@ -391,15 +387,15 @@ def _within(changes: Mapping[Node, Change | None]) -> Change | None:
 @on(DockerSettings)
 def activate(node: Node) -> None:
     """Creates, recreates, starts, reloads what is due, and waits until all of it is healthy."""
-    apps = {app.name for app in node.the(AppsSettings).apps}
-    converge("Docker: containers", lambda: _containers(node, _roles(node).keys() - apps))
+    stack = {service for service, role in _roles(node).items() if role}
+    converge("Docker: containers", lambda: _containers(node, stack))
 
 
 @on(DockerSettings)
 def _applications(node: Node) -> None:
     """The same for applications: they are healthy only where roles and Sentinels are set."""
-    apps = {app.name for app in node.the(AppsSettings).apps}
-    converge("Docker: applications", lambda: _containers(node, apps))
+    mine = {service for service, role in _roles(node).items() if not role}
+    converge("Docker: applications", lambda: _containers(node, mine))
 
 
 @dataclass(frozen=True)
@@ -490,7 +486,7 @@ def _unhealthy(node: Node, found: Engine, services: Set[str]) -> Change | None:
 
 def _due(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
     """The services whose container is not the right one, and what happens to it."""
-    stale = {service for role in project.ROLES for service in _stale(node, role)}
+    stale = _stale(node)
     for service in _roles(node):
         there = found.of(service)
         if not there:
@@ -502,7 +498,9 @@ def _due(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
             yield service, "start"
 
 
-def _why(node: Node, found: Engine, service: str, there: list[Container], stale: set[str]) -> str:
+def _why(
+    node: Node, found: Engine, service: str, there: list[Container], stale: Mapping[str, str]
+) -> str:
     image = _image_of(node, found, service)[0]
     if service in stale or (image and any(c.image != image for c in there)):
         return "image"
@@ -689,5 +687,5 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    DOCKER, DockerSettings, _defaults, _secrets, _rules, _listens, _probes, _checks
+    DOCKER, DockerSettings, no_defaults, _secrets, _rules, _listens, _probes, _checks
 )

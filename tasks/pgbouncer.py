@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node, no_secrets, on
+from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, on
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
-from tasks.core.secrets import Secrets
 from tasks.core.services import Service
-from tasks.core.settings import Extra, Line, Port, Problem, Settings, StackSettings
+from tasks.core.settings import Extra, Line, Port, Problem, Settings
 from tasks.postgres import PostgresSettings, lookup_password
 
 Count = Annotated[int, Field(ge=0)]
@@ -81,10 +79,6 @@ PID_FILE = "/var/run/postgresql/pgbouncer.pid"
 
 
 # --- What the estate knows of PgBouncer ----------------------------------------------------------
-
-
-def _defaults(_stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -369,5 +363,5 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "pgbouncer", PgbouncerSettings, _defaults, no_secrets, _rules, _listens, _probes, _checks
+    "pgbouncer", PgbouncerSettings, no_defaults, no_secrets, _rules, _listens, _probes, _checks
 )

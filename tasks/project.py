@@ -390,7 +390,7 @@ def _environment(node: Node, now: str) -> str:
         .the(PostgresSettings)
         .password.get_secret_value(),
         "REDIS_PASSWORD": redis.password(inside.having(RedisSettings)[0]),
-        **{name: store.get(name) for name in _generated(inside) if name not in names},
+        **{name: store.get(name) for name in generated(inside) if name not in names},
     }
     lines = now.splitlines()
     there = {line.partition("=")[0].strip(): number for number, line in enumerate(lines)}
@@ -403,7 +403,8 @@ def _environment(node: Node, now: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _generated(inside: Estate) -> list[str]:
+def generated(inside: Estate) -> list[str]:
+    """The names of the secrets that its containers leave to `.env`."""
     return [
         name
         for node in inside.nodes

@@ -9,13 +9,12 @@ from pydantic import Field
 
 from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node, no_secrets, on
+from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe
-from tasks.core.secrets import Secrets
 from tasks.core.services import Service
-from tasks.core.settings import Ports, Problem, Settings, StackSettings, matching
+from tasks.core.settings import Ports, Problem, Settings, matching
 from tasks.core.topology import Address
 from tasks.redis import (
     KEEP_PASSWORD,
@@ -64,10 +63,6 @@ def master_name(everything: Estate) -> str:
     """The name that the Sentinels know the master by."""
     nodes = everything.having(SentinelSettings)
     return nodes[0].the(SentinelSettings).master_name if nodes else "mymaster"
-
-
-def _defaults(_stack: StackSettings, _store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -340,5 +335,5 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "sentinel", SentinelSettings, _defaults, no_secrets, _rules, _listens, _probes, _checks
+    "sentinel", SentinelSettings, no_defaults, no_secrets, _rules, _listens, _probes, _checks
 )

@@ -58,6 +58,13 @@ class Component:
     checks: Callable[[Node], list[Problem]]
 
 
+def no_defaults(
+    _stack: StackSettings, _store: secrets.Secrets, _given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """For components whose settings have no default that depends on others."""
+    return {}
+
+
 def no_secrets(_node: Node) -> list[str]:
     """For components whose secrets are all settings."""
     return []
@@ -226,7 +233,7 @@ def is_wanted(host: Host) -> bool:
 
 def _groups(host: Host) -> frozenset[str]:
     """The groups that say what a host carries."""
-    return frozenset((*GROUPS, DOCKER) if DOCKER in host.groups else host.groups)
+    return frozenset(GROUPS if DOCKER in host.groups else host.groups)
 
 
 def _unknown_groups(host: Host) -> list[Problem]:
