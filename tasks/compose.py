@@ -14,7 +14,7 @@ from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, sen
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import files, remote, services, sql
-from tasks.core.change import Change, converge
+from tasks.core.change import Change, Line, converge
 from tasks.core.estate import DOCKER, Component, Estate, Node, components, no_defaults, on
 from tasks.core.files import Entry, Found
 from tasks.core.preflight import Listener
@@ -451,20 +451,20 @@ def _activation(
     return Activation(service, files.digest(fixed), files.digest(contents), means, frozenset(keys))
 
 
-def _containers(node: Node, services: Set[str]) -> Change | None:
+def _containers(node: Node, names: Set[str]) -> Change | None:
     found = cast(Engine, node.read(DOCKER)["engine"])
-    due = {service: said for service, said in _due(node, found) if service in services}
-    mine = (each for each in _reloadables(node) if each.service.name in services)
+    due = {service: means for service, means in _due(node, found) if service in names}
+    mine = (each for each in _reloadables(node) if each.service.name in names)
     live = [(each, said) for each in mine if (said := _impact(node, each, due))]
-    moved = _moved(node, found) if "postgres" in services else ""
+    moved = _moved(node, found) if "postgres" in names else ""
     if not due and not live:
-        return _unhealthy(node, found, services)
-    lines = [f"{service}: {impact}" for service, impact in due.items()]
-    lines += [f"{each.service.name}: {said}" for each, said in live]
+        return _unhealthy(node, found, names)
+    lines = [services.line(service, means) for service, means in due.items()]
+    lines += [services.said(each.activation, due) for each, due in live]
     if moved:
-        lines.insert(0, moved)
+        lines.insert(0, Line(moved, "restart"))
     script, variables = _script(node, found, due, live)
-    return Change(lines, script, variables, then=lambda: _settle(node, services))
+    return Change(lines, script, variables, then=lambda: _settle(node, names))
 
 
 def _moved(node: Node, found: Engine) -> str:
@@ -518,8 +518,7 @@ def _impact(node: Node, each: _Reloadable, due: Mapping[str, str]) -> str:
     record = node.read(DOCKER)["records"].get(each.service.name, "none none")
     restart, reload, *keys = record.split(" ")
     now = Status(True, True, restart, reload, frozenset(keys))
-    impact = services.impact(each.activation, now) or ""
-    return each.activation.reload_means if impact == "reload" else impact
+    return services.impact(each.activation, now) or ""
 
 
 _FUNCTIONS = (

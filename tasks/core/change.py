@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Self
 
 from pyinfra import logger
 from pyinfra.api import Host, StringCommand, operation
@@ -14,20 +15,40 @@ from pyinfra.context import ctx_host
 
 from tasks.core import remote
 
+# What a change does to those who use the service, from the least to the most.
+Impact = Literal["none", "reload", "restart", "failover", "destroys data"]
+
+
+class Line(str):
+    """A sentence of the plan with its impact; a plain string has none."""
+
+    impact: Impact
+
+    def __new__(cls, text: str, impact: Impact) -> Self:
+        """The sentence, which names the impact in words."""
+        line = super().__new__(cls, text)
+        line.impact = impact
+        return line
+
+
+def impact_of(line: str) -> Impact:
+    """What a sentence of a plan says that will happen to a service."""
+    return line.impact if isinstance(line, Line) else "none"
+
 
 @dataclass(frozen=True)
 class Change:
     """What differs from the settings and the script that removes the difference.
 
     Attributes:
-        lines: one sentence per pending change, with its impact; no secrets.
+        lines: one sentence per pending change, a `Line` where it has an impact; no secrets.
         script: shell; prints one clear line on standard error when it fails.
         variables: shell variables for it, sent on standard input.
         diff: unified diff of the files it writes, secrets masked.
         then: what follows on this side, such as waiting; returns what is wrong, or nothing.
     """
 
-    lines: list[str]
+    lines: Sequence[str]
     script: str
     variables: Mapping[str, str] = field(default_factory=dict)
     diff: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.core.change import Change
+from tasks.core.change import Change, Impact, Line
 from tasks.core.files import Directory, Entry, File, digest, render
 from tasks.core.remote import Probe, quoted
 
@@ -66,7 +66,7 @@ class Activation:
     """A service and the fingerprints of what it should be running with.
 
     Attributes:
-        reload_means: what a reload amounts to, for the plan.
+        reload_means, restart_means: what it amounts to and why, for the plan.
         keys: what a reload sets; one that is gone has no value, and only a restart forgets it.
     """
 
@@ -75,6 +75,7 @@ class Activation:
     reload: str
     reload_means: str = "reload"
     keys: frozenset[str] = frozenset()
+    restart_means: str = "restart"
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,13 @@ def activation(
     restart: str = "",
     reload: str = "",
     reload_means: str = "reload",
+    restart_means: str = "restart",
     keys: Iterable[str] = (),
 ) -> Activation:
     """The fingerprints of a service: `restart` and `reload` are the configuration it runs with."""
     unit = "".join(e.content for e in files(service, manager) if isinstance(e, File))
     fingerprints = digest(unit, restart), digest(reload)
-    return Activation(service, *fingerprints, reload_means, frozenset(keys))
+    return Activation(service, *fingerprints, reload_means, frozenset(keys), restart_means)
 
 
 _READ_SYSTEMD = """
@@ -197,13 +199,12 @@ def compare(
     activations: Sequence[Activation], found: Mapping[str, Status], manager: Manager
 ) -> Change | None:
     """The enabling, starting, restarting and reloading that is due, or None."""
-    lines, script = [], [_FUNCTIONS, _MANAGER[manager]]
+    lines, script = list[str](), [_FUNCTIONS, _MANAGER[manager]]
     for wanted in activations:
         due = impact(wanted, found[wanted.service.name])
         if due is None:
             continue
-        said = wanted.reload_means if due == "reload" else due
-        lines.append(f"{wanted.service.name}: {said}")
+        lines.append(said(wanted, due))
         script.append(_step(wanted, due))
     if not lines:
         return None
@@ -221,6 +222,21 @@ def impact(wanted: Activation, now: Status) -> str | None:
     if not now.enabled:
         return "enable"
     return None
+
+
+def said(wanted: Activation, due: str) -> str:
+    """What is due, as a sentence of the plan."""
+    means = {"reload": wanted.reload_means, "restart": wanted.restart_means}.get(due, due)
+    return line(wanted.service.name, means)
+
+
+def line(service: str, means: str) -> Line:
+    """What happens to a service, and why."""
+    return Line(f"{service}: {means}", _IMPACTS.get(means.split(" ")[0], "none"))
+
+
+# A container that is made anew starts anew; its data are in volumes.
+_IMPACTS: dict[str, Impact] = {"reload": "reload", "restart": "restart", "recreate": "restart"}
 
 
 def _step(wanted: Activation, impact: str) -> str:
