@@ -459,7 +459,7 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
     moved = _moved(node, found) if "postgres" in names else ""
     if not due and not live:
         return _unhealthy(node, found, names)
-    lines = [services.line(service, means) for service, means in due.items()]
+    lines: list[str] = [services.line(service, means) for service, means in due.items()]
     lines += [services.said(each.activation, due) for each, due in live]
     if moved:
         lines.insert(0, Line(moved, "restart"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -48,7 +48,7 @@ class Change:
         then: what follows on this side, such as waiting; returns what is wrong, or nothing.
     """
 
-    lines: Sequence[str]
+    lines: list[str]
     script: str
     variables: Mapping[str, str] = field(default_factory=dict)
     diff: list[str] = field(default_factory=list)
