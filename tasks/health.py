@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import gevent
 from pyinfra import logger
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import Host, StringCommand, operation
 from pyinfra.context import ctx_host
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from tasks import engine
 from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import estate, remote
+from tasks.core.change import announced, impact_of, summary
 from tasks.core.estate import Estate, Node
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings, clients, role_password
@@ -310,9 +311,12 @@ def _verify(settle: float) -> None:
 @operation()
 def _verified(settle: float) -> Generator[StringCommand, None, None]:
     host = ctx_host.get()
+    if not host.state.is_executing:
+        _summarise(host)
+        return
     everything = estate.here().estate
     nodes = [node for node in everything.active if node.host in host.state.active_hosts]
-    if not host.state.is_executing or not nodes or nodes[0].host is not host:
+    if not nodes or nodes[0].host is not host:
         return
     answers = [*_settled(nodes, settle), *_of_failed(everything, nodes)]
     console = Console(stderr="--json" in sys.argv)
@@ -326,6 +330,13 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]
     if failing:
         yield StringCommand(f"echo 'not healthy: {', '.join(failing)}' >&2; exit 1")
+
+
+def _summarise(host: Host) -> None:
+    """Ends the plan of a host that has changes to come."""
+    lines = [line for lines in announced(host).values() for line in lines]
+    if lines:
+        logger.info(f"{host.print_prefix}{summary(map(impact_of, lines))}")
 
 
 def report() -> None:

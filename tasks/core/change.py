@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, get_args
+from weakref import WeakKeyDictionary
 
 from pyinfra import logger
 from pyinfra.api import Host, StringCommand, operation
@@ -34,6 +36,14 @@ class Line(str):
 def impact_of(line: str) -> Impact:
     """What a sentence of a plan says that will happen to a service."""
     return line.impact if isinstance(line, Line) else "none"
+
+
+def summary(impacts: Iterable[Impact]) -> str:
+    """Counts changes by what they do, such as `3 changes: 1 reload, 1 restart`."""
+    counts = Counter(impacts)
+    count = counts.total()
+    said = [f"{counts[impact]} {impact}" for impact in get_args(Impact)[1:] if counts[impact]]
+    return f"{count} change{'s' * (count != 1)}" + (f": {', '.join(said)}" if said else "")
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,7 @@ def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, 
     if change is None:
         host.noop("as the settings say")
         return
-    if not host.state.is_executing or not host.state.check_for_changes:
-        announce(host, change)
+    announce(host, change.lines, change.diff)
     if host.state.is_executing:
         remote.count_command(host)
     yield remote.command(f"set -eu\numask 022\ncd /\n{change.script}", change.variables)
@@ -89,13 +98,33 @@ def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, 
         yield StringCommand("echo", QuoteString(wrong), ">&2; exit 1")
 
 
-def announce(host: Host, change: Change) -> None:
-    """Prints what will change, and the diff when it was asked for."""
-    for line in change.lines:
-        logger.info(f"{host.print_prefix}{format_text('  ' + line, 'yellow')}")
+_announced: WeakKeyDictionary[Host, dict[str | None, Sequence[str]]] = WeakKeyDictionary()
+
+
+def announce(host: Host, lines: Sequence[str], diff: Sequence[str] = ()) -> None:
+    """Prints what the host's current operation changes, and the diff when it was asked for.
+
+    Once in a run: while it plans, or where nothing is planned (-y) while it is carried out.
+    """
+    if host.state.is_executing and host.state.check_for_changes:
+        return
+    _announced.setdefault(host, {})[host.current_op_hash] = lines
+    for line in lines:
+        logger.info(f"{host.print_prefix}{format_text('  ' + _plain(line), 'yellow')}")
     if host.state.config.DIFF:
-        for line in change.diff:
+        for line in diff:
             echo(_coloured(line), err=True)
+
+
+def announced(host: Host) -> Mapping[str | None, Sequence[str]]:
+    """What `announce` was told in this run, by the operation's hash."""
+    return _announced.get(host, {})
+
+
+def _plain(line: str) -> str:
+    """The sentence, with its impact where its own words do not say it."""
+    impact = impact_of(line)
+    return line if impact == "none" or impact in line else f"{line} ({impact})"
 
 
 def _coloured(line: str) -> str:

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from dotenv import dotenv_values
-from pyinfra import logger
 from pyinfra.api import FunctionCommand, Host, operation
 from pyinfra.context import ctx_host
+
+from tasks.core.change import announce
 
 # 32 characters of a 62-letter alphabet: 190 bits, and nothing that a file format would quote.
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -90,6 +91,5 @@ def _keep(store: Secrets, speaker: Host) -> Generator[FunctionCommand, None, Non
         host.noop("no secret is missing")
         return
     names = ", ".join(sorted(store.generated))
-    if not host.state.is_executing or not host.state.check_for_changes:
-        logger.info(f"{host.print_prefix}  {store.path}: generate {names}")
+    announce(host, [f"{store.path}: generate {names}"])
     yield FunctionCommand(store.save, [], {})

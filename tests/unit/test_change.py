@@ -16,7 +16,7 @@ from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_config, ctx_host, ctx_state
 
 from tasks.core import change, remote
-from tasks.core.change import Change
+from tasks.core.change import Change, Line
 from tasks.core.remote import Probe, Unreadable
 from tests.unit import helpers
 
@@ -79,6 +79,21 @@ def test_a_plan_says_what_is_pending_and_changes_nothing(
     assert "a: write" in said.text
     assert "hunter2" not in said.text
     assert not (tmp_path / "a").exists()
+
+
+def test_a_plan_says_what_an_impact_is(host: Host, said: pytest.LogCaptureFixture) -> None:
+    lines = [Line("net: moves", "restart"), Line("a: restart (b)", "restart"), "c: create"]
+    plan(host, lambda: Change(lines, "true"))
+    assert list(dict.fromkeys(message.split("]   ")[1] for message in said.messages)) == [
+        "net: moves (restart)",
+        "a: restart (b)",
+        "c: create",
+    ]
+
+
+def test_what_was_announced_is_known(host: Host, tmp_path: Path) -> None:
+    plan(host, written(tmp_path / "a", "x"))
+    assert list(change.announced(host).values()) == [["a: write"]]
 
 
 def test_a_run_carries_out_the_plan(host: Host, tmp_path: Path) -> None:
