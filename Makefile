@@ -1,12 +1,16 @@
-# The commands to remember: deploy, test, check, lab, lab-down, bench.
+# The commands to remember: deploy, drift, test, check, lab, lab-down, bench.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: deploy setup setup-dev test unit check lab lab-down bench lock
+.PHONY: deploy drift setup setup-dev test unit check lab lab-down bench lock
 
 deploy: setup
 	$(BIN)/pyinfra -y inventory.py deploy.py
+
+# What differs from the settings; `make drift INVENTORY=inventory/cluster.py`.
+drift: setup
+	$(BIN)/python -m tasks.drift $(or $(INVENTORY),inventory.py)
 
 setup: $(VENV)/.ready
 

@@ -85,8 +85,15 @@ class Project:
 
     def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 600) -> Run:
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
+        return self._run(str(PYINFRA), *arguments, stdin=stdin, timeout=timeout)
+
+    def drift(self, *arguments: str) -> Run:
+        """Runs the drift gate on the inventory."""
+        return self._run(sys.executable, "-m", "tasks.drift", "inventory.py", *arguments)
+
+    def _run(self, *command: str, stdin: str = "", timeout: float = 600) -> Run:
         done = subprocess.run(
-            [str(PYINFRA), *arguments],
+            command,
             cwd=self.directory,
             input=stdin,
             capture_output=True,
