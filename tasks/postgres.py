@@ -639,7 +639,9 @@ def impact(before: bytes, after: str, server: sql.Server) -> str:
     running = dict(re.findall(parameter, before.decode(errors="replace")))
     wanted = dict(re.findall(parameter, after))
     contexts = server.facts.get("contexts", {})
-    changed = [key for key in wanted | running if wanted.get(key) != running.get(key)]
+    changed = {key for key in wanted | running if wanted.get(key) != running.get(key)}
+    # A file that was written and not loaded yet says nothing of what runs.
+    changed.update(server.facts.get("waiting", ()))
     fixed = sorted(key for key in changed if contexts.get(key) == "postmaster")
     return f"restart ({', '.join(fixed)}: postmaster context)" if fixed else "reload"
 
@@ -655,8 +657,9 @@ if [ -n "$bad" ]; then echo "PostgreSQL refuses its configuration: $bad" >&2; ex
 _RELOAD = """
 port=$(sed -n 4p {data}/postmaster.pid)
 ask() {{ runuser -u postgres -- psql -XAtq -w -p "$port" -d postgres -c "$1"; }}
-bad=$(ask "SELECT name || ': ' || error FROM pg_file_settings
+bad=$(ask "SELECT coalesce(name || ': ', '') || error FROM pg_file_settings
              WHERE error IS NOT NULL AND error <> 'setting could not be applied'
+               AND error NOT LIKE 'parameter % cannot be changed without restarting%'
            UNION ALL SELECT 'pg_hba.conf line ' || line_number || ': ' || error
              FROM pg_hba_file_rules WHERE error IS NOT NULL" | head -n 1)
 if [ -n "$bad" ]; then echo "PostgreSQL keeps its old configuration: $bad" >&2; exit 1; fi

@@ -106,6 +106,9 @@ SELECT json_build_object(
                  FROM aclexplode(datacl) WHERE grantee <> 0)
     )) FROM pg_database d),
   'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
+  'waiting', ARRAY(SELECT coalesce(name, substring(error FROM '"(.*)" cannot be changed without'))
+                   FROM pg_file_settings WHERE error = 'setting could not be applied'
+                     OR error LIKE 'parameter % cannot be changed without restarting%'),
   'checksums', current_setting('data_checksums')
 )
 """

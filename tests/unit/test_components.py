@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks import backup, pgbouncer, redis, sentinel
-from tasks.core import remote
+from tasks import backup, pgbouncer, postgres, redis, sentinel
+from tasks.core import remote, sql
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.preflight import System
@@ -130,6 +130,26 @@ def test_the_impact_of_a_setting(
 def test_an_extra_key_of_redis_that_is_gone_takes_a_restart(tmp_path: Path) -> None:
     before = node(tmp_path, redis_extra={"lfu-log-factor": 3})
     assert impact(redis, before, node(tmp_path)) == ["redis-6379: restart"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "waiting", "said"),
+    [
+        ("a = '1'", "a = '2'", [], "reload"),
+        ("m = '1'", "m = '2'", [], "restart (m: postmaster context)"),
+        ("m = '1'\nn = '1'", "", [], "restart (m, n: postmaster context)"),
+        ("", "unknown = '1'", [], "reload"),
+        # What was written and never loaded: by this run, or by one that was killed.
+        ("m = '2'", "m = '2'", ["m"], "restart (m: postmaster context)"),
+        ("a = 'x'", "a = 'x'", ["a"], "reload"),
+    ],
+)
+def test_the_server_says_which_parameters_take_a_restart(
+    before: str, after: str, waiting: list[str], said: str
+) -> None:
+    contexts = {"a": "user", "m": "postmaster", "n": "postmaster"}
+    server = sql.Server("up", 5432, {"contexts": contexts, "waiting": waiting})
+    assert postgres.impact(before.encode(), after, server) == said
 
 
 # --- Redis ---------------------------------------------------------------------------------------
