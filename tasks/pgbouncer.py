@@ -326,7 +326,8 @@ trial=$(mktemp -d); chmod 700 "$trial"
 sed -E "s,^(unix_socket_dir) = .*,\\1 = $trial,; s,^(logfile|pidfile) = .*,\\1 = $trial/\\1,
   s,^listen_addr = .*,listen_addr = ," {_INI} >"$trial/ini"
 chown -R postgres:postgres "$trial"
-timeout 1 runuser -u postgres -- /usr/sbin/pgbouncer "$trial/ini" >/dev/null 2>"$trial/said" ||
+# Inside runuser, which waits for two seconds before it passes a signal on.
+runuser -u postgres -- timeout 1 /usr/sbin/pgbouncer "$trial/ini" >/dev/null 2>"$trial/said" ||
   code=$?
 why=$(grep -hE ' (ERROR|FATAL) ' "$trial/logfile" "$trial/said" 2>/dev/null | head -n 1) || true
 rm -rf "$trial"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,14 @@ class Run:
     def output(self) -> str:
         """Both streams, for searching."""
         return self.stdout + self.stderr
+
+    @property
+    def announced(self) -> list[str]:
+        """The sentences about changes, as `[host] sentence`, in order."""
+        return [
+            f"{host} {line}"
+            for host, line in re.findall(r"^    (\[\S+\])   (.*)$", self.stderr, re.MULTILINE)
+        ]
 
     @property
     def changed(self) -> set[tuple[str, str]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from tests.e2e import changes, live
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.project import Project, embedded, footprint
-from tests.e2e.proof import Stack
+from tests.e2e.changes import PGBOUNCER, POSTGRES, REDIS
+from tests.e2e.project import Data, Run, embedded, footprint
+from tests.e2e.resident import Resident
 from tests.lab import Host, Lab
 
 pytestmark = pytest.mark.xdist_group("plan-is-act")
@@ -24,35 +28,83 @@ CANARIES = {
 }
 
 
+SEED = 7
+# Where the drawn changes start and where they go back to.
+BASE: dict[str, Any] = {**NO_SCHEDULES, "postgres_max_connections": 200, "postgres_work_mem": "6MB"}
+
+
 @dataclass
 class Site:
-    """The host, the project that deploys to it, and the choices made so far."""
+    """The host, the project that deploys to it, and what a change left to look at.
+
+    Attributes:
+        settings: those of the last run.
+        changed: the operations that it carried out.
+        untouched: what the servers said before any change was drawn.
+    """
 
     host: Host
-    project: Project
-    choices: dict[str, Any] = field(default_factory=dict)
+    project: Resident
+    settings: Data = field(default_factory=lambda: BASE)
+    changed: Set[str] = frozenset()
+    untouched: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def stack(self) -> Stack:
-        """What its clients say."""
-        return Stack(self.host, self.project.secrets)
+    def live(self) -> dict[str, str]:
+        """What the servers say."""
+        secrets, chosen = self.project.secrets, self.settings
+        doors = live.Doors(
+            chosen.get("postgres_port", 5432),
+            chosen.get("pgbouncer_listen_port", 6432),
+            chosen.get("postgres_password", secrets["POSTGRES_PASSWORD"]),
+            chosen.get("redis_password", secrets["REDIS_PASSWORD"]),
+        )
+        return live.settings(self.host, doors)
 
-    def choose(self, **choices: Any) -> None:
-        """States choices in group_data, beside those made before."""
-        self.choices.update(choices)
-        self.project.settings(self.choices)
+    def carry_out(self, settings: Data, operations: Set[str]) -> list[str]:
+        """Plans a change, makes it, and holds one against the other.
+
+        Args:
+            operations: those that the change may concern.
+        """
+        if operations & self.changed:
+            # Otherwise what the last run had left would be a stranger in this one's plan.
+            assert self.project.plan().planned == set()
+        self.project.settings(settings)
+        plan, before = self.project.plan(), live.invocations(self.host)
+        assert plan.planned and {operation for operation, _ in plan.planned} <= operations
+        run = self.project.deploy()
+        assert (run.changed, run.announced) == (plan.planned, plan.announced)
+        after = live.invocations(self.host)
+        replaced = {name for name in after if after[name] != before[name]}
+        assert replaced == {name for name, what in _services(run) if what == "restart"}
+        self.settings, self.changed = settings, {operation for operation, _ in run.changed}
+        return run.announced
+
+
+def _services(run: Run) -> list[tuple[str, str]]:
+    """What is announced to happen to services."""
+    said = (re.match(r"\[one\] (\S+): (\w+)", line) for line in run.announced)
+    return [(match[1], match[2]) for match in said if match]
 
 
 @pytest.fixture(scope="module")
-def site(lab: Lab, project: Project) -> Site:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Resident:
+    """A user's project directory, for many runs."""
+    return Resident(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, project: Resident) -> Iterator[Site]:
     """The embedded stack with passwords that one can search for."""
     host = lab.host("one")
-    project.inventory(embedded("one", host, **NO_SCHEDULES))
+    project.inventory(embedded("one", host))
+    project.settings(BASE)
     secrets = project.directory / ".env"
     secrets.write_text("".join(f"{name}={value}\n" for name, value in CANARIES.items()))
     secrets.chmod(0o600)
-    project.deploy()
-    return Site(host, project)
+    with project.loaded():
+        project.deploy()
+        yield Site(host, project)
 
 
 # --- The gate ------------------------------------------------------------------------------------
@@ -100,9 +152,9 @@ def test_gate_that_cannot_compare(site: Site, data: dict[str, Any], why: str) ->
 
 def test_gate_shows_no_secret(site: Site) -> None:
     """Neither the old password nor the new one."""
-    site.project.settings({"redis_password": "canary-of-another-6"})
+    site.project.settings({**BASE, "redis_password": "canary-of-another-6"})
     runs = [site.project.drift("--diff", "-vvv", *form) for form in ([], ["--json"])]
-    site.project.settings({})
+    site.project.settings(BASE)
     for run in runs:
         assert run.code == 2 and "redis-sentinel-26379: password of the master" in run.stdout
         assert "+requirepass <secret" in run.stderr
@@ -126,4 +178,81 @@ def test_gate_finds_what_somebody_stopped(site: Site) -> None:
     changes = [("role psscript: NOCREATEDB", "none"), ("redis-sentinel-26381: start", "none")]
     assert _gate(site) == (2, changes)
     site.project.deploy()
+    assert _gate(site) == (0, [])
+
+
+# --- Tuning, as the manual of the platform has it ------------------------------------------------
+
+_RELOADED = [f"redis-{port}: reload" for port in (6379, 6380, 6381)]
+# A setting, what is announced, and what the servers then say of it.
+TUNING: list[tuple[str, Any, list[str], dict[str, str]]] = [
+    (
+        "pgbouncer_default_pool_size",
+        50,
+        ["pgbouncer: reload"],
+        {"pgbouncer default_pool_size": "50", "changeable default_pool_size": "yes"},
+    ),
+    (
+        "pgbouncer_max_client_conn",
+        2000,
+        ["pgbouncer: reload"],
+        {"pgbouncer max_client_conn": "2000", "changeable max_client_conn": "yes"},
+    ),
+    (
+        "pgbouncer_query_wait_timeout",
+        60,
+        ["pgbouncer: reload"],
+        {"pgbouncer query_wait_timeout": "60", "changeable query_wait_timeout": "yes"},
+    ),
+    (
+        "postgres_shared_buffers",
+        "512MB",
+        ["postgres: restart (shared_buffers: postmaster context)"],
+        {"postgres shared_buffers": "512MB", "context shared_buffers": "postmaster"},
+    ),
+    (
+        "postgres_effective_cache_size",
+        "2GB",
+        ["postgres: reload"],
+        {"postgres effective_cache_size": "2GB", "context effective_cache_size": "user"},
+    ),
+    (
+        "postgres_work_mem",
+        "32MB",
+        ["postgres: reload"],
+        {"postgres work_mem": "32MB", "context work_mem": "user"},
+    ),
+    ("redis_maxmemory", "1gb", _RELOADED, {"redis maxmemory": str(1024**3)}),
+    ("redis_maxmemory_policy", "allkeys-lfu", _RELOADED, {"redis maxmemory-policy": "allkeys-lfu"}),
+]
+TUNED: dict[str, Any] = {key: value for key, value, _, _ in TUNING}
+
+
+@pytest.mark.parametrize("row", TUNING, ids=[row[0] for row in TUNING])
+def test_tuning(site: Site, row: tuple[str, Any, list[str], dict[str, str]]) -> None:
+    """Each value by its setting; what it costs is what its server's documentation says."""
+    key, value, lines, shows = row
+    operations = {"postgres": POSTGRES, "pgbouncer": PGBOUNCER, "redis": REDIS}
+    announced = site.carry_out({**site.settings, key: value}, operations[key.split("_")[0]])
+    assert [line.removeprefix("[one] ") for line in announced if "/" not in line] == lines
+    assert site.live().items() >= shows.items()
+
+
+# --- Whatever is changed, the run does what the plan said ----------------------------------------
+
+STEPS = list(changes.steps(BASE | TUNED, SEED, 60))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=[f"seed{SEED}-{n}" for n in range(1, len(STEPS) + 1)])
+def test_run_is_the_plan(site: Site, step: changes.Step) -> None:
+    """The same sentences, operations and restarts; the servers have the values; nothing is left."""
+    site.untouched = site.untouched or site.live()
+    site.carry_out(step.settings, step.operations)
+    said = site.live()
+    usual = {name: site.untouched[name] for name in changes.NAMES if name in site.untouched}
+    wanted = {**usual, **step.shows}
+    assert {name: said.get(name) for name in wanted} == wanted
+
+
+def test_gate_after_all_of_it(site: Site) -> None:
     assert _gate(site) == (0, [])
