@@ -327,7 +327,9 @@ def _database(database: Database, now: Mapping[str, Any] | None) -> Iterator[Ste
 def _grants(database: Database, now: Mapping[str, Any], roles: set[str]) -> Iterator[Step]:
     granted: dict[str, set[str]] = {}
     for role, privilege in now.get("grants") or []:
-        granted.setdefault(role, set()).add(privilege)
+        # A new owner takes over what stands for the old one.
+        heir = database.owner if role == now["owner"] else role
+        granted.setdefault(heir, set()).add(privilege)
     for role in sorted((roles | set(database.grants)) - {database.owner, "postgres"}):
         wanted, there = set(database.grants.get(role, ())), granted.get(role, set())
         for verb, preposition, privileges in (

@@ -327,6 +327,20 @@ def test_an_owner_keeps_what_owners_have() -> None:
     assert lines_and_sql(there, [app()], [Database("shop", "app")]) == ([], [])
 
 
+def test_an_owner_who_is_replaced_has_nothing_left() -> None:
+    """What stood for him stands for the new owner: it has to be granted again."""
+    grants = [["app", "CREATE"], ["app", "CONNECT"], ["owner", "CREATE"]]
+    there = server(
+        {"app": stored(), "owner": stored()},
+        {"shop": {"owner": "app", "settings": None, "grants": grants}},
+    )
+    wanted = Database("shop", "owner", grants={"app": frozenset({"CONNECT"})})
+    assert lines_and_sql(there, [app()], [wanted])[1] == [
+        'ALTER DATABASE "shop" OWNER TO "owner";',
+        'GRANT CONNECT ON DATABASE "shop" TO "app";',
+    ]
+
+
 def test_a_role_that_the_settings_grant_nothing_loses_what_it_had() -> None:
     there = server(
         {"app": stored()},
