@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e import changes, live
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.changes import PGBOUNCER, POSTGRES, REDIS
+from tests.e2e.changes import EVERYTHING, TASKS
 from tests.e2e.project import Data, Run, embedded, footprint
 from tests.e2e.resident import Resident
 from tests.lab import Host, Lab
@@ -28,7 +28,7 @@ CANARIES = {
 }
 
 
-SEED = 7
+SEED = 1
 # Where the drawn changes start and where they go back to.
 BASE: dict[str, Any] = {**NO_SCHEDULES, "postgres_max_connections": 200, "postgres_work_mem": "6MB"}
 
@@ -41,6 +41,7 @@ class Site:
         settings: those of the last run.
         changed: the operations that it carried out.
         untouched: what the servers said before any change was drawn.
+        lost: a change failed, and what the next ones start from is not known.
     """
 
     host: Host
@@ -48,6 +49,7 @@ class Site:
     settings: Data = field(default_factory=lambda: BASE)
     changed: Set[str] = frozenset()
     untouched: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
 
     def live(self) -> dict[str, str]:
         """What the servers say."""
@@ -60,24 +62,28 @@ class Site:
         )
         return live.settings(self.host, doors)
 
-    def carry_out(self, settings: Data, operations: Set[str]) -> list[str]:
+    def carry_out(self, settings: Data, operations: Set[str], task: str = EVERYTHING) -> list[str]:
         """Plans a change, makes it, and holds one against the other.
 
         Args:
             operations: those that the change may concern.
         """
+        if self.lost:
+            pytest.skip("the change before this one failed")
+        self.lost = True
         if operations & self.changed:
             # Otherwise what the last run had left would be a stranger in this one's plan.
             assert self.project.plan().planned == set()
         self.project.settings(settings)
-        plan, before = self.project.plan(), live.invocations(self.host)
+        plan, before = self.project.plan(task), live.invocations(self.host)
         assert plan.planned and {operation for operation, _ in plan.planned} <= operations
-        run = self.project.deploy()
+        run = self.project.deploy(task)
         assert (run.changed, run.announced) == (plan.planned, plan.announced)
         after = live.invocations(self.host)
         replaced = {name for name in after if after[name] != before[name]}
         assert replaced == {name for name, what in _services(run) if what == "restart"}
         self.settings, self.changed = settings, {operation for operation, _ in run.changed}
+        self.lost = False
         return run.announced
 
 
@@ -232,22 +238,23 @@ TUNED: dict[str, Any] = {key: value for key, value, _, _ in TUNING}
 def test_tuning(site: Site, row: tuple[str, Any, list[str], dict[str, str]]) -> None:
     """Each value by its setting; what it costs is what its server's documentation says."""
     key, value, lines, shows = row
-    operations = {"postgres": POSTGRES, "pgbouncer": PGBOUNCER, "redis": REDIS}
-    announced = site.carry_out({**site.settings, key: value}, operations[key.split("_")[0]])
+    task = f"tasks.{key.split('_')[0]}.configure"
+    announced = site.carry_out({**site.settings, key: value}, TASKS[task], task)
     assert [line.removeprefix("[one] ") for line in announced if "/" not in line] == lines
     assert site.live().items() >= shows.items()
 
 
 # --- Whatever is changed, the run does what the plan said ----------------------------------------
 
-STEPS = list(changes.steps(BASE | TUNED, SEED, 60))
+# With the changes above there are sixty.
+STEPS = list(changes.steps(BASE | TUNED, SEED, 52))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[f"seed{SEED}-{n}" for n in range(1, len(STEPS) + 1)])
 def test_run_is_the_plan(site: Site, step: changes.Step) -> None:
     """The same sentences, operations and restarts; the servers have the values; nothing is left."""
     site.untouched = site.untouched or site.live()
-    site.carry_out(step.settings, step.operations)
+    site.carry_out(step.settings, step.operations, step.task)
     said = site.live()
     usual = {name: site.untouched[name] for name in changes.NAMES if name in site.untouched}
     wanted = {**usual, **step.shows}
