@@ -460,7 +460,7 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
     if not due and not live:
         return _unhealthy(node, found, names)
     lines: list[str] = [services.line(service, means) for service, means in due.items()]
-    lines += [services.said(each.activation, due) for each, due in live]
+    lines += [services.said(each.activation, act) for each, act in live]
     if moved:
         lines.insert(0, Line(moved, "restart"))
     script, variables = _script(node, found, due, live)

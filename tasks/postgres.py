@@ -658,8 +658,7 @@ _RELOAD = """
 port=$(sed -n 4p {data}/postmaster.pid)
 ask() {{ runuser -u postgres -- psql -XAtq -w -p "$port" -d postgres -c "$1"; }}
 bad=$(ask "SELECT coalesce(name || ': ', '') || error FROM pg_file_settings
-             WHERE error IS NOT NULL AND error <> 'setting could not be applied'
-               AND error NOT LIKE 'parameter % cannot be changed without restarting%'
+             WHERE error IS NOT NULL AND NOT {waits}
            UNION ALL SELECT 'pg_hba.conf line ' || line_number || ': ' || error
              FROM pg_hba_file_rules WHERE error IS NOT NULL" | head -n 1)
 if [ -n "$bad" ]; then echo "PostgreSQL keeps its old configuration: $bad" >&2; exit 1; fi
@@ -690,7 +689,7 @@ def service_of(node: Node) -> Service:
         runtime_directory="/var/run/postgresql",
         stop_signal="INT",
         ready=f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres -c 'SELECT 1'",
-        reload=_RELOAD.format(data=data_directory(node), unit=unit),
+        reload=_RELOAD.format(data=data_directory(node), unit=unit, waits=sql.WAITS),
     )
 
 

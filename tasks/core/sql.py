@@ -84,7 +84,13 @@ ATTRIBUTES = {
     "inherit": "INHERIT",
 }
 
-_FACTS = """
+# Of pg_file_settings: a parameter that is written, and that only a restart sets or forgets.
+WAITS = (
+    "(error = 'setting could not be applied'"
+    " OR error LIKE 'parameter % cannot be changed without restarting%')"
+)
+
+_FACTS = f"""
 SELECT json_build_object(
   'roles', (SELECT json_object_agg(rolname, json_build_object(
       'login', rolcanlogin, 'superuser', rolsuper, 'createdb', rolcreatedb,
@@ -107,8 +113,7 @@ SELECT json_build_object(
     )) FROM pg_database d),
   'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
   'waiting', ARRAY(SELECT coalesce(name, substring(error FROM '"(.*)" cannot be changed without'))
-                   FROM pg_file_settings WHERE error = 'setting could not be applied'
-                     OR error LIKE 'parameter % cannot be changed without restarting%'),
+                   FROM pg_file_settings WHERE {WAITS}),
   'checksums', current_setting('data_checksums')
 )
 """
