@@ -106,6 +106,7 @@ class BackupSettings(Settings):
     alert_webhook: Url = ""
     alert_command: Line = ""
     heartbeat_url: Url = ""
+    prune: bool = False
 
 
 # The seed's variables, and the keys that they set where the inventory does not.

@@ -46,6 +46,7 @@ class PgbouncerSettings(Settings):
     tcp_keepintvl: Positive = 10
     tcp_keepcnt: Positive = 5
     ignore_startup_parameters: Line = "extra_float_digits"
+    prune: bool = False
     extra: Extra = {}
 
     @property

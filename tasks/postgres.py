@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from pydantic_core import PydanticCustomError
 
 from tasks import archive
-from tasks.core import files, packages, services, sql
+from tasks.core import files, packages, services, sql, surplus
 from tasks.core.change import Change, converge
 from tasks.core.estate import Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
@@ -169,6 +170,7 @@ class PostgresSettings(Settings):
     log_min_duration_statement: Annotated[int, Field(ge=-1)] = 1000
     statement_timeout: Duration = "300s"
     lock_timeout: Duration = "10s"
+    prune: bool = False
     extra: Extra = {}
 
 
@@ -428,6 +430,7 @@ def configure(node: Node) -> None:
     )
     activate()
     converge("PostgreSQL: roles and databases", lambda: _sql(node))
+    prune(node, lambda: node.read("postgres")["server"])
 
 
 def _configuration(node: Node) -> Change | None:
@@ -536,10 +539,55 @@ def _sql(node: Node) -> Change | None:
 
 def statements(node: Node, server: sql.Server) -> Change | None:
     """What a server lacks of the roles and databases, or None."""
+    roles, databases = _wanted(node)
+    return sql.compare(server, roles, databases, data_directory(node), pooled=_is_pooled(node))
+
+
+def prune(
+    node: Node,
+    read: Callable[[], sql.Server],
+    carried_out: Callable[[Change | None], Change | None] = lambda change: change,
+) -> None:
+    """Tells of roles, databases and extensions that left the settings, or drops them.
+
+    Args:
+        read: what the server says.
+        carried_out: makes a change for the server one for its host.
+    """
+    # What is dropped is what this run could show: nothing that appeared, or was hidden, since.
+    shown = {each.what for each in _surplus(node, read())}
+
+    def compare() -> Change | None:
+        server, going = read(), partial(_goes, node)
+        found = [each for each in _surplus(node, server) if each.what in shown and going(each)]
+        return carried_out(surplus.drop(server, found, data_directory(node)))
+
+    def notices() -> list[str]:
+        return [each.notice for each in _surplus(node, read()) if not _goes(node, each)]
+
+    converge("PostgreSQL: prune", compare, notices=notices)
+
+
+def _surplus(node: Node, server: sql.Server) -> list[surplus.Surplus]:
+    roles, databases = _wanted(node)
+    destroy = node.the(PostgresSettings).prune and node.stack.destroy
+    pooled = _is_pooled(node)
+    return surplus.find(server, roles, databases, pooled=pooled, destroy=destroy)
+
+
+def _goes(node: Node, each: surplus.Surplus) -> bool:
+    return each.goes(prune=node.the(PostgresSettings).prune, destroy=node.stack.destroy)
+
+
+def _is_pooled(node: Node) -> bool:
+    return bool(node.estate.in_group("pgbouncer"))
+
+
+def _wanted(node: Node) -> tuple[list[sql.Role], list[sql.Database]]:
+    """The roles and databases of the settings, and those of the components."""
     chosen = node.the(PostgresSettings)
-    pooled = bool(node.estate.in_group("pgbouncer"))
     roles = [_superuser(chosen), *(_role(node, name, role) for name, role in chosen.roles.items())]
-    if pooled:
+    if _is_pooled(node):
         password = lookup_password(node.estate)
         roles.append(sql.Role(sql.LOOKUP_ROLE, password, {"login": True}))
     if archive.backup_host(node.estate):
@@ -557,7 +605,7 @@ def statements(node: Node, server: sql.Server) -> Change | None:
         )
         for name, database in chosen.databases.items()
     ]
-    return sql.compare(server, roles, databases, data_directory(node), pooled=pooled)
+    return roles, databases
 
 
 def _backup_role(node: Node) -> sql.Role:

@@ -79,6 +79,7 @@ class RedisSettings(Settings):
     ] = "900 1 300 10 60 10000"
     min_replicas_to_write: Annotated[int, Field(ge=0)] = 0
     min_replicas_max_lag: Annotated[int, Field(ge=0)] = 10
+    prune: bool = False
     extra: Extra = {}
 
 

@@ -45,6 +45,7 @@ class SentinelSettings(Settings):
     down_after_milliseconds: Milliseconds = 5000
     failover_timeout: Milliseconds = 10000
     parallel_syncs: Annotated[int, Field(ge=1)] = 1
+    prune: bool = False
 
 
 # --- What the estate knows of Sentinel -----------------------------------------------------------

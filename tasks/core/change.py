@@ -65,27 +65,40 @@ class Change:
     then: Callable[[], str] | None = None
 
 
-def converge(name: str, compare: Callable[[], Change | None], *, one_by_one: bool = False) -> None:
+def converge(
+    name: str,
+    compare: Callable[[], Change | None],
+    *,
+    one_by_one: bool = False,
+    notices: Callable[[], Iterable[str]] = tuple,
+) -> None:
     """Makes one aspect of a host what the settings say: a pyinfra operation.
 
     Args:
         name: what pyinfra calls it in the plan and in the results.
         compare: reads the host and returns what is pending, or None.
         one_by_one: a host after the other, each waited for, where several serve the same.
+        notices: what is to be said of the host although nothing is changed for it.
     """
-    _converge(compare=compare, name=name, _serial=one_by_one)
+    _converge(compare=compare, notices=notices, name=name, _serial=one_by_one)
 
 
 @operation()
-def _converge(compare: Callable[[], Change | None]) -> Generator[StringCommand, None, None]:
+def _converge(
+    compare: Callable[[], Change | None], notices: Callable[[], Iterable[str]] = tuple
+) -> Generator[StringCommand, None, None]:
     host = ctx_host.get()
+    is_first = not host.state.is_executing or not host.state.check_for_changes
     try:
         change = compare()
+        told = notices() if is_first else ()
     except remote.Unreadable as unreadable:
         if not host.state.is_executing:
             raise PyinfraError(f"{host.name}: {unreadable}; nothing was changed") from unreadable
         yield StringCommand("echo", QuoteString(str(unreadable)), ">&2; exit 1")
         return
+    for line in told:
+        logger.info(f"{host.print_prefix}  {line}")
     if change is None:
         host.noop("as the settings say")
         return

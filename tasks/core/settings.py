@@ -251,3 +251,6 @@ class StackSettings(Settings):
     ] = "psscript"
     address: str = ""
     service_manager: Literal["auto", "systemd", "runit"] = "auto"
+    destroy: bool = False
+    destroy_data: bool = False
+    confirm: str = ""

@@ -104,8 +104,21 @@ SELECT json_build_object(
                          WHERE x.grantee = a.oid AND x.privilege_type = 'EXECUTE'
                            AND p.pronamespace = 'pg_catalog'::regnamespace)
     )) FROM pg_authid a),
+  'owned', (SELECT json_agg(json_build_array(
+      r.rolname, d.datname, s.deptype = 'o' AND s.classid <> 'pg_default_acl'::regclass,
+      o.datname, s.count))
+    FROM (SELECT refobjid, dbid, deptype, classid,
+                 CASE WHEN classid = 'pg_database'::regclass THEN objid END AS base, count(*)
+          FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass GROUP BY 1, 2, 3, 4, 5) s
+    JOIN pg_authid r ON r.oid = s.refobjid
+    LEFT JOIN pg_database d ON d.oid = s.dbid LEFT JOIN pg_database o ON o.oid = s.base),
+  'requires', (SELECT json_object_agg(name, v.requires)
+               FROM pg_available_extensions e JOIN pg_available_extension_versions v USING (name)
+               WHERE v.version = e.default_version
+                 AND v.requires IS NOT NULL),
   'databases', (SELECT json_object_agg(datname, json_build_object(
       'owner', pg_get_userbyid(datdba),
+      'oid', d.oid, 'template', datistemplate, 'connection_limit', datconnlimit,
       'settings', (SELECT setconfig FROM pg_db_role_setting
                    WHERE setdatabase = d.oid AND setrole = 0),
       'grants', (SELECT json_agg(json_build_array(pg_get_userbyid(grantee), privilege_type))
@@ -324,6 +337,10 @@ def _database(database: Database, now: Mapping[str, Any] | None) -> Iterator[Ste
     elif now["owner"] != database.owner:
         line = f"database {database.name}: owner {database.owner}"
         yield Step(line, f"ALTER DATABASE {name} OWNER TO {owner};")
+    if (now or {}).get("connection_limit") == 0:
+        # A drop that was cut off has closed it; see surplus.py.
+        line = f"database {database.name}: CONNECTION LIMIT -1"
+        yield Step(line, f"ALTER DATABASE {name} CONNECTION LIMIT -1;")
     yield from _settings(
         f"DATABASE {name}", f"database {database.name}", database.settings, now or {}
     )

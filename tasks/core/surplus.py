@@ -1,0 +1,237 @@
+"""What PostgreSQL has and the settings have not: named, and dropped where that is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+
+from tasks.core.change import Change, Line
+from tasks.core.remote import quoted
+from tasks.core.sql import SUPERUSER, Database, Role, Server, identifier, literal
+
+DROPPED = "/var/lib/postgresql/dropped"
+
+# What a restore puts beside a database, and what it keeps of it (backup/swap.py, name_beside).
+_RESTORED = re.compile(r".{1,39}_(before|restore)_\d{8}_\d{6}")
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """One thing that the settings do not have.
+
+    Attributes:
+        what: its name for people.
+        line: how it goes.
+        statements: SQL that drops it, each with its database.
+        database: set for a database, which goes after a dump of it.
+        destroys: whether data go with it.
+        reason: why it cannot go yet, if it cannot.
+    """
+
+    what: str
+    line: str = ""
+    statements: tuple[tuple[str, str], ...] = ()
+    database: str = ""
+    destroys: bool = False
+    reason: str = ""
+
+    def goes(self, *, prune: bool, destroy: bool) -> bool:
+        """Whether it is dropped with these settings."""
+        return prune and not self.reason and (destroy or not self.destroys)
+
+    @property
+    def notice(self) -> str:
+        """What is said of it while it stays."""
+        if self.reason:
+            return f"{self.what}: is not in the settings, but {self.reason}"
+        keys = "postgres_prune and destroy" if self.destroys else "postgres_prune"
+        return f"{self.what}: is not in the settings; {keys} would drop it"
+
+
+def find(
+    server: Server,
+    roles: Sequence[Role],
+    databases: Sequence[Database],
+    *,
+    pooled: bool,
+    destroy: bool,
+) -> list[Surplus]:
+    """Everything that is not in the settings, in the order in which it can be dropped.
+
+    Args:
+        roles, databases: those of the settings.
+        pooled: whether a PgBouncer looks passwords up.
+        destroy: whether databases go too: what is in them holds nobody then.
+    """
+    if server.kind != "up":
+        return []
+    kept = {database.name for database in databases}
+    gone = list(_databases(server, kept))
+    dropped = {each.database for each in gone} if destroy else set()
+    return [
+        *gone,
+        *(each for database in databases for each in _extensions(server, database)),
+        *(() if pooled else _lookups(server, kept)),
+        *_roles(server, {role.name for role in roles}, kept, dropped),
+    ]
+
+
+def _databases(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
+    for name, found in sorted(server.facts["databases"].items()):
+        if name in kept or name == "postgres" or found["template"] or _RESTORED.fullmatch(name):
+            continue
+        if not name.isprintable():
+            yield Surplus(f"database {name!r}", reason="its name is one for an operator's hands")
+            continue
+        line = f"database {name}: drop; a dump of it stays in {_dump(server, name)}"
+        yield Surplus(f"database {name}", Line(line, "destroys data"), (), name, destroys=True)
+
+
+def _dump(server: Server, name: str) -> str:
+    """Where the dump of a database stays: its number is no other database's."""
+    number = server.facts["databases"][name]["oid"]
+    return f"{DROPPED}/{re.sub('[^A-Za-z0-9_-]', '_', name)}-{number}.dump"
+
+
+def _extensions(server: Server, database: Database) -> Iterator[Surplus]:
+    requires = server.facts.get("requires") or {}
+    wanted, pending = {"plpgsql"}, [*database.extensions]
+    while pending:
+        name = pending.pop()
+        if name not in wanted:
+            wanted.add(name)
+            pending += requires.get(name, [])
+    there = {*server.databases.get(database.name, {}).get("extensions", [])} - wanted
+    # What requires another one goes before it.
+    order = TopologicalSorter({name: () for name in sorted(there)})
+    for name in sorted(there):
+        for required in there.intersection(requires.get(name, [])):
+            order.add(required, name)
+    for name in order.static_order():
+        what = f"extension {name} in {database.name}"
+        statement = f"DROP EXTENSION {identifier(name)};"
+        line = Line(f"{what}: drop", "destroys data")
+        yield Surplus(what, line, ((database.name, statement),), destroys=True)
+
+
+def _lookups(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
+    statement = "DROP FUNCTION pgbouncer.user_lookup(text); DROP SCHEMA pgbouncer;"
+    for name in ["template1", *sorted(kept)]:
+        if server.databases.get(name, {}).get("lookup"):
+            what = f"password lookup of PgBouncer in {name}"
+            yield Surplus(what, f"{what}: drop", ((name, statement),))
+
+
+def _roles(
+    server: Server, wanted: Collection[str], kept: Collection[str], dropped: Collection[str]
+) -> Iterator[Surplus]:
+    for name in sorted(server.facts["roles"]):
+        if name in wanted or name == SUPERUSER or name.startswith("pg_"):
+            continue
+        owns, entered = _held(server, name, kept, dropped)
+        if owns:
+            again = f"REASSIGN OWNED BY {identifier(name)} TO another role there first"
+            yield Surplus(f"role {name}", reason=f"owns {', '.join(owns)}: {again}")
+        elif not all(each.isprintable() for each in (name, *entered)):
+            yield Surplus(f"role {name!r}", reason="a name here is one for an operator's hands")
+        else:
+            line = Line(f"role {name}: drop; its privileges and its connections end", "restart")
+            yield Surplus(f"role {name}", line, tuple(_drop_role(name, entered)))
+
+
+def _held(
+    server: Server, role: str, kept: Collection[str], dropped: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """What a role owns, and the databases in which it has something."""
+    owns, entered = list[str](), set[str]()
+    for name, database, is_owner, base, count in server.facts.get("owned") or []:
+        # The owner of a database of the settings is the settings'.
+        if name != role or {database, base} & {*dropped} or (base in kept and is_owner):
+            continue
+        entered.add(database or "postgres")
+        if is_owner and base:
+            owns.append(f"database {base}")
+        elif is_owner:
+            owns.append(f"{count} object{'s' * (count > 1)} in {database or 'the cluster'}")
+    return sorted(owns), sorted(entered)
+
+
+# Between the plan and now it may have made something, which DROP OWNED would take.
+_OWNS_NOTHING = """
+BEGIN
+  IF EXISTS (SELECT FROM pg_shdepend
+             WHERE refclassid = 'pg_authid'::regclass AND refobjid = {role}::regrole
+               AND deptype = 'o' AND classid <> 'pg_default_acl'::regclass AND dbid IN
+                 (0, (SELECT oid FROM pg_database WHERE datname = current_database())))
+  THEN RAISE 'role % owns something in % now', {role}, current_database(); END IF;
+END
+"""
+
+
+def _drop_role(name: str, databases: Sequence[str]) -> Iterator[tuple[str, str]]:
+    role = identifier(name)
+    guard = _OWNS_NOTHING.format(role=literal(role))
+    yield "postgres", f"ALTER ROLE {role} NOLOGIN;"
+    sessions = f"FROM pg_stat_activity WHERE usename = {literal(name)}"
+    yield "postgres", f"SELECT pg_terminate_backend(pid) {sessions};"
+    for database in databases:
+        yield database, f"DO {literal(guard)};\nDROP OWNED BY {role};"
+    yield "postgres", f"DROP ROLE {role};"
+
+
+def drop(server: Server, going: Sequence[Surplus], data_directory: str) -> Change | None:
+    """The change that drops things, in the order in which `find` has them."""
+    if not going:
+        return None
+    variables = {"DATA": data_directory, "SQL": _script(going)}
+    script = _DROP
+    for number, database in enumerate(each.database for each in going if each.database):
+        variables[f"NAME_{number}"] = database
+        limit = server.facts["databases"][database]["connection_limit"]
+        script += f'drop_database "$NAME_{number}" {quoted(_dump(server, database))} {limit}\n'
+    return Change([each.line for each in going], f"{script}as_told\n", variables)
+
+
+def _script(going: Sequence[Surplus]) -> str:
+    lines = []
+    for database, statement in (each for surplus in going for each in surplus.statements):
+        # A string of parameters, because a name may look like one.
+        escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+        place = identifier(f"dbname='{escaped}'")
+        lines += [f"\\connect {place}", statement]
+    return "\n".join(lines)
+
+
+# A dump has all that was there: nobody may write after it has begun. A limit of 0 still lets
+# superusers in, whose sessions end with the database.
+_DROP = f"""
+PGPORT=$(sed -n 4p "$DATA/postmaster.pid"); export PGPORT
+export PGOPTIONS='-c standard_conforming_strings=on'
+errors=$(mktemp) closed=
+end() {{ if [ -n "$closed" ]; then limit "$closed" "$limit" || :; fi; rm -f "$errors"; }}
+trap end EXIT; trap 'exit 1' HUP INT TERM
+as() {{ runuser -u postgres -- "$@"; }}
+failed() {{ grep -m 1 -E 'ERROR|FATAL|error' "$errors" >&2 || tail -n 1 "$errors" >&2; exit 1; }}
+ask() {{ as psql -XAtq -w -v ON_ERROR_STOP=1 -v VERBOSITY=terse -d postgres "$@" >/dev/null; }}
+limit() {{ printf 'ALTER DATABASE :"db" CONNECTION LIMIT %s;\n' "$2" | ask -v db="$1"; }}
+leave() {{
+  echo "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :'db';" |
+    ask -v db="$1"
+}}
+dump() {{ # NAME FILE
+  as install -d -m 700 {DROPPED} && (
+    umask 077; export PGDATABASE="$1"
+    as pg_dump -w -Fc -f "$2.partial" && as pg_restore -f /dev/null "$2.partial"
+  ) && sync "$2.partial" && mv "$2.partial" "$2"
+}}
+drop_database() {{ # NAME FILE LIMIT
+  limit=$3 closed=$1
+  limit "$1" 0 2>"$errors" && leave "$1" 2>"$errors" && dump "$1" "$2" 2>"$errors" || {{
+    rm -f "$2.partial"; failed; }}
+  echo 'DROP DATABASE :"db" WITH (FORCE);' | ask -v db="$1" 2>"$errors" || failed
+  closed=
+}}
+as_told() {{ [ -z "$SQL" ] || printf '%s\n' "$SQL" | ask 2>"$errors" || failed; }}
+"""
