@@ -1,6 +1,6 @@
 """Which component lands where, and in what order on each host."""
 
-from tasks import backup, compose, health, pgbouncer, postgres, redis, sentinel
+from tasks import backup, compose, health, pgbouncer, postgres, redis, remove, sentinel
 
 postgres.install()
 backup.install()
@@ -10,5 +10,6 @@ pgbouncer.deploy()
 redis.deploy()
 sentinel.deploy()
 backup.configure()
+remove.prune()
 compose.deploy()
 health.report()

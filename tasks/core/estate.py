@@ -32,6 +32,8 @@ COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel", "backup", "apps", "c
 # A host of the group DOCKER carries all components, each in a container.
 DOCKER = "docker"
 GROUPS = (*COMPONENTS[:-1], DOCKER)
+# What is read of every host, whatever it carries.
+HOST = "host"
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,12 @@ class Node:
         """What the host says about a component; stale parts are read with one command."""
         if self.reader is not None:
             return self.reader(group)
-        batches = {component.group: component.probes(self) for component in self.components()}
-        return cast(dict[str, Any], remote.read(self.host, batches, group))
+        return cast(dict[str, Any], remote.read(self.host, self.batches(), group))
+
+    def batches(self) -> dict[str, dict[str, Probe[Any]]]:
+        """The probes of one read, by component."""
+        of_components = {component.group: component.probes(self) for component in self.components()}
+        return {**of_components, HOST: import_module("tasks.remove").probes(self)}
 
 
 class Estate:
@@ -203,6 +209,7 @@ class Estate:
 
     def gather_secrets(self) -> None:
         """Generates what is missing now, so that the plan can announce all of it."""
+        self.keeps = True
         for node in self.nodes:
             for component in node.components():
                 for name in component.secrets(node):
@@ -302,15 +309,19 @@ def on(settings: type[Settings]) -> Callable[[Callable[[Node], None]], Callable[
     return decorate
 
 
-def here() -> Node:
-    """This host, checked like all others before anything is touched."""
+def here(wrong: Callable[[Estate], list[Problem]] | None = None) -> Node:
+    """This host, checked like all others before anything is touched.
+
+    Args:
+        wrong: what a run is refused for, where that is not what a deployment is.
+    """
     state, host = ctx_state.get(), ctx_host.get()
     with _lock:
         # Every host comes here; the first one to do so speaks for all.
         if state in _refused:
             raise _refused[state]
         if state not in _estates:
-            _estates[state] = _examined(state)
+            _estates[state] = _examined(state, wrong or _everything_wrong)
         estate = _estates[state]
         # An operation of all hosts, so that nothing runs on any of them before it.
         if estate.keeps and host not in estate.kept:
@@ -319,14 +330,14 @@ def here() -> Node:
     return estate.node(host)
 
 
-def _examined(state: State) -> Estate:
+def _examined(state: State, wrong: Callable[[Estate], list[Problem]]) -> Estate:
     estate = Estate.of(state)
     try:
-        _refuse(_everything_wrong(estate))
+        _refuse(wrong(estate))
     except PyinfraError as refusal:
         _refused[state] = refusal
         raise
-    estate.keeps = bool(estate.secrets.generated)
+    estate.keeps = estate.keeps and bool(estate.secrets.generated)
     return estate
 
 
@@ -338,6 +349,8 @@ def _everything_wrong(estate: Estate) -> list[Problem]:
         estate.gather_secrets()
         hosts = {problem.host for problem in unfit}
         unfit += _read_everything([node for node in estate.active if node.name not in hosts])
+        if not unfit:
+            unfit += import_module("tasks.remove").examine(estate)
     return [*problems, *unfit]
 
 
@@ -373,6 +386,7 @@ def _read(node: Node) -> list[Problem]:
         problems += preflight.intruders(node, _listeners(node))
         for component in node.components():
             problems += component.checks(node)
+        node.read(HOST)
     except remote.Unreadable as unreadable:
         problems.append(Problem(node.name, "state", str(unreadable)))
     return problems

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from pyinfra import logger
@@ -198,9 +198,7 @@ def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
     if not listeners:
         return []
     probes = {"ports": listeners_probe([listener.port for listener in listeners])}
-    batches: dict[str, dict[str, Probe[object]]] = {"preflight": probes}  # type: ignore[dict-item]
-    for component in node.components():
-        batches[component.group] = component.probes(node)
+    batches: dict[str, dict[str, Probe[Any]]] = {"preflight": probes, **node.batches()}
     holders: list[Holder] = remote.read(node.host, batches, "preflight")["ports"]
     problems = []
     for listener in listeners:

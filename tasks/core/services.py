@@ -283,14 +283,23 @@ record() {{
 }}
 """
 
+_LAST_LOG: dict[Manager, str] = {
+    "systemd": """
+last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
+""",
+    "runit": """
+last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
+""",
+}
+
 _MANAGER: dict[Manager, str] = {
     "systemd": """
 enable_service() { systemctl -q unmask "$2"; systemctl -q enable "$2" 2>/dev/null; }
 start_service() { restart_service "$@"; }
 restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
 stop_service() { systemctl stop "$2"; }
-last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
-""",
+"""
+    + _LAST_LOG["systemd"],
     # Without an init there is nobody to start runsvdir: we do, detached from this session. A
     # service directory is picked up by runsvdir within five seconds.
     "runit": """
@@ -307,11 +316,42 @@ enable_service() {
 start_service() { sv start "/etc/service/$1" >/dev/null || true; }
 restart_service() { sv -w 300 restart "/etc/service/$1" >/dev/null || true; }
 stop_service() { sv -w 300 stop "/etc/service/$1" >/dev/null; }
-last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
-""",
+"""
+    + _LAST_LOG["runit"],
 }
 
 
 def functions(manager: Manager) -> str:
     """Shell for scripts on the host: start_service, stop_service, last_log, each NAME UNIT."""
     return _RUNS + _MANAGER[manager]
+
+
+# A unit that has gone already is no error; one that goes on running is.
+_REMOVAL: dict[Manager, str] = {
+    "systemd": """
+leave_service() { # NAME UNIT ENABLED_BY
+  systemctl -q stop "$2" 2>/dev/null || :
+  if systemctl -q is-active "$2"; then echo "$1 does not stop: $(last_log "$@")" >&2; exit 1; fi
+  systemctl -q disable "$3" 2>/dev/null || :
+  systemctl -q reset-failed "$2" 2>/dev/null || :
+}
+forget_units() { systemctl daemon-reload; }
+""",
+    "runit": """
+leave_service() { # NAME
+  rm -f "/etc/service/$1"
+  if sv status "/etc/sv/$1" >/dev/null 2>&1; then
+    sv -w 300 exit "/etc/sv/$1" >/dev/null 2>&1 || :
+    if sv status "/etc/sv/$1" >/dev/null 2>&1; then
+      echo "$1 does not stop: $(last_log "$@")" >&2; exit 1
+    fi
+  fi
+}
+forget_units() { :; }
+""",
+}
+
+
+def removal(manager: Manager) -> str:
+    """Shell for scripts on the host: leave_service NAME UNIT ENABLED_BY, forget_units."""
+    return _LAST_LOG[manager] + _REMOVAL[manager]

@@ -1,0 +1,205 @@
+"""What Datatier has left on a host, and shell that takes it away; whose it is tells its path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tasks.core.remote import Probe, quoted
+from tasks.core.services import STATE_DIRECTORY, Manager, removal
+
+# Debian's own instance, which would take Redis's port.
+MASKED = "redis-server"
+# Ours by their names.
+_NAMED = (
+    STATE_DIRECTORY,
+    f"{STATE_DIRECTORY}/*.active",
+    "/etc/datatier",
+    "/etc/redis/redis-cli.auth",
+    "/var/lib/redis/sentinel-[0-9]*",
+    "/etc/datatier/*",
+    "/usr/lib/datatier",
+    "/etc/cron.d/datatier-backup",
+    "/etc/logrotate.d/datatier-backup",
+    "/etc/postgresql-common/createcluster.d/datatier.conf",
+)
+# Ours if they say so.
+_MARKED = (
+    "/etc/systemd/system/redis-*.service",
+    "/etc/systemd/system/*.service.d/datatier.conf",
+    "/etc/sv/*/run",
+    "/etc/redis/*.conf",
+    "/etc/pgbouncer/pgbouncer.ini",
+    "/etc/postgresql/*/main/conf.d/datatier.conf",
+    "/etc/pgbackrest.conf",
+    "/etc/sysctl.d/60-datatier-redis.conf",
+    "/etc/tmpfiles.d/datatier-redis.conf",
+    "/usr/local/bin/redis-cli",
+)
+
+# What a path belongs to: a service, by its name, or something that several services share.
+_OWNERS = tuple(
+    (re.compile(path), owner)
+    for path, owner in (
+        (rf"{STATE_DIRECTORY}|/etc/datatier", "state"),
+        (rf"{STATE_DIRECTORY}/(.+)\.active", r"\1"),
+        (r"/etc/systemd/system/postgresql@.*\.service\.d/datatier\.conf", "postgres"),
+        (r"/etc/systemd/system/(.+?)\.service(\.d/datatier\.conf)?", r"\1"),
+        (r"/etc/sv/(.+)/run", r"\1"),
+        (r"/etc/redis/(redis-[0-9]+)\.conf", r"\1"),
+        (r"/etc/redis/(sentinel-[0-9]+)\.conf", r"redis-\1"),
+        (r"/var/lib/redis/(sentinel-[0-9]+)", r"redis-\1"),
+        (r"/etc/pgbouncer/.*", "pgbouncer"),
+        (r"/etc/postgresql/.*/conf\.d/datatier\.conf", "postgres"),
+        (r"/etc/datatier/pgbackrest", "pgbackrest"),
+        (r"/etc/pgbackrest\.conf|.*/restore-cluster\.sh", "archiving"),
+        (r"/usr/local/bin/redis-cli|/etc/redis/redis-cli\.auth", "redis-cli"),
+        (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),
+        (r"/etc/postgresql-common/.*|/usr/sbin/policy-rc\.d", "packages"),
+        (r"/etc/(cron|logrotate)\.d/.*|/etc/datatier/.*|/usr/lib/datatier|.*\.sh", "cron"),
+    )
+)
+
+# In the order in which they stop: who asks before who answers.
+ORDER = ("cron", "pgbouncer", "redis-sentinel-", "redis-", "pgbackrest", "archiving", "postgres")
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What of Datatier is on a host.
+
+    Attributes:
+        paths: files and directories by what they belong to.
+        roles: of Redis instances that are asked for: `master N` with N replicas, or `replica`.
+        data: directories with something in them.
+    """
+
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    roles: Mapping[int, str] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+
+    def owners(self) -> list[str]:
+        """What there is, in the order in which it goes."""
+        return sorted(self.paths, key=lambda owner: (_rank(owner), owner))
+
+
+def _rank(owner: str) -> int:
+    ranks = (rank for rank, prefix in enumerate(ORDER) if owner.startswith(prefix))
+    return next(ranks, len(ORDER))
+
+
+# An instance that does not answer is not the master, whatever its file says.
+_READ = """
+{{ ls -d {named} 2>/dev/null; grep -ls 'Written by Datatier' {marked}
+  grep -ls datatier /usr/sbin/policy-rc.d
+  [ "$(readlink {mask})" != /dev/null ] || echo {mask}; }} | sort -u | sed 's/^/path /'
+for d in {data}; do
+  if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
+done
+auth=$(cat /etc/redis/redis-cli.auth 2>/dev/null); export REDISCLI_AUTH="$auth"
+for f in {state}/redis-[0-9]*.active; do
+  port=${{f##*/redis-}}; port=${{port%.active}}
+  case " {ports} " in *" $port "*) continue ;; esac
+  [ -e "$f" ] || continue
+  timeout 3 redis-cli -p "$port" INFO replication 2>/dev/null | tr -d '\\r' |
+    awk -F: -v port="$port" '
+      {{ v[$1] = $2 }}
+      END {{ if (v["role"] == "master") print "role", port, "master", v["connected_slaves"]
+            else if (v["role"]) print "role", port, "replica" }}'
+done
+"""
+
+
+def probe(scripts: str, data: Sequence[str], ports: Iterable[int]) -> Probe[Traces]:
+    """Reads what is there.
+
+    Args:
+        scripts: the directory of the backup scripts.
+        data: globs of directories that hold data.
+        ports: of the Redis instances that are not asked, because they are to be there.
+    """
+    script = _READ.format(
+        named=" ".join(_NAMED),
+        mask=f"/etc/systemd/system/{MASKED}.service",
+        marked=" ".join([*_MARKED, f"{quoted(scripts)}/*.sh"]),
+        data=" ".join(data),
+        state=STATE_DIRECTORY,
+        ports=" ".join(map(str, ports)),
+    )
+    return Probe(script, _parse)
+
+
+def _parse(lines: list[str]) -> Traces:
+    paths: dict[str, tuple[str, ...]] = {}
+    roles, data = dict[int, str](), list[str]()
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        if kind == "path":
+            owner = _owner(rest)
+            paths[owner] = (*paths.get(owner, ()), rest)
+        elif kind == "role":
+            port, _, role = rest.partition(" ")
+            roles[int(port)] = role
+        else:
+            data.append(rest)
+    return Traces(paths, roles, tuple(data))
+
+
+def _owner(path: str) -> str:
+    for pattern, owner in _OWNERS:
+        if match := pattern.fullmatch(path):
+            return match.expand(owner)
+    return path
+
+
+# --- Removal -------------------------------------------------------------------------------------
+
+
+def is_service(paths: Collection[str]) -> bool:
+    """Whether what these belong to is a program that runs."""
+    places = (f"{STATE_DIRECTORY}/", "/etc/systemd/", "/etc/sv/")
+    return any(path.startswith(places) for path in paths)
+
+
+def take(owner: str, paths: Collection[str], manager: Manager) -> str:
+    """Shell that stops a service and removes what belongs to it; the record goes last."""
+    if owner == MASKED:
+        return f"systemctl -q unmask {MASKED}.service; systemctl -q disable {MASKED}.service"
+    steps = list[str]()
+    # Under systemd cron is the host's, and other people's jobs go on; runit has it from us.
+    if is_service(paths) and not (owner == "cron" and manager == "systemd"):
+        steps.append(f"leave_service {quoted(owner, *_units(owner, paths))}")
+    records = {path for path in paths if path.endswith(".active")}
+    others = [*_further(owner), *(place for path in paths for place in _places(path))]
+    steps.append(f"rm -rf -- {quoted(*(path for path in others if path not in records))}")
+    directories = [path.rpartition("/")[0] for path in paths if path.endswith(".d/datatier.conf")]
+    if directories:
+        steps.append(f"rmdir --ignore-fail-on-non-empty {quoted(*directories)} 2>/dev/null || :")
+    return "\n".join([*steps, "forget_units", f"rm -f -- {quoted(*sorted(records))}"])
+
+
+def _units(owner: str, paths: Collection[str]) -> tuple[str, str]:
+    """The unit that runs it and the one that starts it at boot."""
+    if owner != "postgres":
+        return f"{owner}.service", f"{owner}.service"
+    found = re.search(r"/(?:postgresql@|postgresql/)([0-9]+)[-/]main", " ".join(paths))
+    # The unit without a version stops every cluster.
+    one = f"postgresql@{found[1]}-main.service" if found else "postgresql.service"
+    return one, "postgresql.service"
+
+
+def _places(path: str) -> Iterator[str]:
+    """What is removed for a path: of runit's service the whole directory."""
+    yield path.removesuffix("/run") if path.startswith("/etc/sv/") else path
+
+
+def _further(owner: str) -> Iterator[str]:
+    """What belongs to it and is not looked for."""
+    if owner == "pgbouncer":
+        yield "/etc/pgbouncer/userlist.txt"
+
+
+def shell(manager: Manager) -> str:
+    """The functions that `take` needs."""
+    return removal(manager)

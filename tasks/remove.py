@@ -1,0 +1,452 @@
+"""Removal: what left the inventory is told or removed, and the whole stack comes off its hosts."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from pydantic import TypeAdapter, ValidationError
+
+from tasks import archive, engine
+from tasks.backup import BackupSettings
+from tasks.core import estate, preflight, remote, traces
+from tasks.core.change import Change, Line, converge
+from tasks.core.estate import Estate, Node
+from tasks.core.remote import Probe, Unreadable, quoted
+from tasks.core.services import STATE_DIRECTORY
+from tasks.core.settings import Problem, Settings
+from tasks.core.surplus import DROPPED
+from tasks.core.topology import Address
+from tasks.core.traces import Traces
+from tasks.pgbouncer import PgbouncerSettings
+from tasks.postgres import PostgresSettings, cluster_version
+from tasks.project import DockerSettings
+from tasks.redis import KEEP_ROLE, RedisSettings, current_master
+from tasks.sentinel import SentinelSettings
+
+# --- What is on a host ---------------------------------------------------------------------------
+
+
+def probes(node: Node) -> dict[str, Probe[Traces]]:
+    """What one read of a host tells about what Datatier has left there."""
+    chosen = node.of(RedisSettings)
+    return {
+        "traces": traces.probe(
+            _backup(node).scripts_dir,
+            [*_data(node)],
+            chosen.ports if chosen else (),
+        )
+    }
+
+
+def _backup(node: Node) -> BackupSettings:
+    """Where backups are or were, on a host of any group."""
+    chosen = node.of(BackupSettings)
+    return chosen or BackupSettings.of(node.name, node.host.data.dict(), {})[0] or BackupSettings()
+
+
+def _data(node: Node) -> Iterator[str]:
+    """Globs of directories with data of the components that this host has."""
+    if PostgresSettings in node.settings:
+        version = cluster_version(node)
+        yield f"/etc/postgresql/{version}/main"
+        yield f"/var/lib/postgresql/{version}/main"
+        yield DROPPED
+    if RedisSettings in node.settings:
+        yield "/var/lib/redis/[0-9]*"
+    if BackupSettings in node.settings:
+        yield _backup(node).dir
+
+
+# What a service or file of Datatier's is of, by how its name begins.
+_SETTINGS: Mapping[str, type[Settings]] = {
+    "postgres": PostgresSettings,
+    "pgbouncer": PgbouncerSettings,
+    "redis-sentinel-": SentinelSettings,
+    "redis-": RedisSettings,
+    "kernel": RedisSettings,
+    "cron": BackupSettings,
+    "pgbackrest": BackupSettings,
+    "archiving": BackupSettings,
+}
+
+
+def _settings_of(owner: str) -> type[Settings] | None:
+    """The component that something belongs to, None for what all of them share."""
+    return next((of for prefix, of in _SETTINGS.items() if owner.startswith(prefix)), None)
+
+
+def _wanted(node: Node) -> set[str]:
+    """What belongs on a host by the settings."""
+    wanted = {"packages", "redis-server"}
+    if PostgresSettings in node.settings:
+        wanted.add("postgres")
+    if PgbouncerSettings in node.settings:
+        wanted.add("pgbouncer")
+    if redis := node.of(RedisSettings):
+        wanted |= {"redis-cli", "kernel", *(f"redis-{port}" for port in redis.ports)}
+    if sentinel := node.of(SentinelSettings):
+        wanted |= {"redis-cli", *(f"redis-sentinel-{port}" for port in sentinel.ports)}
+    if BackupSettings in node.settings:
+        wanted.add("cron")
+    if DockerSettings in node.settings:
+        wanted.add("kernel")
+    if archive.backup_host(node.estate) and {PostgresSettings, BackupSettings} & {*node.settings}:
+        wanted |= {"archiving", *(("pgbackrest",) if archive.is_remote(node) else ())}
+    return wanted
+
+
+# --- What left the inventory ---------------------------------------------------------------------
+
+
+def prune() -> None:
+    """Tells of services that are on a host and no longer its by the settings, or removes them."""
+    node = estate.here()
+    # What is removed is what this run could show.
+    shown = {*_surplus(node)}
+    converge(
+        "Prune: services",
+        lambda: _pruned(node, [owner for owner in _surplus(node) if owner in shown]),
+        notices=lambda: _told(node),
+    )
+
+
+def _surplus(node: Node) -> list[str]:
+    wanted = _wanted(node)
+    return [owner for owner in _found(node).owners() if _settings_of(owner) and owner not in wanted]
+
+
+def _found(node: Node) -> Traces:
+    found: Traces = node.read(estate.HOST)["traces"]
+    return found
+
+
+def _prunes(node: Node, owner: str) -> bool:
+    """Whether what belongs to a component is removed: its key counts on hosts outside its group."""
+    of = _settings_of(owner)
+    if of is None:
+        return False
+    if chosen := node.of(of):
+        return bool(getattr(chosen, "prune"))  # noqa: B009
+    try:
+        return TypeAdapter(bool).validate_python(node.host.data.get(of.key("prune"), False))
+    except ValidationError:
+        return False
+
+
+def _told(node: Node) -> Iterator[str]:
+    for owner in _surplus(node):
+        of = _settings_of(owner)
+        if of is not None and not _prunes(node, owner):
+            what = owner if traces.is_service(_found(node).paths[owner]) else _files(node, owner)
+            key = of.key("prune")
+            yield f"{what}: is not this host's any more by the settings; {key} would remove it"
+
+
+def _files(node: Node, owner: str) -> str:
+    return ", ".join(_found(node).paths[owner])
+
+
+def _pruned(node: Node, surplus: list[str]) -> Change | None:
+    going = [owner for owner in surplus if _prunes(node, owner)]
+    if not going:
+        return None
+    if node.host.state.is_executing:
+        for each in node.estate.active:
+            remote.forget(each.host)
+    for problem in _leading(node, going):
+        raise Unreadable(f"{problem.key}: {problem.message}")
+    lines, script = list[str](), traces.shell(node.manager)
+    for owner in going:
+        line, step = _pruning(node, owner)
+        lines.append(line)
+        script += f"{step}\n"
+    return Change(lines, script)
+
+
+def _pruning(node: Node, owner: str) -> tuple[str, str]:
+    paths = _found(node).paths[owner]
+    step = traces.take(owner, paths, node.manager)
+    if not traces.is_service(paths):
+        return f"{_files(node, owner)}: remove", step
+    if not re.fullmatch(r"redis-[0-9]+", owner):
+        return Line(f"{owner}: stop and remove", "restart"), step
+    home = f"/var/lib/redis/{owner.removeprefix('redis-')}"
+    if node.stack.destroy:
+        line = Line(f"{owner}: stop and remove, with its data in {home}", "destroys data")
+        return line, f"{step}\nrm -rf {home}"
+    # Whose replica it is may be another's when it comes back.
+    return Line(f"{owner}: stop and remove; its data stay in {home}", "restart"), (
+        f"{step}\nrm -f {home}/redis.conf"
+    )
+
+
+def examine(everything: Estate) -> list[Problem]:
+    """What a run is refused for that would remove what has left the settings."""
+    problems: list[Problem] = []
+    for node in everything.active:
+        problems += _leading(node, [owner for owner in _surplus(node) if _prunes(node, owner)])
+    return problems
+
+
+def _leading(node: Node, going: list[str]) -> Iterator[Problem]:
+    """The Redis masters among them that others follow."""
+    numbers = (owner.removeprefix("redis-") for owner in going)
+    ports = [int(number) for number in numbers if number.isdigit()]
+    if not ports or not node.estate.having(RedisSettings):
+        return
+    try:
+        leader = current_master(node.estate)
+    except Unreadable as unreadable:
+        yield Problem(node.name, "state", str(unreadable))
+        return
+    for port in ports:
+        role = _found(node).roles.get(port, "")
+        if Address(node.address, port) == leader or re.fullmatch("master [1-9][0-9]*", role):
+            message = f"redis-{port} is the master: fail over first (docs/failover.md)"
+            yield Problem(node.name, "redis_prune", message)
+
+
+def leaving(everything: Estate) -> set[Address]:
+    """Where Redis and Sentinel are that this run removes."""
+    return {
+        Address(node.address, int(owner.rpartition("-")[2]))
+        for node in everything.active
+        for owner in _surplus(node)
+        if re.fullmatch(r"redis-(sentinel-)?[0-9]+", owner) and _prunes(node, owner)
+    }
+
+
+# --- All of it -----------------------------------------------------------------------------------
+
+
+def deploy() -> None:
+    """Takes the stack off the hosts; data stay, unless they are to be destroyed by name."""
+    node = estate.here(_wrong)
+    converge("Remove: backups", lambda: _removed(node, "cron", _BUSY))
+    converge("Remove: PgBouncer", lambda: _removed(node, "pgbouncer"))
+    converge("Remove: Sentinel", lambda: _removed(node, "redis-sentinel-"))
+    converge("Remove: Redis", lambda: _removed(node, "redis-[0-9]+"))
+    converge("Remove: PostgreSQL", lambda: _removed(node, "pgbackrest|archiving|postgres"))
+    converge(
+        "Remove: containers",
+        lambda: _project(node),
+        notices=lambda: _kept(node) if node.inside else (),
+    )
+    converge("Remove: what is left", lambda: _rest(node), notices=lambda: _stays(node))
+    converge("Remove: data", lambda: _destroyed(node))
+
+
+def _wrong(everything: Estate) -> list[Problem]:
+    """What a removal is refused for: less than a deployment, which has to make all of it work."""
+    problems = [*everything.problems, *preflight.examine(everything.active)]
+    if problems:
+        return problems
+    for node in everything.active:
+        stack = node.stack
+        if stack.destroy_data and stack.confirm != stack.stack_name:
+            message = f"should be '{stack.stack_name}', the stack whose data are to be destroyed"
+            problems.append(Problem(node.name, "confirm", message))
+    return problems or list(_left_behind(everything))
+
+
+def _left_behind(everything: Estate) -> Iterator[Problem]:
+    """The master goes with its estate, or as a replica."""
+    nodes = everything.having(RedisSettings)
+    staying = [node.name for node in nodes if node not in everything.active]
+    leaving = [node for node in nodes if node in everything.active and _instances(node)]
+    if not staying or not leaving:
+        return
+    try:
+        leader = current_master(everything)
+    except Unreadable as unreadable:
+        yield Problem(leaving[0].name, "state", str(unreadable))
+        return
+    for node in leaving:
+        if leader.ip == node.address and f"redis-{leader.port}" in _instances(node):
+            message = (
+                f"redis-{leader.port} is the master of what stays on {', '.join(staying)}: "
+                "fail over first (docs/failover.md)"
+            )
+            yield Problem(node.name, "redis", message)
+
+
+def _instances(node: Node) -> list[str]:
+    return [owner for owner in _here(node).paths if re.fullmatch("redis-[0-9]+", owner)]
+
+
+def _here(node: Node) -> Traces:
+    """What is on the host, whatever else of it cannot be read."""
+    found: Traces = remote.read(node.host, {estate.HOST: probes(node)}, estate.HOST)["traces"]
+    return found
+
+
+# What is removed component by component, before what they share.
+_OF_COMPONENTS = "cron|pgbouncer|redis-sentinel-|redis-[0-9]|pgbackrest|archiving|postgres"
+
+# A job that goes on would find its programme gone.
+_BUSY = """
+rm -f /etc/cron.d/datatier-backup
+for lock in /run/datatier/*.lock; do
+  [ ! -e "$lock" ] || flock -n "$lock" true || {
+    echo "a backup job holds $lock: wait until it is done, or end it" >&2; exit 1; }
+done
+"""
+
+
+def _removed(node: Node, owners: str, before: str = "") -> Change | None:
+    found = _here(node)
+    going = [owner for owner in found.owners() if re.match(owners, owner)]
+    if not going:
+        return None
+    lines, script = list[str](), f"{traces.shell(node.manager)}{before}"
+    for owner in going:
+        paths = found.paths[owner]
+        if traces.is_service(paths) and owner != "cron":
+            lines.append(Line(f"{owner}: stop and remove", "restart"))
+        lines += [f"{path}: remove" for path in paths if _is_file(path)]
+        script += f"{traces.take(owner, paths, node.manager)}\n"
+        if re.fullmatch("redis-[0-9]+", owner):
+            script += _without_secrets(owner.removeprefix("redis-"))
+    return Change(lines, script)
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is worth a line of its own: not what a service goes with."""
+    return not path.startswith(("/var/lib/datatier/", "/etc/systemd/", "/etc/sv/"))
+
+
+def _without_secrets(port: str) -> str:
+    """Redis writes its password into the file that keeps its role."""
+    file = f"/var/lib/redis/{port}/redis.conf"
+    return f"[ ! -e {file} ] || sed -i {KEEP_ROLE} {file}\n"
+
+
+# --- A project of containers ---------------------------------------------------------------------
+
+_PROJECT = """
+ls -d {home}/docker {home}/docker-compose.yml {records} 2>/dev/null | sed 's/^/path /'
+if [ -n "$(ls -A {home}/backups 2>/dev/null)" ]; then echo 'data {home}/backups'; fi
+if [ -e {home}/.env ]; then echo 'keeps {home}/.env'; fi
+command -v docker >/dev/null || exit 0
+docker info >/dev/null 2>&1 || {{ echo 'the engine does not answer' >&2; exit 1; }}
+mine=label=com.docker.compose.project={stack}
+docker container ls -a --filter $mine --format 'container {{{{.Names}}}}'
+docker network ls --filter $mine --format 'network {{{{.Name}}}}'
+docker volume ls --filter $mine --format 'volume {{{{.Name}}}}'
+"""
+
+# Compose stops them in order; what it no longer knows goes by the engine's labels.
+_DOWN = """
+{compose}
+if [ -n "$compose" ] && [ -e {home}/docker-compose.yml ]; then
+  (cd {home} && $compose -p {stack} down -t 300 >/dev/null 2>&1 </dev/null) || :
+fi
+mine=label=com.docker.compose.project={stack}
+docker container ls -aq --filter $mine | xargs -r docker rm -f >/dev/null
+docker network ls -q --filter $mine | xargs -r docker network rm >/dev/null
+"""
+
+
+def _project(node: Node) -> Change | None:
+    """The containers go, and what was written for them; volumes and backups are data."""
+    if node.inside is None:
+        return None
+    found, home = _in_project(node), node.the(DockerSettings).project_dir
+    destroys = node.stack.destroy_data
+    kinds = ("container", "network", "path", *(("volume", "data") if destroys else ()))
+    if not any(kind in found for kind in kinds):
+        return None
+    words = {"stack": node.stack.stack_name, "home": quoted(home), "compose": engine.COMPOSE}
+    lines: list[str] = [
+        *(Line(f"container {name}: stop and remove", "restart") for name in found["container"]),
+        *(f"network {name}: remove" for name in found["network"]),
+        *(f"{path}: remove" for path in found["path"]),
+    ]
+    script = ":\n"
+    if found["container"] or found["network"]:
+        script += _DOWN.format(**words)
+    script += f"rm -rf -- {quoted(*found['path'])}\n"
+    if destroys:
+        lines += [Line(f"volume {name}: remove", "destroys data") for name in found["volume"]]
+        lines += [Line(f"{path}: remove", "destroys data") for path in found["data"]]
+        script += f"echo {quoted(*found['volume'])} | xargs -r docker volume rm >/dev/null\n"
+        script += f"rm -rf -- {quoted(*found['data'])}\n"
+    script += f"rmdir --ignore-fail-on-non-empty {quoted(home)} 2>/dev/null || :\n"
+    return Change(lines, script)
+
+
+def _in_project(node: Node) -> Mapping[str, list[str]]:
+    """What there is of a project: names of containers, networks and volumes, paths."""
+    stack = node.stack.stack_name
+    home = quoted(node.the(DockerSettings).project_dir)
+    records = f"{STATE_DIRECTORY}/docker/{stack}"
+    probe = Probe(_PROJECT.format(home=home, stack=stack, records=records), _by_kind)
+    found: Mapping[str, list[str]]
+    found = remote.read(node.host, {"project": {"project": probe}}, "project")["project"]
+    return found
+
+
+def _by_kind(lines: list[str]) -> Mapping[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        kind, _, name = line.partition(" ")
+        found[kind].append(name)
+    return found
+
+
+def _kept(node: Node) -> Iterator[str]:
+    """What a removal leaves of a project."""
+    found = _in_project(node)
+    if found["container"]:
+        yield "images stay"
+    for path in found["keeps"]:
+        yield f"{path}: stays; it has the passwords, and what others have written there"
+    if not node.stack.destroy_data:
+        for name in (*(f"volume {name}" for name in found["volume"]), *found["data"]):
+            yield f"{name}: stays; destroy_data and confirm would remove it"
+
+
+def _rest(node: Node) -> Change | None:
+    """What several components have shared."""
+    found = _here(node)
+    going = [owner for owner in found.owners() if not re.match(_OF_COMPONENTS, owner)]
+    if not going:
+        return None
+    lines, script = list[str](), traces.shell(node.manager)
+    for owner in going:
+        said = "unmask; it stays disabled" if owner == traces.MASKED else "remove"
+        lines += [f"{path}: {said}" for path in found.paths[owner]]
+        script += f"{traces.take(owner, found.paths[owner], node.manager)}\n"
+    return Change(lines, script)
+
+
+def _stays(node: Node) -> Iterator[str]:
+    """What a removal leaves, for those who want it gone."""
+    found = _here(node)
+    if found.paths:
+        yield "packages and logs stay"
+    if not node.stack.destroy_data:
+        for path in found.data:
+            yield f"{path}: stays; destroy_data and confirm would remove it"
+
+
+_DESTROY = """
+for pid in /var/lib/postgresql/*/main/postmaster.pid; do
+  [ ! -e "$pid" ] || [ ! -d "/proc/$(head -n 1 "$pid")" ] || {
+    echo "PostgreSQL runs in ${pid%/*}: stop it first" >&2; exit 1; }
+done
+destroy() { find "$1" -mindepth 1 -delete; rmdir "$1" 2>/dev/null || :; }
+"""
+
+
+def _destroyed(node: Node) -> Change | None:
+    found = _here(node)
+    if not node.stack.destroy_data or not found.data:
+        return None
+    lines: list[str] = [Line(f"{path}: remove", "destroys data") for path in found.data]
+    steps = [f"destroy {quoted(path)}" for path in found.data]
+    clusters = {path.removesuffix("/main") for path in found.data if path.endswith("/main")}
+    steps += [f"rmdir --ignore-fail-on-non-empty {quoted(path)}" for path in sorted(clusters)]
+    return Change(lines, "\n".join([_DESTROY, *steps]))
