@@ -284,10 +284,10 @@ record() {{
 """
 
 _LAST_LOG: dict[Manager, str] = {
-    "systemd": """
+    "systemd": """\
 last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
 """,
-    "runit": """
+    "runit": """\
 last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
 """,
 }
