@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from tasks import archive, engine
+from tasks import archive, engine, sentinel
 from tasks.backup import BackupSettings
 from tasks.core import estate, preflight, remote, traces
 from tasks.core.change import Change, Line, converge
@@ -101,15 +101,25 @@ def _wanted(node: Node) -> set[str]:
 
 
 def prune() -> None:
-    """Tells of services that are on a host and no longer its by the settings, or removes them."""
+    """Tells of services that are on a host and no longer its by the settings, or removes them.
+
+    The Sentinels then forget who is not in the inventory any more.
+    """
     node = estate.here()
     # What is removed is what this run could show.
-    shown = {*_surplus(node)}
+    shown, gone = {*_surplus(node)}, leaving(node.estate)
     converge(
         "Prune: services",
         lambda: _pruned(node, [owner for owner in _surplus(node) if owner in shown]),
         notices=lambda: _told(node),
     )
+    if SentinelSettings in node.settings:
+        converge(
+            "Sentinel: prune",
+            lambda: sentinel.forget(node, gone),
+            one_by_one=True,
+            notices=lambda: sentinel.remembered(node, gone),
+        )
 
 
 def _surplus(node: Node) -> list[str]:
@@ -187,6 +197,8 @@ def examine(everything: Estate) -> list[Problem]:
     problems: list[Problem] = []
     for node in everything.active:
         problems += _leading(node, [owner for owner in _surplus(node) if _prunes(node, owner)])
+        if SentinelSettings in node.settings:
+            problems += sentinel.unforgettable(node, leaving(everything))
     return problems
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from tasks.core.change import Change, converge
 from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
-from tasks.core.remote import Probe
+from tasks.core.remote import Probe, quoted
 from tasks.core.services import Service
 from tasks.core.settings import Ports, Problem, Settings, matching
 from tasks.core.topology import Address
@@ -21,6 +22,7 @@ from tasks.redis import (
     MASK,
     SHELL,
     RedisSettings,
+    addresses,
     client,
     current_master,
     password,
@@ -125,6 +127,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
         "monitors": monitors_probe(node),
+        "views": views_probe(node),
         "sentinels": sentinels_probe(node.estate, _password(node)),
     }
 
@@ -276,6 +279,178 @@ def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> li
         secret = quote(_password(node))
         orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
     return orders
+
+
+# --- Forget --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class View:
+    """What a Sentinel knows: the flags of replicas and of other Sentinels by their address."""
+
+    replicas: Mapping[Address, str] = field(default_factory=dict)
+    sentinels: Mapping[Address, str] = field(default_factory=dict)
+
+
+# `master`, `replica` or `sentinel`, its address and its flags.
+_KNOWN = """
+known() {{ # PORT
+  for kind in MASTER REPLICAS SENTINELS; do
+    redis-cli -p "$1" SENTINEL $kind {name} | paste -d ' ' - - | awk -v kind=$kind '
+      $1 == "ip" {{ ip = $2 }} $1 == "port" {{ port = $2 }}
+      $1 == "flags" {{ sub(/S$/, "", kind); print tolower(kind), ip ":" port, $2 }}'
+  done
+}}
+"""
+
+_VIEWS = """
+command -v redis-cli >/dev/null || exit 0
+for port in {ports}; do
+  [ -e /var/lib/redis/sentinel-$port/sentinel.conf ] || continue
+  accepted "$port" || continue
+  known "$port" | sed "s/^/$port /"
+done
+"""
+
+
+def views_probe(node: Node) -> Probe[dict[int, View]]:
+    """Reads whom each Sentinel knows."""
+    chosen = node.the(SentinelSettings)
+    ports = " ".join(map(str, chosen.ports))
+    script = SHELL + _KNOWN.format(name=chosen.master_name) + _VIEWS.format(ports=ports)
+    return Probe(script, _parse_views, tuple(_secrets(node).items()))
+
+
+def _parse_views(lines: list[str]) -> dict[int, View]:
+    found: dict[int, dict[str, dict[Address, str]]] = {}
+    for line in lines:
+        number, kind, place, flags = line.split(" ")
+        ip, _, port = place.rpartition(":")
+        kinds = found.setdefault(int(number), {"master": {}, "replica": {}, "sentinel": {}})
+        kinds[kind][Address(ip, int(port))] = flags
+    return {number: View(kinds["replica"], kinds["sentinel"]) for number, kinds in found.items()}
+
+
+@dataclass(frozen=True)
+class _Stranger:
+    """Somebody whom a Sentinel knows and the inventory does not."""
+
+    port: int
+    kind: str
+    address: Address
+    is_down: bool
+
+
+def _strangers(node: Node) -> Iterator[_Stranger]:
+    nodes, sentinels = addresses(node.estate), endpoints(node.estate)
+    for port, view in node.read("sentinel")["views"].items():
+        for kind, known, members in (
+            ("replica", view.replicas, nodes),
+            ("Sentinel", view.sentinels, sentinels),
+        ):
+            for address in sorted({*known} - {*members}):
+                yield _Stranger(port, kind, address, _is_down(known[address]))
+
+
+def _is_down(flags: str) -> bool:
+    return "s_down" in flags or "disconnected" in flags
+
+
+def _forgotten(node: Node, leaving: Set[Address]) -> list[_Stranger]:
+    """Whom the Sentinels here are made to forget; who runs would be found again."""
+    if not node.the(SentinelSettings).prune:
+        return []
+    return [each for each in _strangers(node) if each.is_down or each.address in leaving]
+
+
+def unforgettable(node: Node, leaving: Set[Address]) -> list[Problem]:
+    """Members that are down while somebody is to be forgotten: they would be forgotten too.
+
+    Args:
+        leaving: where Redis and Sentinels are that this run removes.
+    """
+    if not _forgotten(node, leaving):
+        return []
+    members = {*addresses(node.estate), *endpoints(node.estate)}
+    views = node.read("sentinel")["views"].values()
+    known = [item for view in views for item in (*view.replicas.items(), *view.sentinels.items())]
+    down = sorted(
+        {str(address) for address, flags in known if _is_down(flags)} & {*map(str, members)}
+    )
+    if not down:
+        return []
+    message = f"{', '.join(down)} is down, and the Sentinels would forget it too: start it first"
+    return [Problem(node.name, "sentinel_prune", message)]
+
+
+def forget(node: Node, leaving: Set[Address]) -> Change | None:
+    """Makes the Sentinels of a node forget who is not in the inventory, one after the other."""
+    going = _forgotten(node, leaving)
+    if not going:
+        return None
+    name = node.the(SentinelSettings).master_name
+    script = SHELL + _KNOWN.format(name=name) + _FORGET.format(name=name)
+    for port in dict.fromkeys(each.port for each in going):
+        me = Address(node.address, port)
+        others = [str(each) for each in endpoints(node.estate) if each != me]
+        gone = [str(each.address) for each in going if each.port == port]
+        service = node.service or f"redis-sentinel-{port}"
+        script += f"forget {port} {service} {quoted(' '.join(others), ' '.join(gone))}\n"
+    nodes = " ".join(map(str, addresses(node.estate)))
+    lines = [f"{_of(node, each)}: forget the {each.kind} {each.address}" for each in going]
+    return Change(lines, script, {**_secrets(node), "NODES": nodes})
+
+
+def _of(node: Node, each: _Stranger) -> str:
+    return node.service or f"redis-sentinel-{each.port}"
+
+
+def remembered(node: Node, leaving: Set[Address]) -> Iterator[str]:
+    """What is said of those whom the Sentinels know and who are not forgotten."""
+    prune, going = node.the(SentinelSettings).prune, _forgotten(node, leaving)
+    for each in _strangers(node):
+        if each not in going:
+            then = "it runs: stop it first" if prune else "sentinel_prune would make it forget"
+            known = f"knows the {each.kind} {each.address}, which is not in the inventory"
+            yield f"{_of(node, each)}: {known}; {then}"
+
+
+# Before it forgets, everybody who is to be found again has to be there to be found. A replica is
+# found by the next INFO of the master, which Sentinel sends every 10 s; a Sentinel within 2 s.
+_FORGET = """
+obstacle() {{ # PORT OTHERS GONE FLAGS
+  known "$1" >"$seen"
+  leader=$(awk '$1 == "master" && $3 == "master" {{ print $2 }}' "$seen")
+  [ -n "$leader" ] || {{ echo 'the master is not up'; return; }}
+  for each in $NODES; do
+    [ "$each" = "$leader" ] || grep -qx "replica $each slave" "$seen" ||
+      {{ echo "the replica $each is not up"; return; }}
+  done
+  for each in $2; do
+    grep -qx "sentinel $each sentinel" "$seen" || {{ echo "the Sentinel $each is not up"; return; }}
+    said=$(timeout 2 redis-cli -h "${{each%:*}}" -p "${{each##*:}}" \
+      SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d :)
+    [ "$said" = "$leader" ] || {{ echo "the Sentinel $each names ${{said:-nobody}}"; return; }}
+  done
+  for each in $3; do
+    ! grep " $each " "$seen" | grep -qvE "$4" || {{ echo "$each runs"; return; }}
+  done
+}}
+until_none() {{ # SERVICE WHAT ARGUMENTS
+  service=$1 what=$2; shift 2
+  for _ in $(seq 60); do
+    why=$(obstacle "$@"); [ -n "$why" ] || return 0; sleep 1
+  done
+  echo "$service $what: $why" >&2; exit 1
+}}
+forget() {{ # PORT SERVICE OTHERS GONE
+  accepted "$1" || {{ echo "$2 does not answer" >&2; exit 1; }}
+  until_none "$2" 'forgets nobody' "$1" "$3" "$4" 's_down|disconnected'
+  redis-cli -p "$1" SENTINEL RESET {name} >/dev/null
+  until_none "$2" 'has not found everybody again' "$1" "$3" "$4" '^$'
+}}
+seen=$(mktemp); trap 'rm -f "$seen"' EXIT
+"""
 
 
 # --- Activate ------------------------------------------------------------------------------------
