@@ -173,7 +173,8 @@ def take(owner: str, paths: Collection[str], manager: Manager) -> str:
     records = {path for path in paths if path.endswith(".active")}
     others = [*_further(owner), *(place for path in paths for place in _places(path))]
     steps.append(f"rm -rf -- {quoted(*(path for path in others if path not in records))}")
-    directories = [path.rpartition("/")[0] for path in paths if path.endswith(".d/datatier.conf")]
+    dropins = [path for path in paths if path.endswith(".service.d/datatier.conf")]
+    directories = [path.rpartition("/")[0] for path in dropins]
     if directories:
         steps.append(f"rmdir --ignore-fail-on-non-empty {quoted(*directories)} 2>/dev/null || :")
     return "\n".join([*steps, "forget_units", f"rm -f -- {quoted(*sorted(records))}"])
