@@ -338,7 +338,7 @@ def _database(database: Database, now: Mapping[str, Any] | None) -> Iterator[Ste
         line = f"database {database.name}: owner {database.owner}"
         yield Step(line, f"ALTER DATABASE {name} OWNER TO {owner};")
     if (now or {}).get("connection_limit") == 0:
-        # A drop that was cut off has closed it; see surplus.py.
+        # It was closed for the dump before a drop, or comes from that; see surplus.py.
         line = f"database {database.name}: CONNECTION LIMIT -1"
         yield Step(line, f"ALTER DATABASE {name} CONNECTION LIMIT -1;")
     yield from _settings(

@@ -213,7 +213,10 @@ errors=$(mktemp) closed=
 end() {{ if [ -n "$closed" ]; then limit "$closed" "$limit" || :; fi; rm -f "$errors"; }}
 trap end EXIT; trap 'exit 1' HUP INT TERM
 as() {{ runuser -u postgres -- "$@"; }}
-failed() {{ grep -m 1 -E 'ERROR|FATAL|error' "$errors" >&2 || tail -n 1 "$errors" >&2; exit 1; }}
+failed() {{ # WHAT
+  why=$(grep -m 1 -E 'ERROR|FATAL|error' "$errors") || why=$(tail -n 1 "$errors")
+  echo "${{1:+$1: }}$why" >&2; exit 1
+}}
 ask() {{ as psql -XAtq -w -v ON_ERROR_STOP=1 -v VERBOSITY=terse -d postgres "$@" >/dev/null; }}
 limit() {{ printf 'ALTER DATABASE :"db" CONNECTION LIMIT %s;\n' "$2" | ask -v db="$1"; }}
 leave() {{
@@ -228,8 +231,9 @@ dump() {{ # NAME FILE
 }}
 drop_database() {{ # NAME FILE LIMIT
   limit=$3 closed=$1
-  limit "$1" 0 2>"$errors" && leave "$1" 2>"$errors" && dump "$1" "$2" 2>"$errors" || {{
-    rm -f "$2.partial"; failed; }}
+  limit "$1" 0 2>"$errors" && leave "$1" 2>"$errors" || failed
+  dump "$1" "$2" 2>"$errors" || {{
+    rm -f "$2.partial"; failed "database $1 stays, because its dump is not whole"; }}
   echo 'DROP DATABASE :"db" WITH (FORCE);' | ask -v db="$1" 2>"$errors" || failed
   closed=
 }}

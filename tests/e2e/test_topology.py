@@ -1,4 +1,4 @@
-"""Story: an estate that grows and shrinks; what left the settings is told, then removed if asked."""
+"""Story: an estate that grows and shrinks; what left the settings is told, and then removed."""
 
 from __future__ import annotations
 
@@ -101,9 +101,8 @@ def _active(host: Host, unit: str) -> str:
 
 def _marks(host: Host, name: str) -> list[str]:
     """What stands on a host under the name of a service, outside its data and its logs."""
-    places = "/etc /usr/local /var/lib/datatier"
-    found = host.run(f"find {places} -name '*{name}*' -not -path '/etc/rc?.d/*'").stdout
-    return found.splitlines()
+    places = "/etc /usr/local /usr/lib/datatier /var/lib/datatier"
+    return host.run(f"find {places} -name '*{name}*' 2>/dev/null", check=False).stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +121,15 @@ def estate(lab: Lab, project: Project) -> Estate:
     project.deploy()
     made.redis("one", 6379, "SET", "kept", "from the start")
     return made
+
+
+def _direct(estate: Estate) -> str:
+    """Whether PostgreSQL lets the application's role in from the second host."""
+    secret = estate.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+    server, two = estate.hosts["one"].address, estate.hosts["two"]
+    done = proof.psql(two, "SELECT 'let in'", password=secret, address=server, port=5432)
+    refused = re.search("Connection refused|no pg_hba.conf entry", done.stderr)
+    return "refused" if refused else said(done)
 
 
 GROWN: dict[str, Any] = {
@@ -150,6 +158,7 @@ def test_it_grows(estate: Estate) -> None:
     two = estate.hosts["two"]
     answer = proof.psql(two, rows, role="analyst", password=secret, database="reports")
     assert said(answer) == "1000"
+    assert _direct(estate) == "let in"
 
 
 def test_it_shrinks_and_that_is_told(estate: Estate) -> None:
@@ -247,6 +256,7 @@ def test_services_are_removed(estate: Estate) -> None:
         "sentinel-26379",
     ]
     assert set(three.run("ls /var/lib/redis/6380").stdout.split()) >= {"dump.rdb", "appendonlydir"}
+    assert _direct(estate) == "refused"
     after = proof.processes(list(estate.hosts.values()))
     removed = {f"{name}/{unit}.service" for name, units in gone.items() for unit in units}
     assert {key: before[key] for key in before.keys() - removed} == after
@@ -255,29 +265,41 @@ def test_services_are_removed(estate: Estate) -> None:
 
 def test_what_comes_back_follows_the_master(estate: Estate) -> None:
     """A replica that finds old data of its own has the master's soon, and goes with all of it."""
+    three = estate.hosts["three"]
     estate.redis("one", 6379, "SET", "kept", "while it was away")
     estate.data = {"three": {"redis_ports": [6379, 6380]}}
-    estate.deploy()
-    assert replication(estate.hosts["three"], 6380, estate.password)["role"] == "slave"
-    assert estate.redis("three", 6380, "GET", "kept") == "while it was away"
+    estate.describe()
+    estate.project.deploy("tasks.redis.deploy")
+    assert replication(three, 6380, estate.password)["role"] == "slave"
+
+    def followed() -> None:
+        assert estate.redis("three", 6380, "GET", "kept") == "while it was away"
+
+    eventually(followed, FOUND_SECONDS)
     estate.data = {}
-    lines = estate.plan("redis_prune=true", "destroy=true").output
-    assert "redis-6380: stop and remove, with its data in /var/lib/redis/6380" in lines
-    estate.deploy("redis_prune=true", "destroy=true", "sentinel_prune=true")
-    assert estate.hosts["three"].run("ls /var/lib/redis").stdout.split() == [
-        "6379",
-        "sentinel-26379",
-    ]
+    estate.describe()
+    given = _given(("redis_prune=true", "destroy=true"))
+    run = estate.project.deploy("tasks.remove.prune", *given)
+    assert "redis-6380: stop and remove, with its data in /var/lib/redis/6380" in run.output
+    assert run.changed == {("Prune: services", "three")}
+    assert three.run("ls /var/lib/redis").stdout.split() == ["6379", "sentinel-26379"]
+
+
+def _prune(estate: Estate, *data: str) -> set[tuple[str, str]]:
+    """What PostgreSQL's own run changes with `postgres_prune`."""
+    estate.describe()
+    given = _given(("postgres_prune=true", *data))
+    return estate.project.deploy("tasks.postgres.configure", *given).changed
 
 
 def test_a_role_goes_when_it_owns_nothing(estate: Estate) -> None:
     """With its privileges wherever it has some, and its sessions."""
     one = estate.hosts["one"]
-    assert estate.deploy("postgres_prune=true") == set()
+    assert _prune(estate) == set()
     admin(one, "REASSIGN OWNED BY reader TO psscript")
     secret = estate.project.secrets["POSTGRES_ROLE_READER_PASSWORD"]
     assert said(proof.psql(one, "SELECT 1", role="reader", password=secret)) == "1"
-    assert estate.deploy("postgres_prune=true") == {("PostgreSQL: prune", "one")}
+    assert _prune(estate) == {("PostgreSQL: prune", "one")}
     assert admin(one, "SELECT count(*) FROM pg_roles WHERE rolname = 'reader'") == "0"
     refused = proof.psql(one, "SELECT 1", role="reader", password=secret)
     assert refused.returncode == 2, refused.stdout
@@ -291,9 +313,10 @@ def test_data_go_when_they_are_to_be_destroyed(estate: Estate) -> None:
     oid = admin(one, "SELECT oid FROM pg_database WHERE datname = 'reports'")
     file = f"{DROPPED}/reports-{oid}.dump"
     line = f"database reports: drop; a dump of it stays in {file}"
-    assert line in estate.plan("postgres_prune=true", "destroy=true").output
-    changed = estate.deploy("postgres_prune=true", "destroy=true")
-    assert changed == {("PostgreSQL: prune", "one")}
+    plan = estate.plan("postgres_prune=true", "destroy=true")
+    assert line in plan.output
+    assert _prune(estate, "destroy=true") == {("PostgreSQL: prune", "one")}
+    assert ("PostgreSQL: prune", "one") in plan.planned
     left = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database"
     assert admin(one, f"{left} WHERE NOT datistemplate") == (
         "postgres psscript psscript_before_20250102_030405"
@@ -308,19 +331,26 @@ def test_data_go_when_they_are_to_be_destroyed(estate: Estate) -> None:
     ]
     one.run("createuser analyst", user="postgres")
     one.run(f"pg_restore --create --exit-on-error -d postgres {file}", user="postgres")
-    assert admin(one, "SELECT count(*) FROM sales", "reports") == "1000"
+    # The dump is of a database that nobody could enter any more: a run lets them in again.
+    estate.settings = GROWN
+    assert _prune(estate) == {("PostgreSQL: roles and databases", "one")}
+    secret = estate.project.secrets["POSTGRES_ROLE_ANALYST_PASSWORD"]
+    sales = "SELECT count(*) FROM sales"
+    rows = proof.psql(one, sales, role="analyst", password=secret, database="reports", port=5432)
+    assert said(rows) == "1000"
 
 
 def test_what_cannot_be_dumped_is_not_dropped(estate: Estate) -> None:
     """A full disk: one line, and clients get in again."""
     one = estate.hosts["one"]
+    estate.settings = {}
     one.run(f"mount -t tmpfs -o size=4k,mode=700,uid=postgres tmpfs {DROPPED}")
     try:
         estate.describe()
         given = _given(("postgres_prune=true", "destroy=true"))
-        run = estate.project.pyinfra("-y", *given, "inventory.py", "deploy.py")
+        run = estate.project.pyinfra("-y", *given, "inventory.py", "tasks.postgres.configure")
         assert run.code == 1
-        check_lines(run, [("[one]", "No space left on device")])
+        check_lines(run, [("[one]", "database reports stays, because its dump is not whole: ")])
     finally:
         one.run(f"umount {DROPPED}")
     assert admin(one, "SELECT count(*) FROM sales", "reports") == "1000"
@@ -335,29 +365,34 @@ def test_an_extension_that_is_used_stays(estate: Estate) -> None:
     admin(one, "CREATE EXTENSION hstore; CREATE TABLE used (h hstore)")
     estate.describe()
     given = _given(("postgres_prune=true", "destroy=true"))
-    run = estate.project.pyinfra("-y", *given, "inventory.py", "deploy.py")
+    run = estate.project.pyinfra("-y", *given, "inventory.py", "tasks.postgres.configure")
     assert run.code == 1
     check_lines(run, [("[one]", "cannot drop extension hstore because other objects depend on it")])
     assert admin(one, "SELECT count(*) FROM used") == "0"
     admin(one, "DROP TABLE used")
-    assert estate.deploy("postgres_prune=true", "destroy=true") == {("PostgreSQL: prune", "one")}
+    run = estate.project.deploy("tasks.postgres.configure", *given)
+    assert run.changed == {("PostgreSQL: prune", "one")}
+    assert "hstore" not in admin(one, "SELECT string_agg(extname, ' ') FROM pg_extension")
 
 
-def test_a_pooler_is_taken_away_and_its_line_goes(estate: Estate) -> None:
-    """Its host is cleared first, then taken out of the inventory."""
-    one, two = estate.hosts["one"], estate.hosts["two"]
-    estate.groups |= {"pgbouncer": ["one", "two"]}
-    estate.deploy()
-    secret = estate.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
-    assert said(proof.psql(two, "SELECT 'pooled'", password=secret)) == "pooled"
-    hba = "/etc/postgresql/15/main/pg_hba.conf"
-    assert f"{two.address}/32" in one.run(f"cat {hba}").stdout
-    estate.groups |= {"pgbouncer": ["one"], "sentinel": ["one", "three"], "redis": ["one", "three"]}
-    estate.settings = {"sentinel_quorum": 2}
-    given = ("pgbouncer_prune=true", "redis_prune=true", "sentinel_prune=true")
-    estate.groups |= {"rest": ["two"]}
-    estate.deploy(*given)
-    assert f"{two.address}/32" not in one.run(f"cat {hba}").stdout
+def test_a_host_is_cleared_and_leaves(estate: Estate) -> None:
+    """Its services go, its data stay; without it in the inventory it is forgotten."""
+    two = estate.hosts["two"]
+    estate.describe()
+    run = estate.project.deploy("tasks.remove.deploy", "--limit", "two")
+    assert run.changed == {
+        (f"Remove: {what}", "two") for what in ("Sentinel", "Redis", "what is left")
+    }
+    assert {host for _, host in run.changed} == {"two"}
+    for service in ("pgbouncer", "redis-6379", "redis-sentinel-26379"):
+        assert _active(two, service).split()[0] == "inactive"
     assert _marks(two, "datatier") == []
+    assert estate.redis("one", 6379, "GET", "kept") == "while it was away"
+    hosts, estate.hosts = estate.hosts, {n: h for n, h in estate.hosts.items() if n != "two"}
+    estate.groups |= {"sentinel": ["one", "three"], "redis": ["one", "three"]}
+    assert estate.deploy("sentinel_prune=true") == {
+        ("Sentinel: prune", "one"),
+        ("Sentinel: prune", "three"),
+    }
     estate.check_watched(1, 2, "one", "three")
-    assert said(proof.psql(one, "SELECT 'pooled'", password=secret)) == "pooled"
+    estate.hosts = hosts

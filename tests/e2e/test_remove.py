@@ -1,0 +1,133 @@
+"""Story: the stack comes off a host and comes back with its data, until these are to go too."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.e2e import proof
+from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e.project import PYINFRA, Project, embedded, footprint
+from tests.e2e.proof import SERVICES, Stack
+from tests.e2e.test_trouble import check_lines
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+pytestmark = pytest.mark.xdist_group("remove")
+
+KEPT = "written before the removal"
+TASK = "tasks.remove.deploy"
+DATA = ("/var/lib/postgresql/15/main", "/var/lib/redis/6379", "/backups")
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab, project: Project) -> Stack:
+    """The whole stack on one host, with a row and a key in it."""
+    host = lab.host("whole")
+    project.inventory(embedded("whole", host))
+    project.settings(NO_SCHEDULES)
+    project.deploy()
+    made = Stack(host, project.secrets)
+    made.remember(KEPT)
+    return made
+
+
+def _check_gone(host: Host) -> None:
+    """Asserts that nothing runs, would start, or is left in a file that holds a password."""
+    # The engine below answers questions about names.
+    listening = host.run("ss -Hltnp").stdout.splitlines()
+    assert [line for line in listening if "sshd" not in line and "127.0.0.11:" not in line] == []
+    names = "postgresql pgbouncer redis-server pgbackrest redis-6379 redis-sentinel-26379"
+    states = host.run(f"systemctl is-enabled {names} 2>/dev/null", check=False).stdout.split()
+    assert set(states) <= {"disabled", "not-found", "static"}, states
+    marked = "grep -rl 'Written by Datatier' /etc /usr/local /scripts 2>/dev/null"
+    # Who may log in belongs to the cluster, which stays.
+    found = set(host.run(marked, check=False).stdout.split())
+    assert found <= {"/etc/postgresql/15/main/pg_hba.conf"}
+    assert host.run("ls -d /etc/cron.d/datatier* /usr/lib/datatier", check=False).stdout == ""
+    assert host.run("systemctl is-active cron").stdout.strip() == "active"
+
+
+def test_refused_while_a_backup_job_runs(stack: Stack, project: Project) -> None:
+    """One line; nothing but the schedule has gone, and the stack serves."""
+    holder = "setsid flock -o /run/datatier/backup-redis.lock sleep 300 >/dev/null 2>&1 </dev/null"
+    stack.host.run(f"install -d -m 700 /run/datatier; {holder} & echo $! >/run/holder.pid")
+    run = project.pyinfra("-y", "inventory.py", TASK)
+    stack.host.run("kill $(cat /run/holder.pid)")
+    assert run.code == 1
+    check_lines(run, [("[whole]", "a backup job holds /run/datatier/backup-redis.lock")])
+    for service in SERVICES:
+        stack.check(service, KEPT)
+
+
+def _killed_at(project: Project, operation: str) -> None:
+    """A run whose process is killed when an operation begins."""
+    command = [str(PYINFRA), "-y", "inventory.py", TASK]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=project.directory, stderr=pipe, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if operation in line:
+                break
+        else:
+            pytest.fail(f"{operation} never began")
+        run.kill()
+
+
+def test_an_interrupted_removal_is_finished_by_the_next(stack: Stack, project: Project) -> None:
+    """The plan names everything; what is left is in the plan of the next run, until nothing is."""
+    plan = project.plan(TASK)
+    for line in ("redis-6379: stop and remove", "postgres: stop and remove", "pgbouncer: stop"):
+        assert line in plan.output
+    for path in DATA:
+        assert f"{path}: stays; destroy_data and confirm would remove it" in plan.output
+    _killed_at(project, "Remove: Redis")
+    plan = project.plan(TASK)
+    assert ("Remove: PostgreSQL", "whole") in plan.planned
+    assert ("Remove: PgBouncer", "whole") not in plan.planned
+    assert project.deploy(TASK).changed == plan.planned
+    assert project.deploy(TASK).changed == project.plan(TASK).planned == set()
+    _check_gone(stack.host)
+    words = list(project.secrets.values())
+    places = ("/etc", "/var/lib", "/usr/local", "/opt", "/root", "/run")
+    assert proof.readers(stack.host, "root", words, *places) == []
+
+
+def test_it_comes_back_with_its_data(stack: Stack, project: Project) -> None:
+    """A deployment finds the row, the key and the backups where they were."""
+    project.deploy()
+    for service in SERVICES:
+        eventually(lambda service=service: stack.check(service, KEPT), 60)  # type: ignore[misc]
+    assert project.deploy().changed == project.plan().planned == set()
+
+
+@pytest.mark.parametrize("given", [(), ("confirm=psscrpt",)])
+def test_data_are_destroyed_by_name_only(
+    stack: Stack, project: Project, given: tuple[str, ...]
+) -> None:
+    """Without the stack's name, or with a misspelt one, nothing is touched."""
+    before = footprint(stack.host)
+    words = [word for item in ("destroy_data=true", *given) for word in ("--data", item)]
+    run = project.pyinfra("-y", *words, "inventory.py", TASK)
+    assert run.code == 1
+    refusal = ("whole: confirm: should be 'psscript'", "whose data are to be destroyed")
+    check_lines(run, [refusal, ("nothing was changed",)])
+    assert footprint(stack.host) == before
+
+
+def test_data_are_destroyed(stack: Stack, project: Project) -> None:
+    """Cluster, Redis directories and backups."""
+    given = ("--data", "destroy_data=true", "--data", "confirm=psscript")
+    plan = project.plan(TASK, *given)
+    for path in DATA:
+        assert f"{path}: remove" in plan.output
+    assert project.deploy(TASK, *given).changed == plan.planned
+    assert project.deploy(TASK, *given).changed == project.plan(TASK, *given).planned == set()
+    _check_gone(stack.host)
+    left = "ls -A /var/lib/postgresql /etc/postgresql /var/lib/redis; ls -d /backups"
+    assert stack.host.run(left, check=False).stdout.split() == [
+        "/etc/postgresql:",
+        "/var/lib/postgresql:",
+        "/var/lib/redis:",
+    ]
