@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.backups import archive, script, succeeded
 from tests.e2e.project import ROOT
-from tests.e2e.proof import SERVICES, Done, Stack
+from tests.e2e.proof import SERVICES, Done, Stack, readers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -225,3 +225,46 @@ def _check_nothing_is_left_to_do(machine: Host) -> None:
     assert dry.returncode == 0, dry.stderr
     assert [op for op in json.loads(dry.stdout)["plan"] if op["hosts_with_change"]] == []
     assert not re.search(r"^(\x1b\[\d+m)?[-+@]", dry.stderr.replace("--> ", ""), re.MULTILINE)
+
+
+def test_it_comes_off_and_comes_back_without_systemd(machine: Host, stack: Stack) -> None:
+    """No process, no service, no secret in a file is left; a deployment finds the data."""
+    _check_comes_off(machine, stack, "")
+    run = _in_clone(machine, "make deploy")
+    assert run.returncode == 0, run.stderr
+    for service in ("pgbouncer", "redis-6380", "redis-sentinel-26379"):
+        assert machine.run(f"sv status /etc/service/{service}").stdout.startswith("run: ")
+    eventually(lambda: _check_word(stack), 20)
+    _check_nothing_is_left_to_do(machine)
+
+
+def _check_word(stack: Stack) -> None:
+    assert KEPT in stack.sql("SELECT string_agg(word, ',') FROM kept")
+    assert [stack.redis(port, "GET", "kept") for port in (6379, 6380, 6381)] == [KEPT] * 3
+
+
+def test_it_goes_with_its_data_without_systemd(machine: Host, stack: Stack) -> None:
+    """Typed with its name."""
+    _check_comes_off(machine, stack, "--data destroy_data=true --data confirm=psscript")
+    left = "ls -A /var/lib/postgresql /etc/postgresql /var/lib/redis; ls -d /backups"
+    assert machine.run(left, check=False).stdout.split() == [
+        "/etc/postgresql:",
+        "/var/lib/postgresql:",
+        "/var/lib/redis:",
+    ]
+
+
+def _check_comes_off(machine: Host, stack: Stack, data: str) -> None:
+    remove = f"inventory.py tasks.remove.deploy {data}"
+    dry = _in_clone(machine, f".venv/bin/pyinfra --dry --json {remove}")
+    planned = {op["name"] for op in json.loads(dry.stdout)["plan"] if op["hosts_with_change"]}
+    run = _in_clone(machine, f".venv/bin/pyinfra -y {remove}")
+    assert run.returncode == 0, run.stderr
+    assert _changed(run) == planned
+    assert _changed(_in_clone(machine, f".venv/bin/pyinfra -y {remove}")) == set()
+    names = "postgres|pgbouncer|redis-server|cron"
+    assert machine.run(f"pgrep -x '{names}'", check=False).stdout == ""
+    assert machine.run("ls /etc/service /etc/sv").stdout.count("redis") == 0
+    places = ("/etc", "/var/lib", "/usr/local", "/scripts", "/run")
+    words = [word for name, word in stack.secrets.items() if "PASSWORD" in name]
+    assert readers(machine, "root", words, *places) == []

@@ -69,6 +69,13 @@ STACK: list[Case] = [
     ("address", "db1.example", "address: should be an IP address, not 'db1.example'"),
     ("address", "10.0.0.300", "address: should be an IP address, not '10.0.0.300'"),
     ("address", 5, "address: should be a string"),
+    ("destroy", "some", "destroy: should be true or false"),
+    ("destroy_data", 2, "destroy_data: should be true or false"),
+    ("confirm", True, "confirm: should be a string"),
+    *(
+        (f"{component}_prune", "some", f"{component}_prune: should be true or false")
+        for component in ("postgres", "pgbouncer", "redis", "sentinel")
+    ),
 ]
 
 UNKNOWN: list[Case] = [

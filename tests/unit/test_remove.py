@@ -1,0 +1,313 @@
+"""What is on a host, whose it is, what of it goes, and what a removal is refused for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import remove, sentinel
+from tasks.core import remote, traces
+from tasks.core.change import impact_of
+from tasks.core.estate import HOST, Estate, Node
+from tasks.core.preflight import System
+from tasks.core.services import Manager
+from tasks.core.topology import Address, Instance
+from tasks.core.traces import Traces
+from tasks.sentinel import View
+from tests.unit import helpers
+
+RECORDS = "/var/lib/datatier"
+UNITS = "/etc/systemd/system"
+
+
+def parsed(*paths: str) -> dict[str, tuple[str, ...]]:
+    found = traces.probe("/scripts", [], []).parse([f"path {path}" for path in paths])
+    return dict(found.paths)
+
+
+# --- Traces --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "owner"),
+    [
+        (f"{RECORDS}/redis-6379.active", "redis-6379"),
+        (f"{UNITS}/redis-sentinel-26379.service", "redis-sentinel-26379"),
+        (f"{UNITS}/postgresql@15-main.service.d/datatier.conf", "postgres"),
+        (f"{UNITS}/pgbouncer.service.d/datatier.conf", "pgbouncer"),
+        (f"{UNITS}/cron.service.d/datatier.conf", "cron"),
+        (f"{UNITS}/redis-server.service", traces.MASKED),
+        ("/etc/sv/redis-6379/run", "redis-6379"),
+        ("/etc/redis/redis-6379.conf", "redis-6379"),
+        ("/etc/redis/sentinel-26379.conf", "redis-sentinel-26379"),
+        ("/var/lib/redis/sentinel-26379", "redis-sentinel-26379"),
+        ("/etc/redis/redis-cli.auth", "redis-cli"),
+        ("/usr/local/bin/redis-cli", "redis-cli"),
+        ("/etc/pgbouncer/pgbouncer.ini", "pgbouncer"),
+        ("/etc/postgresql/15/main/conf.d/datatier.conf", "postgres"),
+        ("/etc/pgbackrest.conf", "archiving"),
+        ("/srv/scripts/restore-cluster.sh", "archiving"),
+        ("/srv/scripts/backup.sh", "cron"),
+        ("/etc/cron.d/datatier-backup", "cron"),
+        ("/etc/datatier/backup.json", "cron"),
+        ("/etc/datatier/pgbackrest", "pgbackrest"),
+        ("/usr/lib/datatier", "cron"),
+        ("/etc/sysctl.d/60-datatier-redis.conf", "kernel"),
+        ("/etc/postgresql-common/createcluster.d/datatier.conf", "packages"),
+        ("/etc/datatier", "state"),
+        (RECORDS, "state"),
+    ],
+)
+def test_whose_a_path_is(path: str, owner: str) -> None:
+    assert parsed(path) == {owner: (path,)}
+
+
+def test_who_asks_goes_before_who_answers() -> None:
+    names = ["postgres", "redis-6379", "redis-sentinel-26379", "pgbouncer", "cron", "state"]
+    found = Traces({name: () for name in names})
+    assert found.owners() == [
+        *("cron", "pgbouncer", "redis-sentinel-26379"),
+        *("redis-6379", "postgres", "state"),
+    ]
+
+
+def test_roles_and_data() -> None:
+    lines = ["role 6380 master 2", "role 6381 replica", "data /backups"]
+    found = traces.probe("/scripts", [], []).parse(lines)
+    assert found.roles == {6380: "master 2", 6381: "replica"}
+    assert found.data == ("/backups",)
+
+
+@pytest.mark.parametrize("manager", ["systemd", "runit"])
+def test_what_is_taken_away_is_shell(manager: Manager) -> None:
+    paths = {
+        "postgres": (f"{UNITS}/postgresql@15-main.service.d/datatier.conf", f"{RECORDS}/p.active"),
+        "redis-6379": ("/etc/sv/redis-6379/run", f"{RECORDS}/redis-6379.active"),
+        "cron": ("/etc/cron.d/datatier-backup", f"{RECORDS}/cron.active"),
+        traces.MASKED: (f"{UNITS}/redis-server.service",),
+    }
+    for owner, of in paths.items():
+        script = traces.shell(manager) + traces.take(owner, of, manager)
+        assert helpers.syntax_error(script) == "", owner
+
+
+def test_a_record_goes_last_and_a_cluster_keeps_its_directories() -> None:
+    conf, record = "/etc/postgresql/15/main/conf.d/datatier.conf", f"{RECORDS}/postgres.active"
+    script = traces.take("postgres", (conf, record), "systemd").splitlines()
+    assert script == [
+        "leave_service postgres postgresql@15-main.service postgresql.service",
+        f"rm -rf -- {conf}",
+        "forget_units",
+        f"rm -f -- {record}",
+    ]
+
+
+def test_cron_goes_on_where_it_is_the_hosts() -> None:
+    paths = ("/etc/cron.d/datatier-backup", f"{RECORDS}/cron.active")
+    assert "leave_service" not in traces.take("cron", paths, "systemd")
+    assert "leave_service cron" in traces.take("cron", paths, "runit")
+
+
+# --- What left the inventory ---------------------------------------------------------------------
+
+
+def everything(directory: Path, **data: Any) -> Estate:
+    """Two hosts with a Redis each; the second one has a Sentinel too."""
+    hosts = {
+        "one": {"address": "10.0.0.1", "sentinel_quorum": 1, **data},
+        "two": {"address": "10.0.0.2", "sentinel_quorum": 1},
+    }
+    made = helpers.estate(hosts, {"redis": ["one", "two"], "sentinel": ["two"]}, directory)
+    assert helpers.problems(made) == []
+    for node in made.nodes:
+        node.system = System(systemd=True)
+        made.state.activate_host(node.host)
+        knows(node, HOST, traces=Traces())
+        address = Address(node.address, 6379)
+        leader = Address("10.0.0.1", 6379)
+        follows = None if address == leader else leader
+        knows(node, "redis", sentinels=[], roles=[Instance(address, "present", follows)])
+        if node.name == "two":
+            knows(node, "sentinel", views={26379: View({Address("10.0.0.2", 6379): "slave"}, {})})
+    return made
+
+
+def knows(node: Node, group: str, **results: Any) -> None:
+    remote._cache.setdefault(node.host, {})[group] = (float("inf"), results)
+
+
+def leaves(node: Node, *owners: str, **roles: str) -> None:
+    paths = {owner: (f"{RECORDS}/{owner}.active",) for owner in owners}
+    ports = {int(name.removeprefix("r")): role for name, role in roles.items()}
+    knows(node, HOST, traces=Traces(paths, ports))
+
+
+def test_what_belongs_there_is_not_told(tmp_path: Path) -> None:
+    node = everything(tmp_path).nodes[0]
+    leaves(node, "redis-6379", "redis-cli", "kernel", "packages", "state")
+    assert remove._surplus(node) == []
+
+
+def test_a_key_counts_outside_its_group_too(tmp_path: Path) -> None:
+    node = everything(tmp_path, pgbouncer_prune=True).nodes[0]
+    leaves(node, "pgbouncer", "postgres", "redis-6380")
+    assert remove._surplus(node) == ["pgbouncer", "redis-6380", "postgres"]
+    assert [owner for owner in remove._surplus(node) if remove._prunes(node, owner)] == [
+        "pgbouncer"
+    ]
+    told = list(remove._told(node))
+    assert [line.partition(":")[0] for line in told] == ["redis-6380", "postgres"]
+    change = remove._pruned(node, remove._surplus(node))
+    assert change is not None
+    assert change.lines == ["pgbouncer: stop and remove"]
+    assert impact_of(change.lines[0]) == "restart"
+    assert helpers.syntax_error(change.script) == ""
+
+
+@pytest.mark.parametrize("value", ["perhaps", None, 5])
+def test_what_is_no_truth_removes_nothing(value: Any, tmp_path: Path) -> None:
+    node = everything(tmp_path, pgbouncer_prune=value).nodes[0]
+    leaves(node, "pgbouncer")
+    assert not remove._prunes(node, "pgbouncer")
+
+
+@pytest.mark.parametrize("destroy", [True, False])
+def test_a_replica_leaves_its_data_or_takes_them(destroy: bool, tmp_path: Path) -> None:
+    node = everything(tmp_path, redis_prune=True, destroy=destroy).nodes[0]
+    leaves(node, "redis-6380", r6380="replica")
+    change = remove._pruned(node, remove._surplus(node))
+    assert change is not None
+    assert impact_of(change.lines[0]) == ("destroys data" if destroy else "restart")
+    assert ("rm -rf /var/lib/redis/6380" in change.script.splitlines()) is destroy
+    assert ("rm -f /var/lib/redis/6380/redis.conf" in change.script.splitlines()) is not destroy
+
+
+def test_a_master_is_not_removed(tmp_path: Path) -> None:
+    made = everything(tmp_path, redis_prune=True, redis_ports=[6380])
+    leaves(made.nodes[0], "redis-6379", r6379="master 0")
+    leader = Address("10.0.0.1", 6379)
+    follower = Instance(Address("10.0.0.1", 6380), "present", leader)
+    knows(made.nodes[0], "redis", sentinels=[], roles=[follower])
+    assert [str(problem) for problem in remove.examine(made)] == [
+        "one: redis_prune: redis-6379 is the master: fail over first (docs/failover.md)"
+    ]
+
+
+def test_who_is_followed_is_a_master_whatever_others_say(tmp_path: Path) -> None:
+    made = everything(tmp_path, redis_prune=True)
+    leaves(made.nodes[0], "redis-6380", r6380="master 1")
+    assert len(remove.examine(made)) == 1
+    leaves(made.nodes[0], "redis-6380", r6380="master 0")
+    assert remove.examine(made) == []
+
+
+# --- What Sentinels remember ---------------------------------------------------------------------
+
+STRANGER = Address("10.0.0.9", 6379)
+
+
+def watched(made: Estate, flags: str, member: str = "slave") -> Node:
+    """The host with the Sentinel, which knows somebody whom the inventory does not."""
+    node = made.nodes[1]
+    replicas = {Address("10.0.0.2", 6379): member, STRANGER: flags}
+    knows(node, "sentinel", views={26379: View(replicas, {})})
+    return node
+
+
+def test_what_a_sentinel_knows_is_read() -> None:
+    lines = ["26379 master 10.0.0.1:6379 master", "26379 replica 10.0.0.2:6379 slave,s_down",
+             "26379 sentinel 10.0.0.3:26379 sentinel"]  # fmt: skip
+    assert sentinel._parse_views(lines) == {
+        26379: View(
+            {Address("10.0.0.2", 6379): "slave,s_down"}, {Address("10.0.0.3", 26379): "sentinel"}
+        )
+    }
+
+
+def test_who_left_is_told(tmp_path: Path) -> None:
+    node = watched(everything(tmp_path), "s_down,slave,disconnected")
+    assert list(sentinel.remembered(node, set())) == [
+        "redis-sentinel-26379: knows the replica 10.0.0.9:6379, which is not in the inventory; "
+        "sentinel_prune would make it forget"
+    ]
+    assert sentinel.forget(node, set()) is None
+
+
+def pruning(directory: Path) -> Estate:
+    made = everything(directory)
+    chosen = made.nodes[1].the(sentinel.SentinelSettings)
+    made.nodes[1].settings[type(chosen)] = chosen.model_copy(update={"prune": True})
+    return made
+
+
+def test_who_is_down_or_about_to_be_is_forgotten(tmp_path: Path) -> None:
+    node = watched(pruning(tmp_path), "s_down,slave,disconnected")
+    change = sentinel.forget(node, set())
+    assert change is not None
+    assert change.lines == ["redis-sentinel-26379: forget the replica 10.0.0.9:6379"]
+    assert helpers.syntax_error(change.script) == ""
+    assert [word for word in helpers.SECRETS.values() if word in change.script] == []
+    node = watched(pruning(tmp_path), "slave")
+    assert sentinel.forget(node, set()) is None
+    assert next(sentinel.remembered(node, set())).endswith("it runs: stop it first")
+    assert sentinel.forget(node, {STRANGER}) is not None
+
+
+def test_nobody_is_forgotten_while_a_member_is_down(tmp_path: Path) -> None:
+    node = watched(pruning(tmp_path), "s_down,slave", member="s_down,slave")
+    (problem,) = sentinel.unforgettable(node, set())
+    assert str(problem).startswith("two: sentinel_prune: 10.0.0.2:6379 is down")
+    node = watched(pruning(tmp_path), "slave", member="s_down,slave")
+    assert sentinel.unforgettable(node, set()) == []
+
+
+# --- All of it -----------------------------------------------------------------------------------
+
+
+def test_the_master_stays_with_those_who_stay(tmp_path: Path) -> None:
+    made = everything(tmp_path)
+    leaves(made.nodes[0], "redis-6379")
+    leaves(made.nodes[1], "redis-6379")
+    assert list(remove._left_behind(made)) == []
+    made.active.remove(made.nodes[1])
+    (problem,) = remove._left_behind(made)
+    assert str(problem) == (
+        "one: redis: redis-6379 is the master of what stays on two: "
+        "fail over first (docs/failover.md)"
+    )
+    made.active[:] = [made.nodes[1]]
+    assert list(remove._left_behind(made)) == []
+
+
+def test_data_go_by_name(tmp_path: Path) -> None:
+    node = everything(tmp_path).nodes[0]
+    found = Traces(data=("/var/lib/redis/6379", "/var/lib/postgresql/15/main"))
+    knows(node, HOST, traces=found)
+    assert remove._destroyed(node) is None
+    assert list(remove._stays(node)) == [
+        f"{path}: stays; destroy_data and confirm would remove it" for path in found.data
+    ]
+    made = everything(tmp_path, destroy_data=True)
+    knows(made.nodes[0], HOST, traces=found)
+    change = remove._destroyed(made.nodes[0])
+    assert change is not None
+    assert {impact_of(line) for line in change.lines} == {"destroys data"}
+    assert helpers.syntax_error(change.script) == ""
+    assert list(remove._stays(made.nodes[0])) == []
+
+
+@pytest.mark.parametrize(("confirm", "count"), [("", 2), ("psscrpt", 2), ("psscript", 0)])
+def test_the_name_has_to_be_typed(
+    confirm: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remove.preflight, "examine", lambda _nodes: [])
+    hosts = {
+        name: {"address": address, "destroy_data": True, "confirm": confirm}
+        for name, address in (("one", "10.0.0.1"), ("two", "10.0.0.2"))
+    }
+    made = helpers.estate(hosts, {"pgbouncer": ["one", "two"]}, tmp_path)
+    for node in made.nodes:
+        made.state.activate_host(node.host)
+    assert [problem.key for problem in remove._wrong(made)] == ["confirm"] * count

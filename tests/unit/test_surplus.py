@@ -1,0 +1,148 @@
+"""What PostgreSQL has and the settings have not: what goes, in which order, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tasks.core import surplus
+from tasks.core.change import impact_of
+from tasks.core.sql import Database, Role, Server
+from tasks.core.surplus import Surplus
+from tests.unit import helpers
+
+DATA = "/var/lib/postgresql/17/main"
+SHOP = Database("shop", "app", ("pg_trgm",))
+
+
+def server(
+    roles: Sequence[str] = ("app",),
+    databases: Sequence[str] = ("shop",),
+    owned: Sequence[tuple[Any, ...]] = (),
+    inside: Mapping[str, Any] | None = None,
+    requires: Mapping[str, list[str]] | None = None,
+) -> Server:
+    """A running server; `owned` rows are role, database, whether owner, owned database, count."""
+    fresh = {"template": False, "connection_limit": -1}
+    facts = {
+        "roles": {name: {} for name in (*roles, "postgres", "pg_monitor")},
+        "databases": {
+            "template0": {**fresh, "oid": 4, "template": True},
+            "template1": {**fresh, "oid": 1, "template": True},
+            "postgres": {**fresh, "oid": 5},
+            **{name: {**fresh, "oid": 100 + n} for n, name in enumerate(databases)},
+        },
+        "owned": list(owned),
+        "requires": dict(requires or {}),
+    }
+    return Server("up", 5432, facts, inside or {})
+
+
+def find(there: Server, *, pooled: bool = True, destroy: bool = False) -> list[Surplus]:
+    return surplus.find(there, [Role("app")], [SHOP], pooled=pooled, destroy=destroy)
+
+
+def names(found: Sequence[Surplus]) -> list[str]:
+    return [each.what for each in found]
+
+
+def test_nothing_is_left() -> None:
+    assert find(server()) == []
+
+
+@pytest.mark.parametrize("kind", ["absent", "down"])
+def test_a_server_that_does_not_run_is_not_judged(kind: Any) -> None:
+    assert find(Server(kind)) == []
+
+
+def test_a_database_goes_with_its_owner_only_where_data_may() -> None:
+    owned = [("old", None, True, "stock", 1), ("old", "stock", True, None, 3)]
+    there = server(["app", "old"], ["shop", "stock"], owned)
+    database, role = find(there)
+    assert database.goes(prune=True, destroy=True)
+    assert not database.goes(prune=True, destroy=False)
+    assert impact_of(database.line) == "destroys data"
+    assert role.notice == (
+        "role old: is not in the settings, but owns 3 objects in stock, database stock: "
+        'REASSIGN OWNED BY "old" TO another role there first'
+    )
+    database, role = find(there, destroy=True)
+    assert names([database, role]) == ["database stock", "role old"]
+    assert role.goes(prune=True, destroy=True)
+
+
+def test_copies_of_restores_and_templates_stay() -> None:
+    kept = ["shop_before_20250101_000000", "shop_restore_20250101_000000"]
+    assert find(server(databases=["shop", *kept])) == []
+    assert names(find(server(databases=["shop", "shop_before_lunch"]))) == [
+        "database shop_before_lunch"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\\! x\nb"])
+def test_a_name_that_would_end_a_line_is_nobodys_but_an_operators(name: str) -> None:
+    (database,) = find(server(databases=["shop", name]))
+    assert not database.goes(prune=True, destroy=True)
+    (role,) = find(server(["app", name]))
+    assert not role.goes(prune=True, destroy=True)
+    there = server(["app", "old"], ["shop", name], [("old", name, False, None, 1)])
+    assert [each.goes(prune=True, destroy=False) for each in find(there)] == [False, False]
+
+
+def test_an_extension_that_another_one_needs_stays() -> None:
+    requires = {"earthdistance": ["cube"], "pg_trgm": ["citext"]}
+    inside = {"shop": {"extensions": ["plpgsql", "citext", "cube", "earthdistance", "pg_trgm"]}}
+    found = find(server(inside=inside, requires=requires))
+    assert names(found) == ["extension earthdistance in shop", "extension cube in shop"]
+    assert found[0].statements == (("shop", 'DROP EXTENSION "earthdistance";'),)
+    assert all(each.destroys for each in found)
+
+
+def test_the_lookup_goes_with_the_pooler() -> None:
+    inside = {name: {"extensions": ["pg_trgm"], "lookup": "x"} for name in ("template1", "shop")}
+    there = server(inside=inside)
+    assert find(there) == []
+    assert names(find(there, pooled=False)) == [
+        "password lookup of PgBouncer in template1",
+        "password lookup of PgBouncer in shop",
+    ]
+
+
+def test_what_the_settings_change_first_holds_nobody() -> None:
+    """The owner of a database of the settings is set before anything is dropped."""
+    there = server(["app", "old"], owned=[("old", None, True, "shop", 1)])
+    (role,) = find(there)
+    assert role.goes(prune=True, destroy=False)
+
+
+def test_privileges_end_in_every_database_that_has_some() -> None:
+    owned = [
+        ("old", "shop", False, None, 4),
+        ("old", None, False, "shop", 1),
+        ("app", "shop", False, None, 4),
+    ]
+    (role,) = find(server(["app", "old"], owned=owned))
+    entered = [database for database, text in role.statements if "DROP OWNED" in text]
+    assert entered == ["postgres", "shop"]
+    assert role.statements[0] == ("postgres", 'ALTER ROLE "old" NOLOGIN;')
+    assert role.statements[-1] == ("postgres", 'DROP ROLE "old";')
+    assert impact_of(role.line) == "restart"
+
+
+def test_the_script_is_shell_and_names_are_quoted() -> None:
+    evil = 'x\'; $(reboot) "y" = $do$'
+    there = server(["app", evil], ["shop", evil], [(evil, "shop", False, None, 1)])
+    change = surplus.drop(there, find(there, destroy=True), DATA)
+    assert change is not None
+    assert evil not in change.script
+    assert helpers.syntax_error(change.script) == ""
+    assert change.variables["NAME_0"] == evil
+    sql = change.variables["SQL"]
+    assert 'DROP ROLE "x\'; $(reboot) ""y"" = $do$";' in sql
+    assert "/dropped/x_____reboot___y_____do_-101.dump" in change.script
+
+
+def test_nothing_to_drop() -> None:
+    assert surplus.drop(server(), [], DATA) is None
