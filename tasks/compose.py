@@ -21,6 +21,7 @@ from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, Unreadable, quoted
 from tasks.core.services import Activation, Service, Status
 from tasks.core.settings import Problem, Settings
+from tasks.core.topology import Address
 from tasks.engine import Container, Engine
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings
@@ -177,6 +178,7 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         there, port = engine.volume(container, "sentinel.conf"), project.SENTINEL_PORT
         stopped = f"if [ -e {there} ]; then echo {port} down; else echo {port} none; fi"
         yield "monitors", sentinel.monitors_probe(container), stopped
+        yield "views", sentinel.views_probe(container), ":"
     if BackupSettings in container.settings:
         stanza = f"{node.the(DockerSettings).project_dir}/backups/pgbackrest/archive/*/archive.info"
         yield (
@@ -226,7 +228,11 @@ def _checks(node: Node) -> list[Problem]:
     config = f"{node.the(DockerSettings).project_dir}/docker/backup/backup.json"
     keeper = one(_inside(node), BackupSettings)
     before = said["files"][config].content
-    return [*unfit, *backup.other_passphrase(keeper, before, there=said["artifacts"])]
+    return [
+        *unfit,
+        *backup.other_passphrase(keeper, before, there=said["artifacts"]),
+        *_unremovable(node),
+    ]
 
 
 def _unfit(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
@@ -344,6 +350,7 @@ def _stale(node: Node) -> dict[str, str]:
 def configure() -> None:
     """Writes the project directory, makes every container follow it, and sets what is live."""
     _write()
+    _prune()
     activate()
     _converge_inside()
     _applications()
@@ -355,7 +362,18 @@ def _converge_inside(node: Node) -> None:
     server, keeper = one(inside, PostgresSettings), one(inside, BackupSettings)
     watchers = inside.having(SentinelSettings)
     converge("PostgreSQL: roles and databases", lambda: _within({server: _statements(server)}))
+    postgres.prune(
+        server,
+        lambda: cast(sql.Server, server.read("postgres")["server"]),
+        lambda change: _within({server: change}),
+    )
     converge("Sentinel: monitoring", lambda: _within({w: sentinel.monitoring(w) for w in watchers}))
+    gone = _leaving(node)
+    converge(
+        "Sentinel: prune",
+        lambda: _within({w: sentinel.forget(w, gone) for w in watchers}),
+        notices=lambda: [line for w in watchers for line in sentinel.remembered(w, gone)],
+    )
     converge("Backup: repository", lambda: _within({keeper: _new_stanza(keeper)}))
 
 
@@ -379,6 +397,92 @@ def _within(changes: Mapping[Node, Change | None]) -> Change | None:
         script += f'inside {engine.container_name(container)} "$INSIDE_{number}" >/dev/null\n'
         lines += change.lines
     return Change(lines, script, variables)
+
+
+# --- Prune ---------------------------------------------------------------------------------------
+
+
+@on(DockerSettings)
+def _prune(node: Node) -> None:
+    # What is removed is what this run could show.
+    shown = {each.name for each in _surplus(node)}
+    converge(
+        "Docker: prune",
+        lambda: _pruned(node, [each for each in _surplus(node) if each.name in shown]),
+        notices=lambda: _told(node),
+    )
+
+
+def _surplus(node: Node) -> list[Container]:
+    """The containers of services that the project no longer has."""
+    found = cast(Engine, node.read(DOCKER)["engine"])
+    return [each for each in found.containers if each.service not in _roles(node)]
+
+
+def _told(node: Node) -> Iterator[str]:
+    if not node.the(DockerSettings).prune:
+        for each in _surplus(node):
+            yield f"{each.service}: is not in the project any more; docker_prune would remove it"
+
+
+def _pruned(node: Node, surplus: list[Container]) -> Change | None:
+    if not surplus or not node.the(DockerSettings).prune:
+        return None
+    for problem in _unremovable(node):
+        raise Unreadable(f"{problem.key}: {problem.message}")
+    lines, script = list[str](), _TAKE
+    for each in surplus:
+        name = f"{node.stack.stack_name}_{each.service.replace('-', '_')}_data"
+        kept = each.service.startswith(("redis-master", "redis-replica"))
+        volume = name if each.service.startswith("redis-") else ""
+        destroys = bool(volume) and (node.stack.destroy or not kept)
+        line = Line(f"{each.service}: stop and remove", "restart")
+        if kept and destroys:
+            line = Line(f"{line}, with its volume {volume}", "destroys data")
+        elif kept:
+            line = Line(f"{line}; its data stay in the volume {volume}", "restart")
+        lines.append(line)
+        how = "destroy" if destroys else "keep"
+        script += f"take {quoted(each.name.lstrip('/'), volume, how)}\n"
+        script += f"rm -f {_RECORD}/{node.stack.stack_name}/{quoted(each.service)}.active\n"
+    return Change(lines, script)
+
+
+# Whose replica it is may be another's when it comes back.
+_TAKE = """
+root=$(docker info -f '{{.DockerRootDir}}')
+take() { # CONTAINER VOLUME HOW
+  docker stop -t 300 "$1" >/dev/null; docker rm "$1" >/dev/null
+  [ -n "$2" ] || return 0
+  rm -f "$root/volumes/$2/_data/redis.conf"
+  [ "$3" != destroy ] || docker volume rm "$2" >/dev/null
+}
+"""
+
+
+def _leaving(node: Node) -> set[Address]:
+    """Where Redis and Sentinel are that this run removes."""
+    chosen = node.the(DockerSettings)
+    if not chosen.prune:
+        return set()
+    ports = {True: project.SENTINEL_PORT, False: project.REDIS_PORT}
+    return {
+        Address(place, ports["sentinel" in each.service])
+        for each in _surplus(node)
+        if (place := project.address_of(chosen, each.service))
+    }
+
+
+def _unremovable(node: Node) -> list[Problem]:
+    """What a run is refused for that would remove containers, or make Sentinels forget."""
+    gone, inside = _leaving(node), _inside(node)
+    problems = []
+    if gone and redis.current_master(inside) in gone:
+        message = "the master would be removed: fail over first (docs/failover.md)"
+        problems.append(Problem(node.name, "docker_prune", message))
+    for watcher in inside.having(SentinelSettings):
+        problems += sentinel.unforgettable(watcher, gone)
+    return [*dict.fromkeys(problems)]
 
 
 # --- Activate ------------------------------------------------------------------------------------
@@ -680,6 +784,7 @@ def deploy() -> None:
     """The whole stack as the settings say: install, configure, activate."""
     _write()
     _build()
+    _prune()
     activate()
     _converge_inside()
     _applications()

@@ -83,6 +83,7 @@ class DockerSettings(Settings):
     image_pgbouncer: Image = ""
     image_redis: Image = ""
     image_backup: Image = ""
+    prune: bool = False
 
     @property
     def release(self) -> Release:
@@ -143,6 +144,16 @@ def _containers(node: Node, inside: Estate, chosen: DockerSettings) -> Iterator[
         each = sentinel.model_copy(update={"ports": (SENTINEL_PORT,)})
         yield container(f"redis-sentinel-{number + 1}", "sentinel", _SENTINEL + number, port, each)
     yield container("backup-service", "backup", _BACKUP, 0, node.the(BackupSettings))
+
+
+def address_of(chosen: DockerSettings, service: str) -> str:
+    """Where a container of Redis or Sentinel is or was; empty for other services."""
+    match = re.fullmatch(r"redis-(master|replica|sentinel)(?:-([0-9]+))?", service)
+    if match is None or (match[1] != "master" and match[2] is None):
+        return ""
+    first = {"master": _REDIS, "replica": _REDIS, "sentinel": _SENTINEL - 1}[match[1]]
+    base = ipaddress.IPv4Network(chosen.subnet).network_address
+    return str(base + first + int(match[2] or 0))
 
 
 def _published(chosen: RedisSettings | SentinelSettings) -> tuple[int, ...]:

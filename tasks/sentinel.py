@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -349,7 +350,17 @@ def _strangers(node: Node) -> Iterator[_Stranger]:
             ("Sentinel", view.sentinels, sentinels),
         ):
             for address in sorted({*known} - {*members}):
-                yield _Stranger(port, kind, address, _is_down(known[address]))
+                stranger = _Stranger(port, kind, address, _is_down(known[address]))
+                if stranger.is_down or not _is_scaled(node.estate, address):
+                    yield stranger
+
+
+def _is_scaled(everything: Estate, address: Address) -> bool:
+    """Whether it is a replica that Compose was told to have more of: Docker gave it its address."""
+    if not everything.subnet:
+        return False
+    given = list(ip_network(everything.subnet).subnets())[1]
+    return ip_address(address.ip) in given
 
 
 def _is_down(flags: str) -> bool:

@@ -188,6 +188,67 @@ def test_after_all_of_it_nothing_is_left_to_do(site: Site) -> None:
     site.changes_nothing()
 
 
+def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
+    """A replica, two Sentinels and an application more, and less again."""
+    more: Data = {
+        "redis_ports": [6379, 6380, 6381, 6382],
+        "sentinel_ports": [26379, 26380, 26381, 26382, 26383],
+        "sentinel_quorum": 3,
+        "apps": [*apps(), {"name": "worker", "port": 9000, "image": standin.IMAGE,
+                           "env": {"PORT": "9000"}}],
+    }  # fmt: skip
+    site.settings.update(more)
+    site.project.settings(site.settings)
+    site.project.deploy()
+    for key in more:
+        del site.settings[key]
+    site.settings["apps"] = apps()
+    site.project.settings(site.settings)
+    gone = ("redis-replica-3", "redis-sentinel-4", "redis-sentinel-5", "worker")
+    plan = site.project.plan()
+    check_lines(plan, [(f"{name}: is not in the project any more; docker_prune",) for name in gone])
+    assert not {name for name, _ in plan.planned if "prune" in name}
+    assert set(gone) <= set(containers(site.host))
+    given = ("--data", "docker_prune=true", "--data", "sentinel_prune=true")
+    plan = site.project.plan("deploy.py", *given)
+    assert site.project.deploy("deploy.py", *given).changed == plan.planned
+    assert set(gone).isdisjoint(containers(site.host))
+    volumes = site.host.run("docker volume ls -q").stdout.split()
+    assert "psscript_redis_replica_3_data" in volumes
+    assert "psscript_redis_sentinel_4_data" not in volumes
+    assert site.project.plan("deploy.py", *given).planned == set()
+    site.settles(KEPT)
+
+
+REMOVE = "tasks.remove.deploy"
+
+
+def test_it_comes_off_its_host_and_comes_back(site: Site) -> None:
+    """Containers, network and files go; volumes, backups, `.env` and images stay."""
+    plan = site.project.plan(REMOVE)
+    assert site.project.deploy(REMOVE).changed == plan.planned
+    assert site.project.deploy(REMOVE).changed == set()
+    assert containers(site.host) == {}
+    home = site.host.run("ls -A /opt/psscript").stdout.split()
+    assert home == [".env", "backups"]
+    assert "psscript_postgres_data" in site.host.run("docker volume ls -q").stdout.split()
+    site.project.deploy()
+    site.settles(KEPT)
+
+
+def test_it_goes_with_its_data(site: Site) -> None:
+    """Volumes and backups, typed with the stack's name."""
+    refused = site.project.pyinfra("-y", "--data", "destroy_data=true", "inventory.py", REMOVE)
+    assert refused.code == 1
+    check_lines(refused, [("confirm: should be 'psscript'",), ("nothing was changed",)])
+    site.settles(KEPT)
+    given = ("--data", "destroy_data=true", "--data", "confirm=psscript")
+    assert site.project.deploy(REMOVE, *given).changed
+    assert site.project.deploy(REMOVE, *given).changed == set()
+    assert site.host.run("docker volume ls -q").stdout == ""
+    assert site.host.run("ls -A /opt/psscript").stdout.split() == [".env"]
+
+
 def test_host_without_an_engine(lab: Lab, tmp_path: Path) -> None:
     """One line says what to install, and nothing was."""
     host = lab.host("plain")
