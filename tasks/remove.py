@@ -175,9 +175,19 @@ def _pruned(node: Node, surplus: list[str]) -> Change | None:
     return Change(lines, script)
 
 
+# A job that goes on would find its programme gone.
+_BUSY = """
+rm -f /etc/cron.d/datatier-backup
+for lock in /run/datatier/*.lock; do
+  [ ! -e "$lock" ] || flock -n "$lock" true || {
+    echo "a backup job holds $lock: wait until it is done, or end it" >&2; exit 1; }
+done
+"""
+
+
 def _pruning(node: Node, owner: str) -> tuple[str, str]:
     paths = _found(node).paths[owner]
-    step = traces.take(owner, paths, node.manager)
+    step = f"{_BUSY if owner == 'cron' else ''}{traces.take(owner, paths, node.manager)}"
     if not traces.is_service(paths):
         return f"{_files(node, owner)}: remove", step
     if not re.fullmatch(r"redis-[0-9]+", owner):
@@ -296,15 +306,6 @@ def _here(node: Node) -> Traces:
 
 # What is removed component by component, before what they share.
 _OF_COMPONENTS = "cron|pgbouncer|redis-sentinel-|redis-[0-9]|pgbackrest|archiving|postgres"
-
-# A job that goes on would find its programme gone.
-_BUSY = """
-rm -f /etc/cron.d/datatier-backup
-for lock in /run/datatier/*.lock; do
-  [ ! -e "$lock" ] || flock -n "$lock" true || {
-    echo "a backup job holds $lock: wait until it is done, or end it" >&2; exit 1; }
-done
-"""
 
 
 def _removed(node: Node, owners: str, before: str = "") -> Change | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -359,7 +359,7 @@ def _is_scaled(everything: Estate, address: Address) -> bool:
     """Whether it is a replica that Compose was told to have more of: Docker gave it its address."""
     if not everything.subnet:
         return False
-    given = list(ip_network(everything.subnet).subnets())[1]
+    given = list(IPv4Network(everything.subnet).subnets())[1]
     return ip_address(address.ip) in given
 
 
