@@ -293,14 +293,17 @@ class View:
     sentinels: Mapping[Address, str] = field(default_factory=dict)
 
 
-# `master`, `replica` or `sentinel`, its address and its flags.
+# `master`, `replica` or `sentinel`, its address and its flags. What is empty has an empty line.
 _KNOWN = """
 known() {{ # PORT
-  for kind in MASTER REPLICAS SENTINELS; do
-    redis-cli -p "$1" SENTINEL $kind {name} | paste -d ' ' - - | awk -v kind=$kind '
-      $1 == "ip" {{ ip = $2 }} $1 == "port" {{ port = $2 }}
-      $1 == "flags" {{ sub(/S$/, "", kind); print tolower(kind), ip ":" port, $2 }}'
-  done
+  printf 'SENTINEL %s {name}\\n' MASTER REPLICAS SENTINELS | redis-cli -p "$1" | awk '
+    key == "" {{ key = $0; next }}
+    key == "ip" {{ ip = $0 }}
+    key == "port" {{ port = $0 }}
+    key == "flags" {{
+      kind = /sentinel/ ? "sentinel" : /slave/ ? "replica" : "master"
+      print kind, ip ":" port, $0 }}
+    {{ key = "" }}'
 }}
 """
 

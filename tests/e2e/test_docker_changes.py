@@ -189,10 +189,10 @@ def test_after_all_of_it_nothing_is_left_to_do(site: Site) -> None:
 
 
 def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
-    """A replica, two Sentinels and an application more, and less again."""
+    """A replica, a Sentinel and an application more, and less again."""
     more: Data = {
         "redis_ports": [6379, 6380, 6381, 6382],
-        "sentinel_ports": [26379, 26380, 26381, 26382, 26383],
+        "sentinel_ports": [26379, 26380, 26381, 26382],
         "sentinel_quorum": 3,
         "apps": [*apps(), {"name": "worker", "port": 9000, "image": standin.IMAGE,
                            "env": {"PORT": "9000"}}],
@@ -204,7 +204,7 @@ def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
         del site.settings[key]
     site.settings["apps"] = apps()
     site.project.settings(site.settings)
-    gone = ("redis-replica-3", "redis-sentinel-4", "redis-sentinel-5", "worker")
+    gone = ("redis-replica-3", "redis-sentinel-4", "worker")
     plan = site.project.plan()
     check_lines(plan, [(f"{name}: is not in the project any more; docker_prune",) for name in gone])
     assert not {name for name, _ in plan.planned if "prune" in name}
