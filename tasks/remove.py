@@ -149,9 +149,18 @@ def _told(node: Node) -> Iterator[str]:
     for owner in _surplus(node):
         of = _settings_of(owner)
         if of is not None and not _prunes(node, owner):
-            what = owner if traces.is_service(_found(node).paths[owner]) else _files(node, owner)
+            what = _title(owner) if _is_service(node, owner) else _files(node, owner)
             key = of.key("prune")
             yield f"{what}: is not this host's any more by the settings; {key} would remove it"
+
+
+def _title(owner: str) -> str:
+    """What the health table calls it: cron itself is the host's."""
+    return "backup-service" if owner == "cron" else owner
+
+
+def _is_service(node: Node, owner: str) -> bool:
+    return traces.is_service(_found(node).paths[owner])
 
 
 def _files(node: Node, owner: str) -> str:
@@ -191,7 +200,7 @@ def _pruning(node: Node, owner: str) -> tuple[str, str]:
     if not traces.is_service(paths):
         return f"{_files(node, owner)}: remove", step
     if not re.fullmatch(r"redis-[0-9]+", owner):
-        return Line(f"{owner}: stop and remove", "restart"), step
+        return Line(f"{_title(owner)}: stop and remove", "restart"), step
     home = f"/var/lib/redis/{owner.removeprefix('redis-')}"
     if node.stack.destroy:
         line = Line(f"{owner}: stop and remove, with its data in {home}", "destroys data")
