@@ -452,9 +452,9 @@ def _pruned(node: Node, surplus: list[Container]) -> Change | None:
 _TAKE = """
 root=$(docker info -f '{{.DockerRootDir}}')
 take() { # CONTAINER VOLUME HOW
-  docker stop -t 300 "$1" >/dev/null; docker rm "$1" >/dev/null
-  [ -n "$2" ] || return 0
-  rm -f "$root/volumes/$2/_data/redis.conf"
+  docker stop -t 300 "$1" >/dev/null
+  [ -z "$2" ] || rm -f "$root/volumes/$2/_data/redis.conf"
+  docker rm "$1" >/dev/null
   [ "$3" != destroy ] || docker volume rm "$2" >/dev/null
 }
 """

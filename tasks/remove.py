@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -138,7 +139,7 @@ def _prunes(node: Node, owner: str) -> bool:
     if of is None:
         return False
     if chosen := node.of(of):
-        return bool(getattr(chosen, "prune"))  # noqa: B009
+        return bool(cast(Any, chosen).prune)
     try:
         return TypeAdapter(bool).validate_python(node.host.data.get(of.key("prune"), False))
     except ValidationError:
@@ -196,19 +197,24 @@ done
 
 def _pruning(node: Node, owner: str) -> tuple[str, str]:
     paths = _found(node).paths[owner]
+    if re.fullmatch(r"redis-[0-9]+", owner):
+        line, then = _instance(node, owner)
+        return line, traces.take(owner, paths, node.manager, then)
     step = f"{_BUSY if owner == 'cron' else ''}{traces.take(owner, paths, node.manager)}"
     if not traces.is_service(paths):
         return f"{_files(node, owner)}: remove", step
-    if not re.fullmatch(r"redis-[0-9]+", owner):
-        return Line(f"{_title(owner)}: stop and remove", "restart"), step
+    return Line(f"{_title(owner)}: stop and remove", "restart"), step
+
+
+def _instance(node: Node, owner: str) -> tuple[Line, str]:
+    """What happens to a Redis instance, and to its data."""
     home = f"/var/lib/redis/{owner.removeprefix('redis-')}"
     if node.stack.destroy:
-        line = Line(f"{owner}: stop and remove, with its data in {home}", "destroys data")
-        return line, f"{step}\nrm -rf {home}"
+        line = f"{owner}: stop and remove, with its data in {home}"
+        return Line(line, "destroys data"), f"rm -rf {home}"
     # Whose replica it is may be another's when it comes back.
-    return Line(f"{owner}: stop and remove; its data stay in {home}", "restart"), (
-        f"{step}\nrm -f {home}/redis.conf"
-    )
+    line = f"{owner}: stop and remove; its data stay in {home}"
+    return Line(line, "restart"), f"rm -f {home}/redis.conf"
 
 
 def examine(everything: Estate) -> list[Problem]:
@@ -328,9 +334,8 @@ def _removed(node: Node, owners: str, before: str = "") -> Change | None:
         if traces.is_service(paths) and owner != "cron":
             lines.append(Line(f"{owner}: stop and remove", "restart"))
         lines += [f"{path}: remove" for path in paths if _is_file(path)]
-        script += f"{traces.take(owner, paths, node.manager)}\n"
-        if re.fullmatch("redis-[0-9]+", owner):
-            script += _without_secrets(owner.removeprefix("redis-"))
+        then = _without_secrets(owner) if re.fullmatch("redis-[0-9]+", owner) else ":"
+        script += f"{traces.take(owner, paths, node.manager, then)}\n"
     return Change(lines, script)
 
 
@@ -339,10 +344,10 @@ def _is_file(path: str) -> bool:
     return not path.startswith(("/var/lib/datatier/", "/etc/systemd/", "/etc/sv/"))
 
 
-def _without_secrets(port: str) -> str:
+def _without_secrets(owner: str) -> str:
     """Redis writes its password into the file that keeps its role."""
-    file = f"/var/lib/redis/{port}/redis.conf"
-    return f"[ ! -e {file} ] || sed -i {KEEP_ROLE} {file}\n"
+    file = f"/var/lib/redis/{owner.removeprefix('redis-')}/redis.conf"
+    return f"[ ! -e {file} ] || sed -i {KEEP_ROLE} {file}"
 
 
 # --- A project of containers ---------------------------------------------------------------------

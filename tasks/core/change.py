@@ -91,7 +91,7 @@ def _converge(
     is_first = not host.state.is_executing or not host.state.check_for_changes
     try:
         change = compare()
-        told = notices() if is_first else ()
+        told = [*notices()] if is_first else []
     except remote.Unreadable as unreadable:
         if not host.state.is_executing:
             raise PyinfraError(f"{host.name}: {unreadable}; nothing was changed") from unreadable

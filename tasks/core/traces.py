@@ -162,8 +162,13 @@ def is_service(paths: Collection[str]) -> bool:
     return any(path.startswith(places) for path in paths)
 
 
-def take(owner: str, paths: Collection[str], manager: Manager) -> str:
-    """Shell that stops a service and removes what belongs to it; the record goes last."""
+def take(owner: str, paths: Collection[str], manager: Manager, then: str = ":") -> str:
+    """Shell that stops a service and removes what belongs to it.
+
+    Args:
+        then: shell that runs when it has stopped; the record goes last, so that a removal which
+            is cut off is seen by the next run.
+    """
     if owner == MASKED:
         return f"systemctl -q unmask {MASKED}.service; systemctl -q disable {MASKED}.service"
     steps = list[str]()
@@ -171,6 +176,7 @@ def take(owner: str, paths: Collection[str], manager: Manager) -> str:
     if is_service(paths) and not (owner == "cron" and manager == "systemd"):
         steps.append(f"leave_service {quoted(owner, *_units(owner, paths))}")
     records = {path for path in paths if path.endswith(".active")}
+    steps.append(then)
     others = [*_further(owner), *(place for path in paths for place in _places(path))]
     steps.append(f"rm -rf -- {quoted(*(path for path in others if path not in records))}")
     dropins = [path for path in paths if path.endswith(".service.d/datatier.conf")]

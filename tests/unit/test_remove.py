@@ -98,6 +98,7 @@ def test_a_record_goes_last_and_a_cluster_keeps_its_directories() -> None:
     script = traces.take("postgres", (conf, record), "systemd").splitlines()
     assert script == [
         "leave_service postgres postgresql@15-main.service postgresql.service",
+        ":",
         f"rm -rf -- {conf}",
         "forget_units",
         f"rm -f -- {record}",
