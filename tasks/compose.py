@@ -6,6 +6,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 from pyinfra import logger
@@ -14,7 +15,7 @@ from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, sen
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import files, remote, services, sql
-from tasks.core.change import Change, Line, converge
+from tasks.core.change import Change, Line, Trial, converge
 from tasks.core.estate import DOCKER, Component, Estate, Node, components, no_defaults, on
 from tasks.core.files import Entry, Found
 from tasks.core.preflight import Listener
@@ -309,7 +310,35 @@ def _build(node: Node) -> None:
 def _project_files(node: Node) -> Change | None:
     found = cast(Mapping[str, Found], node.read(DOCKER)["files"])
     now = found[f"{node.the(DockerSettings).project_dir}/.env"].content.decode(errors="replace")
-    return files.compare(_entries(node, now), found)
+    change = files.compare(_entries(node, now), found)
+    return change and change.after(_trials(node, found))
+
+
+def _trials(node: Node, found: Mapping[str, Found]) -> Iterator[Trial]:
+    """Of the configurations that are to change, in the containers that have them."""
+    docker, said = f"{node.the(DockerSettings).project_dir}/docker", node.read(DOCKER)["engine"]
+    for container, trial, texts in _tried(_inside(node)):
+        running = any(c.status == "running" for c in said.of(container.service))
+        if running and any(found[f"{docker}/{f}"].content != t.encode() for f, t in texts.items()):
+            name = f"TRIAL_OF_{container.service.replace('-', '_')}"
+            script = f'{engine.INSIDE}\ninside {engine.container_name(container)} "${name}"'
+            inner = engine.inner(f"set -eu\n{trial.script}", trial.variables)
+            yield Trial(script, {name: inner})
+
+
+def _tried(inside: Estate) -> Iterator[tuple[Node, Trial, dict[str, str]]]:
+    """Containers with the trial of their configuration, and its files."""
+    server, pooler = one(inside, PostgresSettings), one(inside, PgbouncerSettings)
+    text, access = project.postgres_configuration(server), postgres.access(server)
+    trial = postgres.trial(server, "postgresql.conf", text, access)
+    yield server, trial, {"postgres/postgresql.conf": text, "postgres/pg_hba.conf": access}
+    ini, users = pgbouncer.configuration(pooler), pgbouncer.users(pooler)
+    names = "pgbouncer/pgbouncer.ini", "pgbouncer/userlist.txt"
+    yield pooler, pgbouncer.trial(ini, users), dict(zip(names, (ini, users), strict=True))
+    # The replicas have the same.
+    first, name = inside.having(RedisSettings)[0], "redis/redis-master.conf"
+    text = redis.configuration(first, project.REDIS_PORT)
+    yield first, redis.trial(text, f"/etc/{name}"), {name: text}
 
 
 def _entries(node: Node, environment: str = "") -> list[Entry]:
@@ -517,10 +546,10 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     inside = _inside(node)
     server, pooler = one(inside, PostgresSettings), one(inside, PgbouncerSettings)
     text = project.postgres_configuration(server)
-    service = postgres.service_of(server)
+    service = postgres.service_of(server, partial(_console, node))
     home = node.the(DockerSettings).project_dir
     found = node.read(DOCKER)["files"][f"{home}/docker/postgres/postgresql.conf"]
-    means = postgres.impact(found.content, text, server.read("postgres")["server"])
+    means = postgres.impact(server, found.content, text, server.read("postgres")["server"])
     yield _Reloadable(
         server, service, _activation(service, "", text + postgres.access(server), means)
     )
@@ -533,6 +562,13 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
         content = sentinel.configuration(container, project.SENTINEL_PORT)
         watcher = Service(container.service, "", "", "redis", "redis", ready=":", reload=":")
         yield _Reloadable(container, watcher, _activation(watcher, content, ""))
+
+
+def _console(node: Node, pooler: Node) -> str:
+    """The command that gives the console of a pooler's container "$3"."""
+    port = pooler.the(PgbouncerSettings).listen_port
+    psql = f"psql -XAtqw -h /run/postgresql -p {port} -U pgbouncer -d pgbouncer"
+    return f'timeout "$2" docker exec {engine.container_name(pooler)} {psql} -c "$3"'
 
 
 def _redis_reloadable(container: Node, name: str) -> _Reloadable:
@@ -638,8 +674,10 @@ take() { # CONTAINER SCRIPT READY
   case $said in *!restart*) again "$1" "$3" ;; esac
 }
 again() { # CONTAINER READY
-  docker restart -t 300 "$1" >/dev/null; inside "$1" "$2"
+  hold; docker restart -t 300 "$1" >/dev/null; inside "$1" "$2"; release
 }
+hold() { :; }
+release() { :; }
 __COMPOSE__
 up() {
   $compose up -d --no-deps --no-build "$@" >"$err" 2>&1 </dev/null || {
@@ -689,6 +727,7 @@ def _script(
         scale = f"--scale redis-replica={count} " if "redis-replica" in due else ""
         steps.append(f"up {scale}{quoted(*due)}")
     for number, (each, said) in enumerate(live):
+        steps.append(_waiting(each))
         variables[f"INSIDE_{number}"] = _taking(each, said)
         variables[f"READY_{number}"] = _answering(each)
         steps += [_live_step(container, number, said) for container in _same(found, each)]
@@ -705,9 +744,14 @@ def _same(found: Engine, each: _Reloadable) -> list[str]:
     return names
 
 
+def _waiting(each: _Reloadable) -> str:
+    """What makes the clients of a service wait while it starts anew."""
+    return f"hold() {{\n{each.service.hold}\n}}\nrelease() {{\n{each.service.release}\n}}"
+
+
 def _taking(each: _Reloadable, said: str) -> str:
     act = ":" if said == "restart" else each.service.reload
-    restart = "restart_service() { echo '!restart'; }"
+    restart = "restart_service() { echo '!restart'; }\nagain() { restart_service; }"
     return engine.inner(
         f"set -eu\n{restart}\n{each.before}\n{each.service.check}\n{act}", each.variables
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tasks.core import files, packages, services, sql
-from tasks.core.change import Change, converge
+from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, on
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
-from tasks.core.remote import Probe
+from tasks.core.remote import Probe, quoted
 from tasks.core.services import Service
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
 from tasks.postgres import PostgresSettings, lookup_password
@@ -76,6 +77,7 @@ _RESTART_KEYS = ("listen_addr", "listen_port", "unix_socket_dir", "unix_socket_m
 
 _INI = "/etc/pgbouncer/pgbouncer.ini"
 _USERLIST = "/etc/pgbouncer/userlist.txt"
+_SOCKETS = "/var/run/postgresql"
 PID_FILE = "/var/run/postgresql/pgbouncer.pid"
 
 
@@ -206,7 +208,16 @@ def configure(node: Node) -> None:
 
 
 def _configuration(node: Node) -> Change | None:
-    return files.compare(_files(node), node.read("pgbouncer")["files"])
+    said = node.read("pgbouncer")
+    change = files.compare(_files(node), said["files"])
+    if change is None or not said["services"]["pgbouncer"].running:
+        return change
+    wanted = (configuration(node), users(node))
+    is_same = all(
+        said["files"][path].content == text.encode()
+        for path, text in zip((_INI, _USERLIST), wanted, strict=True)
+    )
+    return change.after([] if is_same else [trial(*wanted)])
 
 
 def _parameters(node: Node) -> dict[str, str | int]:
@@ -218,7 +229,7 @@ def _parameters(node: Node) -> dict[str, str | int]:
     return {
         "listen_addr": chosen.listen_addr or ",".join(addresses),
         "listen_port": chosen.listen_port,
-        "unix_socket_dir": "/var/run/postgresql",
+        "unix_socket_dir": _SOCKETS,
         "auth_type": "scram-sha-256",
         "auth_file": _USERLIST,
         "auth_query": "SELECT uname, phash FROM pgbouncer.user_lookup($1)",
@@ -322,20 +333,34 @@ def _activation(node: Node) -> Change | None:
 
 
 # A copy of the configuration that listens nowhere near the live one: it ends at once if it is bad.
-_CHECK = f"""
-trial=$(mktemp -d); chmod 700 "$trial"
-sed -E "s,^(unix_socket_dir) = .*,\\1 = $trial,; s,^(logfile|pidfile) = .*,\\1 = $trial/\\1,
-  s,^listen_addr = .*,listen_addr = ," {_INI} >"$trial/ini"
-chown -R postgres:postgres "$trial"
-# Inside runuser, which waits for two seconds before it passes a signal on.
-runuser -u postgres -- timeout 1 /usr/sbin/pgbouncer "$trial/ini" >/dev/null 2>"$trial/said" ||
-  code=$?
-why=$(grep -hE ' (ERROR|FATAL) ' "$trial/logfile" "$trial/said" 2>/dev/null | head -n 1) || true
-rm -rf "$trial"
-if [ "${{code:-0}}" != 124 ] || [ -n "$why" ]; then
-  echo "PgBouncer refuses {_INI}: ${{why:-it does not start}}" >&2; exit 1
-fi
+_TRY = f"""
+try() {{ # INI USERLIST
+  trial=$(mktemp -d); chmod 700 "$trial"
+  cp "$2" "$trial/users"
+  sed -E "s,^(unix_socket_dir) = .*,\\1 = $trial,; s,^(logfile|pidfile) = .*,\\1 = $trial/\\1,
+    s,^auth_file = .*,auth_file = $trial/users,; s,^listen_addr = .*,listen_addr = ," \
+    "$1" >"$trial/ini"
+  [ "$(id -u)" != 0 ] || chown -R postgres:postgres "$trial"
+  # Inside runuser, which waits for two seconds before it passes a signal on.
+  runuser -u postgres -- timeout 1 /usr/sbin/pgbouncer "$trial/ini" >"$trial/said" 2>&1 || code=$?
+  why=$(grep -hE ' (ERROR|FATAL|WARNING unknown) ' "$trial/logfile" "$trial/said" 2>/dev/null |
+    head -n 1 | sed "s,$trial/ini,{_INI},g") || true
+  rm -rf "$trial"
+  if [ "${{code:-0}}" != 124 ] || [ -n "$why" ]; then
+    echo "PgBouncer refuses {_INI}: ${{why:-it does not start}}" >&2; exit 1
+  fi
+}}
 """
+
+
+def trial(ini: str, userlist: str) -> Trial:
+    """Starts a second PgBouncer with the configuration, which listens nowhere."""
+    script = f"""{_TRY}
+new=$(mktemp -d); trap 'rm -rf "$new"' EXIT
+printf %s "$TRIAL_INI" >"$new/ini"; printf %s "$TRIAL_USERS" >"$new/users"
+try "$new/ini" "$new/users"
+"""
+    return Trial(script, {"TRIAL_INI": ini, "TRIAL_USERS": userlist})
 
 
 def service_of(node: Node) -> Service:
@@ -352,10 +377,100 @@ def service_of(node: Node) -> Service:
         # Clients, server connections, and room for logs and sockets.
         open_files=max(65536, 2 * chosen.max_client_conn),
         configuration=(_INI, _USERLIST),
-        check=_CHECK,
+        check=f"{_TRY}\ntry {_INI} {_USERLIST}",
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         reload=f'kill -HUP "$(cat {PID_FILE})"; sleep 0.2',
     )
+
+
+# --- Clients wait --------------------------------------------------------------------------------
+
+# What backup/swap.py allows running transactions as well. Clients that wait are cut off after
+# `query_wait_timeout`: half of it is for the restart itself.
+_PAUSE_SECONDS = 30
+
+
+def holds(chosen: PgbouncerSettings) -> bool:
+    """Whether clients can wait for a server: those of a session pool keep their connection."""
+    return chosen.pool_mode != "session"
+
+
+def _patience(chosen: PgbouncerSettings) -> int:
+    limit = int(chosen.query_wait_timeout) // 2
+    return max(1, min(_PAUSE_SECONDS, limit)) if limit else _PAUSE_SECONDS
+
+
+def hold(server: Node, console: Callable[[Node], str]) -> str:
+    """Shell that makes the clients of all poolers wait, or exits; see `release`.
+
+    Args:
+        server: whose clients they are.
+        console: the command that gives a pooler's console "$3".
+    """
+    poolers = [
+        node
+        for node in server.estate.having(PgbouncerSettings)
+        if holds(node.the(PgbouncerSettings))
+    ]
+    if not poolers:
+        return ":"
+    seconds = min(_patience(node.the(PgbouncerSettings)) for node in poolers)
+    cases = "\n".join(f"    {node.service or node.name}) {console(node)} ;;" for node in poolers)
+    names = quoted(*(node.service or node.name for node in poolers))
+    return _HOLD.format(cases=cases, names=names, seconds=seconds)
+
+
+# However this script ends, its end of the pipe closes, and the guard lets the clients go on.
+_HOLD = """
+console() {{ # POOLER SECONDS COMMAND
+  case $1 in
+{cases}
+  esac
+}}
+pause() {{
+  why=$(console "$1" {seconds} PAUSE 2>&1) && return 0
+  case $why in
+    *refused*|*'timeout expired'*|*'No such'*|*'No route'*|*'not running'*) return 0 ;;
+    *'password authentication failed'*)
+      why='does not take the password of postgres: run tasks.pgbouncer.configure first' ;;
+    '') why='transactions have been running for {seconds} s: see SHOW CLIENTS, and run again' ;;
+  esac
+  echo "PostgreSQL was not restarted, because PgBouncer ($1) cannot hold its clients: $why" >&2
+  return 1
+}}
+pipe=$(mktemp -u -p /run); mkfifo -m 600 "$pipe"
+exec 9<>"$pipe" 8<"$pipe"; rm "$pipe"
+(
+  exec 9>&-; trap '' HUP INT TERM
+  cat <&8
+  for pooler in {names}; do
+    why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
+      *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
+      *) failed=1 ;;
+    esac
+  done
+  exit "${{failed:-0}}"
+) >/dev/null 2>&1 &
+guard=$! waiting=
+exec 8<&-
+for pooler in {names}; do pause "$pooler" 9>&- & waiting="$waiting $!"; done
+for each in $waiting; do wait "$each" || exit 1; done
+"""
+
+RELEASE = """
+exec 9>&-
+wait "$guard" || { echo 'PgBouncer does not take RESUME: give it by hand' >&2; exit 1; }
+"""
+
+
+def console(server: Node, pooler: Node) -> str:
+    """The command by which a server's host reaches the console of a pooler."""
+    port = pooler.the(PgbouncerSettings).listen_port
+    psql = 'timeout "$2" psql -XAtqw -d pgbouncer -c "$3"'
+    if pooler is server:
+        return f"runuser -u postgres -- {psql} -U pgbouncer -h {_SOCKETS} -p {port}"
+    secret = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$CONSOLE_PASSWORD"
+    return f"{secret} {psql} -U postgres -h {pooler.address} -p {port}"
 
 
 def deploy() -> None:

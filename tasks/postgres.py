@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from ipaddress import ip_network
@@ -16,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from tasks import archive
 from tasks.core import files, packages, services, sql, surplus
-from tasks.core.change import Change, converge
+from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
@@ -347,6 +348,10 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
     }
 
 
+# The file of the cluster's configuration that is ours.
+_OURS = "conf.d/datatier.conf"
+
+
 # --- Install -------------------------------------------------------------------------------------
 
 _CREATING = "/var/lib/postgresql/.datatier-creating"
@@ -434,7 +439,14 @@ def configure(node: Node) -> None:
 
 
 def _configuration(node: Node) -> Change | None:
-    return files.compare(_files(node, _trusted(node)), node.read("postgres")["files"])
+    said = node.read("postgres")
+    change = files.compare(_files(node, _trusted(node)), said["files"])
+    if change is None or said["server"].kind != "up":
+        return change
+    etc, wanted = configuration_directory(node), (configuration(node), access(node))
+    now = (said["files"][f"{etc}/{name}"].content for name in (_OURS, "pg_hba.conf"))
+    tried = [trial(node, _OURS, *wanted)] if [text.encode() for text in wanted] != [*now] else []
+    return change.after(tried)
 
 
 def _trusted(node: Node) -> str:
@@ -487,7 +499,7 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
 def _files(node: Node, certificate: str = "") -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
-        File(f"{etc}/conf.d/datatier.conf", configuration(node), "644", "postgres", "postgres"),
+        File(f"{etc}/{_OURS}", configuration(node), "644", "postgres", "postgres"),
         File(f"{etc}/pg_hba.conf", access(node), "640", "postgres", "postgres"),
         *_archiving(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
@@ -663,12 +675,18 @@ def _activation(node: Node) -> Change | None:
         node.manager,
         reload="".join(contents),
         reload_means=_pending(node),
+        restart_means=restarts(node, "its unit"),
     )
     others = [
         services.activation(service, node.manager, restart="".join(archiving))
         for service in _services(node)[1:]
     ]
-    return services.compare([server, *others], node.read("postgres")["services"], node.manager)
+    found = node.read("postgres")["services"]
+    change = services.compare([server, *others], found, node.manager)
+    if change is None:
+        return None
+    secret = node.the(PostgresSettings).password.get_secret_value()
+    return replace(change, variables={**change.variables, "CONSOLE_PASSWORD": secret})
 
 
 def _services(node: Node) -> list[Service]:
@@ -677,21 +695,39 @@ def _services(node: Node) -> list[Service]:
 
 def _pending(node: Node) -> str:
     said = node.read("postgres")
-    path = f"{configuration_directory(node)}/conf.d/datatier.conf"
-    return impact(said["files"][path].content, configuration(node), said["server"])
+    path = f"{configuration_directory(node)}/{_OURS}"
+    return impact(node, said["files"][path].content, configuration(node), said["server"])
 
 
-def impact(before: bytes, after: str, server: sql.Server) -> str:
+def impact(node: Node, before: bytes, after: str, server: sql.Server) -> str:
     """What the pending parameters cost; only the server knows which of them need a restart."""
     parameter = r"(?m)^(\S+) = '(.*)'$"
-    running = dict(re.findall(parameter, before.decode(errors="replace")))
-    wanted = dict(re.findall(parameter, after))
+    there = {k: _kilobytes(v) for k, v in re.findall(parameter, before.decode(errors="replace"))}
+    wanted = {k: _kilobytes(v) for k, v in re.findall(parameter, after)}
     contexts = server.facts.get("contexts", {})
-    changed = {key for key in wanted | running if wanted.get(key) != running.get(key)}
+    changed = {key for key in wanted | there if wanted.get(key) != there.get(key)}
     # A file that was written and not loaded yet says nothing of what runs.
     changed.update(server.facts.get("waiting", ()))
     fixed = sorted(key for key in changed if contexts.get(key) == "postmaster")
-    return f"restart ({', '.join(fixed)}: postmaster context)" if fixed else "reload"
+    return restarts(node, f"{', '.join(fixed)}: postmaster context") if fixed else "reload"
+
+
+def _kilobytes(value: str) -> str:
+    """A size in the unit that all sizes have in common; any other value as it is."""
+    match = re.fullmatch(r"(\d+)(kB|MB|GB|TB)", value)
+    return f"{int(match[1]) * 1024 ** _SIZES.index(match[2])}kB" if match else value
+
+
+_SIZES = ("kB", "MB", "GB", "TB")
+
+
+def restarts(node: Node, why: str) -> str:
+    """A restart as the plan says it, with what clients see of it."""
+    from tasks.pgbouncer import PgbouncerSettings, holds
+
+    poolers = [pooler.the(PgbouncerSettings) for pooler in node.estate.having(PgbouncerSettings)]
+    waiting = "; clients of PgBouncer wait" if poolers and all(map(holds, poolers)) else ""
+    return f"restart ({why}{waiting})"
 
 
 # The server's own reading of its files, beside one that runs: it knows which values are wrong.
@@ -701,7 +737,8 @@ if [ -n "$bad" ]; then echo "PostgreSQL refuses its configuration: $bad" >&2; ex
 """
 
 # Both views read the files, not the server's memory: a bad line is found before it is loaded. A
-# parameter that waits for a restart is listed there as not applied, which is no mistake.
+# parameter that waits for a restart is listed there as not applied, which is no mistake. What a
+# checkpoint writes before the restart need not be written while clients wait.
 _RELOAD = """
 port=$(sed -n 4p {data}/postmaster.pid)
 ask() {{ runuser -u postgres -- psql -XAtq -w -p "$port" -d postgres -c "$1"; }}
@@ -712,13 +749,59 @@ bad=$(ask "SELECT coalesce(name || ': ', '') || error FROM pg_file_settings
 if [ -n "$bad" ]; then echo "PostgreSQL keeps its old configuration: $bad" >&2; exit 1; fi
 ask 'SELECT pg_reload_conf()' >/dev/null; sleep 0.5
 if [ "$(ask 'SELECT count(*) FROM pg_settings WHERE pending_restart')" != 0 ]; then
-  restart_service postgres {unit}
+  ask CHECKPOINT; again postgres {unit}
 fi
 """
 
 
-def service_of(node: Node) -> Service:
-    """PostgreSQL as a service of a host or in a container."""
+# A scratch server with these files, beside the live one: it knows every reason not to start.
+_TRIAL = """
+bin={bin} etc={etc}
+trial=$(mktemp -d -p /var/tmp)
+as_postgres() {{ runuser -u postgres -- "$@"; }}
+trap 'as_postgres "$bin/pg_ctl" stop -s -m immediate -D "$trial/data" 2>/dev/null
+  rm -rf "$trial"' EXIT
+cp -R "$etc" "$trial/etc"
+printf %s "$TRIAL_CONFIGURATION" >"$trial/etc/{name}"
+printf %s "$TRIAL_ACCESS" >"$trial/etc/pg_hba.conf"
+[ "$(id -u)" != 0 ] || chown -R postgres:postgres "$trial"
+as_postgres "$bin/initdb" -D "$trial/data" --no-sync --locale C --encoding UTF8 >/dev/null
+options="-c data_directory=$trial/data -c config_file=$trial/etc/postgresql.conf"
+options="$options -c hba_file=$trial/etc/pg_hba.conf -c unix_socket_directories=$trial"
+options="$options -c port=$((49152 + $$ % 16384)) -c external_pid_file= -c archive_mode=off"
+options="$options -c huge_pages=off -c logging_collector=off -c log_destination=stderr"
+options="$options -c log_min_messages=log -c lc_messages=C"
+as_postgres "$bin/pg_ctl" start -s -t 60 -D "$trial/data" -l "$trial/log" -o "$options" \
+  >/dev/null 2>&1 || {{
+  bad=$(sed -nE 's/^.*(LOG|ERROR|FATAL):  //p; s/^.*CONTEXT:  /at /p' "$trial/log" 2>/dev/null |
+    grep -vE '^(starting PostgreSQL|listening on|database system)' | head -n 2 | paste -s -d ' ' |
+    sed "s,$trial/etc,$etc,g")
+  echo "PostgreSQL keeps its old settings, since it would not start with the new ones:" \
+    "${{bad:-pg_ctl failed}}" >&2
+  exit 1
+}}
+"""
+
+
+def trial(node: Node, name: str, configuration: str, access: str) -> Trial:
+    """Starts a scratch server with the configuration, `name` being its file in /etc.
+
+    A restart that fails is an outage; PostgreSQL checks much of its configuration then only.
+    """
+    binaries = f"/usr/lib/postgresql/{cluster_version(node)}/bin"
+    script = _TRIAL.format(bin=binaries, etc=configuration_directory(node), name=name)
+    return Trial(script, {"TRIAL_CONFIGURATION": configuration, "TRIAL_ACCESS": access})
+
+
+def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Service:
+    """PostgreSQL as a service of a host or in a container.
+
+    Args:
+        console: how the consoles of poolers are reached from there.
+    """
+    from tasks import pgbouncer
+
+    hold = pgbouncer.hold(node, console or partial(pgbouncer.console, node))
     version, port = cluster_version(node), node.the(PostgresSettings).port
     unit = f"postgresql@{version}-main.service"
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
@@ -738,6 +821,8 @@ def service_of(node: Node) -> Service:
         stop_signal="INT",
         ready=f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres -c 'SELECT 1'",
         reload=_RELOAD.format(data=data_directory(node), unit=unit, waits=sql.WAITS),
+        hold=hold,
+        release=":" if hold == ":" else pgbouncer.RELEASE,
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
 
 from tasks.core import files, packages, services
-from tasks.core.change import Change, converge
+from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
@@ -357,7 +357,18 @@ def _configuration(node: Node) -> Change | None:
     missing = any(found[entry.path].kind == "absent" for entry in seeds if isinstance(entry, File))
     if missing:
         seeds = _seeds(node, current_master(node.estate))
-    return files.compare([*_files(node), *seeds], found)
+    change = files.compare([*_files(node), *seeds], found)
+    return change and change.after(_trials(node))
+
+
+def _trials(node: Node) -> Iterator[Trial]:
+    """Of running instances whose settings are to change."""
+    said = node.read("redis")
+    for port in node.the(RedisSettings).ports:
+        path, text = _configuration_path(port), configuration(node, port)
+        running = said["services"][f"redis-{port}"].running
+        if running and said["files"][path].content != text.encode():
+            yield trial(text, path)
 
 
 def _parameters(node: Node, port: int) -> dict[str, str | int]:
@@ -533,7 +544,7 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
         group="redis",
         before_start=(keep_role,),
         configuration=(managed,),
-        check=_CHECK.format(managed=managed),
+        check=f"{_TRY}\ntry {managed} {managed}",
         ready=f"accepted {port}",
         reload=f'config_set {port} "$CONFIG_{port}" redis-{port} redis-{port}.service',
     )
@@ -541,12 +552,44 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
 
 KEEP_ROLE = "-n /^replicaof/p"
 
-# A server that is to listen nowhere reads its configuration and exits.
-_CHECK = """
-bad=$(cd /tmp && timeout 5 redis-server {managed} --port 0 --save '' --appendonly no --dir /tmp \
-  --logfile '' 2>&1 | sed -n '/FATAL CONFIG/,$p' | sed 1d | tr '\\n' ' ') || true
-if [ -n "$bad" ]; then echo "{managed}: $bad" >&2; exit 1; fi
+# A second server that keeps nothing and listens in a private directory only.
+_TRY = """
+try() { # FILE NAME
+  place=$(mktemp -d); [ "$(id -u)" != 0 ] || chown redis:redis "$place"
+  sed -E '/^(port|bind|dir|logfile|pidfile|unixsocket|daemonize) /d' "$1" |
+    (cd "$place"; exec timeout 20 runuser -u redis -- redis-server - --port 0 --bind 127.0.0.1 \
+      --unixsocket "$place/s" --dir "$place" --save '' --appendonly no --loglevel notice \
+      >"$place/said" 2>&1) &
+  server=$! answer=
+  for _ in $(seq 100); do
+    answer=$(timeout 3 redis-cli -s "$place/s" PING 2>/dev/null) || :
+    case $answer in *PONG*|*NOAUTH*) break ;; esac
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill "$server" 2>/dev/null || :
+  case $answer in
+    *PONG*|*NOAUTH*) rm -rf "$place"; return 0 ;;
+  esac
+  bad=$(sed -n '/FATAL CONFIG/,$p' "$place/said" | sed 1d | tr '\n' ' ')
+  bad=${bad:-$(grep -vF ' * ' "$place/said" | tail -n 1)}
+  rm -rf "$place"
+  echo "$2: Redis refuses it: ${bad:-it does not start}" >&2
+  exit 1
+}
 """
+
+
+def trial(configuration: str, path: str) -> Trial:
+    """Starts a second server with the configuration, which is to become the file `path`."""
+    variable = "TRIAL_" + re.sub("[^A-Za-z0-9]", "_", path)
+    script = f"""{_TRY}
+new=$(mktemp); trap 'rm -f "$new"' EXIT
+printf %s "${variable}" >"$new"
+try "$new" {path}
+"""
+    return Trial(script, {variable: configuration})
+
 
 # Of two passwords the server accepts one: the settings', or until it has taken that the last
 # one. Commands with secrets go to redis-cli on standard input.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self, get_args
 from weakref import WeakKeyDictionary
 
@@ -47,6 +47,19 @@ def summary(impacts: Iterable[Impact]) -> str:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A server's own reading of a configuration that is not written yet.
+
+    Attributes:
+        script: shell that refuses it with one clear line on standard error.
+        variables: shell variables for it, which no trial shares with another.
+    """
+
+    script: str
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Change:
     """What differs from the settings and the script that removes the difference.
 
@@ -63,6 +76,13 @@ class Change:
     variables: Mapping[str, str] = field(default_factory=dict)
     diff: list[str] = field(default_factory=list)
     then: Callable[[], str] | None = None
+
+    def after(self, trials: Iterable[Trial]) -> Change:
+        """The same change, which does not begin unless all trials end well."""
+        tried = list(trials)
+        script = "".join(f"(\n{trial.script}\n)\n" for trial in tried) + self.script
+        variables = {k: v for trial in tried for k, v in trial.variables.items()}
+        return replace(self, script=script, variables={**self.variables, **variables})
 
 
 def converge(

@@ -34,6 +34,7 @@ class Service:
         ready: shell that exits with 0 when the service answers a real request.
         reload: shell that makes it take its configuration without a restart.
         stop_signal: the signal that stops it, where that is not TERM (runit only).
+        hold, release: shell before and after a restart, in between clients wait.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Service:
     runtime_directory: str = ""
     reload_signal: str = ""
     stop_signal: str = ""
+    hold: str = ":"
+    release: str = ":"
 
     @property
     def systemd_unit(self) -> str:
@@ -238,15 +241,20 @@ _IMPACTS: dict[str, Impact] = {"reload": "reload", "restart": "restart", "recrea
 
 def _step(wanted: Activation, impact: str) -> str:
     service = wanted.service
-    act = {"reload": service.reload, "enable": ":"}.get(
-        impact, f"{impact}_service {service.name} {service.systemd_unit}"
-    )
+    names = f"{service.name} {service.systemd_unit}"
+    act = {
+        "reload": service.reload,
+        "enable": ":",
+        "start": f"start_service {names}",
+        "restart": f"again {names}",
+    }[impact]
     return (
         f"ready() {{\n{service.ready}\n}}\n"
+        f"hold() {{\n{service.hold}\n}}\nrelease() {{\n{service.release}\n}}\n"
         f"{service.check}\n"
         f"enable_service {service.name} {service.enabled_by or service.systemd_unit}\n"
         f"{act}\n"
-        f"answer {service.name} {service.systemd_unit}\n"
+        f"answer {names}\n"
         f"settle {service.name} {quoted(*service.configuration)}\n"
         f"record {service.name} {quoted(wanted.restart, wanted.reload, *sorted(wanted.keys))}"
     )
@@ -270,6 +278,12 @@ answer() {{
   done
   echo "$1 does not answer after {START_SECONDS} s; its log ends with: $(last_log "$@")" >&2
   exit 1
+}}
+again() {{ # NAME UNIT
+  hold
+  restart_service "$@"
+  answer "$@"
+  release
 }}
 # A file from the future would stay newer than every record.
 settle() {{
