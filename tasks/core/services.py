@@ -69,7 +69,7 @@ class Activation:
     """A service and the fingerprints of what it should be running with.
 
     Attributes:
-        reload_means: what a reload amounts to and why, for the plan.
+        reload_means, restart_means: what it amounts to and why, for the plan.
         keys: what a reload sets; one that is gone has no value, and only a restart forgets it.
     """
 
@@ -78,6 +78,7 @@ class Activation:
     reload: str
     reload_means: str = "reload"
     keys: frozenset[str] = frozenset()
+    restart_means: str = "restart"
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,13 @@ def activation(
     restart: str = "",
     reload: str = "",
     reload_means: str = "reload",
+    restart_means: str = "restart",
     keys: Iterable[str] = (),
 ) -> Activation:
     """The fingerprints of a service: `restart` and `reload` are the configuration it runs with."""
     unit = "".join(e.content for e in files(service, manager) if isinstance(e, File))
     fingerprints = digest(unit, restart), digest(reload)
-    return Activation(service, *fingerprints, reload_means, frozenset(keys))
+    return Activation(service, *fingerprints, reload_means, frozenset(keys), restart_means)
 
 
 _READ_SYSTEMD = """
@@ -227,7 +229,8 @@ def impact(wanted: Activation, now: Status) -> str | None:
 
 def said(wanted: Activation, due: str) -> str:
     """What is due, as a sentence of the plan."""
-    return line(wanted.service.name, wanted.reload_means if due == "reload" else due)
+    means = {"reload": wanted.reload_means, "restart": wanted.restart_means}.get(due, due)
+    return line(wanted.service.name, means)
 
 
 def line(service: str, means: str) -> Line:

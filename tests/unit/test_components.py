@@ -142,14 +142,26 @@ def test_an_extra_key_of_redis_that_is_gone_takes_a_restart(tmp_path: Path) -> N
         # What was written and never loaded: by this run, or by one that was killed.
         ("m = '2'", "m = '2'", ["m"], "restart (m: postmaster context)"),
         ("a = 'x'", "a = 'x'", ["a"], "reload"),
+        # Another word for the same.
+        ("m = '1GB'", "m = '1024MB'", [], "reload"),
+        ("m = '1GB'", "m = '1025MB'", [], "restart (m: postmaster context)"),
     ],
 )
 def test_the_server_says_which_parameters_take_a_restart(
-    before: str, after: str, waiting: list[str], said: str
+    before: str, after: str, waiting: list[str], said: str, tmp_path: Path
 ) -> None:
     contexts = {"a": "user", "m": "postmaster", "n": "postmaster"}
     server = sql.Server("up", 5432, {"contexts": contexts, "waiting": waiting})
-    assert postgres.impact(before.encode(), after, server) == said
+    alone = helpers.estate({"a": {}}, {"postgres": ["a"]}, tmp_path).nodes[0]
+    assert postgres.impact(alone, before.encode(), after, server) == said
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [("transaction", "; clients of PgBouncer wait"), ("session", "")]
+)
+def test_a_restart_says_whether_clients_wait(mode: str, said: str, tmp_path: Path) -> None:
+    pooled = node(tmp_path, pgbouncer_pool_mode=mode)
+    assert postgres.restarts(pooled, "why") == f"restart (why{said})"
 
 
 # --- Redis ---------------------------------------------------------------------------------------

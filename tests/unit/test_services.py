@@ -151,7 +151,7 @@ def test_the_impact_is_the_least_that_does(
 ACTS = [
     (Status(True, False, "R", "L"), ":"),
     (Status(True, True, "R", "old"), "config_set 6379"),
-    (Status(True, True, "old", "L"), "restart_service redis-6379 redis-6379.service"),
+    (Status(True, True, "old", "L"), "again redis-6379 redis-6379.service"),
     (Status(False, True, "R", "L"), "start_service redis-6379 redis-6379.service"),
 ]
 
@@ -160,9 +160,15 @@ ACTS = [
 def test_every_act_is_checked_before_and_proved_after(status: Status, act: str) -> None:
     change = services.compare([WANTED], {"redis-6379": status}, "systemd")
     assert change is not None
-    assert change.script.splitlines()[-9:] == [
+    assert change.script.splitlines()[-15:] == [
         "ready() {",
         "accepted 6379",
+        "}",
+        "hold() {",
+        ":",
+        "}",
+        "release() {",
+        ":",
         "}",
         "check_configuration",
         "enable_service redis-6379 redis-6379.service",
