@@ -13,7 +13,7 @@ from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, 
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, quoted
-from tasks.core.services import Service
+from tasks.core.services import STATE_DIRECTORY, Service
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
 from tasks.postgres import PostgresSettings, lookup_password
 
@@ -400,8 +400,10 @@ def _patience(chosen: PgbouncerSettings) -> int:
     return max(1, min(_PAUSE_SECONDS, limit)) if limit else _PAUSE_SECONDS
 
 
-def hold(server: Node, console: Callable[[Node], str]) -> str:
-    """Shell that makes the clients of all poolers wait, or exits; see `release`.
+def hold(server: Node, console: Callable[[Node], str]) -> tuple[str, str]:
+    """Shell that makes the clients of all poolers wait, or exits, and shell that ends that.
+
+    The second one also ends a wait that was left by a script and a guard which were cut off.
 
     Args:
         server: whose clients they are.
@@ -413,53 +415,60 @@ def hold(server: Node, console: Callable[[Node], str]) -> str:
         if holds(node.the(PgbouncerSettings))
     ]
     if not poolers:
-        return ":"
+        return ":", ":"
     seconds = min(_patience(node.the(PgbouncerSettings)) for node in poolers)
     cases = "\n".join(f"    {node.service or node.name}) {console(node)} ;;" for node in poolers)
     names = quoted(*(node.service or node.name for node in poolers))
-    return _HOLD.format(cases=cases, names=names, seconds=seconds)
+    consoles = _CONSOLES.format(cases=cases, names=names)
+    return consoles + _HOLD.format(names=names, seconds=seconds), consoles + _RELEASE
 
 
-# However this script ends, its end of the pipe closes, and the guard lets the clients go on.
-_HOLD = """
-console() {{ # POOLER SECONDS COMMAND
+_HELD = f"{STATE_DIRECTORY}/pgbouncer.held"
+_CONSOLES = f"""
+console() {{{{ # POOLER SECONDS COMMAND
   case $1 in
-{cases}
+{{cases}}
   esac
-}}
-pause() {{
-  why=$(console "$1" {seconds} PAUSE 2>&1) && return 0
+}}}}
+go_on() {{{{
+  for pooler in {{names}}; do
+    why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
+      *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
+      *) return 1 ;;
+    esac
+  done
+  rm -f {_HELD}
+}}}}
+"""
+
+# However this script ends, its end of the pipe closes, and so do those of the commands that are
+# to hold the clients; then the guard lets them go on.
+_HOLD = f"""
+pause() {{{{
+  why=$(console "$1" {{seconds}} PAUSE 2>&1) && return 0
   case $why in
     *refused*|*'timeout expired'*|*'No such'*|*'No route'*|*'not running'*) return 0 ;;
     *'password authentication failed'*)
       why='does not take the password of postgres: run tasks.pgbouncer.configure first' ;;
-    '') why='transactions have been running for {seconds} s: see SHOW CLIENTS, and run again' ;;
+    '') why='transactions have been running for {{seconds}} s: see SHOW CLIENTS, and run again' ;;
   esac
   echo "PostgreSQL was not restarted, because PgBouncer ($1) cannot hold its clients: $why" >&2
   return 1
-}}
+}}}}
+install -d -m 700 {STATE_DIRECTORY}; touch {_HELD}
 pipe=$(mktemp -u -p /run); mkfifo -m 600 "$pipe"
 exec 9<>"$pipe" 8<"$pipe"; rm "$pipe"
-(
-  exec 9>&-; trap '' HUP INT TERM
-  cat <&8
-  for pooler in {names}; do
-    why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
-      *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
-      *) failed=1 ;;
-    esac
-  done
-  exit "${{failed:-0}}"
-) >/dev/null 2>&1 &
+(exec 9>&-; trap '' HUP INT TERM; cat <&8; go_on) >/dev/null 2>&1 &
 guard=$! waiting=
 exec 8<&-
-for pooler in {names}; do pause "$pooler" 9>&- & waiting="$waiting $!"; done
+for pooler in {{names}}; do pause "$pooler" & waiting="$waiting $!"; done
 for each in $waiting; do wait "$each" || exit 1; done
 """
 
-RELEASE = """
-exec 9>&-
-wait "$guard" || { echo 'PgBouncer does not take RESUME: give it by hand' >&2; exit 1; }
+_RELEASE = f"""
+if [ -n "${{guard:-}}" ]; then exec 9>&-; wait "$guard" || :; guard=; fi
+[ ! -e {_HELD} ] || go_on ||
+  {{ echo "PgBouncer ($pooler) does not take RESUME, give it by hand: $why" >&2; exit 1; }}
 """
 
 

@@ -801,7 +801,7 @@ def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Serv
     """
     from tasks import pgbouncer
 
-    hold = pgbouncer.hold(node, console or partial(pgbouncer.console, node))
+    hold, release = pgbouncer.hold(node, console or partial(pgbouncer.console, node))
     version, port = cluster_version(node), node.the(PostgresSettings).port
     unit = f"postgresql@{version}-main.service"
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
@@ -822,7 +822,7 @@ def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Serv
         ready=f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres -c 'SELECT 1'",
         reload=_RELOAD.format(data=data_directory(node), unit=unit, waits=sql.WAITS),
         hold=hold,
-        release=":" if hold == ":" else pgbouncer.RELEASE,
+        release=release,
     )
 
 

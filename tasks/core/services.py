@@ -34,7 +34,8 @@ class Service:
         ready: shell that exits with 0 when the service answers a real request.
         reload: shell that makes it take its configuration without a restart.
         stop_signal: the signal that stops it, where that is not TERM (runit only).
-        hold, release: shell before and after a restart, in between clients wait.
+        hold: shell before a restart, after which clients wait.
+        release: shell that lets clients go on, whoever has made them wait.
     """
 
     name: str
@@ -258,6 +259,7 @@ def _step(wanted: Activation, impact: str) -> str:
         f"enable_service {service.name} {service.enabled_by or service.systemd_unit}\n"
         f"{act}\n"
         f"answer {names}\n"
+        "release\n"
         f"settle {service.name} {quoted(*service.configuration)}\n"
         f"record {service.name} {quoted(wanted.restart, wanted.reload, *sorted(wanted.keys))}"
     )
@@ -286,7 +288,6 @@ again() {{ # NAME UNIT
   hold
   restart_service "$@"
   answer "$@"
-  release
 }}
 # A file from the future would stay newer than every record.
 settle() {{

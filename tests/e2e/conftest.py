@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from tests.e2e.project import Project
 from tests.lab import Lab, engine
@@ -30,3 +31,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stops the engine once, when the last worker is done; one that ran before is left alone."""
     if not hasattr(session.config, "workerinput"):
         engine.stop_if_ours()
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Prints what stories have measured."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

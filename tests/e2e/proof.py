@@ -31,9 +31,10 @@ def psql(
     database: str = "psscript",
     address: str = "127.0.0.1",
     port: int = 6432,
+    limit: int = 60,
 ) -> Done:
     """One statement by psql on the host; through the pooler unless a port is given."""
-    client = f"psql -XAtqw -h {address} -p {port} -U {role} -d {database}"
+    client = f"timeout {limit} psql -XAtqw -h {address} -p {port} -U {role} -d {database}"
     script = f'IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client} -c "$(cat)"'
     return host.run(script, stdin=f"{password}\n{sql}", check=False)
 

@@ -460,8 +460,17 @@ def _check_whole(host: Host) -> None:
 # --- What only the server can know to be wrong ---------------------------------------------------
 
 
+_CORRECTED = {
+    "postgres_extra": {"log_lock_waits": True},
+    "redis_extra": {"hz": 20},
+    "pgbouncer_default_pool_size": 21,
+}
+_FILES = "cd /etc && sha256sum {} | sort"
+_ON_DB = "postgresql/15/main/pg_hba.conf postgresql/15/main/conf.d/* pgbouncer/*"
+
+
 def _served(estate: Estate) -> dict[str, Any]:
-    """The processes and a real answer of each."""
+    """The processes, a real answer of each, and their files."""
     db, cache = estate.host("db1"), estate.host("cache1")
     secret, lock = estate.secrets["REDIS_PASSWORD"], "SHOW log_lock_waits"
     return {
@@ -471,9 +480,11 @@ def _served(estate: Estate) -> dict[str, Any]:
             main_process(cache, "redis-6379"),
             said(redis(cache, 6379, "CONFIG", "GET", "hz", password=secret)),
         ),
+        "files": [db.run(_FILES.format(_ON_DB)).stdout, cache.run(_FILES.format("redis/*")).stdout],
     }
 
 
+_STAYS = "PostgreSQL keeps its old settings, since it would not start with the new ones: "
 HBA = "host all all 10.99.0.0/24 scram-sha-256 colour=blue"
 
 
@@ -482,18 +493,33 @@ HBA = "host all all 10.99.0.0/24 scram-sha-256 colour=blue"
     [
         (
             {"postgres_hba": [HBA], "redis_extra": {"hz": "often"}},
-            [("[db1]", "pg_hba.conf line ", "colour"), ("[cache1]", "redis-6379.conf", "hz")],
+            [
+                ("[db1]", _STAYS, "colour", "/etc/postgresql/15/main/pg_hba.conf"),
+                ("[cache1]", "/etc/redis/redis-6379.conf: Redis refuses it: ", "hz"),
+            ],
         ),
         (
             {"postgres_extra": {"log_lock_waits": "perhaps"}, "redis_extra": {"no-such-key": 1}},
-            [("[db1]", "log_lock_waits"), ("[cache1]", "redis-6379.conf", "no-such-key")],
+            [("[db1]", _STAYS, "log_lock_waits"), ("[cache1]", "Redis refuses it", "no-such-key")],
+        ),
+        # What PostgreSQL finds when it starts, and not before.
+        (
+            {"postgres_extra": {"shared_preload_libraries": "no_such_library"}},
+            [("[db1]", _STAYS, "no_such_library")],
         ),
         (
             {"pgbouncer_extra": {"server_check_delay": "soon"}},
-            [("[db1]", "server_check_delay")],
+            [("[db1]", "PgBouncer refuses /etc/pgbouncer/pgbouncer.ini: ", "server_check_delay")],
         ),
+        ({"pgbouncer_extra": {"no_such_key": 1}}, [("[db1]", "PgBouncer refuses", "no_such_key")]),
     ],
-    ids=["hba-and-redis-value", "postgres-value-and-redis-key", "pgbouncer-value"],
+    ids=[
+        "hba-and-redis-value",
+        "postgres-value-and-redis-key",
+        "postgres-start",
+        "pgbouncer-value",
+        "pgbouncer-key",
+    ],
 )
 def test_a_line_that_the_server_refuses(
     estate: Estate, settings: Project, bad: Data, lines: list[tuple[str, ...]]
@@ -502,13 +528,16 @@ def test_a_line_that_the_server_refuses(
     estate.project.deploy()
     before = _served(estate)
     settings.settings(bad)
-    try:
-        estate.fails(*lines)
-        assert _served(estate) == before
-    finally:
-        settings.settings({})
-        estate.repairs()
+    estate.fails(*lines)
     assert _served(estate) == before
+    settings.settings(_CORRECTED)
+    assert len(estate.repairs()) == len(_CORRECTED) * 2
+    after = _served(estate)
+    assert [after[name] for name in ("postgres", "redis")] == [
+        (before["postgres"][0], "on"),
+        (before["redis"][0], "hz\n20"),
+    ]
+    assert after["pgbouncer"] == (before["pgbouncer"][0], "21")
 
 
 # --- Somebody's hands ----------------------------------------------------------------------------

@@ -160,7 +160,7 @@ ACTS = [
 def test_every_act_is_checked_before_and_proved_after(status: Status, act: str) -> None:
     change = services.compare([WANTED], {"redis-6379": status}, "systemd")
     assert change is not None
-    assert change.script.splitlines()[-15:] == [
+    assert change.script.splitlines()[-16:] == [
         "ready() {",
         "accepted 6379",
         "}",
@@ -174,6 +174,7 @@ def test_every_act_is_checked_before_and_proved_after(status: Status, act: str) 
         "enable_service redis-6379 redis-6379.service",
         act,
         "answer redis-6379 redis-6379.service",
+        "release",
         "settle redis-6379 ",
         "record redis-6379 R L",
     ]

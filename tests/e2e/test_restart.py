@@ -1,0 +1,252 @@
+"""Stories of a PostgreSQL that restarts while clients of its poolers work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from tests.e2e.project import Data, Project
+from tests.e2e.proof import admin, main_process, psql
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+pytestmark = pytest.mark.xdist_group("restart")
+
+CLIENTS = 20
+LOAD_SECONDS = 22
+BINARIES = "/usr/lib/postgresql/15/bin"
+SERVER_LOG = "/var/log/postgresql/postgresql-15-main.log"
+
+
+@dataclass(frozen=True)
+class Estate:
+    """PostgreSQL with a pooler beside it and one on another host."""
+
+    project: Project
+    db: Host
+    pool: Host
+
+    @property
+    def password(self) -> str:
+        """The application role's password."""
+        return self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+
+    def pgbench(self, *options: str, address: str = "127.0.0.1", port: int = 6432) -> str:
+        """What PostgreSQL's own load generator reports; its clients must all have lived."""
+        client = f"{BINARIES}/pgbench -h {address} -p {port} -U psscript {' '.join(options)}"
+        script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client} psscript"
+        done = self.db.run(script, stdin=f"{self.password}\n", check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "aborted" not in done.stderr and "error:" not in done.stderr, done.stderr
+        return done.stdout
+
+    def starts(self) -> int:
+        """How many times PostgreSQL has started."""
+        return int(self.db.run(f"grep -c 'starting PostgreSQL' {SERVER_LOG}").stdout)
+
+    def started(self) -> float:
+        """When it has started last, in seconds since 1970."""
+        return float(admin(self.db, "SELECT extract(epoch FROM pg_postmaster_start_time())"))
+
+    def connect(self) -> psycopg.Connection[object]:
+        """A client of the pooler beside PostgreSQL."""
+        return psycopg.connect(
+            host=self.db.address, port=6432, user="psscript", password=self.password
+        )
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Project) -> Estate:
+    """Two hosts at work, one of each release."""
+    with ThreadPoolExecutor() as boots:
+        db, pool = boots.map(lab.host, ("db1", "pool1"), ("debian12", "debian13"))
+    members = {host: {**host.ssh_data(), "address": host.address} for host in (db, pool)}
+    project.inventory(
+        {
+            "postgres": [("db1", members[db])],
+            "pgbouncer": [("db1", members[db]), ("pool1", members[pool])],
+        }
+    )
+    project.deploy()
+    made = Estate(project, db, pool)
+    made.pgbench("-i", "-q", "-s", "2", port=5432)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def processes(estate: Estate) -> Iterator[None]:
+    """No story restarts a pooler."""
+    before = [main_process(host, "pgbouncer") for host in (estate.db, estate.pool)]
+    yield
+    assert [main_process(host, "pgbouncer") for host in (estate.db, estate.pool)] == before
+
+
+@dataclass(frozen=True)
+class Load:
+    """What pgbench wrote of its transactions: their ends and what they took, in seconds."""
+
+    report: str
+    transactions: list[tuple[float, float]]
+
+    @property
+    def failed(self) -> str:
+        """How many failed, as it counts them."""
+        match = re.search(r"number of failed transactions: (\d+)", self.report)
+        return match[1] if match else self.report
+
+    @property
+    def longest(self) -> tuple[float, float]:
+        """The transaction that took longest."""
+        return max(self.transactions, key=lambda transaction: transaction[1])
+
+
+def _load(estate: Estate, name: str, address: str) -> Load:
+    prefix = f"/var/tmp/load-{name}"
+    estate.db.run(f"rm -f {prefix}*")
+    options = f"-n -c {CLIENTS} -j 2 -T {LOAD_SECONDS} -l --log-prefix={prefix}"
+    report = estate.pgbench(options, address=address)
+    lines = estate.db.run(f"cat {prefix}.*").stdout.splitlines()
+    transactions = []
+    for _, _, took, _, second, microsecond in (line.split()[:6] for line in lines):
+        transactions.append((int(second) + int(microsecond) / 1e6, int(took) / 1e6))
+    return Load(report, transactions)
+
+
+@contextmanager
+def load(estate: Estate) -> Iterator[list[Future[Load]]]:
+    """Clients at work through both poolers meanwhile."""
+    with ThreadPoolExecutor() as pool:
+        loads = [
+            pool.submit(_load, estate, name, address)
+            for name, address in (("beside", "127.0.0.1"), ("apart", estate.pool.address))
+        ]
+
+        def work() -> None:
+            sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pgbench%'"
+            assert int(admin(estate.db, sql)) > CLIENTS / 2
+            assert not any(each.done() for each in loads)
+
+        eventually(work, 10)
+        yield loads
+
+
+TWO: Data = {
+    "postgres_max_connections": 150,
+    "postgres_shared_buffers": "192MB",
+    "postgres_work_mem": "5MB",
+}
+WAITS = (
+    "[db1]     postgres: restart"
+    " (max_connections, shared_buffers: postmaster context; clients of PgBouncer wait)"
+)
+
+
+def test_no_client_notices_a_restart(
+    estate: Estate, record_property: Callable[[str, object], None]
+) -> None:
+    estate.project.settings(TWO)
+    starts = estate.starts()
+    plan = estate.project.plan()
+    assert WAITS in plan.stderr
+    with load(estate) as loads:
+        run = estate.project.deploy()
+    assert run.changed == plan.planned
+    assert estate.starts() == starts + 1
+    shown = [admin(estate.db, f"SHOW {key.removeprefix('postgres_')}") for key in TWO]
+    assert shown == ["150", "192MB", "5MB"]
+    for name, each in zip(("beside PostgreSQL", "on another host"), loads, strict=True):
+        done = each.result()
+        assert done.failed == "0", done.report
+        end, took = done.longest
+        # It is the restart that they waited for, and they worked before it and after it.
+        assert end - took < estate.started() < end
+        assert done.transactions[0][0] < end - took and end < done.transactions[-1][0]
+        record_property(
+            "longest stall",
+            f"{took:.2f} s for {CLIENTS} clients of a pooler {name},"
+            f" {len(done.transactions)} transactions, {done.failed} failed",
+        )
+    assert estate.project.deploy().changed == set()
+
+
+# --- Clients that cannot be held -----------------------------------------------------------------
+
+
+SHORT: Data = {"pgbouncer_query_wait_timeout": 6}
+WAITING = 124
+
+
+def answers(estate: Estate) -> list[int]:
+    """The exit code of a client of each pooler, WAITING if it has no answer after a second."""
+    return [
+        psql(estate.db, "SELECT 1", password=estate.password, address=address, limit=1).returncode
+        for address in ("127.0.0.1", estate.pool.address)
+    ]
+
+
+@pytest.fixture
+def transaction(estate: Estate) -> Iterator[psycopg.Connection[object]]:
+    """A client that is amid a transaction, which outlasts the wait for it."""
+    estate.project.settings({**TWO, **SHORT})
+    estate.project.deploy()
+    with estate.connect() as connection:
+        connection.execute("SELECT 1")
+        yield connection
+
+
+def finishes(estate: Estate, starts: int, settings: Data) -> None:
+    """Asserts that the next run restarts PostgreSQL, once."""
+    assert estate.starts() == starts
+    assert {("PostgreSQL: service", "db1")} == estate.project.deploy().changed
+    assert estate.starts() == starts + 1
+    for key, value in settings.items():
+        assert admin(estate.db, f"SHOW {key.removeprefix('postgres_')}") == str(value)
+    assert estate.project.deploy().changed == set()
+
+
+def test_a_transaction_that_does_not_end_keeps_the_server(
+    estate: Estate, transaction: psycopg.Connection[object]
+) -> None:
+    settings, starts = {"postgres_max_connections": 160}, estate.starts()
+    estate.project.settings({**TWO, **SHORT, **settings})
+    run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert run.code == 1
+    assert "PgBouncer (db1) cannot hold its clients: transactions have been running" in run.output
+    holds_nobody(estate)
+    transaction.execute("SELECT 1")
+    transaction.commit()
+    finishes(estate, starts, settings)
+
+
+def test_clients_go_on_when_the_run_is_killed(
+    estate: Estate, transaction: psycopg.Connection[object]
+) -> None:
+    settings, starts = {"postgres_max_connections": 170}, estate.starts()
+    estate.project.settings({**TWO, **SHORT, **settings})
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(estate.project.pyinfra, "-y", "inventory.py", "deploy.py")
+        eventually(lambda: holds(estate), 20)
+        # Its shell is the parent of the guard, which waits in cat.
+        guard = "ps -o ppid= -p $(pgrep -x cat)"
+        estate.db.run(f"kill -9 $(ps -o ppid= -p $({guard}))")
+        assert run.result().code == 1
+    eventually(lambda: holds_nobody(estate), 10)
+    transaction.execute("SELECT 1")
+    transaction.commit()
+    finishes(estate, starts, settings)
+
+
+def holds(estate: Estate) -> None:
+    """Asserts that every pooler holds its clients."""
+    assert answers(estate) == [WAITING, WAITING]
+
+
+def holds_nobody(estate: Estate) -> None:
+    """Asserts that no pooler holds its clients."""
+    assert answers(estate) == [0, 0]
