@@ -721,11 +721,18 @@ def _script(
         steps.append(f"leave {quoted(found.network[0])}")
     # Whenever a new container starts, it starts with the files of now.
     steps += [_recorded(each) for each in _reloadables(node) if each.service.name in due]
-    if due:
+    together = [*due]
+    if not _moved(node, found) and due.get("postgres", "").startswith("recreate"):
+        together.remove("postgres")
+        server = next(each for each in _reloadables(node) if each.service.name == "postgres")
+        variables["READY"] = _answering(server)
+        again = f'inside {engine.container_name(server.node)} "$READY"'
+        steps += [_waiting(server), "hold", "up postgres", again, "release"]
+    if together:
         # Only where it is due: Compose 2 knows nothing of services that it is not to start.
         count = len(found.of("redis-replica"))
-        scale = f"--scale redis-replica={count} " if "redis-replica" in due else ""
-        steps.append(f"up {scale}{quoted(*due)}")
+        scale = f"--scale redis-replica={count} " if "redis-replica" in together else ""
+        steps.append(f"up {scale}{quoted(*together)}")
     for number, (each, said) in enumerate(live):
         steps.append(_waiting(each))
         variables[f"INSIDE_{number}"] = _taking(each, said)

@@ -153,6 +153,16 @@ class DockerStack:
         client = f'psql -XAtqw -h pgbouncer -p 6432 -U {STACK} -d {STACK} -c "$(cat)"'
         return said(self.client("postgres", "PGPASSWORD", self.role_password, client, statement))
 
+    def works(self, until: str) -> Done:
+        """A client of the pooler that asks ten times a second until the host has this file."""
+        asks = "SELECT extract(epoch FROM clock_timestamp());"
+        client = f"psql -XAtqw -v ON_ERROR_STOP=1 -h 127.0.0.1 -p 6432 -U {STACK} -d {STACK}"
+        inside = f"IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client}"
+        loop = f"cat; while [ ! -e {until} ]; do echo '{asks}'; sleep 0.1; done"
+        names = f"docker ps -q --filter label={_LABEL}.service=pgbouncer"
+        command = f"({loop}) | docker exec -i $({names}) sh -c {shlex.quote(inside)}"
+        return self.host.run(command, stdin=f"{self.role_password}\n", check=False, timeout=180)
+
     def pooler(self, statement: str) -> list[list[str]]:
         """What PgBouncer's own console answers the superuser, in rows."""
         client = 'psql -XAtqw -h pgbouncer -p 6432 -U postgres -d pgbouncer -c "$(cat)"'

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,19 @@ import pytest
 from tests.e2e import bucket, docker_stack, standin
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.docker_site import WELL_SECONDS, Site
-from tests.e2e.docker_stack import APPS, REDIS, DockerStack, apps, containers, footprint
+from tests.e2e.docker_stack import (
+    APPS,
+    HOME,
+    REDIS,
+    STACK,
+    DockerStack,
+    apps,
+    containers,
+    footprint,
+)
 from tests.e2e.project import Data, Project
-from tests.e2e.test_trouble import check_lines
+from tests.e2e.proof import said
+from tests.e2e.test_trouble import HBA, KEEPS, check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Lab
 
@@ -73,10 +86,29 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     assert site.stack.sql("SHOW work_mem") == "7MB"
 
 
+@contextmanager
+def _at_work(site: Site) -> Iterator[None]:
+    """Clients whose connections to the pooler last, and which are answered all the time."""
+    until = "/run/work-is-done"
+    site.host.run(f"rm -f {until}")
+    with ThreadPoolExecutor() as pool:
+        clients = [pool.submit(site.stack.works, until) for _ in range(4)]
+        try:
+            yield
+        finally:
+            site.host.run(f"touch {until}")
+        started = float(site.stack.sql("SELECT extract(epoch FROM pg_postmaster_start_time())"))
+        for client in clients:
+            answers = [float(moment) for moment in said(client.result()).splitlines()]
+            assert answers[0] < started < answers[-1]
+
+
 def test_tuning_as_documented(site: Site) -> None:
     """One run; the one restart is planned with its reason, and is not a new container."""
     site.look()
-    site.changes(TUNED, "postgres: restart (shared_buffers", "pgbouncer: reload")
+    waits = "postgres: restart (shared_buffers: postmaster context; clients of PgBouncer wait)"
+    with _at_work(site):
+        site.changes(TUNED, waits, "pgbouncer: reload")
     assert site.restarted() == {"postgres"}
     assert site.replaced() == set()
     pooler = ("default_pool_size", "max_client_conn", "query_wait_timeout")
@@ -86,6 +118,39 @@ def test_tuning_as_documented(site: Site) -> None:
     assert _redis(site, "maxmemory") == {str(1024**3)}
     assert _redis(site, "maxmemory-policy") == {"allkeys-lfu"}
     site.settles(KEPT)
+
+
+def test_clients_wait_while_the_server_gets_a_new_container(site: Site) -> None:
+    """The image is the operator's own, which happens to be the same."""
+    site.look()
+    image = site.host.run(f"docker inspect -f '{{{{.Config.Image}}}}' {STACK}_postgres").stdout
+    site.host.run(f"docker tag {image.strip()} operators/postgres:1")
+    with _at_work(site):
+        site.changes({"docker_image_postgres": "operators/postgres:1"}, "postgres: recreate")
+    assert site.restarted() == site.replaced() == {"postgres"}
+    del site.settings["docker_image_postgres"]
+    site.changes({}, "postgres: recreate")
+
+
+def test_what_a_server_refuses_reaches_no_file(site: Site) -> None:
+    """Each server reads its new configuration in its container before the live one is touched."""
+    site.look()
+    files = f"cd {HOME}/docker && sha256sum $(find . -type f | sort)"
+    before = site.host.run(files).stdout
+    for settings, words in (
+        ({"postgres_extra": {"ssl": True, "ssl_ca_file": "none.pem"}}, KEEPS),
+        ({"postgres_hba": [HBA]}, KEEPS),
+        ({"pgbouncer_extra": {"no_such_key": 1}}, "PgBouncer refuses"),
+        ({"redis_extra": {"hz": "often"}}, "redis-master.conf: Redis refuses it"),
+    ):
+        site.project.settings({**site.settings, **settings})
+        run = site.project.pyinfra("-y", "inventory.py", "deploy.py")
+        assert run.code == 1
+        check_lines(run, [(site.host.name, words)])
+        assert site.host.run(files).stdout == before
+    site.project.settings(site.settings)
+    site.changes_nothing()
+    assert site.restarted() == set()
 
 
 def test_an_applications_variable_is_its_own_matter(site: Site) -> None:

@@ -484,7 +484,7 @@ def _served(estate: Estate) -> dict[str, Any]:
     }
 
 
-_STAYS = "PostgreSQL keeps its old settings, since it would not start with the new ones: "
+KEEPS = "PostgreSQL keeps its old settings, since it would not start with the new ones: "
 HBA = "host all all 10.99.0.0/24 scram-sha-256 colour=blue"
 
 
@@ -494,18 +494,18 @@ HBA = "host all all 10.99.0.0/24 scram-sha-256 colour=blue"
         (
             {"postgres_hba": [HBA], "redis_extra": {"hz": "often"}},
             [
-                ("[db1]", _STAYS, "colour", "/etc/postgresql/15/main/pg_hba.conf"),
+                ("[db1]", KEEPS, "colour", "/etc/postgresql/15/main/pg_hba.conf"),
                 ("[cache1]", "/etc/redis/redis-6379.conf: Redis refuses it: ", "hz"),
             ],
         ),
         (
             {"postgres_extra": {"log_lock_waits": "perhaps"}, "redis_extra": {"no-such-key": 1}},
-            [("[db1]", _STAYS, "log_lock_waits"), ("[cache1]", "Redis refuses it", "no-such-key")],
+            [("[db1]", KEEPS, "log_lock_waits"), ("[cache1]", "Redis refuses it", "no-such-key")],
         ),
         # What PostgreSQL finds when it starts, and not before.
         (
-            {"postgres_extra": {"shared_preload_libraries": "no_such_library"}},
-            [("[db1]", _STAYS, "no_such_library")],
+            {"postgres_extra": {"ssl": True, "ssl_ca_file": "no-such-ca.pem"}},
+            [("[db1]", KEEPS, "no-such-ca.pem")],
         ),
         (
             {"pgbouncer_extra": {"server_check_delay": "soon"}},
