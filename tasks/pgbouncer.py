@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -328,8 +329,24 @@ def fixed(node: Node) -> str:
 def _activation(node: Node) -> Change | None:
     contents = configuration(node) + users(node)
     service = service_of(node)
-    wanted = services.activation(service, node.manager, restart=fixed(node), reload=contents)
-    return services.compare([wanted], node.read("pgbouncer")["services"], node.manager)
+    said = node.read("pgbouncer")
+    wanted = services.activation(
+        service,
+        node.manager,
+        restart=fixed(node),
+        reload=contents,
+        restart_means=_restarts(said["files"][_INI].content, configuration(node)),
+    )
+    return services.compare([wanted], said["services"], node.manager)
+
+
+def _restarts(before: bytes, after: str) -> str:
+    """A restart with the keys that ask for it; a file that was written and not taken names none."""
+    parameter = r"(?m)^(\S+) = (.*)$"
+    there = dict(re.findall(parameter, before.decode(errors="replace")))
+    wanted = dict(re.findall(parameter, after))
+    keys = [key for key in _RESTART_KEYS if there.get(key) != wanted.get(key)]
+    return f"restart ({', '.join(keys)}: RELOAD does not take it)" if keys else "restart"
 
 
 # A copy of the configuration that listens nowhere near the live one: it ends at once if it is bad.

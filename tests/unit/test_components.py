@@ -14,6 +14,7 @@ from tasks import backup, pgbouncer, postgres, redis, sentinel
 from tasks.core import remote, sql
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
+from tasks.core.files import Found
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES
 from tasks.core.services import Status
@@ -59,11 +60,13 @@ def test_every_probe_is_shell_and_holds_no_secret(systemd: bool, tmp_path: Path)
 def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
     one = node(tmp_path)
     for service in [
+        *postgres._services(one),
         pgbouncer.service_of(one),
         *redis._services(one),
         *sentinel._services(one),
     ]:
-        for script in (service.reload, service.check, service.ready):
+        acts = (service.reload, service.check, service.ready, service.hold, service.release)
+        for script in acts:
             assert helpers.syntax_error(script) == "", service.name
     assert helpers.syntax_error(redis.SHELL + redis.KEEP_PASSWORD + sentinel._ORDER) == ""
 
@@ -71,9 +74,10 @@ def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
 # --- Impacts -------------------------------------------------------------------------------------
 
 
-def activation(component: Any, one: Node, found: dict[str, Status]) -> Change | None:
-    """What the component would do to services in this state."""
-    knows(one, component.COMPONENT.group, services=found)
+def activation(component: Any, one: Node, found: dict[str, Status], before: Node) -> Change | None:
+    """What the component would do to services in this state, with the files of before."""
+    files = {pgbouncer._INI: Found("file", content=pgbouncer.configuration(before).encode())}
+    knows(one, component.COMPONENT.group, services=found, files=files)
     change: Change | None = component._activation(one)
     return change
 
@@ -81,15 +85,18 @@ def activation(component: Any, one: Node, found: dict[str, Status]) -> Change | 
 def impact(component: Any, before: Node, after: Node) -> list[str]:
     """What a change of settings announces for services that run with the settings before."""
     stopped: dict[str, Status] = defaultdict(lambda: Status(False, False, "none", "none"))
-    first = activation(component, before, stopped)
+    first = activation(component, before, stopped, before)
     assert first is not None
     records = re.findall(r"^record (\S+) (\w+) (\w+) ?(.*)$", first.script, re.MULTILINE)
     running = {
         name: Status(True, True, restart, reload, frozenset(keys.split()))
         for name, restart, reload, keys in records
     }
-    change = activation(component, after, running)
+    change = activation(component, after, running, before)
     return change.lines if change else []
+
+
+_RESTART = "pgbouncer: restart ({}: RELOAD does not take it)"
 
 
 @pytest.mark.parametrize(
@@ -99,9 +106,9 @@ def impact(component: Any, before: Node, after: Node) -> list[str]:
         (pgbouncer, {"pgbouncer_default_pool_size": 20}, ["pgbouncer: reload"]),
         (pgbouncer, {"pgbouncer_pool_mode": "session"}, ["pgbouncer: reload"]),
         (pgbouncer, {"pgbouncer_extra": {"log_connections": 0}}, ["pgbouncer: reload"]),
-        (pgbouncer, {"pgbouncer_listen_port": 6433}, ["pgbouncer: restart"]),
-        (pgbouncer, {"pgbouncer_listen_addr": "*"}, ["pgbouncer: restart"]),
-        (pgbouncer, {"pgbouncer_extra": {"so_reuseport": 1}}, ["pgbouncer: restart"]),
+        (pgbouncer, {"pgbouncer_listen_port": 6433}, [_RESTART.format("listen_port")]),
+        (pgbouncer, {"pgbouncer_listen_addr": "*"}, [_RESTART.format("listen_addr")]),
+        (pgbouncer, {"pgbouncer_extra": {"so_reuseport": 1}}, [_RESTART.format("so_reuseport")]),
         (pgbouncer, {"pgbouncer_max_client_conn": 50000}, ["pgbouncer: restart"]),
         (redis, {}, []),
         (redis, {"redis_maxmemory": "1gb"}, ["redis-6379: reload"]),
