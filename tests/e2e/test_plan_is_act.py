@@ -141,7 +141,10 @@ def test_gate_where_a_reload_is_pending(site: Site) -> None:
 
 def test_gate_where_a_restart_is_pending(site: Site) -> None:
     code, changes = _gate(site, "tasks.postgres.configure", *_data(postgres_max_connections=120))
-    restart = ("postgres: restart (max_connections: postmaster context)", "restart")
+    restart = (
+        "postgres: restart (max_connections: postmaster context; clients of PgBouncer wait)",
+        "restart",
+    )
     assert (code, changes[1:]) == (2, [restart])
 
 
@@ -213,7 +216,7 @@ TUNING: list[tuple[str, Any, list[str], dict[str, str]]] = [
     (
         "postgres_shared_buffers",
         "512MB",
-        ["postgres: restart (shared_buffers: postmaster context)"],
+        ["postgres: restart (shared_buffers: postmaster context; clients of PgBouncer wait)"],
         {"postgres shared_buffers": "512MB", "context shared_buffers": "postmaster"},
     ),
     (
