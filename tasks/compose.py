@@ -557,7 +557,7 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     contents = pgbouncer.configuration(pooler) + pgbouncer.users(pooler)
     yield _Reloadable(pooler, service, _activation(service, pgbouncer.fixed(pooler), contents))
     for container in inside.having(RedisSettings):
-        yield _redis_reloadable(container, container.service)
+        yield _redis_reloadable(container, container.service, _status(node, container.service))
     for container in inside.having(SentinelSettings):
         content = sentinel.configuration(container, project.SENTINEL_PORT)
         watcher = Service(container.service, "", "", "redis", "redis", ready=":", reload=":")
@@ -571,17 +571,17 @@ def _console(node: Node, pooler: Node) -> str:
     return f'timeout "$2" docker exec {engine.container_name(pooler)} {psql} -c "$3"'
 
 
-def _redis_reloadable(container: Node, name: str) -> _Reloadable:
+def _redis_reloadable(container: Node, name: str, now: Status) -> _Reloadable:
     port = project.REDIS_PORT
     file = "redis-master" if name == "redis-master" else "redis-replica"
     service = replace(redis.service_of(container, port, f"/etc/redis/{file}.conf"), name=name)
-    keys = container.the(RedisSettings).extra
-    settings = redis.configuration(container, port)
+    keys, live = redis.keys(container, port), redis.live(container, port)
+    activation = _activation(service, redis.fixed(container, port), live, keys=keys)
     variables = {
         "REDIS_PASSWORD": redis.password(container),
         f"CONFIG_{port}": redis.config_set(container, port),
+        f"FORGET_{port}": redis.forgotten(activation, now),
     }
-    activation = _activation(service, redis.fixed(container, port), settings, keys=keys)
     return _Reloadable(container, service, activation, variables, redis.SHELL)
 
 
@@ -655,10 +655,14 @@ def _impact(node: Node, each: _Reloadable, due: Mapping[str, str]) -> str:
     """What a container that stays as it is has to do; empty for nothing."""
     if each.service.name in due:
         return ""
-    record = node.read(DOCKER)["records"].get(each.service.name, "none none")
+    return services.impact(each.activation, _status(node, each.service.name)) or ""
+
+
+def _status(node: Node, service: str) -> Status:
+    """What was recorded of a service that runs."""
+    record = node.read(DOCKER)["records"].get(service, "none none")
     restart, reload, *keys = record.split(" ")
-    now = Status(True, True, restart, reload, frozenset(keys))
-    return services.impact(each.activation, now) or ""
+    return Status(True, True, restart, reload, frozenset(keys))
 
 
 _FUNCTIONS = (

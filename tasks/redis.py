@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
+from pyinfra.api.exceptions import PyinfraError
 
-from tasks.core import files, packages, services
+from tasks.core import files, packages, remote, services
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
-from tasks.core.remote import Probe, quoted
+from tasks.core.remote import Probe, Unreadable, quoted
 from tasks.core.secrets import Secrets
-from tasks.core.services import Service
+from tasks.core.services import Activation, Service, Status
 from tasks.core.settings import (
     Extra,
     Ports,
@@ -27,7 +29,8 @@ from tasks.core.settings import (
     matching,
     wrong,
 )
-from tasks.core.topology import Address, Instance, master
+from tasks.core.topology import Address, Instance, Watcher, master
+from tasks.handover import HAND_OVER
 
 Policy = Literal[
     "noeviction",
@@ -179,7 +182,8 @@ for port in {ports}; do
   accepted "$port" || true
   role=$(timeout 3 redis-cli -p "$port" INFO replication 2>/dev/null | tr -d '\\r' | awk -F: '
     {{ v[$1] = $2 }}
-    END {{ if (v["role"] == "master") print "master"
+    /^slave[0-9]*:.*state=online/ {{ online++ }}
+    END {{ if (v["role"] == "master") print "master", online + 0
           else if (v["role"]) print "replica", v["master_host"], v["master_port"] }}')
   if [ ! -e "$file" ]; then echo absent
   elif [ -n "$role" ]; then echo "$role"
@@ -190,7 +194,7 @@ done
 
 
 def roles_probe(node: Node) -> Probe[list[Instance]]:
-    """Reads what each instance follows."""
+    """Reads what each instance follows, and how many follow it."""
     ports = node.the(RedisSettings).ports
 
     def parse(lines: list[str]) -> list[Instance]:
@@ -206,32 +210,35 @@ def roles_probe(node: Node) -> Probe[list[Instance]]:
 def _instance(address: Address, line: str) -> Instance:
     if line == "absent":
         return Instance(address, "absent")
-    _, *follows = line.split(" ")
-    return Instance(address, "present", Address(follows[0], int(follows[1])) if follows else None)
+    role, *words = line.split(" ")
+    if role == "replica":
+        return Instance(address, "present", Address(words[0], int(words[1])))
+    return Instance(address, "present", online=int(words[0]) if words else 0)
 
 
 _SENTINELS = """
 command -v redis-cli >/dev/null || exit 0
 export REDISCLI_AUTH="$REDIS_PASSWORD"
 for sentinel in {sentinels}; do
-  timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" \\
-    SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' &
+  printf 'SENTINEL %s {name}\\n' GET-MASTER-ADDR-BY-NAME CKQUORUM |
+    timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" 2>/dev/null |
+    paste -s -d ' ' | grep '^[0-9]' &
 done
 wait
 """
 
 
-def sentinels_probe(everything: Estate, secret: str) -> Probe[list[Address]]:
-    """Asks every Sentinel of the estate, wherever it runs, who the master is."""
+def sentinels_probe(everything: Estate, secret: str) -> Probe[list[Watcher]]:
+    """Asks every Sentinel of the estate, wherever it runs, who leads and could be replaced."""
     from tasks.sentinel import endpoints, master_name
 
     script = _SENTINELS.format(
         sentinels=quoted(*map(str, endpoints(everything))), name=master_name(everything)
     )
 
-    def parse(lines: list[str]) -> list[Address]:
-        rows = [line.split(" ") for line in lines]
-        return [Address(row[0], int(row[1])) for row in rows if len(row) == 2]
+    def parse(lines: list[str]) -> list[Watcher]:
+        rows = [line.split(" ", 2) for line in lines]
+        return [Watcher(Address(row[0], int(row[1])), row[2]) for row in rows if len(row) == 3]
 
     return Probe(script, parse, (("REDIS_PASSWORD", secret),))
 
@@ -247,7 +254,7 @@ def current_master(everything: Estate) -> Address:
     for node in everything.having(RedisSettings):
         if node in everything.active:
             said = node.read("redis")
-            answers += said["sentinels"]
+            answers += [watcher.master for watcher in said["sentinels"]]
             instances += said["roles"]
         else:
             instances += [
@@ -476,52 +483,268 @@ def _role(leader: Address | None, me: Address) -> str:
 
 # --- Activate ------------------------------------------------------------------------------------
 
-# CONFIG SET refuses these; they take a restart (column "immutable" in redis/src/config.c).
-_RESTART_KEYS = ("daemonize", "tcp-backlog", "databases", "io-threads", "io-threads-do-reads",
-                 "cluster-enabled", "always-show-logo", "supervised", "pidfile", "syslog-enabled",
-                 "logfile", "unixsocket", "unixsocketperm", "rename-command", "loadmodule",
-                 "rdbchecksum", "disable-thp", "aclfile", "include",
-                 # Changed at run time these would move an instance away from its clients.
-                 "port", "dir", "bind", "protected-mode")  # fmt: skip
+# CONFIG SET refuses these: "can't set immutable config" or "protected config" in Redis 7.0 and 8.0,
+# or no configuration that it knows. tests/e2e/test_redis_rolling.py asks both.
+# fmt: off
+IMMUTABLE = frozenset({
+    "aclfile", "always-show-logo", "aof-rewrite-cpulist", "aof_rewrite_cpulist",
+    "appenddirname", "appendfilename", "bgsave-cpulist", "bgsave_cpulist", "bio-cpulist",
+    "bio_cpulist", "cluster-config-file", "cluster-enabled", "cluster-port", "daemonize",
+    "databases", "dbfilename", "dir", "disable-thp", "enable-debug-command",
+    "enable-module-command", "enable-protected-configs", "io-threads", "io-threads-do-reads",
+    "loadmodule", "logfile", "pidfile", "rdbchecksum", "rename-command", "server-cpulist",
+    "server_cpulist",
+    "set-proc-title", "socket-mark-id", "supervised", "syslog-enabled", "syslog-facility",
+    "syslog-ident", "tcp-backlog", "unixsocket", "unixsocketperm",
+})
+# fmt: on
+# Changed at run time these would move an instance away from its clients.
+_RESTART_KEYS = IMMUTABLE | {"port", "bind", "protected-mode"}
 
 
 @on(RedisSettings)
 def activate(node: Node) -> None:
-    """Starts instances, sets what CONFIG SET takes, or restarts for what it does not."""
+    """Starts instances, sets what CONFIG SET takes, and restarts for the rest, the master last."""
+    try:
+        _require_successor(node)
+    except Unreadable as obstacle:
+        raise PyinfraError(f"{node.name}: {obstacle}; nothing was changed") from obstacle
     converge("Redis: service", lambda: _activation(node), one_by_one=True)
+    converge("Redis: replicas", lambda: _replicas(node), one_by_one=True)
+    converge("Redis: master", lambda: _master(node), one_by_one=True)
 
 
 def _activation(node: Node) -> Change | None:
-    wanted = []
-    lines = {"REDIS_PASSWORD": password(node)}
-    for port, service in zip(node.the(RedisSettings).ports, _services(node), strict=True):
-        wanted.append(
-            services.activation(
-                service,
-                node.manager,
-                restart=fixed(node, port),
-                reload=f"{sorted(_settings(node, port).items())}",
-                keys=node.the(RedisSettings).extra,
-            )
-        )
-        lines[f"CONFIG_{port}"] = config_set(node, port)
-    change = services.compare(wanted, node.read("redis")["services"], node.manager)
+    """What is done without a restart of what runs."""
+    wanted, now = list[Activation](), dict[str, Status]()
+    variables = {"REDIS_PASSWORD": password(node)}
+    for port, each in _activations(node).items():
+        status = node.read("redis")["services"][each.service.name]
+        if services.impact(each, status) == "restart":
+            each, status = still(each, status), replace(status, outdated=False)
+        wanted.append(each)
+        now[each.service.name] = status
+        variables[f"CONFIG_{port}"] = config_set(node, port)
+        variables[f"FORGET_{port}"] = forgotten(each, status)
+    change = services.compare(wanted, now, node.manager)
     if change is None:
         return None
-    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", lines)
+    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", variables)
+
+
+def _activations(node: Node) -> dict[int, Activation]:
+    """Every instance and what it should run with, by port."""
+    return {
+        port: services.activation(
+            service_of(node, port),
+            node.manager,
+            restart=fixed(node, port),
+            reload=live(node, port),
+            keys=keys(node, port),
+        )
+        for port in node.the(RedisSettings).ports
+    }
+
+
+def still(wanted: Activation, now: Status) -> Activation:
+    """What an instance is to run with as long as it has not restarted."""
+    named = {key for key in now.keys if "=" in key} | {key for key in wanted.keys if "=" not in key}
+    return replace(wanted, restart=now.restart, keys=frozenset(named))
+
+
+def live(node: Node, port: int) -> str:
+    """What of an instance's settings CONFIG SET takes."""
+    return f"{sorted(_live(node, port).items())}"
 
 
 def fixed(node: Node, port: int) -> str:
     """What of an instance's settings takes a restart."""
+    return f"{sorted(_fixed(node, port).items())}"
+
+
+def _live(node: Node, port: int) -> dict[str, str]:
     settings = _settings(node, port).items()
-    return f"{sorted((key, value) for key, value in settings if key in _RESTART_KEYS)}"
+    return {key: value for key, value in settings if key not in _RESTART_KEYS}
+
+
+def _fixed(node: Node, port: int) -> dict[str, str]:
+    settings = _settings(node, port).items()
+    return {key: value for key, value in settings if key in _RESTART_KEYS}
+
+
+def keys(node: Node, port: int) -> frozenset[str]:
+    """What the record of an instance names, so that a later run can tell what has changed."""
+    extra = node.the(RedisSettings).extra.keys() - _RESTART_KEYS
+    return frozenset(extra | {f"{k}={files.digest(v)[:8]}" for k, v in _fixed(node, port).items()})
 
 
 def config_set(node: Node, port: int) -> str:
     """One CONFIG SET of everything it takes: Redis applies all of it or nothing."""
-    settings = _settings(node, port).items()
-    pairs = (f"{key} {quote(value)}" for key, value in settings if key not in _RESTART_KEYS)
-    return f"CONFIG SET {' '.join(pairs)}"
+    return f"CONFIG SET {' '.join(f'{k} {quote(v)}' for k, v in _live(node, port).items())}"
+
+
+def forgotten(wanted: Activation, now: Status) -> str:
+    """The keys that left the settings, which CONFIG SET is to set back."""
+    gone = {key for key in now.keys - wanted.keys if "=" not in key}
+    return " ".join(sorted(gone - _RESTART_KEYS))
+
+
+# --- Restart -------------------------------------------------------------------------------------
+
+
+def _replicas(node: Node) -> Change | None:
+    """The restarts that are due of instances which follow another one."""
+    return _restarts(node, lambda address, leader: address != leader)
+
+
+def _master(node: Node) -> Change | None:
+    """The master's restart, and those that a failover in the meantime has kept from others."""
+    is_executing = node.host.state.is_executing
+    return _restarts(node, lambda address, leader: is_executing or address == leader)
+
+
+def _restarts(node: Node, chosen: Callable[[Address, Address], bool]) -> Change | None:
+    due = _due(node)
+    if not due:
+        return None
+    leader = _leader(node)
+    addresses = {port: Address(node.address, port) for port in due}
+    ports = [port for port in due if chosen(addresses[port], leader)]
+    if not ports:
+        return None
+    lines, steps = list[str](), list[str]()
+    for port in sorted(ports, key=lambda port: addresses[port] == leader):
+        restart = _last if addresses[port] == leader else _follower
+        said, step = restart(node, port, due[port])
+        lines += said
+        steps.append(step)
+    if node.host.state.is_executing:
+        node.estate.unsettled.add(node)
+    script = "\n".join([SHELL, HAND_OVER, services.script(steps, node.manager)])
+    variables = {"REDIS_PASSWORD": password(node)}
+    return Change(lines, script, variables, then=lambda: _settled(node))
+
+
+def _settled(node: Node) -> str:
+    node.estate.unsettled.discard(node)
+    _forget(node.estate)
+    return ""
+
+
+def _due(node: Node) -> dict[int, Activation]:
+    """The instances that run and need a restart, by port."""
+    found = node.read("redis")["services"]
+    wanted = _activations(node).items()
+    return {p: w for p, w in wanted if services.impact(w, found[w.service.name]) == "restart"}
+
+
+def _leader(node: Node) -> Address:
+    """The master now. Before an act everybody is asked anew, and a host that failed stops it."""
+    everything = node.estate
+    if node.host.state.is_executing:
+        _forget(everything)
+        running = node.host.state.active_hosts
+        for other in _members(everything):
+            if other.host not in running or other in everything.unsettled:
+                raise Unreadable(f"Redis is not restarted here after what failed on {other.name}")
+    return current_master(everything)
+
+
+def _members(everything: Estate) -> list[Node]:
+    return [node for node in everything.having(RedisSettings) if node in everything.active]
+
+
+def _forget(everything: Estate) -> None:
+    for node in _members(everything):
+        remote.forget(node.host)
+
+
+def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
+    name = wanted.service.name
+    step = services.step(wanted, "restart")
+    step = f"require_replica {port} {name}\n{step}\nfollow {port} {name}"
+    return [services.line(name, because(wanted, _status(node, wanted)))], step
+
+
+def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
+    name = wanted.service.name
+    if alone := _alone(node):
+        means = because(wanted, _status(node, wanted), f"{alone}: unavailable meanwhile")
+        return [services.line(name, means)], services.step(wanted, "restart")
+    said, step = _follower(node, port, wanted)
+    first, means = hand_over(node, port, name)
+    return [services.line(name, means), *said], f"{first}\n{step}"
+
+
+def hand_over(node: Node, port: int, name: str) -> tuple[str, str]:
+    """Shell that makes another instance the master, and what it amounts to."""
+    from tasks.sentinel import endpoints, master_name
+
+    known = master_name(node.estate)
+    words = node.address, str(port), name, known, *map(str, endpoints(node.estate))
+    return f"hand_over {quoted(*words)}", f"failover (master of {known}; restart follows)"
+
+
+def because(wanted: Activation, now: Status, *more: str) -> str:
+    """A restart and why it is due, for the plan."""
+    before, after = ({k for k in keys if "=" in k} for keys in (now.keys, wanted.keys))
+    why = [*more]
+    if changed := sorted({key.split("=")[0] for key in before ^ after}) if before else []:
+        takes = f"CONFIG SET does not take {'it' if len(changed) == 1 else 'them'}"
+        names = ", ".join(changed)
+        why.insert(0, f"{names}: {takes}" if IMMUTABLE.issuperset(changed) else names)
+    return f"restart ({'; '.join(why)})" if why else "restart"
+
+
+def _status(node: Node, wanted: Activation) -> Status:
+    return cast(Status, node.read("redis")["services"][wanted.service.name])
+
+
+def _alone(node: Node) -> str:
+    """Why nobody can replace the master, where the settings are the reason."""
+    if len(addresses(node.estate)) == 1:
+        return "no replica"
+    return "" if _is_watched(node.estate) else "no Sentinel"
+
+
+def _is_watched(everything: Estate) -> bool:
+    """Whether Sentinels watch, or did: those that were never started replace nobody."""
+    from tasks.sentinel import SentinelSettings
+
+    for node in everything.having(SentinelSettings):
+        if node not in everything.active or any(
+            monitor != {} for monitor in node.read("sentinel")["monitors"].values()
+        ):
+            return True
+    return False
+
+
+def _require_successor(node: Node) -> None:
+    """Refuses to restart a master that cannot hand over.
+
+    Raises:
+        Unreadable: nobody knows who the master is, or nobody can replace it.
+    """
+    due = _due(node)
+    if not due:
+        return
+    leader = current_master(node.estate)
+    if leader.ip != node.address or leader.port not in due or _alone(node):
+        return
+    said = node.read("redis")
+    quorums = [watcher.quorum for watcher in said["sentinels"] if watcher.master == leader]
+    obstacle = f"redis-{leader.port} is the master and has to restart, but nobody can replace it"
+    if not any(quorum.startswith("OK") for quorum in quorums):
+        why = quorums[0] if quorums else "no Sentinel answers, or none takes the password"
+        raise Unreadable(f"{obstacle}: {why.rstrip('. ')}: bring the Sentinels up first")
+    (instance,) = (each for each in said["roles"] if each.address == leader)
+    starting = any(
+        not status.running
+        for other in _members(node.estate)
+        for status in other.read("redis")["services"].values()
+    )
+    if not instance.online and not starting:
+        raise Unreadable(f"{obstacle}: no replica is online: bring one up first")
 
 
 def _services(node: Node) -> list[Service]:
@@ -546,7 +769,7 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
         configuration=(managed,),
         check=f"{_TRY}\ntry {managed} {managed}",
         ready=f"accepted {port}",
-        reload=f'config_set {port} "$CONFIG_{port}" redis-{port} redis-{port}.service',
+        reload=f'config_set {port} "$CONFIG_{port}" redis-{port} $FORGET_{port}',
     )
 
 
@@ -601,14 +824,26 @@ accepted() {
   done
   return 1
 }
-config_set() {
+config_set() { # PORT COMMAND SERVICE KEY...
   accepted "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
-  answer=$(printf '%s\n' "$2" | redis-cli -p "$1" 2>&1)
+  port=$1 command=$2 service=$3; shift 3
+  answer=$(printf '%s\n' "$command$(defaults "$@")" | redis-cli -p "$port" 2>&1)
   case $answer in
     OK*) ;;
-    *immutable*) restart_service "$3" "$4" ;;
-    *) echo "$3 keeps its old settings: $answer" >&2; exit 1 ;;
+    *) echo "$service keeps its old settings: $answer" >&2; exit 1 ;;
   esac
+}
+# What a server without settings has, as CONFIG SET takes it.
+defaults() { # KEY...
+  [ $# -gt 0 ] || return 0
+  home=$(mktemp -d)
+  redis-server --port 0 --unixsocket "$home/socket" --dir "$home" --save '' >/dev/null 2>&1 &
+  for _ in $(seq 50); do [ ! -S "$home/socket" ] || break; sleep 0.1; done
+  for key; do
+    value=$(timeout 3 redis-cli -s "$home/socket" CONFIG GET "$key" 2>/dev/null | sed -n 2p)
+    printf ' %s "%s"' "$key" "$value"
+  done
+  kill $!; rm -r "$home"
 }
 """
 

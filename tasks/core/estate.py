@@ -147,6 +147,7 @@ class Estate:
         keeps: secrets were generated that this run has to save, on hosts `kept`.
         whole: every component has settings, so that they can be compared with each other.
         subnet: the addresses of nodes that are containers; empty where they are hosts.
+        unsettled: nodes where a service of several alike is being restarted, or failed to.
     """
 
     def __init__(self, state: State, store: secrets.Secrets, subnet: str = "") -> None:
@@ -157,6 +158,7 @@ class Estate:
         self.whole = True
         self.keeps = False
         self.kept: set[Host] = set()
+        self.unsettled: set[Node] = set()
         self.nodes: list[Node] = []
 
     @classmethod

@@ -71,7 +71,8 @@ class Activation:
 
     Attributes:
         reload_means, restart_means: what it amounts to and why, for the plan.
-        keys: what a reload sets; one that is gone has no value, and only a restart forgets it.
+        keys: names of what a reload sets, and `name=fingerprint` of what takes a restart: with
+            the record they tell what is gone and what has changed.
     """
 
     service: Service
@@ -203,25 +204,25 @@ def compare(
     activations: Sequence[Activation], found: Mapping[str, Status], manager: Manager
 ) -> Change | None:
     """The enabling, starting, restarting and reloading that is due, or None."""
-    lines, script = list[str](), [_FUNCTIONS, _MANAGER[manager]]
+    lines, steps = list[str](), list[str]()
     for wanted in activations:
         due = impact(wanted, found[wanted.service.name])
         if due is None:
             continue
         lines.append(said(wanted, due))
-        script.append(_step(wanted, due))
+        steps.append(step(wanted, due))
     if not lines:
         return None
-    return Change(lines, "\n".join(script))
+    return Change(lines, script(steps, manager))
 
 
 def impact(wanted: Activation, now: Status) -> str | None:
     """What is due: start, restart, reload, enable, or None."""
     if not now.running:
         return "start"
-    if now.restart != wanted.restart or now.keys - wanted.keys:
+    if now.restart != wanted.restart:
         return "restart"
-    if now.reload != wanted.reload or now.outdated:
+    if now.reload != wanted.reload or now.keys - wanted.keys or now.outdated:
         return "reload"
     if not now.enabled:
         return "enable"
@@ -240,10 +241,21 @@ def line(service: str, means: str) -> Line:
 
 
 # A container that is made anew starts anew; its data are in volumes.
-_IMPACTS: dict[str, Impact] = {"reload": "reload", "restart": "restart", "recreate": "restart"}
+_IMPACTS: dict[str, Impact] = {
+    "reload": "reload",
+    "restart": "restart",
+    "recreate": "restart",
+    "failover": "failover",
+}
 
 
-def _step(wanted: Activation, impact: str) -> str:
+def script(steps: Iterable[str], manager: Manager) -> str:
+    """Shell of several steps."""
+    return "\n".join([_FUNCTIONS, _MANAGER[manager], *steps])
+
+
+def step(wanted: Activation, impact: str) -> str:
+    """Shell that makes a service do what is due, waits until it answers, and records that."""
     service = wanted.service
     names = f"{service.name} {service.systemd_unit}"
     act = {

@@ -27,11 +27,25 @@ class Instance:
     Attributes:
         kind: 'absent' was never started here, 'unseen' is on a host this run does not reach.
         follows: the master that it replicates from, None for a master.
+        online: a master's replicas that have all of its data but what is on its way.
     """
 
     address: Address
     kind: str
     follows: Address | None = None
+    online: int = 0
+
+
+class Watcher(NamedTuple):
+    """What a Sentinel says.
+
+    Attributes:
+        master: who leads.
+        quorum: whether it could fail over; begins with OK if so.
+    """
+
+    master: Address
+    quorum: str
 
 
 def master(

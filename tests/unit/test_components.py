@@ -18,7 +18,7 @@ from tasks.core.files import Found
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES
 from tasks.core.services import Status
-from tasks.core.topology import Address, Instance
+from tasks.core.topology import Address, Instance, Watcher
 from tasks.redis import RedisSettings
 from tasks.sentinel import SentinelSettings
 from tests.unit import helpers
@@ -177,8 +177,8 @@ def test_a_restart_says_whether_clients_wait(mode: str, said: str, tmp_path: Pat
 def test_what_an_instance_says_of_its_role(tmp_path: Path) -> None:
     one = node(tmp_path, redis_ports=[6379, 6380, 6381])
     probe = redis.roles_probe(one)
-    assert probe.parse(["master", "replica 10.0.0.1 6379", "absent"]) == [
-        Instance(Address("10.0.0.1", 6379), "present"),
+    assert probe.parse(["master 2", "replica 10.0.0.1 6379", "absent"]) == [
+        Instance(Address("10.0.0.1", 6379), "present", online=2),
         Instance(Address("10.0.0.1", 6380), "present", Address("10.0.0.1", 6379)),
         Instance(Address("10.0.0.1", 6381), "absent"),
     ]
@@ -186,10 +186,10 @@ def test_what_an_instance_says_of_its_role(tmp_path: Path) -> None:
 
 def test_what_the_sentinels_say(tmp_path: Path) -> None:
     probe = redis.sentinels_probe(everything(tmp_path), "x")
-    assert (
-        probe.parse(["10.0.0.2 6379", "10.0.0.2 6379", "", "10.0.0.3"])
-        == [Address("10.0.0.2", 6379)] * 2
-    )
+    assert probe.parse(["10.0.0.2 6379 OK 3 usable", "", "10.0.0.3", "10.0.0.2 6379 NOQUORUM"]) == [
+        Watcher(Address("10.0.0.2", 6379), "OK 3 usable"),
+        Watcher(Address("10.0.0.2", 6379), "NOQUORUM"),
+    ]
     assert all(f"10.0.0.1:{port}" in probe.script for port in (26379, 26380, 26381))
 
 

@@ -1,0 +1,167 @@
+"""Shell that restarts Redis instances without an outage: replicas, and a master that hands over."""
+
+from __future__ import annotations
+
+# Commands with the password go on standard input; by now every instance has that of the settings.
+FOLLOW = r"""
+ask() { # IP PORT, commands on standard input
+  REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
+}
+# ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT SYNCING of an instance, `-` for what it lacks.
+position() { # IP PORT
+  echo 'INFO replication' | ask "$1" "$2" | awk '
+    function of(key) { return v[key] == "" ? "-" : v[key] }
+    { i = index($0, ":"); v[substr($0, 1, i - 1)] = substr($0, i + 1) }
+    END { print of("role"), of("master_link_status"), of("master_replid"),
+      of(v["role"] == "slave" ? "slave_repl_offset" : "master_repl_offset"),
+      of("master_host"), of("master_port"), of("master_sync_in_progress") }'
+}
+has() { # IP PORT HISTORY OFFSET: a replica has all of its master's writes up to there
+  set -- "$3" "$4" $(position "$1" "$2")
+  [ "$3 $4 $5" = "slave up $1" ] && [ "$6" -ge "$2" ]
+}
+level() { # PORT: a replica has what its master had when that was asked
+  set -- "$1" $(position 127.0.0.1 "$1")
+  syncing=$8
+  [ "$2 $3" = 'slave up' ] || return 1
+  set -- "$1" $(position "$6" "$7")
+  [ "$2" = master ] || return 1
+  for _ in $(seq 25); do
+    if has 127.0.0.1 "$1" "$4" "$5"; then return 0; fi
+    sleep 0.2
+  done
+  return 1
+}
+# To load and to copy may take long; 60 s of neither is too long.
+follow() { # PORT SERVICE
+  idle=0
+  until level "$1"; do
+    [ "$syncing" = 1 ] || idle=$((idle + 1))
+    if [ "$idle" -ge 300 ]; then
+      echo "$2 has its settings, but does not follow its master: see its log;" \
+        "run again to go on with the others" >&2
+      exit 1
+    fi
+    sleep 0.2
+  done
+}
+# An old master that Sentinel has not yet made a replica would come back as a master.
+require_replica() { # PORT SERVICE
+  for _ in $(seq 150); do
+    case $(position 127.0.0.1 "$1") in master*) ;; *) return 0 ;; esac
+    sleep 0.2
+  done
+  echo "$2 is a master that the Sentinels do not name: run again when it is a replica" >&2
+  exit 1
+}
+"""
+
+# Sentinel alone would leave the old master writable for about ten seconds after it has promoted
+# another one, and what it accepts then is lost. A pause of writes ends by itself, whatever happens
+# to this script; one that lasts longer than Sentinel needs loses nothing even then.
+HAND_OVER = (
+    FOLLOW
+    + r"""
+monitor() { # IP PORT: who a Sentinel says is the master, and whether it could fail over
+  printf 'SENTINEL %s '"$name"'\n' GET-MASTER-ADDR-BY-NAME CKQUORUM | ask "$1" "$2" |
+    paste -s -d ' '
+}
+# Whom a Sentinel might promote; one that has lost its master counts until it is missed for long.
+candidates() { # IP PORT
+  echo "SENTINEL REPLICAS $name" | ask "$1" "$2" | awk '
+    function flush() {
+      if (v["ip"] && v["flags"] !~ /down|disconnected/ && v["slave-priority"] != "0")
+        print v["ip"] ":" v["port"]
+      split("", v)
+    }
+    NR % 2 { key = $0; if (key == "name") flush(); next }
+    { v[key] = $0 }
+    END { flush() }'
+}
+# Every one of them has what the master has.
+all_level() {
+  set -- $(position 127.0.0.1 "$port")
+  [ "$1" = master ] || refuse 'is no master any more: run again'
+  history=$3 offset=$4 behind='no replica is fit to be promoted'
+  for each in $(candidates $sentinel); do
+    behind="${each} is behind or cut off, and Sentinel might promote it: repair or stop it"
+    has "${each%:*}" "${each##*:}" "$history" "$offset" || return 1
+    behind=
+  done
+  [ -z "$behind" ]
+}
+refuse() { echo "$service $1; nobody was promoted" >&2; exit 1; }
+until_level() { # SECONDS COMMAND, to be run before each look
+  end=$(($(date +%s) + $1))
+  while "$2"; ! all_level; do
+    [ "$(date +%s)" -lt "$end" ] || refuse "stays master: $behind; then run again"
+    sleep 0.1
+  done
+}
+own() { # COMMANDS
+  printf '%s\n' "$@" | ask 127.0.0.1 "$port"
+}
+pause() { # a later end counts
+  [ "$(own 'CLIENT PAUSE 30000 WRITE')" = OK ] || refuse 'cannot pause its clients: see its log'
+}
+# In a shell of its own: whatever ends it before another one leads ends the pause.
+hand_over() ( # IP PORT SERVICE NAME SENTINEL...
+  me="$1 $2" port=$2 service=$3 name=$4 sentinel='' why='none answers'
+  shift 4
+  for each; do
+    said=$(monitor "${each%:*}" "${each##*:}")
+    case $said in
+      "$me OK "*) sentinel="${each%:*} ${each##*:}"; break ;;
+      ?*) why="$each: $said" ;;
+    esac
+  done
+  [ -n "$sentinel" ] || refuse "stays master: no Sentinel can replace it ($why)"
+  until_level 30 :
+  trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
+  trap 'exit 1' HUP INT TERM
+  until_level 5 pause
+  said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
+  case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
+  leader=$(promoted) || exit 1
+  trap - EXIT
+  demote
+  own 'CLIENT UNPAUSE' >/dev/null
+  for each; do hear "$each"; done
+)
+promoted() {
+  for _ in $(seq 300); do
+    pause
+    said=$(printf 'SENTINEL MASTER %s\nSENTINEL GET-MASTER-ADDR-BY-NAME %s\n' "$name" "$name" |
+      ask $sentinel | awk '
+        NR % 2 { key = $0; next } { value = $0 } key == "flags" { flags = value }
+        END { print key, value, flags }')
+    case $said in
+      "$me "*failover_in_progress*) ;;
+      "$me "*) refuse 'stays master: Sentinel gave up, see its log; run again' ;;
+      *.*' '[0-9]*' '* | *:*' '[0-9]*' '*) echo "${said% *}"; return 0 ;;
+    esac
+    sleep 0.1
+  done
+  refuse 'stays master: Sentinel is not done after 60 s, see its log; run again'
+}
+# What Sentinel will do too. Should it fail, the pause goes on until Sentinel has done it.
+demote() {
+  for _ in $(seq 25); do
+    said=$(own MULTI "REPLICAOF $leader" 'CONFIG REWRITE' 'CLIENT KILL TYPE normal' \
+      'CLIENT KILL TYPE pubsub' EXEC | paste -s -d ' ')
+    case $said in *'QUEUED OK OK '* | *'master OK '*) return 0 ;; esac
+    sleep 0.2
+  done
+  echo "$service cannot be made a replica of $leader: $said" >&2
+  exit 1
+}
+hear() { # IP:PORT of a Sentinel
+  for _ in $(seq 150); do
+    case $(monitor "${1%:*}" "${1##*:}") in "$me "*) ;; *) return 0 ;; esac
+    sleep 0.2
+  done
+  echo "the Sentinel $1 still takes $service for the master: see its log; run again" >&2
+  exit 1
+}
+"""
+)
