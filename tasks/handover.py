@@ -7,52 +7,59 @@ FOLLOW = r"""
 ask() { # IP PORT, commands on standard input
   REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
 }
-# ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT SYNCING of an instance, `-` for what it lacks.
+# ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT of an instance, `-` for what it lacks, and
+# whether it receives or sends all of the data, or waits for that.
 position() { # IP PORT
   echo 'INFO replication' | ask "$1" "$2" | awk '
     function of(key) { return v[key] == "" ? "-" : v[key] }
     { i = index($0, ":"); v[substr($0, 1, i - 1)] = substr($0, i + 1) }
+    /^master_sync_in_progress:1|^slave[0-9]+:.*state=(wait_bgsave|send_bulk)/ { copying = 1 }
     END { print of("role"), of("master_link_status"), of("master_replid"),
       of(v["role"] == "slave" ? "slave_repl_offset" : "master_repl_offset"),
-      of("master_host"), of("master_port"), of("master_sync_in_progress") }'
+      of("master_host"), of("master_port"), copying + 0 }'
 }
 has() { # IP PORT HISTORY OFFSET: a replica has all of its master's writes up to there
   set -- "$3" "$4" $(position "$1" "$2")
   [ "$3 $4 $5" = "slave up $1" ] && [ "$6" -ge "$2" ]
 }
-level() { # PORT: a replica has what its master had when that was asked
+within() { # SECONDS COMMAND...
+  end=$(($(date +%s) + $1)); shift
+  until "$@"; do
+    [ "$(date +%s)" -lt "$end" ] || return 1
+    sleep 0.1
+  done
+}
+# A replica has what its master had when that was asked. To copy all of it may take long: as long
+# as that goes on, or is to begin, it is not late.
+level() { # PORT
   set -- "$1" $(position 127.0.0.1 "$1")
-  syncing=$8
-  [ "$2 $3" = 'slave up' ] || return 1
+  link=$3 copying=$8
+  [ "$2" = slave ] || return 1
   set -- "$1" $(position "$6" "$7")
-  [ "$2" = master ] || return 1
+  case "$copying$8" in *1*) end=$(($(date +%s) + 30)) ;; esac
+  [ "$2 $link" = 'master up' ] || return 1
   for _ in $(seq 25); do
     if has 127.0.0.1 "$1" "$4" "$5"; then return 0; fi
     sleep 0.2
   done
   return 1
 }
-# To load and to copy may take long; 60 s of neither is too long.
 follow() { # PORT SERVICE
-  idle=0
-  until level "$1"; do
-    [ "$syncing" = 1 ] || idle=$((idle + 1))
-    if [ "$idle" -ge 300 ]; then
-      echo "$2 has its settings, but does not follow its master: see its log;" \
-        "run again to go on with the others" >&2
-      exit 1
-    fi
-    sleep 0.2
-  done
+  within 30 level "$1" || {
+    echo "$2 has its settings, but does not follow its master: see its log;" \
+      "run again to go on with the others" >&2
+    exit 1
+  }
 }
 # An old master that Sentinel has not yet made a replica would come back as a master.
 require_replica() { # PORT SERVICE
-  for _ in $(seq 150); do
-    case $(position 127.0.0.1 "$1") in master*) ;; *) return 0 ;; esac
-    sleep 0.2
-  done
-  echo "$2 is a master that the Sentinels do not name: run again when it is a replica" >&2
-  exit 1
+  within 30 leads_nobody "$1" || {
+    echo "$2 is a master that the Sentinels do not name: run again when it is a replica" >&2
+    exit 1
+  }
+}
+leads_nobody() {
+  case $(position 127.0.0.1 "$1") in master*) return 1 ;; esac
 }
 """
 
@@ -90,20 +97,14 @@ all_level() {
   done
   [ -z "$behind" ]
 }
-refuse() { echo "$service $1; nobody was promoted" >&2; exit 1; }
-until_level() { # SECONDS COMMAND, to be run before each look
-  end=$(($(date +%s) + $1))
-  while "$2"; ! all_level; do
-    [ "$(date +%s)" -lt "$end" ] || refuse "stays master: $behind; then run again"
-    sleep 0.1
-  done
-}
+refuse() { echo "$service $1" >&2; exit 1; }
 own() { # COMMANDS
   printf '%s\n' "$@" | ask 127.0.0.1 "$port"
 }
 pause() { # a later end counts
-  [ "$(own 'CLIENT PAUSE 30000 WRITE')" = OK ] || refuse 'cannot pause its clients: see its log'
+  [ "$(own 'CLIENT PAUSE 30000 WRITE')" = OK ]
 }
+paused_and_level() { behind='it cannot pause its clients'; pause && all_level; }
 # In a shell of its own: whatever ends it before another one leads ends the pause.
 hand_over() ( # IP PORT SERVICE NAME SENTINEL...
   me="$1 $2" port=$2 service=$3 name=$4 sentinel='' why='none answers'
@@ -116,52 +117,46 @@ hand_over() ( # IP PORT SERVICE NAME SENTINEL...
     esac
   done
   [ -n "$sentinel" ] || refuse "stays master: no Sentinel can replace it ($why)"
-  until_level 30 :
+  within 30 all_level || refuse "stays master: $behind, then run again"
   trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
   trap 'exit 1' HUP INT TERM
-  until_level 5 pause
+  within 5 paused_and_level || refuse "stays master: $behind, then run again"
   said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
   case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
-  leader=$(promoted) || exit 1
+  within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
   trap - EXIT
-  demote
+  within 5 demoted || {
+    echo "$service cannot be made a replica of $leader: $said" >&2
+    exit 1
+  }
   own 'CLIENT UNPAUSE' >/dev/null
-  for each; do hear "$each"; done
+  for each; do
+    within 30 heard "$each" || {
+      echo "the Sentinel $each still takes $service for the master: see its log; run again" >&2
+      exit 1
+    }
+  done
 )
 promoted() {
-  for _ in $(seq 300); do
-    pause
-    said=$(printf 'SENTINEL MASTER %s\nSENTINEL GET-MASTER-ADDR-BY-NAME %s\n' "$name" "$name" |
-      ask $sentinel | awk '
-        NR % 2 { key = $0; next } { value = $0 } key == "flags" { flags = value }
-        END { print key, value, flags }')
-    case $said in
-      "$me "*failover_in_progress*) ;;
-      "$me "*) refuse 'stays master: Sentinel gave up, see its log; run again' ;;
-      *.*' '[0-9]*' '* | *:*' '[0-9]*' '*) echo "${said% *}"; return 0 ;;
-    esac
-    sleep 0.1
-  done
-  refuse 'stays master: Sentinel is not done after 60 s, see its log; run again'
+  pause || :
+  said=$(printf 'SENTINEL MASTER %s\nSENTINEL GET-MASTER-ADDR-BY-NAME %s\n' "$name" "$name" |
+    ask $sentinel | awk '
+      NR % 2 { key = $0; next } { value = $0 } key == "flags" { flags = value }
+      END { if (flags) print key, value, flags }')
+  leader=${said% *}
+  case $said in
+    '' | "$me "*failover_in_progress*) return 1 ;;
+    "$me "*) refuse 'stays master: Sentinel gave up, see its log; run again' ;;
+  esac
 }
 # What Sentinel will do too. Should it fail, the pause goes on until Sentinel has done it.
-demote() {
-  for _ in $(seq 25); do
-    said=$(own MULTI "REPLICAOF $leader" 'CONFIG REWRITE' 'CLIENT KILL TYPE normal' \
-      'CLIENT KILL TYPE pubsub' EXEC | paste -s -d ' ')
-    case $said in *'QUEUED OK OK '* | *'master OK '*) return 0 ;; esac
-    sleep 0.2
-  done
-  echo "$service cannot be made a replica of $leader: $said" >&2
-  exit 1
+demoted() {
+  said=$(own MULTI "REPLICAOF $leader" 'CONFIG REWRITE' 'CLIENT KILL TYPE normal' \
+    'CLIENT KILL TYPE pubsub' EXEC | paste -s -d ' ')
+  case $said in *'QUEUED OK OK '* | *'master OK '*) ;; *) return 1 ;; esac
 }
-hear() { # IP:PORT of a Sentinel
-  for _ in $(seq 150); do
-    case $(monitor "${1%:*}" "${1##*:}") in "$me "*) ;; *) return 0 ;; esac
-    sleep 0.2
-  done
-  echo "the Sentinel $1 still takes $service for the master: see its log; run again" >&2
-  exit 1
+heard() { # IP:PORT of a Sentinel
+  case $(monitor "${1%:*}" "${1##*:}") in "$me "*) return 1 ;; esac
 }
 """
 )
