@@ -136,7 +136,14 @@ hand_over() ( # IP PORT SERVICE NAME SENTINEL...
       exit 1
     }
   done
+  within 30 finished || :
 )
+# The others follow the new master, so that this one may go.
+finished() {
+  case $(echo "SENTINEL MASTER $name" | ask $sentinel) in
+    *failover_in_progress*) return 1 ;;
+  esac
+}
 promoted() {
   pause || :
   said=$(printf 'SENTINEL MASTER %s\nSENTINEL GET-MASTER-ADDR-BY-NAME %s\n' "$name" "$name" |

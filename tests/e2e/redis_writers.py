@@ -1,18 +1,47 @@
-"""Clients of Redis that ask Sentinel who leads, write all the time, and remember what they wrote."""
+"""Clients of Redis that write wherever Sentinel says, and one that looks at every instance."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self, cast
 
 from redis import Redis, RedisError
 from redis.sentinel import Sentinel
 
 from tests.e2e.proof import MASTER_NAME
+
+WRITERS = 4
+STEP_SECONDS = 0.002
+
+
+class Background:
+    """Threads that do something until the end of a block."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        """Begins."""
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends when every thread has its last answer."""
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
 
 
 @dataclass
@@ -26,75 +55,118 @@ class Writer:
 
     def write(self, ended: threading.Event) -> None:
         """Writes one key after the other; a key whose write failed is written again."""
-        while not ended.is_set():
+        while not ended.wait(STEP_SECONDS):
             try:
                 self.client.set(f"{self.name}:{len(self.acknowledged)}", "written")
             except RedisError as error:
-                text = str(error)[:60]
-                self.errors[text] = self.errors.get(text, 0) + 1
-                time.sleep(0.01)
+                kind = type(error).__name__
+                self.errors[kind] = self.errors.get(kind, 0) + 1
             else:
                 self.acknowledged.append(time.monotonic())
-            time.sleep(0.002)
+
+    @property
+    def keys(self) -> list[str]:
+        """What it was told is written."""
+        return [f"{self.name}:{number}" for number in range(len(self.acknowledged))]
 
     @property
     def longest_gap(self) -> float:
         """The longest time between two acknowledged writes, in seconds."""
         times = self.acknowledged
-        return max(after - before for before, after in zip(times, times[1:], strict=False))
+        return max(after - before for before, after in pairwise(times))
 
 
-class Writers:
-    """Several of them, for the time of a block."""
+class Writers(Background):
+    """Several clients that write at the same time."""
 
-    def __init__(self, sentinels: Sequence[tuple[str, int]], password: str, count: int = 4) -> None:
+    def __init__(self, sentinels: Sequence[tuple[str, int]], password: str) -> None:
+        super().__init__()
         options = {"password": password, "socket_timeout": 60, "socket_connect_timeout": 1}
-        self.sentinel = Sentinel(
-            list(sentinels), sentinel_kwargs={"password": password, "socket_timeout": 1}
-        )
-        self.writers = [
-            Writer(f"w{time.time_ns()}", self.sentinel.master_for(MASTER_NAME, **options))
-            for _ in range(count)
-        ]
-        self.ended = threading.Event()
+        asked = {"password": password, "socket_timeout": 1, "socket_connect_timeout": 1}
+        self.sentinel = Sentinel(sentinels, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]
+        began = time.monotonic_ns()
+        self.writers = [Writer(f"{began}-{n}", self.master()) for n in range(WRITERS)]
         self.threads = [
             threading.Thread(target=writer.write, args=(self.ended,)) for writer in self.writers
         ]
 
-    def __enter__(self) -> Self:
-        """Begins to write."""
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends when every write has its answer."""
-        self.ended.set()
-        for thread in self.threads:
-            thread.join()
-
-    @property
-    def count(self) -> int:
-        """How many writes have been acknowledged."""
-        return sum(len(writer.acknowledged) for writer in self.writers)
+    def master(self) -> Redis:
+        """A client that finds the master by itself."""
+        return cast(Redis, self.sentinel.master_for(MASTER_NAME))  # type: ignore[no-untyped-call]
 
     @property
     def longest_gap(self) -> float:
         """The longest time for which one of them wrote nothing, in seconds."""
         return max(writer.longest_gap for writer in self.writers)
 
+    @property
+    def keys(self) -> list[str]:
+        """What any of them was told is written."""
+        return [key for writer in self.writers for key in writer.keys]
+
     def lost(self) -> list[str]:
         """Keys that were acknowledged and that the master of now does not have."""
-        master = self.sentinel.master_for(
-            MASTER_NAME, **self.writers[0].client.connection_pool.connection_kwargs
-        )
-        keys = [f"{w.name}:{i}" for w in self.writers for i in range(len(w.acknowledged))]
-        found = [
-            value for i in range(0, len(keys), 1000) for value in master.mget(keys[i : i + 1000])
-        ]
-        return [key for key, value in zip(keys, found, strict=True) if value is None]
+        keys = self.keys
+        with self.master() as client:
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.exists(key)
+            return [key for key, there in zip(keys, pipe.execute(), strict=True) if not there]
+
+
+class Sight(NamedTuple):
+    """What an instance said of itself: `run` is another one after every start."""
+
+    name: str
+    run: str
+    role: str
+    link: str
+
+
+class Watch(Background):
+    """Looks at every instance fifty times a second and keeps what changed, in its order."""
+
+    def __init__(self, places: Mapping[str, tuple[str, int]], password: str) -> None:
+        super().__init__()
+        self.seen: list[Sight] = []
+        for name, (ip, port) in places.items():
+            client = Redis(ip, port, password=password, socket_timeout=1, socket_connect_timeout=1)
+            self.threads.append(threading.Thread(target=self._watch, args=(name, client)))
+
+    def _watch(self, name: str, client: Redis) -> None:
+        last = None
+        while not self.ended.wait(0.02):
+            try:
+                info = client.info()
+            except RedisError:
+                continue
+            link = info.get("master_link_status", "-")
+            sight = Sight(name, info["run_id"], info["role"], link)
+            if sight != last:
+                self.seen.append(sight)
+            last = sight
+
+    @property
+    def restarts(self) -> list[Sight]:
+        """What each instance was before it was started anew, in the order of these starts."""
+        before: dict[str, Sight] = {}
+        restarted = []
+        for sight in self.seen:
+            last = before.get(sight.name, sight)
+            if sight.run != last.run:
+                restarted.append(last)
+            before[sight.name] = sight
+        return restarted
+
+    @property
+    def alone(self) -> list[Sight]:
+        """Those that were started anew while another replica had not found its master again."""
+        now: dict[str, Sight] = {}
+        alone = []
+        for sight in self.seen:
+            last = now.get(sight.name, sight)
+            others = (other for other in now.values() if other.name != sight.name)
+            if sight.run != last.run and any(other.link == "down" for other in others):
+                alone.append(sight)
+            now[sight.name] = sight
+        return alone

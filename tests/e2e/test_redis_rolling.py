@@ -1,0 +1,399 @@
+"""Story: settings that Redis takes only at its start, while clients go on writing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tasks.redis import IMMUTABLE
+from tests.e2e import proof
+from tests.e2e.project import PYINFRA, Project, footprint
+from tests.e2e.proof import processes, said
+from tests.e2e.redis_writers import Watch, Writers
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+from tests.lab.images import RELEASES, Release
+
+pytestmark = pytest.mark.xdist_group("redis-rolling")
+
+PORT, SENTINEL_PORT = 6379, 26379
+# Of Redis's file, but no configuration that CONFIG GET knows.
+FILE_ONLY = {"loadmodule", "rename-command"}
+ROLE = {"replicaof", "slaveof"}
+
+Changes = set[tuple[str, str]]
+
+
+@dataclass
+class Estate:
+    """Three hosts with a Redis and a Sentinel each, and the choices made so far."""
+
+    hosts: dict[str, Host]
+    project: Project
+    threads: int = 1
+    choices: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def password(self) -> str:
+        """The password of Redis and Sentinel."""
+        return self.project.secrets["REDIS_PASSWORD"]
+
+    def choose(self, *, restart: bool = True, **choices: Any) -> None:
+        """States choices in group_data, and unless told otherwise one that takes a restart."""
+        self.threads += restart
+        extra = {"io-threads": self.threads, **choices.pop("redis_extra", {})}
+        self.choices.update(choices)
+        self.project.settings({**self.choices, "redis_extra": extra})
+
+    def redis(self, name: str, *words: str) -> str:
+        """What the instance on a host answers."""
+        return said(proof.redis(self.hosts[name], PORT, *words, password=self.password))
+
+    def sentinel(self, name: str, *words: str) -> str:
+        """What the Sentinel on a host answers."""
+        host = self.hosts[name]
+        return said(proof.redis(host, SENTINEL_PORT, "SENTINEL", *words, password=self.password))
+
+    def config(self, name: str, key: str) -> str:
+        """The value that an instance runs with."""
+        return self.redis(name, "CONFIG", "GET", key).splitlines()[1]
+
+    def leader(self, *, down: str = "") -> str:
+        """The master that all Sentinels which are up name; it and its replicas say so too."""
+        up = [name for name in self.hosts if name != down]
+        seen = {self.sentinel(name, "GET-MASTER-ADDR-BY-NAME", "mymaster") for name in up}
+        (leader,) = [n for n in up if seen == {f"{self.hosts[n].address}\n{PORT}"}] or [""]
+        assert leader, seen
+        for name in up:
+            role = proof.replication(self.hosts[name], PORT, self.password)
+            follows = role.get("master_host"), role.get("master_link_status")
+            wanted = (None, None) if name == leader else (self.hosts[leader].address, "up")
+            assert follows == wanted, (name, role)
+        return leader
+
+    def settled(self, *, down: str = "") -> str:
+        """The same, as soon as all agree; the Sentinels then see everybody who is up."""
+
+        def check() -> None:
+            self.leader(down=down)
+            for name in self.hosts:
+                if name != down:
+                    seen = proof.sentinel_master(self.hosts[name], SENTINEL_PORT, self.password)
+                    assert seen["flags"] == "master", seen
+                    assert down or self._replicas_seen_by(name) == ["slave"] * 2
+
+        eventually(check, 60)
+        return self.leader(down=down)
+
+    def _replicas_seen_by(self, name: str) -> list[str]:
+        words = self.sentinel(name, "REPLICAS", "mymaster").splitlines()
+        return [value for key, value in zip(words[::2], words[1::2], strict=True) if key == "flags"]
+
+    def fail_over(self) -> str:
+        """A failover that somebody orders; the new master when all is well again."""
+        old = self.settled()
+        assert self.sentinel("cache1", "FAILOVER", "mymaster") == "OK"
+
+        def moved() -> None:
+            assert self.leader() != old
+
+        eventually(moved, 40)
+        return self.settled()
+
+    def writers(self) -> Writers:
+        """Clients that know all Sentinels."""
+        return Writers([(h.address, SENTINEL_PORT) for h in self.hosts.values()], self.password)
+
+    def watch(self) -> Watch:
+        """Somebody who looks at all instances."""
+        places = {name: (host.address, PORT) for name, host in self.hosts.items()}
+        return Watch(places, self.password)
+
+    def footprints(self) -> list[list[str]]:
+        """Everything on the hosts that a refused run must leave."""
+        return [footprint(host) for host in self.hosts.values()]
+
+    def refused(self, *arguments: str) -> str:
+        """What a run says that refuses; it changes nothing, dry or real."""
+        before = self.footprints()
+        dry = self.project.pyinfra("--dry", *arguments, "inventory.py", "deploy.py")
+        real = self.project.pyinfra("-y", *arguments, "inventory.py", "deploy.py")
+        assert (dry.code, real.code) == (1, 1), real.output
+        assert self.footprints() == before
+        (reason,) = {
+            line for r in (dry, real) for line in r.stderr.splitlines() if "and has to" in line
+        }
+        return reason
+
+
+def _rolled(others: Sequence[str], master: str) -> Changes:
+    """What a setting changes that takes a restart."""
+    return {
+        *(("Redis: configuration", name) for name in (*others, master)),
+        *(("Redis: replicas", name) for name in others),
+        ("Redis: master", master),
+    }
+
+
+def _estate(lab: Lab, project: Project, release: Release) -> Estate:
+    with ThreadPoolExecutor() as pool:
+        names = [f"cache{number}" for number in (1, 2, 3)]
+        hosts = {host.name: host for host in pool.map(lambda n: lab.host(n, release), names)}
+    data = [(name, {**host.ssh_data(), "address": host.address}) for name, host in hosts.items()]
+    project.inventory({"redis": data, "sentinel": data})
+    project.deploy()
+    return Estate(hosts, project)
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def estate(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Estate]:
+    """Three hosts of a release, deployed."""
+    release: Release = request.param
+    with Lab(f"redis-rolling-{release}") as lab:
+        yield _estate(lab, Project(tmp_path_factory.mktemp(release)), release)
+
+
+def test_a_restart_rolls_and_loses_nothing(estate: Estate) -> None:
+    """Replicas first, the old master last and as a replica; every acknowledged write is there."""
+    master = estate.settled()
+    others = sorted(estate.hosts.keys() - {master})
+    estate.choose(redis_maxmemory="300mb")
+    live = {("Redis: service", name) for name in estate.hosts}
+    planned = estate.project.plan().planned
+    with estate.writers() as writers, estate.watch() as watch:
+        changed = estate.project.deploy().changed
+    assert planned == changed == _rolled(others, master) | live
+    print(f"{len(writers.keys)} writes, longest gap {writers.longest_gap:.2f} s")
+    assert writers.lost() == []
+    assert [sight.role for sight in watch.restarts] == ["slave"] * 3
+    names = [sight.name for sight in watch.restarts]
+    assert (sorted(names[:2]), names[2]) == (others, master)
+    assert watch.alone == []
+    assert {estate.config(name, "io-threads") for name in estate.hosts} == {str(estate.threads)}
+    assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(300 * 1024**2)}
+    new = estate.settled()
+    assert new != master
+    before = processes(list(estate.hosts.values()))
+    assert estate.project.deploy().changed == set()
+    assert processes(list(estate.hosts.values())) == before
+    assert estate.settled() == new
+
+
+def test_the_keys_that_take_a_restart_are_those_that_redis_refuses(estate: Estate) -> None:
+    """Neither more nor less: asked one by one, of the servers that we install."""
+    host, password = estate.hosts["cache2"], estate.password
+    script = f"""IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH
+words='{" ".join(IMMUTABLE)}'
+{{ redis-cli -p {PORT} CONFIG GET '*' | sed -n 'p;n'; printf '%s\\n' $words; }} | sort -u |
+while read -r key; do
+  value=$(redis-cli -p {PORT} CONFIG GET "$key" </dev/null | sed -n 2p)
+  said=$(redis-cli -p {PORT} CONFIG SET "$key" "$value" </dev/null 2>&1)
+  case $said in OK) ;; *) echo "$key $said" ;; esac
+done
+"""
+    answers = host.run(script, stdin=f"{password}\n").stdout.splitlines()
+    refused = {line.split()[0]: line for line in answers if line}
+    unknown = {key for key, line in refused.items() if "Unknown option" in line}
+    known = {key for key in refused if "immutable" in refused[key] or "protected" in refused[key]}
+    assert refused.keys() == known | unknown, refused
+    assert known - ROLE == IMMUTABLE - unknown
+    # What one release does not know the other one does.
+    assert unknown - FILE_ONLY <= {
+        "aof-rewrite-cpulist",
+        "bgsave-cpulist",
+        "bio-cpulist",
+        "server-cpulist",
+        "io-threads-do-reads",
+    }
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_a_key_that_is_taken_away_is_set_back_at_run_time(estate: Estate) -> None:
+    """To what Redis has by itself; no instance restarts."""
+    default = estate.config("cache1", "client-output-buffer-limit")
+    before = processes(list(estate.hosts.values()))
+    extra = {"timeout": 300, "client-output-buffer-limit": "replica 512mb 128mb 60"}
+    estate.choose(restart=False, redis_extra=extra)
+    changes = {
+        (op, name) for op in ("Redis: configuration", "Redis: service") for name in estate.hosts
+    }
+    assert estate.project.deploy().changed == changes
+    assert estate.config("cache1", "timeout") == "300"
+    assert estate.config("cache1", "client-output-buffer-limit") != default
+    estate.choose(restart=False)
+    assert estate.project.plan().planned == changes
+    assert estate.project.deploy().changed == changes
+    assert estate.config("cache1", "timeout") == "0"
+    assert estate.config("cache1", "client-output-buffer-limit") == default
+    assert estate.project.plan().planned == set()
+    assert processes(list(estate.hosts.values())) == before
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_after_two_failovers_it_rolls_from_where_the_master_is(estate: Estate) -> None:
+    """Runs after them change nothing; a restart hands over once more and loses nothing."""
+    estate.fail_over()
+    assert estate.project.plan().planned == set()
+    master = estate.fail_over()
+    assert estate.project.plan().planned == set()
+    estate.choose()
+    with estate.writers() as writers:
+        changed = estate.project.deploy().changed
+    assert changed == _rolled(sorted(estate.hosts.keys() - {master}), master)
+    assert writers.lost() == []
+    assert estate.settled() != master
+    assert estate.project.plan().planned == set()
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_a_master_that_is_down_gets_its_settings_when_it_is_back(estate: Estate) -> None:
+    """The others take both kinds of settings; the run after it is back changes what is missing."""
+    old = estate.settled()
+    estate.hosts[old].pause()
+    try:
+        master = _replaced(estate, old)
+        (other,) = estate.hosts.keys() - {old, master}
+        estate.choose(redis_maxmemory="400mb")
+        with estate.writers() as writers:
+            run = estate.project.pyinfra("-y", "--json", "inventory.py", "deploy.py")
+        live = {("Redis: service", name) for name in (other, master)}
+        assert (run.code, run.changed) == (1, _rolled([other], master) | live), run.output
+        assert writers.lost() == []
+        assert estate.settled(down=old) == other
+    finally:
+        estate.hosts[old].unpause()
+    estate.settled()
+    missing = {("Redis: configuration", old), ("Redis: service", old), ("Redis: replicas", old)}
+    assert estate.project.plan().planned == missing
+    assert estate.project.deploy().changed == missing
+    assert estate.settled() == other
+    assert estate.config(old, "maxmemory") == str(400 * 1024**2)
+    assert estate.project.plan().planned == set()
+
+
+def _replaced(estate: Estate, old: str) -> str:
+    def promoted() -> None:
+        assert estate.leader(down=old) != old
+
+    eventually(promoted, 60)
+    return estate.settled(down=old)
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_a_replica_that_is_cut_off_stops_the_roll(estate: Estate) -> None:
+    """It has its settings; the master stays, since Sentinel might promote what is behind."""
+    master = estate.settled()
+    first, second = sorted(estate.hosts.keys() - {master})
+    estate.choose(redis_maxmemory="500mb")
+    with _cut_off(estate, first, master), estate.writers() as writers:
+        run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+        assert run.code == 1
+        assert "redis-6379 has its settings, but does not follow its master" in run.stderr
+        assert f"Redis is not restarted here after what failed on {first}" in run.stderr
+        assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(500 * 1024**2)}
+        assert estate.config(master, "io-threads") != str(estate.threads)
+        run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+        assert run.code == 1
+        assert f"{estate.hosts[first].address}:6379 is behind or cut off" in run.stderr
+        assert estate.config(second, "io-threads") == str(estate.threads)
+        assert estate.config(master, "io-threads") != str(estate.threads)
+    assert writers.lost() == []
+    assert estate.settled() == master
+    assert estate.project.deploy().changed == {("Redis: master", master)}
+    assert estate.settled() != master
+
+
+@contextmanager
+def _cut_off(estate: Estate, name: str, master: str) -> Iterator[None]:
+    """One replica and the master do not reach each other; everybody else reaches both."""
+    address = estate.hosts[master].address
+    estate.hosts[name].run(f"ip route add blackhole {address}/32")
+    estate.redis(master, "CLIENT", "KILL", "TYPE", "replica")
+    try:
+        yield
+    finally:
+        estate.hosts[name].run(f"ip route del blackhole {address}/32")
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_nothing_begins_where_nobody_could_replace_the_master(estate: Estate) -> None:
+    """No replica, or no quorum: refused before anything is touched, in one line."""
+    master = estate.settled()
+    others = sorted(estate.hosts.keys() - {master})
+    estate.choose()
+    begins = f"{master}: redis-6379 is the master and has to restart, but nobody can replace it: "
+    for name in others:
+        estate.hosts[name].run("systemctl stop redis-6379")
+    assert begins + "no replica is online: bring one up first" in estate.refused("--limit", master)
+    for name in others:
+        estate.hosts[name].run("systemctl start redis-6379; systemctl stop redis-sentinel-26379")
+    eventually(lambda: _has_no_quorum(estate, master), 30)
+    reason = estate.refused()
+    assert begins + "NOQUORUM 1 usable Sentinels" in reason
+    assert "bring the Sentinels up first; nothing was changed" in reason
+    estate.project.deploy("tasks.sentinel.activate")
+    estate.settled()
+    assert estate.project.deploy().changed == _rolled(others, master)
+    assert estate.settled() != master
+
+
+def _has_no_quorum(estate: Estate, name: str) -> None:
+    host = estate.hosts[name]
+    words = "SENTINEL", "CKQUORUM", "mymaster"
+    asked = proof.redis(host, SENTINEL_PORT, *words, password=estate.password)
+    assert "NOQUORUM" in asked.stderr, asked
+    assert proof.replication(host, PORT, estate.password)["connected_slaves"] == "2"
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("victim", ["the script on the host", "the controller"])
+def test_a_run_that_is_killed_while_it_hands_over_is_finished_by_the_next(
+    estate: Estate, victim: str
+) -> None:
+    """Clients go on, at the old master or at the new one; what they were told is written is."""
+    master = estate.settled()
+    estate.choose()
+    with estate.writers() as writers:
+        run = subprocess.Popen(
+            [PYINFRA, "-y", "inventory.py", "deploy.py"],
+            cwd=estate.project.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(lambda: _is_failing_over(estate, master), 60)
+        if victim == "the controller":
+            run.kill()
+        else:
+            # A bracket, so that it does not find itself.
+            estate.hosts[master].run("pkill -9 -f 'hand[_]over'")
+        run.wait(60)
+        count = len(writers.keys)
+        eventually(lambda: _went_on(writers, count), 40)
+        estate.settled()
+    print(f"longest gap {writers.longest_gap:.2f} s")
+    assert writers.lost() == []
+    estate.project.deploy()
+    estate.settled()
+    assert {estate.config(name, "io-threads") for name in estate.hosts} == {str(estate.threads)}
+    assert estate.project.plan().planned == set()
+
+
+def _is_failing_over(estate: Estate, name: str) -> None:
+    """One Sentinel is about to promote a replica; the script waits for it."""
+    flags = [
+        proof.sentinel_master(host, SENTINEL_PORT, estate.password)["flags"]
+        for host in estate.hosts.values()
+    ]
+    assert any("failover_in_progress" in each for each in flags)
+
+
+def _went_on(writers: Writers, count: int) -> None:
+    assert len(writers.keys) > count + 1000
