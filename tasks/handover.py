@@ -36,7 +36,7 @@ level() { # PORT
   link=$3 copying=$8
   [ "$2" = slave ] || return 1
   set -- "$1" $(position "$6" "$7")
-  case "$copying$8" in *1*) end=$(($(date +%s) + 30)) ;; esac
+  case "$copying$8" in *1*) end=$(($(date +%s) + 20)) ;; esac
   [ "$2 $link" = 'master up' ] || return 1
   for _ in $(seq 25); do
     if has 127.0.0.1 "$1" "$4" "$5"; then return 0; fi
@@ -45,7 +45,7 @@ level() { # PORT
   return 1
 }
 follow() { # PORT SERVICE
-  within 30 level "$1" || {
+  within 20 level "$1" || {
     echo "$2 has its settings, but does not follow its master: see its log;" \
       "run again to go on with the others" >&2
     exit 1
@@ -64,8 +64,8 @@ leads_nobody() {
 """
 
 # Sentinel alone would leave the old master writable for about ten seconds after it has promoted
-# another one, and what it accepts then is lost. A pause of writes ends by itself, whatever happens
-# to this script; one that lasts longer than Sentinel needs loses nothing even then.
+# another one, and what it accepts then is lost. So its clients wait, and it becomes a replica at
+# once. A pause ends by itself: if all of this dies, clients go on.
 HAND_OVER = (
     FOLLOW
     + r"""
@@ -101,11 +101,12 @@ refuse() { echo "$service $1" >&2; exit 1; }
 own() { # COMMANDS
   printf '%s\n' "$@" | ask 127.0.0.1 "$port"
 }
-pause() { # a later end counts
-  [ "$(own 'CLIENT PAUSE 30000 WRITE')" = OK ]
+# A pause also stops the Sentinels, which publish here every two seconds: should all of this die,
+# they make an old master a replica only eight seconds after it has ended.
+pause() {
+  [ "$(own 'CLIENT PAUSE 5000 WRITE')" = OK ]
 }
 paused_and_level() { behind='it cannot pause its clients'; pause && all_level; }
-# In a shell of its own: whatever ends it before another one leads ends the pause.
 hand_over() ( # IP PORT SERVICE NAME SENTINEL...
   me="$1 $2" port=$2 service=$3 name=$4 sentinel='' why='none answers'
   shift 4
@@ -117,19 +118,10 @@ hand_over() ( # IP PORT SERVICE NAME SENTINEL...
     esac
   done
   [ -n "$sentinel" ] || refuse "stays master: no Sentinel can replace it ($why)"
-  within 30 all_level || refuse "stays master: $behind, then run again"
-  trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
-  trap 'exit 1' HUP INT TERM
-  within 5 paused_and_level || refuse "stays master: $behind, then run again"
-  said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
-  case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
-  within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
-  trap - EXIT
-  within 5 demoted || {
-    echo "$service cannot be made a replica of $leader: $said" >&2
-    exit 1
-  }
-  own 'CLIENT UNPAUSE' >/dev/null
+  within 20 all_level || refuse "stays master: $behind, then run again"
+  # Whoever ends this script does not end that one.
+  (trap '' HUP INT TERM; exchange) &
+  wait $!
   for each; do
     within 30 heard "$each" || {
       echo "the Sentinel $each still takes $service for the master: see its log; run again" >&2
@@ -138,6 +130,14 @@ hand_over() ( # IP PORT SERVICE NAME SENTINEL...
   done
   within 30 finished || :
 )
+exchange() {
+  trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
+  within 5 paused_and_level || refuse "stays master: $behind, then run again"
+  said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
+  case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
+  within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
+  within 5 demoted || refuse "cannot be made a replica of $leader: $said"
+}
 # The others follow the new master, so that this one may go.
 finished() {
   case $(echo "SENTINEL MASTER $name" | ask $sentinel) in
@@ -156,7 +156,7 @@ promoted() {
     "$me "*) refuse 'stays master: Sentinel gave up, see its log; run again' ;;
   esac
 }
-# What Sentinel will do too. Should it fail, the pause goes on until Sentinel has done it.
+# What Sentinel would do as well, but later.
 demoted() {
   said=$(own MULTI "REPLICAOF $leader" 'CONFIG REWRITE' 'CLIENT KILL TYPE normal' \
     'CLIENT KILL TYPE pubsub' EXEC | paste -s -d ' ')

@@ -27,6 +27,9 @@ PORT, SENTINEL_PORT = 6379, 26379
 FILE_ONLY = {"loadmodule", "rename-command"}
 ROLE = {"replicaof", "slaveof"}
 
+# Without the health table, which waits for what is not well.
+TASK = "tasks.redis.deploy"
+
 Changes = set[tuple[str, str]]
 
 
@@ -263,7 +266,7 @@ def test_a_master_that_is_down_gets_its_settings_when_it_is_back(estate: Estate)
         (other,) = estate.hosts.keys() - {old, master}
         estate.choose(redis_maxmemory="400mb")
         with estate.writers() as writers:
-            run = estate.project.pyinfra("-y", "--json", "inventory.py", "deploy.py")
+            run = estate.project.pyinfra("-y", "--json", "inventory.py", TASK)
         live = {("Redis: service", name) for name in (other, master)}
         assert (run.code, run.changed) == (1, _rolled([other], master) | live), run.output
         assert writers.lost() == []
@@ -294,13 +297,13 @@ def test_a_replica_that_is_cut_off_stops_the_roll(estate: Estate) -> None:
     first, second = sorted(estate.hosts.keys() - {master})
     estate.choose(redis_maxmemory="500mb")
     with _cut_off(estate, first, master), estate.writers() as writers:
-        run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+        run = estate.project.pyinfra("-y", "inventory.py", TASK)
         assert run.code == 1
         assert "redis-6379 has its settings, but does not follow its master" in run.stderr
         assert f"Redis is not restarted here after what failed on {first}" in run.stderr
         assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(500 * 1024**2)}
         assert estate.config(master, "io-threads") != str(estate.threads)
-        run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+        run = estate.project.pyinfra("-y", "inventory.py", TASK)
         assert run.code == 1
         assert f"{estate.hosts[first].address}:6379 is behind or cut off" in run.stderr
         assert estate.config(second, "io-threads") == str(estate.threads)
@@ -331,17 +334,20 @@ def test_nothing_begins_where_nobody_could_replace_the_master(estate: Estate) ->
     estate.choose()
     begins = f"{master}: redis-6379 is the master and has to restart, but nobody can replace it: "
     for name in others:
-        estate.hosts[name].run("systemctl stop redis-6379")
-    assert begins + "no replica is online: bring one up first" in estate.refused("--limit", master)
-    for name in others:
-        estate.hosts[name].run("systemctl start redis-6379; systemctl stop redis-sentinel-26379")
+        estate.hosts[name].run("systemctl stop redis-sentinel-26379")
     eventually(lambda: _has_no_quorum(estate, master), 30)
     reason = estate.refused()
     assert begins + "NOQUORUM 1 usable Sentinels" in reason
     assert "bring the Sentinels up first; nothing was changed" in reason
     estate.project.deploy("tasks.sentinel.activate")
     estate.settled()
-    assert estate.project.deploy().changed == _rolled(others, master)
+    for name in others:
+        estate.hosts[name].run("systemctl stop redis-6379")
+    assert begins + "no replica is online: bring one up first" in estate.refused("--limit", master)
+    wanted = {("Redis: service", name) for name in others} | {("Redis: master", master)}
+    wanted |= {("Redis: configuration", name) for name in estate.hosts}
+    assert estate.project.plan().planned == wanted
+    assert estate.project.deploy().changed == wanted
     assert estate.settled() != master
 
 
@@ -350,43 +356,43 @@ def _has_no_quorum(estate: Estate, name: str) -> None:
     words = "SENTINEL", "CKQUORUM", "mymaster"
     asked = proof.redis(host, SENTINEL_PORT, *words, password=estate.password)
     assert "NOQUORUM" in asked.stderr, asked
-    assert proof.replication(host, PORT, estate.password)["connected_slaves"] == "2"
 
 
 @pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
-@pytest.mark.parametrize("victim", ["the script on the host", "the controller"])
+@pytest.mark.parametrize("victim", ["the controller", "the script", "all of the script"])
 def test_a_run_that_is_killed_while_it_hands_over_is_finished_by_the_next(
     estate: Estate, victim: str
 ) -> None:
-    """Clients go on, at the old master or at the new one; what they were told is written is."""
+    """Clients go on, and unless all of it dies they lose nothing."""
     master = estate.settled()
     estate.choose()
     with estate.writers() as writers:
         run = subprocess.Popen(
-            [PYINFRA, "-y", "inventory.py", "deploy.py"],
+            [PYINFRA, "-y", "inventory.py", TASK],
             cwd=estate.project.directory,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        eventually(lambda: _is_failing_over(estate, master), 60)
+        eventually(lambda: _is_failing_over(estate), 60)
         if victim == "the controller":
             run.kill()
         else:
             # A bracket, so that it does not find itself.
-            estate.hosts[master].run("pkill -9 -f 'hand[_]over'")
+            which = "-o" if victim == "the script" else ""
+            estate.hosts[master].run(f"pkill -9 {which} -f 'hand[_]over'")
         run.wait(60)
         count = len(writers.keys)
         eventually(lambda: _went_on(writers, count), 40)
-        estate.settled()
-    print(f"longest gap {writers.longest_gap:.2f} s")
-    assert writers.lost() == []
+        assert estate.settled() != master
+    print(f"longest gap {writers.longest_gap:.2f} s, {len(writers.lost())} lost")
+    assert writers.lost() == [] or victim == "all of the script"
     estate.project.deploy()
-    estate.settled()
+    assert estate.settled() != master
     assert {estate.config(name, "io-threads") for name in estate.hosts} == {str(estate.threads)}
     assert estate.project.plan().planned == set()
 
 
-def _is_failing_over(estate: Estate, name: str) -> None:
+def _is_failing_over(estate: Estate) -> None:
     """One Sentinel is about to promote a replica; the script waits for it."""
     flags = [
         proof.sentinel_master(host, SENTINEL_PORT, estate.password)["flags"]
