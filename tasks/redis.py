@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
 from pyinfra.api.exceptions import PyinfraError
 
-from tasks.core import files, packages, remote, services
+from tasks.core import files, packages, services
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
@@ -30,7 +30,6 @@ from tasks.core.settings import (
     wrong,
 )
 from tasks.core.topology import Address, Instance, Watcher, master
-from tasks.handover import HAND_OVER
 
 Policy = Literal[
     "noeviction",
@@ -505,20 +504,22 @@ _RESTART_KEYS = IMMUTABLE | {"port", "bind", "protected-mode"}
 @on(RedisSettings)
 def activate(node: Node) -> None:
     """Starts instances, sets what CONFIG SET takes, and restarts for the rest, the master last."""
+    from tasks import rolling
+
     try:
-        _require_successor(node)
+        rolling.require_successor(node)
     except Unreadable as obstacle:
         raise PyinfraError(f"{node.name}: {obstacle}; nothing was changed") from obstacle
     converge("Redis: service", lambda: _activation(node), one_by_one=True)
-    converge("Redis: replicas", lambda: _replicas(node), one_by_one=True)
-    converge("Redis: master", lambda: _master(node), one_by_one=True)
+    converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
+    converge("Redis: master", lambda: rolling.master(node), one_by_one=True)
 
 
 def _activation(node: Node) -> Change | None:
     """What is done without a restart of what runs."""
     wanted, now = list[Activation](), dict[str, Status]()
     variables = {"REDIS_PASSWORD": password(node)}
-    for port, each in _activations(node).items():
+    for port, each in activations(node).items():
         status = node.read("redis")["services"][each.service.name]
         if services.impact(each, status) == "restart":
             each, status = still(each, status), replace(status, outdated=False)
@@ -532,7 +533,7 @@ def _activation(node: Node) -> Change | None:
     return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", variables)
 
 
-def _activations(node: Node) -> dict[int, Activation]:
+def activations(node: Node) -> dict[int, Activation]:
     """Every instance and what it should run with, by port."""
     return {
         port: services.activation(
@@ -587,164 +588,6 @@ def forgotten(wanted: Activation, now: Status) -> str:
     """The keys that left the settings, which CONFIG SET is to set back."""
     gone = {key for key in now.keys - wanted.keys if "=" not in key}
     return " ".join(sorted(gone - _RESTART_KEYS))
-
-
-# --- Restart -------------------------------------------------------------------------------------
-
-
-def _replicas(node: Node) -> Change | None:
-    """The restarts that are due of instances which follow another one."""
-    return _restarts(node, lambda address, leader: address != leader)
-
-
-def _master(node: Node) -> Change | None:
-    """The master's restart, and those that a failover in the meantime has kept from others."""
-    is_executing = node.host.state.is_executing
-    return _restarts(node, lambda address, leader: is_executing or address == leader)
-
-
-def _restarts(node: Node, chosen: Callable[[Address, Address], bool]) -> Change | None:
-    due = _due(node)
-    if not due:
-        return None
-    leader = _leader(node)
-    addresses = {port: Address(node.address, port) for port in due}
-    ports = [port for port in due if chosen(addresses[port], leader)]
-    if not ports:
-        return None
-    lines, steps = list[str](), list[str]()
-    for port in sorted(ports, key=lambda port: addresses[port] == leader):
-        restart = _last if addresses[port] == leader else _follower
-        said, step = restart(node, port, due[port])
-        lines += said
-        steps.append(step)
-    if node.host.state.is_executing:
-        node.estate.unsettled.add(node)
-    script = "\n".join([SHELL, HAND_OVER, services.script(steps, node.manager)])
-    variables = {"REDIS_PASSWORD": password(node)}
-    return Change(lines, script, variables, then=lambda: _settled(node))
-
-
-def _settled(node: Node) -> str:
-    node.estate.unsettled.discard(node)
-    _forget(node.estate)
-    return ""
-
-
-def _due(node: Node) -> dict[int, Activation]:
-    """The instances that run and need a restart, by port."""
-    found = node.read("redis")["services"]
-    wanted = _activations(node).items()
-    return {p: w for p, w in wanted if services.impact(w, found[w.service.name]) == "restart"}
-
-
-def _leader(node: Node) -> Address:
-    """The master now. Before an act everybody is asked anew, and a host that failed stops it."""
-    everything = node.estate
-    if node.host.state.is_executing:
-        _forget(everything)
-        running = node.host.state.active_hosts
-        for other in _members(everything):
-            if other.host not in running or other in everything.unsettled:
-                raise Unreadable(f"Redis is not restarted here after what failed on {other.name}")
-    return current_master(everything)
-
-
-def _members(everything: Estate) -> list[Node]:
-    return [node for node in everything.having(RedisSettings) if node in everything.active]
-
-
-def _forget(everything: Estate) -> None:
-    for node in _members(everything):
-        remote.forget(node.host)
-
-
-def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
-    name = wanted.service.name
-    step = services.step(wanted, "restart")
-    step = f"require_replica {port} {name}\n{step}\nfollow {port} {name}"
-    return [services.line(name, because(wanted, _status(node, wanted)))], step
-
-
-def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
-    name = wanted.service.name
-    if alone := _alone(node):
-        means = because(wanted, _status(node, wanted), f"{alone}: unavailable meanwhile")
-        return [services.line(name, means)], services.step(wanted, "restart")
-    said, step = _follower(node, port, wanted)
-    first, means = hand_over(node, port, name)
-    return [services.line(name, means), *said], f"{first}\n{step}"
-
-
-def hand_over(node: Node, port: int, name: str) -> tuple[str, str]:
-    """Shell that makes another instance the master, and what it amounts to."""
-    from tasks.sentinel import endpoints, master_name
-
-    known = master_name(node.estate)
-    words = node.address, str(port), name, known, *map(str, endpoints(node.estate))
-    return f"hand_over {quoted(*words)}", f"failover (master of {known}; restart follows)"
-
-
-def because(wanted: Activation, now: Status, *more: str) -> str:
-    """A restart and why it is due, for the plan."""
-    before, after = ({k for k in keys if "=" in k} for keys in (now.keys, wanted.keys))
-    why = [*more]
-    if changed := sorted({key.split("=")[0] for key in before ^ after}) if before else []:
-        takes = f"CONFIG SET does not take {'it' if len(changed) == 1 else 'them'}"
-        names = ", ".join(changed)
-        why.insert(0, f"{names}: {takes}" if IMMUTABLE.issuperset(changed) else names)
-    return f"restart ({'; '.join(why)})" if why else "restart"
-
-
-def _status(node: Node, wanted: Activation) -> Status:
-    return cast(Status, node.read("redis")["services"][wanted.service.name])
-
-
-def _alone(node: Node) -> str:
-    """Why nobody can replace the master, where the settings are the reason."""
-    if len(addresses(node.estate)) == 1:
-        return "no replica"
-    return "" if _is_watched(node.estate) else "no Sentinel"
-
-
-def _is_watched(everything: Estate) -> bool:
-    """Whether Sentinels watch, or did: those that were never started replace nobody."""
-    from tasks.sentinel import SentinelSettings
-
-    for node in everything.having(SentinelSettings):
-        if node not in everything.active or any(
-            monitor != {} for monitor in node.read("sentinel")["monitors"].values()
-        ):
-            return True
-    return False
-
-
-def _require_successor(node: Node) -> None:
-    """Refuses to restart a master that cannot hand over.
-
-    Raises:
-        Unreadable: nobody knows who the master is, or nobody can replace it.
-    """
-    due = _due(node)
-    if not due:
-        return
-    leader = current_master(node.estate)
-    if leader.ip != node.address or leader.port not in due or _alone(node):
-        return
-    said = node.read("redis")
-    quorums = [watcher.quorum for watcher in said["sentinels"] if watcher.master == leader]
-    obstacle = f"redis-{leader.port} is the master and has to restart, but nobody can replace it"
-    if not any(quorum.startswith("OK") for quorum in quorums):
-        why = quorums[0] if quorums else "no Sentinel answers, or none takes the password"
-        raise Unreadable(f"{obstacle}: {why.rstrip('. ')}: bring the Sentinels up first")
-    (instance,) = (each for each in said["roles"] if each.address == leader)
-    starting = any(
-        not status.running
-        for other in _members(node.estate)
-        for status in other.read("redis")["services"].values()
-    )
-    if not instance.online and not starting:
-        raise Unreadable(f"{obstacle}: no replica is online: bring one up first")
 
 
 def _services(node: Node) -> list[Service]:

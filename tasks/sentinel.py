@@ -29,7 +29,6 @@ from tasks.redis import (
     password,
     quote,
     required,
-    sentinels_probe,
 )
 
 Milliseconds = Annotated[int, Field(ge=100, le=3_600_000)]
@@ -129,7 +128,6 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "services": services.probe(_services(node), node.manager),
         "monitors": monitors_probe(node),
         "views": views_probe(node),
-        "sentinels": sentinels_probe(node.estate, _password(node)),
     }
 
 

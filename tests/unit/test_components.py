@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import backup, pgbouncer, postgres, redis, sentinel
+from tasks import backup, pgbouncer, postgres, redis, rolling, sentinel
 from tasks.core import remote, sql
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
@@ -68,7 +68,7 @@ def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
         acts = (service.reload, service.check, service.ready, service.hold, service.release)
         for script in acts:
             assert helpers.syntax_error(script) == "", service.name
-    assert helpers.syntax_error(redis.SHELL + redis.KEEP_PASSWORD + sentinel._ORDER) == ""
+    assert helpers.syntax_error(rolling.FUNCTIONS + redis.KEEP_PASSWORD + sentinel._ORDER) == ""
 
 
 # --- Impacts -------------------------------------------------------------------------------------
@@ -114,9 +114,9 @@ _RESTART = "pgbouncer: restart ({}: RELOAD does not take it)"
         (redis, {"redis_maxmemory": "1gb"}, ["redis-6379: reload"]),
         (redis, {"redis_password": "another"}, ["redis-6379: reload"]),
         (redis, {"redis_appendonly": False}, ["redis-6379: reload"]),
-        (redis, {"redis_extra": {"io-threads": 4}}, ["redis-6379: restart"]),
+        (redis, {"redis_extra": {"io-threads": 4}}, []),
         (redis, {"redis_extra": {"lfu-log-factor": 3}}, ["redis-6379: reload"]),
-        (redis, {"address": "10.0.0.2"}, ["redis-6379: restart"]),
+        (redis, {"address": "10.0.0.2"}, ["redis-6379: reload"]),
         (sentinel, {}, []),
         (sentinel, {"sentinel_quorum": 3}, []),
         (
@@ -134,9 +134,12 @@ def test_the_impact_of_a_setting(
     assert impact(component, before, after) == lines
 
 
-def test_an_extra_key_of_redis_that_is_gone_takes_a_restart(tmp_path: Path) -> None:
-    before = node(tmp_path, redis_extra={"lfu-log-factor": 3})
-    assert impact(redis, before, node(tmp_path)) == ["redis-6379: restart"]
+def test_an_extra_key_of_redis_that_is_gone_is_set_back(tmp_path: Path) -> None:
+    before = node(tmp_path, redis_extra={"lfu-log-factor": 3, "io-threads": 4})
+    after = node(tmp_path)
+    assert impact(redis, before, after) == ["redis-6379: reload"]
+    status = Status(True, True, "R", "L", redis.keys(before, 6379))
+    assert redis.forgotten(redis.activations(after)[6379], status) == "lfu-log-factor"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ IMPACTS = [
     (Status(True, False, "R", "L"), "enable"),
     (Status(True, True, "R", "old"), "reload"),
     (Status(True, False, "R", "old"), "reload"),
+    (Status(True, True, "R", "L", frozenset({"a-key-that-is-gone"})), "reload"),
     (Status(True, True, "old", "L"), "restart"),
     (Status(True, True, "old", "old"), "restart"),
     (Status(True, True, "none", "none"), "restart"),

@@ -1,0 +1,341 @@
+"""Restarts of Redis: the replicas one by one, then a master that hands over, and loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from tasks.core import remote, services
+from tasks.core.change import Change
+from tasks.core.estate import Estate, Node
+from tasks.core.remote import Unreadable, quoted
+from tasks.core.services import Activation, Status
+from tasks.core.topology import Address
+from tasks.redis import (
+    IMMUTABLE,
+    SHELL,
+    RedisSettings,
+    activations,
+    addresses,
+    current_master,
+    password,
+)
+from tasks.sentinel import SentinelSettings, endpoints, master_name
+
+
+def require_successor(node: Node) -> None:
+    """Refuses to restart a master that cannot hand over.
+
+    Raises:
+        Unreadable: nobody knows who the master is, or nobody can replace it.
+    """
+    due = _due(node)
+    if not due:
+        return
+    leader = current_master(node.estate)
+    if leader.ip != node.address or leader.port not in due or _alone(node):
+        return
+    said = node.read("redis")
+    quorums = [watcher.quorum for watcher in said["sentinels"] if watcher.master == leader]
+    obstacle = f"redis-{leader.port} is the master and has to restart, but nobody can replace it"
+    if not any(quorum.startswith("OK") for quorum in quorums):
+        silence = "no Sentinel answers with the password of the settings"
+        why = quorums[0].rstrip(". ") if quorums else silence
+        raise Unreadable(f"{obstacle}: {why}: bring the Sentinels up first")
+    (instance,) = (each for each in said["roles"] if each.address == leader)
+    starting = any(
+        not status.running
+        for other in _members(node.estate)
+        for status in other.read("redis")["services"].values()
+    )
+    if not instance.online and not starting:
+        raise Unreadable(f"{obstacle}: no replica is online: bring one up first")
+
+
+def replicas(node: Node) -> Change | None:
+    """The restarts that are due of instances which follow another one."""
+    return _restarts(node, lambda address, leader: address != leader)
+
+
+def master(node: Node) -> Change | None:
+    """The master's restart, and those that a failover in the meantime has kept from others."""
+    is_executing = node.host.state.is_executing
+    return _restarts(node, lambda address, leader: is_executing or address == leader)
+
+
+def _restarts(node: Node, chosen: Callable[[Address, Address], bool]) -> Change | None:
+    due = _due(node)
+    if not due:
+        return None
+    leader = _leader(node)
+    addresses = {port: Address(node.address, port) for port in due}
+    ports = [port for port in due if chosen(addresses[port], leader)]
+    if not ports:
+        return None
+    lines, steps = list[str](), list[str]()
+    for port in sorted(ports, key=lambda port: addresses[port] == leader):
+        restart = _last if addresses[port] == leader else _follower
+        said, step = restart(node, port, due[port])
+        lines += said
+        steps.append(step)
+    if node.host.state.is_executing:
+        node.estate.unsettled.add(node)
+    script = "\n".join([FUNCTIONS, services.script(steps, node.manager)])
+    variables = {"REDIS_PASSWORD": password(node)}
+    return Change(lines, script, variables, then=lambda: _settled(node))
+
+
+def _settled(node: Node) -> str:
+    node.estate.unsettled.discard(node)
+    _forget(node.estate)
+    return ""
+
+
+def _due(node: Node) -> dict[int, Activation]:
+    """The instances that run and need a restart, by port."""
+    found = node.read("redis")["services"]
+    wanted = activations(node).items()
+    return {p: w for p, w in wanted if services.impact(w, found[w.service.name]) == "restart"}
+
+
+def _leader(node: Node) -> Address:
+    """The master now. Before an act everybody is asked anew, and a host that failed stops it."""
+    everything = node.estate
+    if node.host.state.is_executing:
+        _forget(everything)
+        running = node.host.state.active_hosts
+        for other in _members(everything):
+            if other.host not in running or other in everything.unsettled:
+                raise Unreadable(f"Redis is not restarted here after what failed on {other.name}")
+    return current_master(everything)
+
+
+def _members(everything: Estate) -> list[Node]:
+    return [node for node in everything.having(RedisSettings) if node in everything.active]
+
+
+def _forget(everything: Estate) -> None:
+    for node in _members(everything):
+        remote.forget(node.host)
+
+
+def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
+    name = wanted.service.name
+    step = services.step(wanted, "restart")
+    step = f"require_replica {port} {name}\n{step}\nfollow {port} {name}"
+    return [services.line(name, because(wanted, _status(node, wanted)))], step
+
+
+def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
+    name = wanted.service.name
+    if alone := _alone(node):
+        means = because(wanted, _status(node, wanted), f"{alone}: unavailable meanwhile")
+        return [services.line(name, means)], services.step(wanted, "restart")
+    said, step = _follower(node, port, wanted)
+    first, means = hand_over(node, port, name)
+    return [services.line(name, means), *said], f"{first}\n{step}"
+
+
+def hand_over(node: Node, port: int, name: str) -> tuple[str, str]:
+    """Shell that makes another instance the master, and what it amounts to."""
+    known = master_name(node.estate)
+    words = node.address, str(port), name, known, *map(str, endpoints(node.estate))
+    return f"hand_over {quoted(*words)}", f"failover (master of {known}; restart follows)"
+
+
+def because(wanted: Activation, now: Status, *more: str) -> str:
+    """A restart and why it is due, for the plan."""
+    before, after = ({k for k in keys if "=" in k} for keys in (now.keys, wanted.keys))
+    why = [*more]
+    if changed := sorted({key.split("=")[0] for key in before ^ after}) if before else []:
+        takes = f"CONFIG SET does not take {'it' if len(changed) == 1 else 'them'}"
+        names = ", ".join(changed)
+        why.insert(0, f"{names}: {takes}" if IMMUTABLE.issuperset(changed) else names)
+    return f"restart ({'; '.join(why)})" if why else "restart"
+
+
+def _status(node: Node, wanted: Activation) -> Status:
+    return cast(Status, node.read("redis")["services"][wanted.service.name])
+
+
+def _alone(node: Node) -> str:
+    """Why nobody can replace the master, where the settings are the reason."""
+    if len(addresses(node.estate)) == 1:
+        return "no replica"
+    return "" if _is_watched(node.estate) else "no Sentinel"
+
+
+def _is_watched(everything: Estate) -> bool:
+    """Whether Sentinels watch, or did: those that were never started replace nobody."""
+    for node in everything.having(SentinelSettings):
+        if node not in everything.active or any(
+            monitor != {} for monitor in node.read("sentinel")["monitors"].values()
+        ):
+            return True
+    return False
+
+
+# --- Shell ---------------------------------------------------------------------------------------
+
+# Commands with the password go on standard input; by now every instance has that of the settings.
+FUNCTIONS = (
+    SHELL
+    + r"""
+ask() { # IP PORT, commands on standard input
+  REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
+}
+# ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT of an instance, `-` for what it lacks, and
+# whether it receives or sends all of the data, or waits for that.
+position() { # IP PORT
+  echo 'INFO replication' | ask "$1" "$2" | awk '
+    function of(key) { return v[key] == "" ? "-" : v[key] }
+    { i = index($0, ":"); v[substr($0, 1, i - 1)] = substr($0, i + 1) }
+    /^master_sync_in_progress:1|^slave[0-9]+:.*state=(wait_bgsave|send_bulk)/ { copying = 1 }
+    END { print of("role"), of("master_link_status"), of("master_replid"),
+      of(v["role"] == "slave" ? "slave_repl_offset" : "master_repl_offset"),
+      of("master_host"), of("master_port"), copying + 0 }'
+}
+has() { # IP PORT HISTORY OFFSET: a replica has all of its master's writes up to there
+  set -- "$3" "$4" $(position "$1" "$2")
+  [ "$3 $4 $5" = "slave up $1" ] && [ "$6" -ge "$2" ]
+}
+within() { # SECONDS COMMAND...
+  end=$(($(date +%s) + $1)); shift
+  until "$@"; do
+    [ "$(date +%s)" -lt "$end" ] || return 1
+    sleep 0.1
+  done
+}
+# A replica has what its master had when that was asked. To copy all of it may take long: as long
+# as that goes on, or is to begin, it is not late.
+level() { # PORT
+  set -- "$1" $(position 127.0.0.1 "$1")
+  link=$3 copying=$8
+  [ "$2" = slave ] || return 1
+  set -- "$1" $(position "$6" "$7")
+  case "$copying$8" in *1*) end=$(($(date +%s) + 20)) ;; esac
+  [ "$2 $link" = 'master up' ] || return 1
+  for _ in $(seq 25); do
+    if has 127.0.0.1 "$1" "$4" "$5"; then return 0; fi
+    sleep 0.2
+  done
+  return 1
+}
+follow() { # PORT SERVICE
+  within 20 level "$1" || {
+    echo "$2 has its settings, but does not follow its master: see its log;" \
+      "run again to go on with the others" >&2
+    exit 1
+  }
+}
+# An old master that Sentinel has not yet made a replica would come back as a master.
+require_replica() { # PORT SERVICE
+  within 30 leads_nobody "$1" || {
+    echo "$2 is a master that the Sentinels do not name: run again when it is a replica" >&2
+    exit 1
+  }
+}
+leads_nobody() {
+  case $(position 127.0.0.1 "$1") in master*) return 1 ;; esac
+}
+# Sentinel alone would leave the old master writable for about ten seconds after it has promoted
+# another one, and what it accepts then is lost. So its clients wait, and it becomes a replica at
+# once. A pause ends by itself: if all of this dies, clients go on.
+monitor() { # IP PORT: who a Sentinel says is the master, and whether it could fail over
+  printf 'SENTINEL %s '"$name"'\n' GET-MASTER-ADDR-BY-NAME CKQUORUM | ask "$1" "$2" |
+    paste -s -d ' '
+}
+# Whom a Sentinel might promote; one that has lost its master counts until it is missed for long.
+candidates() { # IP PORT
+  echo "SENTINEL REPLICAS $name" | ask "$1" "$2" | awk '
+    function flush() {
+      if (v["ip"] && v["flags"] !~ /down|disconnected/ && v["slave-priority"] != "0")
+        print v["ip"] ":" v["port"]
+      split("", v)
+    }
+    NR % 2 { key = $0; if (key == "name") flush(); next }
+    { v[key] = $0 }
+    END { flush() }'
+}
+# Every one of them has what the master has.
+all_level() {
+  set -- $(position 127.0.0.1 "$port")
+  [ "$1" = master ] || refuse 'is no master any more: run again'
+  history=$3 offset=$4 behind='no replica is fit to be promoted'
+  for each in $(candidates $sentinel); do
+    behind="${each} is behind or cut off, and Sentinel might promote it: repair or stop it"
+    has "${each%:*}" "${each##*:}" "$history" "$offset" || return 1
+    behind=
+  done
+  [ -z "$behind" ]
+}
+refuse() { echo "$service $1" >&2; exit 1; }
+own() { # COMMANDS
+  printf '%s\n' "$@" | ask 127.0.0.1 "$port"
+}
+# A pause also stops the Sentinels, which publish here every two seconds: should all of this die,
+# they make an old master a replica only eight seconds after it has ended.
+pause() {
+  [ "$(own 'CLIENT PAUSE 5000 WRITE')" = OK ]
+}
+paused_and_level() { behind='it cannot pause its clients'; pause && all_level; }
+hand_over() ( # IP PORT SERVICE NAME SENTINEL...
+  me="$1 $2" port=$2 service=$3 name=$4 sentinel='' why='none answers'
+  shift 4
+  for each; do
+    said=$(monitor "${each%:*}" "${each##*:}")
+    case $said in
+      "$me OK "*) sentinel="${each%:*} ${each##*:}"; break ;;
+      ?*) why="$each: $said" ;;
+    esac
+  done
+  [ -n "$sentinel" ] || refuse "stays master: no Sentinel can replace it ($why)"
+  within 20 all_level || refuse "stays master: $behind, then run again"
+  # Whoever ends this script does not end that one.
+  (trap '' HUP INT TERM; exchange) &
+  wait $!
+  for each; do
+    within 30 heard "$each" || {
+      echo "the Sentinel $each still takes $service for the master: see its log; run again" >&2
+      exit 1
+    }
+  done
+  within 30 finished || :
+)
+exchange() {
+  trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
+  within 5 paused_and_level || refuse "stays master: $behind, then run again"
+  said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
+  case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
+  within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
+  within 5 demoted || refuse "cannot be made a replica of $leader: $said"
+}
+# The others follow the new master, so that this one may go.
+finished() {
+  case $(echo "SENTINEL MASTER $name" | ask $sentinel) in
+    *failover_in_progress*) return 1 ;;
+  esac
+}
+promoted() {
+  pause || :
+  said=$(printf 'SENTINEL MASTER %s\nSENTINEL GET-MASTER-ADDR-BY-NAME %s\n' "$name" "$name" |
+    ask $sentinel | awk '
+      NR % 2 { key = $0; next } { value = $0 } key == "flags" { flags = value }
+      END { if (flags) print key, value, flags }')
+  leader=${said% *}
+  case $said in
+    '' | "$me "*failover_in_progress*) return 1 ;;
+    "$me "*) refuse 'stays master: Sentinel gave up, see its log; run again' ;;
+  esac
+}
+# What Sentinel would do as well, but later.
+demoted() {
+  said=$(own MULTI "REPLICAOF $leader" 'CONFIG REWRITE' 'CLIENT KILL TYPE normal' \
+    'CLIENT KILL TYPE pubsub' EXEC | paste -s -d ' ')
+  case $said in *'QUEUED OK OK '* | *'master OK '*) ;; *) return 1 ;; esac
+}
+heard() { # IP:PORT of a Sentinel
+  case $(monitor "${1%:*}" "${1##*:}") in "$me "*) return 1 ;; esac
+}
+"""
+)
