@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -506,13 +507,30 @@ def activate(node: Node) -> None:
     """Starts instances, sets what CONFIG SET takes, and restarts for the rest, the master last."""
     from tasks import rolling
 
-    try:
+    with _refusing(node):
         rolling.require_successor(node)
-    except Unreadable as obstacle:
-        raise PyinfraError(f"{node.name}: {obstacle}; nothing was changed") from obstacle
     converge("Redis: service", lambda: _activation(node), one_by_one=True)
     converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
     converge("Redis: master", lambda: rolling.master(node), one_by_one=True)
+
+
+@on(RedisSettings)
+def failover(node: Node) -> None:
+    """Makes a replica the master; each run of it does so, and no acknowledged write is lost."""
+    from tasks import rolling
+
+    with _refusing(node):
+        change = rolling.failover(node)
+    converge("Redis: failover", change)
+
+
+@contextmanager
+def _refusing(node: Node) -> Iterator[None]:
+    """For what has to be known before anything is touched; a run with -y plans nothing."""
+    try:
+        yield
+    except Unreadable as obstacle:
+        raise PyinfraError(f"{node.name}: {obstacle}; nothing was changed") from obstacle
 
 
 def _activation(node: Node) -> Change | None:

@@ -35,21 +35,46 @@ def require_successor(node: Node) -> None:
     leader = current_master(node.estate)
     if leader.ip != node.address or leader.port not in due or _alone(node):
         return
+    if obstacle := _obstacle(node, leader):
+        raise Unreadable(
+            f"redis-{leader.port} is the master and has to restart, "
+            f"but nobody can replace it: {obstacle}"
+        )
+
+
+def failover(node: Node) -> Callable[[], Change | None]:
+    """The hand-over of the host's master, decided now: the next master is not to hand over too.
+
+    Raises:
+        Unreadable: nobody knows who the master is, or nobody can replace it.
+    """
+    leader = current_master(node.estate)
+    if leader.ip != node.address or leader.port not in node.the(RedisSettings).ports:
+        return lambda: None
+    name = f"redis-{leader.port}"
+    if obstacle := _alone(node) or _obstacle(node, leader):
+        raise Unreadable(f"nobody can replace the master {name}: {obstacle}")
+    step, means = hand_over(node, leader.port, name, "becomes a replica")
+    script = f"{FUNCTIONS}\n{step}\nfollow {leader.port} {name}"
+    variables = {"REDIS_PASSWORD": password(node)}
+    change = Change([services.line(name, means)], script, variables, then=lambda: _settled(node))
+    return lambda: change
+
+
+def _obstacle(node: Node, leader: Address) -> str:
     said = node.read("redis")
     quorums = [watcher.quorum for watcher in said["sentinels"] if watcher.master == leader]
-    obstacle = f"redis-{leader.port} is the master and has to restart, but nobody can replace it"
     if not any(quorum.startswith("OK") for quorum in quorums):
         silence = "no Sentinel answers with the password of the settings"
         why = quorums[0].rstrip(". ") if quorums else silence
-        raise Unreadable(f"{obstacle}: {why}: bring the Sentinels up first")
+        return f"{why}: bring the Sentinels up first"
     (instance,) = (each for each in said["roles"] if each.address == leader)
     starting = any(
         not status.running
         for other in _members(node.estate)
         for status in other.read("redis")["services"].values()
     )
-    if not instance.online and not starting:
-        raise Unreadable(f"{obstacle}: no replica is online: bring one up first")
+    return "" if instance.online or starting else "no replica is online: bring one up first"
 
 
 def replicas(node: Node) -> Change | None:
@@ -132,15 +157,15 @@ def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
         means = because(wanted, _status(node, wanted), f"{alone}: unavailable meanwhile")
         return [services.line(name, means)], services.step(wanted, "restart")
     said, step = _follower(node, port, wanted)
-    first, means = hand_over(node, port, name)
+    first, means = hand_over(node, port, name, "restart follows")
     return [services.line(name, means), *said], f"{first}\n{step}"
 
 
-def hand_over(node: Node, port: int, name: str) -> tuple[str, str]:
+def hand_over(node: Node, port: int, name: str, then: str) -> tuple[str, str]:
     """Shell that makes another instance the master, and what it amounts to."""
     known = master_name(node.estate)
     words = node.address, str(port), name, known, *map(str, endpoints(node.estate))
-    return f"hand_over {quoted(*words)}", f"failover (master of {known}; restart follows)"
+    return f"hand_over {quoted(*words)}", f"failover (master of {known}; {then})"
 
 
 def because(wanted: Activation, now: Status, *more: str) -> str:
@@ -245,29 +270,55 @@ monitor() { # IP PORT: who a Sentinel says is the master, and whether it could f
   printf 'SENTINEL %s '"$name"'\n' GET-MASTER-ADDR-BY-NAME CKQUORUM | ask "$1" "$2" |
     paste -s -d ' '
 }
-# Whom a Sentinel might promote; one that has lost its master counts until it is missed for long.
-candidates() { # IP PORT
+# The replicas that a Sentinel does not miss: ADDRESS ROLE PRIORITY.
+seen_by() { # IP PORT
   echo "SENTINEL REPLICAS $name" | ask "$1" "$2" | awk '
     function flush() {
-      if (v["ip"] && v["flags"] !~ /down|disconnected/ && v["slave-priority"] != "0")
-        print v["ip"] ":" v["port"]
+      if (v["ip"] && v["flags"] !~ /down|disconnected/)
+        print v["ip"] ":" v["port"], v["role-reported"], v["slave-priority"]
       split("", v)
     }
     NR % 2 { key = $0; if (key == "name") flush(); next }
     { v[key] = $0 }
     END { flush() }'
 }
+# Whom it might promote; one that has just lost its master is among them.
+candidates() {
+  seen_by $sentinel | awk '$3 != 0 { print $1 }'
+}
+# Sentinels ask every ten seconds: one that takes an old master for a master still would demote it
+# as soon as it is promoted again.
+calm() { # SENTINEL...
+  for each; do
+    why="a failover has just ended, says the Sentinel $each"
+    if seen_by "${each%:*}" "${each##*:}" | grep -q ' master '; then return 1; fi
+  done
+}
 # Every one of them has what the master has.
 all_level() {
   set -- $(position 127.0.0.1 "$port")
   [ "$1" = master ] || refuse 'is no master any more: run again'
-  history=$3 offset=$4 behind='no replica is fit to be promoted'
-  for each in $(candidates $sentinel); do
-    behind="${each} is behind or cut off, and Sentinel might promote it: repair or stop it"
-    has "${each%:*}" "${each##*:}" "$history" "$offset" || return 1
-    behind=
+  history=$3 offset=$4 why='no replica is fit to be promoted: bring one up'
+  for replica in $(candidates $sentinel); do
+    why="$replica is behind or cut off, and Sentinel might promote it: repair or stop it"
+    has "${replica%:*}" "${replica##*:}" "$history" "$offset" || return 1
+    why=
   done
-  [ -z "$behind" ]
+  [ -z "$why" ]
+}
+# A Sentinel that promotes nobody else.
+choose() { # SENTINEL...
+  calm "$@" || return 1
+  why='no Sentinel answers'
+  for each; do
+    sentinel="${each%:*} ${each##*:}"
+    said=$(monitor $sentinel)
+    case $said in
+      "$me OK "*) if all_level; then return 0; fi ;;
+      ?*) why="the Sentinel $each says $said" ;;
+    esac
+  done
+  return 1
 }
 refuse() { echo "$service $1" >&2; exit 1; }
 own() { # COMMANDS
@@ -278,19 +329,11 @@ own() { # COMMANDS
 pause() {
   [ "$(own 'CLIENT PAUSE 5000 WRITE')" = OK ]
 }
-paused_and_level() { behind='it cannot pause its clients'; pause && all_level; }
+paused_and_level() { why='it cannot pause its clients'; pause && all_level; }
 hand_over() ( # IP PORT SERVICE NAME SENTINEL...
-  me="$1 $2" port=$2 service=$3 name=$4 sentinel='' why='none answers'
+  me="$1 $2" port=$2 service=$3 name=$4
   shift 4
-  for each; do
-    said=$(monitor "${each%:*}" "${each##*:}")
-    case $said in
-      "$me OK "*) sentinel="${each%:*} ${each##*:}"; break ;;
-      ?*) why="$each: $said" ;;
-    esac
-  done
-  [ -n "$sentinel" ] || refuse "stays master: no Sentinel can replace it ($why)"
-  within 20 all_level || refuse "stays master: $behind, then run again"
+  within 20 choose "$@" || refuse "stays master: $why; then run again"
   # Whoever ends this script does not end that one.
   (trap '' HUP INT TERM; exchange) &
   wait $!
@@ -304,7 +347,7 @@ hand_over() ( # IP PORT SERVICE NAME SENTINEL...
 )
 exchange() {
   trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
-  within 5 paused_and_level || refuse "stays master: $behind, then run again"
+  within 5 paused_and_level || refuse "stays master: $why; then run again"
   said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
   case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
   within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
