@@ -555,7 +555,11 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     )
     service = pgbouncer.service_of(pooler)
     contents = pgbouncer.configuration(pooler) + pgbouncer.users(pooler)
-    yield _Reloadable(pooler, service, _activation(service, pgbouncer.fixed(pooler), contents))
+    fixed = pgbouncer.fixed(pooler)
+    keys = services.fingerprints(fixed)
+    wanted = _activation(service, str(fixed), contents, keys=keys)
+    now = _status(node, service.name)
+    yield _Reloadable(pooler, service, pgbouncer.because(wanted, now))
     for container in inside.having(RedisSettings):
         yield _redis_reloadable(container, container.service, _status(node, container.service))
     for container in inside.having(SentinelSettings):

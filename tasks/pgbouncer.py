@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, 
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, quoted
-from tasks.core.services import STATE_DIRECTORY, Service
+from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
 from tasks.postgres import PostgresSettings, lookup_password
 
@@ -320,33 +320,29 @@ def activate(node: Node) -> None:
     converge("PgBouncer: service", lambda: _activation(node), one_by_one=True)
 
 
-def fixed(node: Node) -> str:
+def fixed(node: Node) -> dict[str, Any]:
     """What of the configuration takes a restart."""
     parameters = _everything(node)
-    return "\n".join(f"{key}={parameters.get(key)}" for key in _RESTART_KEYS)
+    return {key: parameters[key] for key in _RESTART_KEYS if key in parameters}
+
+
+def because(wanted: Activation, now: Status) -> Activation:
+    """The same, which says why a restart is due."""
+    keys = services.changed(wanted, now)
+    takes = f"restart ({', '.join(keys)}: RELOAD does not take {'them' if keys[1:] else 'it'})"
+    return replace(wanted, restart_means=takes) if keys else wanted
 
 
 def _activation(node: Node) -> Change | None:
-    contents = configuration(node) + users(node)
-    service = service_of(node)
-    said = node.read("pgbouncer")
     wanted = services.activation(
-        service,
+        service_of(node),
         node.manager,
-        restart=fixed(node),
-        reload=contents,
-        restart_means=_restarts(said["files"][_INI].content, configuration(node)),
+        restart=str(fixed(node)),
+        reload=configuration(node) + users(node),
+        keys=services.fingerprints(fixed(node)),
     )
-    return services.compare([wanted], said["services"], node.manager)
-
-
-def _restarts(before: bytes, after: str) -> str:
-    """A restart with the keys that ask for it; a file that was written and not taken names none."""
-    parameter = r"(?m)^(\S+) = (.*)$"
-    there = dict(re.findall(parameter, before.decode(errors="replace")))
-    wanted = dict(re.findall(parameter, after))
-    keys = [key for key in _RESTART_KEYS if there.get(key) != wanted.get(key)]
-    return f"restart ({', '.join(keys)}: RELOAD does not take it)" if keys else "restart"
+    found = node.read("pgbouncer")["services"]
+    return services.compare([because(wanted, found["pgbouncer"])], found, node.manager)
 
 
 # A copy of the configuration that listens nowhere near the live one: it ends at once if it is bad.

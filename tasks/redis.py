@@ -594,7 +594,7 @@ def _fixed(node: Node, port: int) -> dict[str, str]:
 def keys(node: Node, port: int) -> frozenset[str]:
     """What the record of an instance names, so that a later run can tell what has changed."""
     extra = node.the(RedisSettings).extra.keys() - _RESTART_KEYS
-    return frozenset(extra | {f"{k}={files.digest(v)[:8]}" for k, v in _fixed(node, port).items()})
+    return services.fingerprints(_fixed(node, port)) | extra
 
 
 def config_set(node: Node, port: int) -> str:

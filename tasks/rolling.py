@@ -170,9 +170,8 @@ def hand_over(node: Node, port: int, name: str, then: str) -> tuple[str, str]:
 
 def because(wanted: Activation, now: Status, *more: str) -> str:
     """A restart and why it is due, for the plan."""
-    before, after = ({k for k in keys if "=" in k} for keys in (now.keys, wanted.keys))
     why = [*more]
-    if changed := sorted({key.split("=")[0] for key in before ^ after}) if before else []:
+    if changed := services.changed(wanted, now):
         takes = f"CONFIG SET does not take {'it' if len(changed) == 1 else 'them'}"
         names = ", ".join(changed)
         why.insert(0, f"{names}: {takes}" if IMMUTABLE.issuperset(changed) else names)

@@ -229,6 +229,17 @@ def impact(wanted: Activation, now: Status) -> str | None:
     return None
 
 
+def fingerprints(values: Mapping[str, object]) -> frozenset[str]:
+    """What takes a restart, as the record names it: see `changed`."""
+    return frozenset(f"{key}={digest(str(value))[:8]}" for key, value in values.items())
+
+
+def changed(wanted: Activation, now: Status) -> list[str]:
+    """The names of what takes a restart and is not as it was at the last activation."""
+    before, after = ({key for key in keys if "=" in key} for keys in (now.keys, wanted.keys))
+    return sorted({key.split("=")[0] for key in before ^ after}) if before else []
+
+
 def said(wanted: Activation, due: str) -> str:
     """What is due, as a sentence of the plan."""
     means = {"reload": wanted.reload_means, "restart": wanted.restart_means}.get(due, due)

@@ -14,7 +14,6 @@ from tasks import backup, pgbouncer, postgres, redis, rolling, sentinel
 from tasks.core import remote, sql
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
-from tasks.core.files import Found
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES
 from tasks.core.services import Status
@@ -74,10 +73,9 @@ def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
 # --- Impacts -------------------------------------------------------------------------------------
 
 
-def activation(component: Any, one: Node, found: dict[str, Status], before: Node) -> Change | None:
-    """What the component would do to services in this state, with the files of before."""
-    files = {pgbouncer._INI: Found("file", content=pgbouncer.configuration(before).encode())}
-    knows(one, component.COMPONENT.group, services=found, files=files)
+def activation(component: Any, one: Node, found: dict[str, Status]) -> Change | None:
+    """What the component would do to services in this state."""
+    knows(one, component.COMPONENT.group, services=found)
     change: Change | None = component._activation(one)
     return change
 
@@ -85,14 +83,14 @@ def activation(component: Any, one: Node, found: dict[str, Status], before: Node
 def impact(component: Any, before: Node, after: Node) -> list[str]:
     """What a change of settings announces for services that run with the settings before."""
     stopped: dict[str, Status] = defaultdict(lambda: Status(False, False, "none", "none"))
-    first = activation(component, before, stopped, before)
+    first = activation(component, before, stopped)
     assert first is not None
     records = re.findall(r"^record (\S+) (\w+) (\w+) ?(.*)$", first.script, re.MULTILINE)
     running = {
         name: Status(True, True, restart, reload, frozenset(keys.split()))
         for name, restart, reload, keys in records
     }
-    change = activation(component, after, running, before)
+    change = activation(component, after, running)
     return change.lines if change else []
 
 
