@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 from pyinfra import logger
 
-from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, sentinel
+from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, rolling, sentinel
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import files, remote, services, sql
@@ -581,6 +581,7 @@ def _redis_reloadable(container: Node, name: str, now: Status) -> _Reloadable:
     service = replace(redis.service_of(container, port, f"/etc/redis/{file}.conf"), name=name)
     keys, live = redis.keys(container, port), redis.live(container, port)
     activation = _activation(service, redis.fixed(container, port), live, keys=keys)
+    activation = replace(activation, restart_means=rolling.because(activation, now))
     variables = {
         "REDIS_PASSWORD": redis.password(container),
         f"CONFIG_{port}": redis.config_set(container, port),
@@ -599,16 +600,16 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
     found = cast(Engine, node.read(DOCKER)["engine"])
     due = {service: means for service, means in _due(node, found) if service in names}
     mine = (each for each in _reloadables(node) if each.service.name in names)
-    live = [(each, said) for each in mine if (said := _impact(node, each, due))]
+    live = [(each, act) for each in mine if (act := _impact(node, each, due))]
     moved = _moved(node, found) if "postgres" in names else ""
     if not due and not live:
         return _unhealthy(node, found, names)
-    lines: list[str] = [services.line(service, means) for service, means in due.items()]
-    lines += [services.said(each.activation, act) for each, act in live]
-    if moved:
-        lines.insert(0, Line(moved, "restart"))
+    lines = {service: services.line(service, means) for service, means in due.items()}
+    lines |= {each.service.name: services.said(each.activation, act) for each, act in live}
+    said = [Line(moved, "restart")] if moved else []
+    said += _led(node, lines, _anew(node, found, due, live))
     script, variables = _script(node, found, due, live)
-    return Change(lines, script, variables, then=lambda: _settle(node, names))
+    return Change([*said], script, variables, then=lambda: _settle(node, names))
 
 
 def _moved(node: Node, found: Engine) -> str:
@@ -727,9 +728,10 @@ def _script(
     steps = []
     if _moved(node, found):
         steps.append(f"leave {quoted(found.network[0])}")
+    anew = _anew(node, found, due, live)
+    together = [service for service in due if service not in anew]
     # Whenever a new container starts, it starts with the files of now.
-    steps += [_recorded(each) for each in _reloadables(node) if each.service.name in due]
-    together = [*due]
+    steps += [_recorded(each) for each in _reloadables(node) if each.service.name in together]
     if not _moved(node, found) and due.get("postgres", "").startswith("recreate"):
         together.remove("postgres")
         server = next(each for each in _reloadables(node) if each.service.name == "postgres")
@@ -737,18 +739,27 @@ def _script(
         again = f'inside {engine.container_name(server.node)} "$READY"'
         steps += [_waiting(server), "hold", "up postgres", again, "release"]
     if together:
-        # Only where it is due: Compose 2 knows nothing of services that it is not to start.
-        count = len(found.of("redis-replica"))
-        scale = f"--scale redis-replica={count} " if "redis-replica" in together else ""
-        steps.append(f"up {scale}{quoted(*together)}")
+        steps.append(_up(found, together))
     for number, (each, said) in enumerate(live):
-        steps.append(_waiting(each))
-        variables[f"INSIDE_{number}"] = _taking(each, said)
-        variables[f"READY_{number}"] = _answering(each)
-        steps += [_live_step(container, number, said) for container in _same(found, each)]
-        steps.append(_recorded(each))
+        if each.service.name not in anew:
+            steps.append(_waiting(each))
+            variables[f"INSIDE_{number}"] = _taking(each, said)
+            variables[f"READY_{number}"] = _answering(each)
+            steps += [_live_step(container, number, said) for container in _same(found, each)]
+            steps.append(_recorded(each))
+    if anew:
+        rolled, of_rolling = _rolled(node, found, due, anew)
+        steps.append(rolled)
+        variables |= of_rolling
     steps.append("keep_password")
     return script + "\n".join(steps), variables
+
+
+def _up(found: Engine, wanted: Sequence[str]) -> str:
+    """Makes containers anew; Compose 2 knows nothing of services that it is not to start."""
+    count = len(found.of("redis-replica"))
+    scale = f"--scale redis-replica={count} " if "redis-replica" in wanted else ""
+    return f"up {scale}{quoted(*wanted)}"
 
 
 def _same(found: Engine, each: _Reloadable) -> list[str]:
@@ -790,6 +801,129 @@ def _recorded(each: _Reloadable) -> str:
     wanted = each.activation
     words = " ".join((wanted.restart, wanted.reload, *sorted(wanted.keys)))
     return f"record {quoted(each.service.name, words)}"
+
+
+# --- Roll ----------------------------------------------------------------------------------------
+
+
+def _anew(
+    node: Node, found: Engine, due: Mapping[str, str], live: list[tuple[_Reloadable, str]]
+) -> list[str]:
+    """The services of Redis and Sentinel that run and start anew, one after the other."""
+    if _moved(node, found):
+        return []
+    starting = {service for service, means in due.items() if means.startswith("recreate")}
+    instances = [*(c.service for c in _inside(node).having(RedisSettings)), "redis-replica"]
+    starting |= {e.service.name for e, act in live if act == "restart"} & {*instances}
+    running = {each.service for each in found.containers if each.status == "running"}
+    order = [*instances, *_watchers(node)]
+    return [service for service in order if service in starting & running]
+
+
+def _watchers(node: Node) -> list[str]:
+    return [container.service for container in _inside(node).having(SentinelSettings)]
+
+
+def _led(node: Node, said: Mapping[str, Line], anew: Sequence[str]) -> list[Line]:
+    """The sentences of the plan; a master that is to start anew hands over, and comes last.
+
+    Raises:
+        Unreadable: nobody knows who the master is, or nobody can replace it.
+    """
+    lines = [*said.values()]
+    if not [service for service in anew if service not in _watchers(node)]:
+        return lines
+    inside = _inside(node)
+    leader = redis.current_master(inside)
+    places = {c.address: c.service for c in inside.having(RedisSettings)}
+    name = places.get(leader.ip, "redis-replica")
+    if name not in anew:
+        return lines
+    running = {each.service for each in node.read(DOCKER)["engine"].containers}
+    rolling.require(inside, leader, name, is_starting=not {*places.values()} <= running)
+    lines.remove(said[name])
+    means = f"failover (master of {sentinel.master_name(inside)}; restart follows)"
+    return [*lines, services.line(name, means), said[name]]
+
+
+def _rolled(
+    node: Node, found: Engine, due: Mapping[str, str], anew: Sequence[str]
+) -> tuple[str, dict[str, str]]:
+    """Shell that starts instances anew, whoever leads last, and then Sentinels."""
+    wanted = {each.service.name: each for each in _reloadables(node)}
+    redis_first = [service for service in anew if service not in _watchers(node)]
+    steps, rounds, records = [_ROLL], list[str](), list[str]()
+    for service in redis_first:
+        if service in due:
+            names = [container.name.lstrip("/") for container in found.of(service)]
+            acts = [(names, _remade(found, service, wanted))]
+        else:
+            acts = [
+                ([name], f"docker restart -t 300 {quoted(name)} >/dev/null")
+                for name in _same(found, wanted[service])
+            ]
+            records.append(_recorded(wanted[service]))
+        for names, act in acts:
+            steps.append(f"anew_{len(rounds)}() {{\n{act}\n}}")
+            rounds.append(f"roll {len(rounds)} {quoted(*names)}")
+    steps += ["for round in 1 2; do", *rounds, "done"] if rounds else []
+    for service in anew[len(redis_first) :]:
+        name = engine.container_name(wanted[service].node)
+        steps.append(f'{_remade(found, service, wanted)}\ninside {name} "$WATCHES"')
+    return "\n".join([*steps, *records]), _rolling_scripts(_inside(node))
+
+
+def _remade(found: Engine, service: str, wanted: Mapping[str, _Reloadable]) -> str:
+    # A new container starts with the files of now.
+    record = _recorded(wanted[service]) if service in wanted else ":"
+    return f"{record}\n{_up(found, [service])}"
+
+
+def _rolling_scripts(inside: Estate) -> dict[str, str]:
+    """What containers of Redis and Sentinel are asked while they start anew."""
+    first, port = inside.having(RedisSettings)[0], project.REDIS_PORT
+    secret = {"REDIS_PASSWORD": redis.password(first)}
+    words = quoted(sentinel.master_name(inside), *map(str, sentinel.endpoints(inside)))
+    seconds = services.START_SECONDS
+    scripts = {
+        "ROLE": f'set -- $(position 127.0.0.1 {port}); echo "$1"',
+        "HAND_OVER": f'hand_over "$(hostname -i)" {port} Redis {words}',
+        "FOLLOW": f"within {seconds} accepted {port} || :; follow {port} Redis",
+        "WATCHES": _WATCHES.format(words=words, port=project.SENTINEL_PORT, seconds=seconds),
+    }
+    return {
+        word: engine.inner(f"set -eu\n{rolling.FUNCTIONS}\n{script}", secret)
+        for word, script in scripts.items()
+    }
+
+
+_WATCHES = """
+set -- {words}; name=$1
+watches() {{ case $(monitor 127.0.0.1 {port}) in [0-9]*) ;; *) return 1 ;; esac; }}
+within {seconds} watches || {{ echo 'the Sentinel does not answer' >&2; exit 1; }}
+"""
+
+# Who leads is asked when it is about to happen.
+_ROLL = """
+rolled=
+leads() { # CONTAINER...: prints the one that leads
+  for each; do
+    if [ "$(inside "$each" "$ROLE" 2>/dev/null)" = master ]; then echo "$each"; return 0; fi
+  done
+  return 1
+}
+roll() { # NUMBER CONTAINER...
+  number=$1; shift
+  case " $rolled " in *" $number "*) return 0 ;; esac
+  if leader=$(leads "$@"); then
+    [ "$round" = 2 ] || return 0
+    inside "$leader" "$HAND_OVER"
+  fi
+  "anew_$number"
+  for each; do inside "$each" "$FOLLOW"; done
+  rolled="$rolled $number"
+}
+"""
 
 
 # --- Wait ----------------------------------------------------------------------------------------

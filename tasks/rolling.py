@@ -35,10 +35,21 @@ def require_successor(node: Node) -> None:
     leader = current_master(node.estate)
     if leader.ip != node.address or leader.port not in due or _alone(node):
         return
-    if obstacle := _obstacle(node, leader):
+    require(node.estate, leader, f"redis-{leader.port}", _is_starting(node.estate))
+
+
+def require(everything: Estate, leader: Address, name: str, is_starting: bool) -> None:
+    """Refuses to restart a master that nobody can replace.
+
+    Args:
+        is_starting: whether this run starts replicas before.
+
+    Raises:
+        Unreadable: with the reason.
+    """
+    if obstacle := _obstacle(everything, leader, is_starting):
         raise Unreadable(
-            f"redis-{leader.port} is the master and has to restart, "
-            f"but nobody can replace it: {obstacle}"
+            f"{name} is the master and has to restart, but nobody can replace it: {obstacle}"
         )
 
 
@@ -52,7 +63,8 @@ def failover(node: Node) -> Callable[[], Change | None]:
     if leader.ip != node.address or leader.port not in node.the(RedisSettings).ports:
         return lambda: None
     name = f"redis-{leader.port}"
-    if obstacle := _alone(node) or _obstacle(node, leader):
+    is_starting = _is_starting(node.estate)
+    if obstacle := _alone(node) or _obstacle(node.estate, leader, is_starting):
         raise Unreadable(f"nobody can replace the master {name}: {obstacle}")
     step, means = hand_over(node, leader.port, name, "becomes a replica")
     script = f"{FUNCTIONS}\n{step}\nfollow {leader.port} {name}"
@@ -61,20 +73,22 @@ def failover(node: Node) -> Callable[[], Change | None]:
     return lambda: change
 
 
-def _obstacle(node: Node, leader: Address) -> str:
-    said = node.read("redis")
-    quorums = [watcher.quorum for watcher in said["sentinels"] if watcher.master == leader]
+def _obstacle(everything: Estate, leader: Address, is_starting: bool) -> str:
+    said = [node.read("redis") for node in _members(everything)]
+    watchers = [watcher for each in said for watcher in each["sentinels"]]
+    quorums = [watcher.quorum for watcher in watchers if watcher.master == leader]
     if not any(quorum.startswith("OK") for quorum in quorums):
         silence = "no Sentinel answers with the password of the settings"
         why = quorums[0].rstrip(". ") if quorums else silence
         return f"{why}: bring the Sentinels up first"
-    (instance,) = (each for each in said["roles"] if each.address == leader)
-    starting = any(
-        not status.running
-        for other in _members(node.estate)
-        for status in other.read("redis")["services"].values()
-    )
-    return "" if instance.online or starting else "no replica is online: bring one up first"
+    roles = (role for each in said for role in each["roles"])
+    is_followed = any(role.online for role in roles if role.address == leader)
+    return "" if is_followed or is_starting else "no replica is online: bring one up first"
+
+
+def _is_starting(everything: Estate) -> bool:
+    found = (node.read("redis")["services"] for node in _members(everything))
+    return any(not status.running for each in found for status in each.values())
 
 
 def replicas(node: Node) -> Change | None:

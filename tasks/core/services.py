@@ -240,7 +240,7 @@ def changed(wanted: Activation, now: Status) -> list[str]:
     return sorted({key.split("=")[0] for key in before ^ after}) if before else []
 
 
-def said(wanted: Activation, due: str) -> str:
+def said(wanted: Activation, due: str) -> Line:
     """What is due, as a sentence of the plan."""
     means = {"reload": wanted.reload_means, "restart": wanted.restart_means}.get(due, due)
     return line(wanted.service.name, means)

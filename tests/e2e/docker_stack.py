@@ -163,6 +163,25 @@ class DockerStack:
         command = f"({loop}) | docker exec -i $({names}) sh -c {shlex.quote(inside)}"
         return self.host.run(command, stdin=f"{self.role_password}\n", check=False, timeout=180)
 
+    def writes(self, until: str) -> list[tuple[int, float]]:
+        """A client of whoever leads, by a Sentinel's word: what it was told is written, and when.
+
+        It writes a new key forty times a second until the host has this file.
+        """
+        ask = "redis-cli -h redis-sentinel-3 -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME mymaster"
+        write = 'timeout 1 redis-cli -h "$1" -p "$2" SET "write:$i" "$i" 2>/dev/null'
+        loop = (
+            f"IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; while read -r i; do"
+            f" set -- $(timeout 1 {ask}); [ $# = 2 ] || continue;"
+            f' [ "$({write})" != OK ] || echo "$i $(date +%s.%N)"; done'
+        )
+        names = f"docker ps -q --filter label={_LABEL}.service=backup"
+        numbers = f"cat; i=0; while [ ! -e {until} ]; do i=$((i+1)); echo $i; sleep 0.025; done"
+        command = f"({numbers}) | docker exec -i $({names}) sh -c {shlex.quote(loop)}"
+        done = self.host.run(command, stdin=f"{self.redis_password}\n", timeout=240)
+        words = [line.split() for line in done.stdout.splitlines()]
+        return [(int(number), float(moment)) for number, moment in words]
+
     def pooler(self, statement: str) -> list[list[str]]:
         """What PgBouncer's own console answers the superuser, in rows."""
         client = 'psql -XAtqw -h pgbouncer -p 6432 -U postgres -d pgbouncer -c "$(cat)"'

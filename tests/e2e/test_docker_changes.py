@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from tests.e2e.docker_stack import (
     APPS,
     HOME,
     REDIS,
+    SENTINELS,
     STACK,
     DockerStack,
     apps,
@@ -130,6 +131,69 @@ def test_clients_wait_while_the_server_gets_a_new_container(site: Site) -> None:
     assert site.restarted() == site.replaced() == {"postgres"}
     del site.settings["docker_image_postgres"]
     site.changes({}, "postgres: recreate")
+
+
+@contextmanager
+def _written(site: Site) -> Iterator[list[tuple[int, float]]]:
+    """A client that writes to Redis all the time; what it was told is written is there."""
+    until, acknowledged = "/run/writing-is-done", list[tuple[int, float]]()
+    site.host.run(f"rm -f {until}")
+    with ThreadPoolExecutor() as pool:
+        client = pool.submit(site.stack.writes, until)
+        try:
+            yield acknowledged
+        finally:
+            site.host.run(f"touch {until}")
+        acknowledged += client.result()
+    keys = [f"write:{number}" for number, _ in acknowledged]
+    assert len(keys) > 200
+    for name in REDIS:
+        there = sum(
+            int(site.stack.redis(name, "EXISTS", *keys[at : at + 500]))
+            for at in range(0, len(keys), 500)
+        )
+        assert there == len(keys), f"{name} lacks {len(keys) - there} of {len(keys)}"
+
+
+def _longest_gap(written: list[tuple[int, float]]) -> str:
+    moments = [moment for _, moment in written]
+    gap = max(b - a for a, b in zip(moments, moments[1:], strict=False))
+    return f"{gap:.2f} s between two of {len(written)} acknowledged writes"
+
+
+def test_instances_start_anew_one_after_the_other(
+    site: Site, record_property: Callable[[str, object], None]
+) -> None:
+    """The replicas first; then the master hands over, and follows."""
+    site.look()
+    leader = site.stack.master
+    lines = [f"{leader}: failover (master of mymaster; restart follows)"]
+    lines += [f"{name}: restart (databases: CONFIG SET does not take it)" for name in REDIS]
+    with _written(site) as written:
+        site.changes({"redis_extra": {"databases": 20}}, *lines)
+    record_property("containers restart", _longest_gap(written))
+    assert site.restarted() == {*REDIS}
+    assert site.replaced() == set()
+    assert site.stack.master != leader
+    assert _redis(site, "databases") == {"20"}
+    site.settles(KEPT)
+
+
+def test_instances_get_new_containers_one_after_the_other(
+    site: Site, record_property: Callable[[str, object], None]
+) -> None:
+    """So do the Sentinels. The image is the operator's own, which happens to be the same."""
+    site.look()
+    leader = site.stack.master
+    image = site.host.run(f"docker inspect -f '{{{{.Config.Image}}}}' {STACK}_redis-master").stdout
+    site.host.run(f"docker tag {image.strip()} operators/redis:1")
+    lines = [f"{leader}: failover (master of mymaster; restart follows)"]
+    with _written(site) as written:
+        site.changes({"docker_image_redis": "operators/redis:1"}, *lines)
+    record_property("new containers", _longest_gap(written))
+    assert site.restarted() == site.replaced() == {*REDIS, *SENTINELS}
+    assert site.stack.master != leader
+    site.settles(KEPT)
 
 
 def test_what_a_server_refuses_reaches_no_file(site: Site) -> None:

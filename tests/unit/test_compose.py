@@ -12,6 +12,8 @@ from tasks import compose, engine, project
 from tasks.core import remote, sql
 from tasks.core.estate import Node
 from tasks.core.files import Found
+from tasks.core.remote import Unreadable
+from tasks.core.topology import Address, Instance, Watcher
 from tasks.engine import Container, Engine
 from tests.unit import helpers
 
@@ -21,7 +23,9 @@ SUBNET = "172.25.0.0/16"
 
 def docker(directory: Path, **data: Any) -> Node:
     """A host that runs the stack in containers."""
-    return helpers.estate({"box": data}, {"docker": ["box"]}, directory).nodes[0]
+    node = helpers.estate({"box": data}, {"docker": ["box"]}, directory).nodes[0]
+    node.host.state.activate_host(node.host)
+    return node
 
 
 def problems(directory: Path, groups: tuple[str, ...] = ("docker",), **data: Any) -> list[str]:
@@ -61,7 +65,14 @@ def due(node: Node, found: Engine, **records: str) -> list[str]:
     return [] if change is None else change.lines
 
 
-def _say(node: Node, found: Engine, records: dict[str, str]) -> None:
+# There was a failover.
+LEADER = Address("172.25.0.21", 6379)
+HANDS_OVER = "redis-replica-1: failover (master of mymaster; restart follows)"
+
+
+def _say(
+    node: Node, found: Engine, records: dict[str, str], quorum: str = "OK 3 usable Sentinels"
+) -> None:
     text = project.postgres_configuration(project.one(node.inside, project.PostgresSettings))  # type: ignore[arg-type]
     file = Found("file", content=text.encode())
     said = {
@@ -69,6 +80,10 @@ def _say(node: Node, found: Engine, records: dict[str, str]) -> None:
         "records": records,
         "postgres.server": sql.Server("up", 5432, {"contexts": {}}),
         "files": {f"{DIRECTORY}/docker/postgres/postgresql.conf": file},
+        "redis-master.sentinels": [Watcher(LEADER, quorum)],
+        "redis-master.roles": [Instance(Address("172.25.0.20", 6379), "present", LEADER)],
+        "redis-replica-1.roles": [Instance(LEADER, "present", None, online=2)],
+        "redis-replica-2.roles": [Instance(Address("172.25.0.22", 6379), "present", LEADER)],
     }
     remote._cache.setdefault(node.host, {})["docker"] = (float("inf"), said)
 
@@ -119,12 +134,39 @@ def test_a_stale_image_takes_its_containers_along(tmp_path: Path) -> None:
     found = settled(node)
     images = {n: (i, "old" if "redis" in n else label) for n, (i, label) in found.images.items()}
     lines = due(node, replace(found, images=images))
+    sentinels = [f"redis-sentinel-{number}" for number in (1, 2, 3)]
     assert [line.partition(":")[0] for line in lines] == [
-        service
-        for service, role in compose._roles(node).items()
-        if role == "redis" and service != "redis-replica"
+        *("redis-master", "redis-replica-2", *sentinels, "redis-replica-1", "redis-replica-1")
     ]
-    assert all("(image)" in line for line in lines)
+    assert lines[-2] == HANDS_OVER and all("(image)" in line for line in lines if line != lines[-2])
+
+
+def test_one_instance_after_the_other_is_made_anew_and_sentinels_after_them(tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    images = {n: (i, "old" if "redis" in n else label) for n, (i, label) in found.images.items()}
+    due(node, replace(found, images=images))
+    change = compose._containers(node, compose._roles(node).keys())
+    assert change is not None
+    made = [line for line in change.script.splitlines() if line.startswith(("up ", "for round"))]
+    names = ("redis-master", "redis-replica-1", "redis-replica-2")
+    watchers = (f"up redis-sentinel-{number}" for number in (1, 2, 3))
+    assert made == [*(f"up {name}" for name in names), "for round in 1 2; do", *watchers]
+
+
+@pytest.mark.parametrize("kind", ["image", "record"])
+def test_a_master_without_a_successor_is_left_as_it_is(kind: str, tmp_path: Path) -> None:
+    node = docker(tmp_path)
+    found = settled(node)
+    records = {each.service.name: _record(each) for each in _reloadables(node, found)}
+    if kind == "image":
+        images = {n: (i, "o" if "redis" in n else label) for n, (i, label) in found.images.items()}
+        found = replace(found, images=images)
+    else:
+        records["redis-replica-1"] = "old old"
+    _say(node, found, records, quorum="NOQUORUM 1 usable Sentinels")
+    with pytest.raises(Unreadable, match=r"redis-replica-1 is the master .* NOQUORUM"):
+        compose._containers(node, compose._roles(node).keys())
 
 
 def test_another_subnet_is_announced_before_everything_else(tmp_path: Path) -> None:
