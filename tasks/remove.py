@@ -53,6 +53,9 @@ def _data(node: Node) -> Iterator[str]:
         version = cluster_version(node)
         yield f"/etc/postgresql/{version}/main"
         yield f"/var/lib/postgresql/{version}/main"
+        # What restores have kept, and what one that was cut off had made.
+        yield f"/var/lib/postgresql/{version}/main.before_*"
+        yield f"/var/lib/postgresql/{version}/main.interrupted_*"
         yield DROPPED
     if RedisSettings in node.settings:
         yield "/var/lib/redis/[0-9]*"

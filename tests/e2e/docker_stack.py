@@ -175,7 +175,7 @@ class DockerStack:
             f" set -- $(timeout 1 {ask}); [ $# = 2 ] || continue;"
             f' [ "$({write})" != OK ] || echo "$i $(date +%s.%N)"; done'
         )
-        names = f"docker ps -q --filter label={_LABEL}.service=backup"
+        names = f"docker ps -q --filter label={_LABEL}.service=backup-service"
         numbers = f"cat; i=0; while [ ! -e {until} ]; do i=$((i+1)); echo $i; sleep 0.025; done"
         command = f"({numbers}) | docker exec -i $({names}) sh -c {shlex.quote(loop)}"
         done = self.host.run(command, stdin=f"{self.redis_password}\n", timeout=240)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def _written(site: Site) -> Iterator[list[tuple[int, float]]]:
 
 def _longest_gap(written: list[tuple[int, float]]) -> str:
     moments = [moment for _, moment in written]
-    gap = max(b - a for a, b in zip(moments, moments[1:], strict=False))
+    gap = max(b - a for a, b in itertools.pairwise(moments))
     return f"{gap:.2f} s between two of {len(written)} acknowledged writes"
 
 
