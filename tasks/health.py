@@ -285,12 +285,17 @@ def _settled(nodes: list[Node], seconds: float) -> list[Row]:
     """The rows once all are healthy, or as they are when the time is over."""
     end = time.monotonic() + seconds
     answers = rows(nodes)
-    if seconds and not all(row.healthy for row in answers):
+    if seconds and _may_settle(answers):
         logger.info(f"--> Waiting up to {SETTLE_SECONDS} s for the services to find each other")
-    while time.monotonic() < end and not all(row.healthy for row in answers):
+    while time.monotonic() < end and _may_settle(answers):
         time.sleep(1)
         answers = rows(nodes)
     return answers
+
+
+def _may_settle(answers: list[Row]) -> bool:
+    is_cut_off = any(row.answer.startswith(remote.BROKEN) for row in answers)
+    return not is_cut_off and not all(row.healthy for row in answers)
 
 
 def table(answers: list[Row]) -> Table:

@@ -15,7 +15,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.output import echo, format_text
 from pyinfra.context import ctx_host
 
-from tasks.core import remote
+from tasks.core import lock, remote
 
 # What a change does to those who use the service, from the least to the most.
 Impact = Literal["none", "reload", "restart", "failover", "destroys data"]
@@ -125,7 +125,8 @@ def _converge(
     announce(host, change.lines, change.diff)
     if host.state.is_executing:
         remote.count_command(host)
-    yield remote.command(f"set -eu\numask 022\ncd /\n{change.script}", change.variables)
+    script = lock.alone(f"set -eu\numask 022\ncd /\n{change.script}")
+    yield remote.command(script, change.variables)
     remote.forget(host)
     if change.then is not None and (wrong := change.then()):
         yield StringCommand("echo", QuoteString(wrong), ">&2; exit 1")

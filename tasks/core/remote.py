@@ -11,8 +11,12 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from paramiko import SSHException
+from pyinfra import logger
 from pyinfra.api import Host, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+
+from tasks.core import lock
 
 # A host that hangs is one line of pyinfra's; paramiko would add two Python tracebacks.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -21,6 +25,11 @@ T = TypeVar("T")
 
 # A plan may wait for its user's Enter: what was read before that is read anew.
 MAX_AGE_SECONDS = 60.0
+
+# Longer than any of our commands takes, except for packages and images on a slow line.
+BUSY_SECONDS = 600.0
+
+BROKEN = "the connection is broken"
 
 _MARK = "\x1e"
 _cache: WeakKeyDictionary[Host, dict[str, tuple[float, dict[str, Any]]]] = WeakKeyDictionary()
@@ -63,11 +72,21 @@ def assignments(variables: Mapping[str, str]) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
+class _Command(StringCommand):
+    """One whose broken connection is the failure of its host, which pyinfra takes for its own."""
+
+    def execute(self, *arguments: Any) -> Any:
+        try:
+            return super().execute(*arguments)
+        except EOFError as error:
+            raise SSHException(BROKEN) from error
+
+
 def command(script: str, variables: Mapping[str, str] | None = None) -> StringCommand:
     """The command that runs `script` with `variables` set from its standard input."""
     if not variables:
-        return StringCommand(script)
-    return StringCommand(f'eval "$(cat)"\n{script}', _stdin=assignments(variables))
+        return _Command(script)
+    return _Command(f'eval "$(cat)"\n{script}', _stdin=assignments(variables))
 
 
 def run(
@@ -79,7 +98,10 @@ def run(
     prepared = command(script, variables)
     connector.update(cast(dict[str, Any], prepared.connector_arguments))
     count_command(host)
-    ok, output = host.run_shell_command(prepared, **connector)
+    try:
+        ok, output = host.run_shell_command(prepared, **connector)
+    except (OSError, EOFError, SSHException) as error:
+        return Output(False, [], [f"{BROKEN}: {error}" if str(error) else BROKEN])
     return Output(ok, output.stdout_lines, output.stderr_lines)
 
 
@@ -98,16 +120,18 @@ def read(host: Host, batches: Mapping[str, Mapping[str, Probe[Any]]], wanted: st
 
     Args:
         host: whom to ask.
-        batches: all batches that are stale are read with the same command.
+        batches: what every component asks; the first command reads all of them.
         wanted: the batch to return, as a dictionary of parsed results by probe name.
 
     Raises:
         Unreadable: a probe of the wanted batch failed or its output was cut short.
     """
+    # After a change only what is asked for: the next change makes the rest stale again.
+    due = {wanted: batches[wanted]} if host in _cache else batches
     fresh = _cache.setdefault(host, {})
     now = time.monotonic()
     if wanted not in fresh or now - fresh[wanted][0] > MAX_AGE_SECONDS:
-        for name, results in _read_all(host, batches).items():
+        for name, results in _read_all(host, due).items():
             fresh[name] = (now, results)
     results = fresh[wanted][1]
     for result in results.values():
@@ -118,7 +142,8 @@ def read(host: Host, batches: Mapping[str, Mapping[str, Probe[Any]]], wanted: st
 
 def forget(host: Host) -> None:
     """Drops what was read: something on the host has changed."""
-    _cache.pop(host, None)
+    if host in _cache:
+        _cache[host].clear()
 
 
 def _read_all(
@@ -132,7 +157,7 @@ def _read_all(
         for name, probe in probes.items()
     )
     variables = {k: v for probe in probes.values() for k, v in probe.secrets}
-    output = run(host, script, variables)
+    output = _run_at_rest(host, script, variables)
     sections = dict(_sections(output.stdout))
     return {
         batch: {
@@ -140,6 +165,23 @@ def _read_all(
         }
         for batch, of in batches.items()
     }
+
+
+def _run_at_rest(host: Host, script: str, variables: Mapping[str, str]) -> Output:
+    """Runs what reads; a plan waits until no other run changes the host."""
+    if host.state.is_executing:
+        return run(host, script, variables)
+    script = lock.unless_busy(script)
+    output = run(host, script, variables)
+    if output.stdout == [lock.BUSY]:
+        logger.info(f"{host.print_prefix}another run is changing this host: waiting until it rests")
+    end = time.monotonic() + BUSY_SECONDS
+    while output.stdout == [lock.BUSY]:
+        if time.monotonic() > end:
+            return Output(False, [], ["another run is still changing this host"])
+        time.sleep(1)
+        output = run(host, script, variables)
+    return output
 
 
 def _sections(lines: list[str]) -> Iterator[tuple[str, tuple[str, list[str]]]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
+from tasks.core import lock
 from tests.unit.helpers import SECRETS
 
 # How long an example takes says more about the machine than about what is tested.
@@ -30,3 +33,8 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
 def _no_secrets_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _a_lock_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lock, "PATH", str(tmp_path / "lock"))

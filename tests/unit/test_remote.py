@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paramiko import SSHException
 from pyinfra.api import Host
+from pyinfra.api.arguments import ConnectorArguments
 
 from tasks.core import files, remote
 from tasks.core.remote import Probe, Unreadable
@@ -123,6 +125,24 @@ def test_an_answer_that_makes_no_sense_is_unreadable(host: Host) -> None:
         remote.read(host, {"redis": {"files": short}}, "redis")
 
 
+def broken(*_arguments: object, **_keywords: object) -> None:
+    raise EOFError
+
+
+def test_a_broken_connection_reads_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "run_shell_command", broken)
+    with pytest.raises(Unreadable, match=r"could not be read: the connection is broken$"):
+        remote.read(host, {"redis": {"one": echo("1")}}, "redis")
+
+
+def test_a_connection_that_breaks_during_a_change_fails_its_host_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "run_shell_command", broken)
+    with pytest.raises(SSHException, match="the connection is broken"):
+        remote.command("true", {"A": "b"}).execute(host.state, host, ConnectorArguments())
+
+
 # --- Memory --------------------------------------------------------------------------------------
 
 
@@ -143,6 +163,15 @@ def test_a_change_makes_it_forgotten(host: Host, tmp_path: Path) -> None:
     batches = counting(tmp_path / "count")
     remote.read(host, batches, "redis")
     remote.forget(host)
+    assert remote.read(host, batches, "redis") == {"count": "2"}
+
+
+def test_after_a_change_only_what_is_asked_for_is_read(host: Host, tmp_path: Path) -> None:
+    batches = counting(tmp_path / "count")
+    remote.read(host, batches, "redis")
+    remote.forget(host)
+    assert remote.read(host, batches, "sentinel") == {"other": "1"}
+    assert (tmp_path / "count").read_text() == "x\n"
     assert remote.read(host, batches, "redis") == {"count": "2"}
 
 
