@@ -1,11 +1,7 @@
-"""Runs pyinfra and interrupts it: the controller dies, or a host's SSH connection breaks.
+"""A project whose runs are interrupted: the controller dies, or the SSH connection breaks.
 
-    python interrupted.py {kill,cut} MOMENT ARGUMENTS...
-
-MOMENT is `after:N`, between two operations when N changes have been made on all hosts together, or
-`during:N:SECONDS`, that long after the N-th change was sent to its host, and at the latest when it
-has ended. An operation that finds nothing to do is no change: it leaves a host as it was. Changes
-that were made are lines of `changes.jsonl` in the working directory.
+What interrupts is on this side of the wire: one process that has pyinfra loaded, and forks for
+every run. Nothing of the product knows of it.
 """
 
 from __future__ import annotations
@@ -15,20 +11,96 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Timer
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-import gevent
-from pyinfra.api import operations
-from pyinfra.api.arguments import ConnectorArguments
-from pyinfra.api.command import StringCommand
-from pyinfra.api.host import Host
-from pyinfra.api.state import State
-from pyinfra_cli.main import main  # type: ignore[import-untyped]
+from tests.e2e.project import ROOT, Project, Run
 
-CHANGES = Path("changes.jsonl")
+if TYPE_CHECKING:
+    from pyinfra.api.arguments import ConnectorArguments
+    from pyinfra.api.command import StringCommand
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+Strike = Literal["kill", "cut"]
+
+# How a run ends that is killed, and one that has lost a host.
+STATUS: dict[Strike, int] = {"kill": -signal.SIGKILL, "cut": 1}
+
+_CHANGES, _STRUCK = Path("changes.jsonl"), Path("struck")
+_OUT, _ERR = Path("out"), Path("err")
+
+
+class Interruptible(Project):
+    """Runs pyinfra to its end, or not."""
+
+    _process: subprocess.Popen[str] | None = None
+
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Starts the process that runs are forks of, and ends it."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=self.directory,
+            # The tasks are those of the directory, which comes first.
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            with self._process:
+                yield
+        finally:
+            self._process = None
+
+    def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 300) -> Run:
+        """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
+        assert not stdin
+        return self._order("", "", arguments, timeout)
+
+    def interrupt(self, strike: Strike, moment: str) -> Run:
+        """A deployment that is interrupted once, unless it has ended before.
+
+        Args:
+            moment: `after:N`, between two operations when N changes have been made on all hosts
+                together, or `during:N:SECONDS`, that long after the N-th change was sent to its
+                host, and at the latest when it has ended. An operation that finds nothing to do is
+                no change: it leaves a host as it was.
+        """
+        return self._order(strike, moment, ("-y", "--json", "inventory.py", "deploy.py"), 300)
+
+    def _order(self, strike: str, moment: str, arguments: tuple[str, ...], timeout: float) -> Run:
+        assert self._process is not None
+        orders, answers = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        watchdog = Timer(timeout, self._process.kill)
+        watchdog.start()
+        try:
+            print(json.dumps([strike, moment, arguments]), file=orders, flush=True)
+            code = int(answers.readline())
+        finally:
+            watchdog.cancel()
+        return Run(code, *((self.directory / name).read_text() for name in (_OUT, _ERR)))
+
+    @property
+    def made(self) -> list[tuple[str, str]]:
+        """The changes that the last run made, as (operation, host), in order."""
+        lines = (self.directory / _CHANGES).read_text().splitlines()
+        return [(name, host) for name, host in map(json.loads, lines)]
+
+    @property
+    def is_struck(self) -> bool:
+        """Whether the last run was interrupted."""
+        return (self.directory / _STRUCK).exists()
+
+
+# --- Within the run ------------------------------------------------------------------------------
 
 
 def kill(_host: Host) -> None:
@@ -45,26 +117,26 @@ def cut(host: Host) -> None:
     connection.close()
 
 
-STRIKES: dict[str, Callable[[Host], None]] = {"kill": kill, "cut": cut}
+_STRIKES: dict[str, Callable[[Host], None]] = {"kill": kill, "cut": cut}
 
 
 class Interruption:
     """Counts the changes that were made, and strikes once."""
 
     def __init__(self, strike: str, moment: str) -> None:
-        kind, number, *seconds = moment.split(":")
-        self.strike = STRIKES[strike]
+        kind, number, *seconds = (moment or "never:0").split(":")
+        self.strike = _STRIKES.get(strike)
         self.after = int(number) if kind == "after" else None
         self.during = int(number) if kind == "during" else None
         self.seconds = float(seconds[0]) if seconds else 0.0
         self.made = 0
-        self.is_over = False
 
     def strike_now(self, host: Host) -> None:
         """Strikes, unless it has done so."""
-        if not self.is_over:
-            self.is_over = True
-            self.strike(host)
+        strike, self.strike = self.strike, None
+        if strike is not None:
+            _STRUCK.touch()
+            strike(host)
 
     def between(self, host: Host) -> None:
         """Strikes when as many changes have been made as were to be."""
@@ -74,11 +146,13 @@ class Interruption:
     def note(self, operation: str, host: Host) -> None:
         """Counts a change and writes it down."""
         self.made += 1
-        with CHANGES.open("a") as changes:
+        with _CHANGES.open("a") as changes:
             changes.write(json.dumps([operation, host.name]) + "\n")
 
     def within(self, host: Host, execute: Callable[[], Any]) -> Any:
         """Carries a change out; strikes meanwhile if it is the chosen one."""
+        import gevent
+
         if self.made + 1 != self.during:
             return execute()
         strike = gevent.spawn_later(self.seconds, self.strike_now, host)
@@ -90,6 +164,9 @@ class Interruption:
 
 
 def _patch(interruption: Interruption) -> None:
+    from pyinfra.api import operations
+    from pyinfra.api.command import StringCommand
+
     run_operation, execute = operations._run_host_op, StringCommand.execute
 
     def interrupted_operation(state: State, host: Host, op_hash: str) -> bool:
@@ -110,10 +187,45 @@ def _patch(interruption: Interruption) -> None:
     StringCommand.execute = interrupted_command  # type: ignore[method-assign]
 
 
+def _serve() -> None:
+    import pyinfra_cli.main  # noqa: F401  patches the standard library before it is used
+    from gevent.monkey import get_original
+
+    # Those of gevent would have the parent's loop in the child.
+    fork, wait = get_original("os", "fork"), get_original("os", "waitpid")
+    for line in sys.stdin:
+        strike, moment, arguments = json.loads(line)
+        _CHANGES.write_text("")
+        _STRUCK.unlink(missing_ok=True)
+        child = fork()
+        if child == 0:
+            _become(["pyinfra", *arguments], Interruption(strike, moment))
+        _, status = wait(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _become(command: list[str], interruption: Interruption) -> None:
+    """The child's life: what `pyinfra` does with a command line."""
+    from pyinfra_cli.main import main
+
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    files = [os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for name in (_OUT, _ERR)]
+    for number, file in enumerate([nothing, *files]):
+        os.dup2(file, number)
+    sys.argv = command
+    _patch(interruption)
+    code = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    _, chosen_strike, chosen_moment, *arguments = sys.argv
-    CHANGES.unlink(missing_ok=True)
-    CHANGES.touch()
-    _patch(Interruption(chosen_strike, chosen_moment))
-    sys.argv[1:] = arguments
-    sys.exit(main())
+    _serve()
