@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -145,16 +145,7 @@ def _site(directory: Path, host: Host) -> Iterator[Site]:
         yield Site(project, host)
 
 
-class Tried(Protocol):
-    """Counts interruptions, for the end of the report."""
-
-    def __call__(self, of: str, count: int) -> None: ...
-
-
-@pytest.fixture
-def tried(record_property: Callable[[str, object], None]) -> Tried:
-    """Tells conftest how many interruptions a test has tried."""
-    return lambda of, count: record_property("interruptions", [of, count])
+Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +238,7 @@ def hosts(lab: Lab, origin: Origin, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_first_deployment_is_interrupted(
-    pool: ThreadPoolExecutor, origin: Origin, hosts: Hosts, tried: Tried
+    pool: ThreadPoolExecutor, origin: Origin, hosts: Hosts, record_property: Record
 ) -> None:
     """Between any two of its changes, in either way; on a host for each."""
 
@@ -262,7 +253,7 @@ def test_a_first_deployment_is_interrupted(
 
     count = len(origin.left) + 1
     all_of({f"after {n}": pool.submit(interrupted_at, n) for n in range(count)})
-    tried("first deployment", 2 * (len(origin.done) + count))
+    record_property("interruptions of a first deployment", 2 * (len(origin.done) + count))
 
 
 # --- A change ------------------------------------------------------------------------------------
@@ -331,7 +322,7 @@ def changes(pool: ThreadPoolExecutor, hosts: Hosts) -> Iterator[Changes]:
 
 
 def test_a_change_is_interrupted_between_operations(
-    pool: ThreadPoolExecutor, changes: Changes, tried: Tried
+    pool: ThreadPoolExecutor, changes: Changes, record_property: Record
 ) -> None:
     """Between any two of its operations, in either way, there and back by turns."""
 
@@ -344,11 +335,11 @@ def test_a_change_is_interrupted_between_operations(
 
     points = [(n, strike) for n in range(changes.count + 1) for strike in STRIKES]
     all_of({f"{way} after {n}": pool.submit(interrupted_at, n, way) for n, way in points})
-    tried("change", len(points))
+    record_property("interruptions of a change, between operations", len(points))
 
 
 def test_a_change_is_interrupted_within_operations(
-    pool: ThreadPoolExecutor, changes: Changes, tried: Tried
+    pool: ThreadPoolExecutor, changes: Changes, record_property: Record
 ) -> None:
     """Every run is interrupted within its first change, until one has none left."""
 
@@ -368,7 +359,7 @@ def test_a_change_is_interrupted_within_operations(
     orders = STRIKES, STRIKES[::-1]
     counts = all_of({"-".join(o): pool.submit(interrupted_throughout, o) for o in orders})
     assert min(counts) >= changes.count
-    tried("within a change", sum(counts))
+    record_property("interruptions of a change, within operations", sum(counts))
 
 
 def test_a_run_waits_for_what_an_interrupted_one_is_doing(changes: Changes) -> None:
