@@ -30,6 +30,7 @@ from tests.lab import Host, Lab
 pytestmark = pytest.mark.xdist_group("interruption")
 
 STRIKES: tuple[Strike, ...] = ("kill", "cut")
+ORDERS = STRIKES, STRIKES[::-1]
 COMPONENTS = {"PostgreSQL", "PgBouncer", "Redis", "Sentinel", "Backup"}
 KEPT = "written before the interruptions"
 # What a run says that finds the command of another one at work.
@@ -114,6 +115,11 @@ class Site:
         assert run.code == (STATUS[strike] if self.project.is_struck else 0), run.output
         assert "Traceback" not in run.output, run.output
 
+    def interrupt_twice(self, changes: Sequence[str], strikes: Sequence[Strike]) -> None:
+        """Two runs that are interrupted at one boundary: the second before its first change."""
+        self.interrupt_after(changes, strikes[0])
+        self.interrupt_after([], strikes[1])
+
     def interrupt_after(self, changes: Sequence[str], strike: Strike) -> None:
         """A run that is interrupted when it has made these changes, and before its next one."""
         self.interrupt(strike, f"after:{len(changes)}")
@@ -137,9 +143,9 @@ class Site:
 
 
 @contextmanager
-def _site(directory: Path, host: Host) -> Iterator[Site]:
+def _site(directory: Path, host: Host, user: str = "root") -> Iterator[Site]:
     project = Interruptible(directory)
-    project.inventory(embedded(host.name, host))
+    project.inventory(embedded(host.name, host, user))
     project.settings(BEFORE)
     with project.loaded():
         yield Site(project, host)
@@ -150,8 +156,8 @@ Record = Callable[[str, object], None]
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ThreadPoolExecutor]:
-    """Two interruptions at a time, of different hosts: they mostly wait."""
-    with ThreadPoolExecutor(2) as pool:
+    """Three interruptions at a time, of different hosts: they mostly wait."""
+    with ThreadPoolExecutor(3) as pool:
         yield pool
         pool.shutdown(cancel_futures=True)
 
@@ -202,11 +208,9 @@ def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origi
         # The first is made on this side, also for a host that is cut off.
         site.interrupt("cut", "after:0")
         assert site.project.is_struck and site.made == done[:1]
-        site.interrupt_after([], "kill")
+        site.interrupt_twice([], STRIKES)
         for change in done[1:-1]:
-            site.interrupt_after([], "cut")
-            site.interrupt_after([change], "kill")
-        site.interrupt_after([], "cut")
+            site.interrupt_twice([change], STRIKES)
         site.interrupt("kill", "during:1:1")
         run = site.project.interrupt("kill", "after:0")
         assert run.code == STATUS["kill"] and WAITS in run.output, run.output
@@ -220,12 +224,12 @@ class Hosts:
         self.lab, self.origin, self.directory = lab, origin, directory
 
     @contextmanager
-    def site(self, name: str) -> Iterator[Site]:
+    def site(self, name: str, user: str = "root") -> Iterator[Site]:
         """Boots a copy; afterwards it is removed."""
         directory = self.directory / name
         directory.mkdir()
         host = self.lab.host(name, image=self.origin.image)
-        with _site(directory, host) as site:
+        with _site(directory, host, user) as site:
             shutil.copy(self.origin.site.project.directory / ".env", directory)
             yield site
         host.remove()
@@ -244,10 +248,7 @@ def test_a_first_deployment_is_interrupted(
 
     def interrupted_at(point: int) -> None:
         with hosts.site(f"first-{point}") as site:
-            # Both at one boundary: the second run is interrupted before its first change.
-            strikes = STRIKES if point % 2 else STRIKES[::-1]
-            site.interrupt_after(origin.left[:point], strikes[0])
-            site.interrupt_after([], strikes[1])
+            site.interrupt_twice(origin.left[:point], ORDERS[point % 2])
             site.settles(origin.left[point:])
             site.check(BEFORE)
 
@@ -304,7 +305,7 @@ class Changes:
 
 @pytest.fixture(scope="module")
 def changes(pool: ThreadPoolExecutor, hosts: Hosts) -> Iterator[Changes]:
-    """Two sites, which have been changed once without an interruption."""
+    """Two sites, one of them through sudo, which have been changed once without an interruption."""
 
     def changed(site: Site) -> tuple[Changing, int]:
         changing = Changing(site)
@@ -313,7 +314,8 @@ def changes(pool: ThreadPoolExecutor, hosts: Hosts) -> Iterator[Changes]:
         return changing, len(left)
 
     with ExitStack() as booted:
-        sites = [booted.enter_context(hosts.site(name)) for name in ("one", "two")]
+        users = {"one": "root", "two": "deploy"}
+        sites = [booted.enter_context(hosts.site(*each)) for each in users.items()]
         free, counts = Queue[Changing](), set[int]()
         for changing, count in pool.map(changed, sites):
             free.put(changing)
@@ -326,16 +328,16 @@ def test_a_change_is_interrupted_between_operations(
 ) -> None:
     """Between any two of its operations, in either way, there and back by turns."""
 
-    def interrupted_at(point: int, strike: Strike) -> None:
+    def interrupted_at(point: int) -> None:
         with changes.site() as changing:
             planned = changing.turn()
             assert len(planned) == changes.count
-            changing.site.interrupt_after(planned[:point], strike)
+            changing.site.interrupt_twice(planned[:point], ORDERS[point % 2])
             changing.settles(planned[point:])
 
-    points = [(n, strike) for n in range(changes.count + 1) for strike in STRIKES]
-    all_of({f"{way} after {n}": pool.submit(interrupted_at, n, way) for n, way in points})
-    record_property("interruptions of a change, between operations", len(points))
+    count = changes.count + 1
+    all_of({f"after {n}": pool.submit(interrupted_at, n) for n in range(count)})
+    record_property("interruptions of a change, between operations", 2 * count)
 
 
 def test_a_change_is_interrupted_within_operations(
@@ -356,8 +358,7 @@ def test_a_change_is_interrupted_within_operations(
                     return count
         raise AssertionError("the change is never done")
 
-    orders = STRIKES, STRIKES[::-1]
-    counts = all_of({"-".join(o): pool.submit(interrupted_throughout, o) for o in orders})
+    counts = all_of({"-".join(o): pool.submit(interrupted_throughout, o) for o in ORDERS})
     assert min(counts) >= changes.count
     record_property("interruptions of a change, within operations", sum(counts))
 
