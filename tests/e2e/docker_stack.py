@@ -97,9 +97,11 @@ def _container(one: Mapping[str, Any]) -> Container:
     )
 
 
-# What a run could leave behind: files, and everything that the engine keeps.
+# What a run could leave behind: files, and everything that the engine keeps. PostgreSQL archives
+# whenever it likes.
 _FOOTPRINT = f"""
-find {HOME} /var/lib/datatier -printf '%y %m %u:%g %p\\n' 2>/dev/null | sort
+find {HOME} /var/lib/datatier -path {HOME}/backups/pgbackrest/archive -prune -o \\
+  -printf '%y %m %u:%g %p\\n' 2>/dev/null | sort
 find {HOME} /var/lib/datatier -path {HOME}/backups -prune -o -type f -exec sha256sum {{}} + \\
   2>/dev/null | sort
 docker ps -a --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}} {{{{.Image}}}}' | sort
