@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.e2e.project import Data, Project
-from tests.e2e.proof import admin, main_process, psql
+from tests.e2e.proof import Process, admin, main_process, psql
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -79,12 +81,17 @@ def estate(lab: Lab, project: Project) -> Estate:
     return made
 
 
-@pytest.fixture(autouse=True)
-def processes(estate: Estate) -> Iterator[None]:
-    """No story restarts a pooler."""
-    before = [main_process(host, "pgbouncer") for host in (estate.db, estate.pool)]
+def poolers(estate: Estate) -> list[Process]:
+    """The processes of both poolers."""
+    return [main_process(host, "pgbouncer") for host in (estate.db, estate.pool)]
+
+
+@pytest.fixture
+def poolers_stay(estate: Estate) -> Iterator[None]:
+    """No pooler restarts."""
+    before = poolers(estate)
     yield
-    assert [main_process(host, "pgbouncer") for host in (estate.db, estate.pool)] == before
+    assert poolers(estate) == before
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ WAITS = (
 )
 
 
+@pytest.mark.usefixtures("poolers_stay")
 def test_no_client_notices_a_restart(
     estate: Estate, record_property: Callable[[str, object], None]
 ) -> None:
@@ -210,6 +218,7 @@ def finishes(estate: Estate, starts: int, settings: Data) -> None:
     assert estate.project.deploy().changed == set()
 
 
+@pytest.mark.usefixtures("poolers_stay")
 def test_a_transaction_that_does_not_end_keeps_the_server(
     estate: Estate, transaction: psycopg.Connection[object]
 ) -> None:
@@ -224,6 +233,7 @@ def test_a_transaction_that_does_not_end_keeps_the_server(
     finishes(estate, starts, settings)
 
 
+@pytest.mark.usefixtures("poolers_stay")
 def test_clients_go_on_when_the_run_is_killed(
     estate: Estate, transaction: psycopg.Connection[object]
 ) -> None:
@@ -250,3 +260,44 @@ def holds(estate: Estate) -> None:
 def holds_nobody(estate: Estate) -> None:
     """Asserts that no pooler holds its clients."""
     assert answers(estate) == [0, 0]
+
+
+# --- The poolers themselves ----------------------------------------------------------------------
+
+
+def _listens(host: Host) -> bool:
+    try:
+        with socket.create_connection((host.address, 6432), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def watched(estate: Estate) -> Iterator[set[tuple[bool, bool]]]:
+    """Which of the poolers listened, fifty times a second."""
+    seen, done = set[tuple[bool, bool]](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            seen.add((_listens(estate.db), _listens(estate.pool)))
+
+    with ThreadPoolExecutor() as pool:
+        watching = pool.submit(watch)
+        try:
+            yield seen
+        finally:
+            done.set()
+        watching.result()
+
+
+def test_poolers_restart_one_after_the_other(estate: Estate) -> None:
+    """For what RELOAD does not take; the plan says what that is."""
+    estate.project.settings({**TWO, "pgbouncer_extra": {"listen_backlog": 256}})
+    before, plan = poolers(estate), estate.project.plan()
+    why = "pgbouncer: restart (listen_backlog: RELOAD does not take it)"
+    assert plan.stderr.count(why) == len(before)
+    with watched(estate) as seen:
+        assert estate.project.deploy().changed == plan.planned
+    assert all(a != b for a, b in zip(before, poolers(estate), strict=True))
+    assert seen == {(True, True), (False, True), (True, False)}
