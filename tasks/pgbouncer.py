@@ -432,11 +432,12 @@ def hold(server: Node, console: Callable[[Node], str]) -> tuple[str, str]:
     seconds = min(_patience(node.the(PgbouncerSettings)) for node in poolers)
     cases = "\n".join(f"    {node.service or node.name}) {console(node)} ;;" for node in poolers)
     names = quoted(*(node.service or node.name for node in poolers))
-    consoles = _CONSOLES.format(cases=cases, names=names)
+    consoles = _CONSOLES.format(cases=cases)
     return consoles + _HOLD.format(names=names, seconds=seconds), consoles + _RELEASE
 
 
-_HELD = f"{STATE_DIRECTORY}/pgbouncer.held"
+# A file for each pooler that holds its clients for us: nobody else's PAUSE is ended.
+_HELD = f"{STATE_DIRECTORY}/pgbouncer-$pooler.held"
 _CONSOLES = f"""
 console() {{{{ # POOLER SECONDS COMMAND
   case $1 in
@@ -444,13 +445,15 @@ console() {{{{ # POOLER SECONDS COMMAND
   esac
 }}}}
 go_on() {{{{
-  for pooler in {{names}}; do
+  for held in {STATE_DIRECTORY}/pgbouncer-*.held; do
+    [ -e "$held" ] || continue
+    pooler=${{{{held##*/pgbouncer-}}}}; pooler=${{{{pooler%.held}}}}
     why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
       *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
-      *) return 1 ;;
+      *) echo "PgBouncer ($pooler) does not take RESUME, give it by hand: $why" >&2; return 1 ;;
     esac
+    rm -f "$held"
   done
-  rm -f {_HELD}
 }}}}
 """
 
@@ -458,8 +461,10 @@ go_on() {{{{
 # to hold the clients; then the guard lets them go on.
 _HOLD = f"""
 pause() {{{{
-  why=$(console "$1" {{seconds}} PAUSE 2>&1) && return 0
+  pooler=$1; touch {_HELD}
+  why=$(console "$pooler" {{seconds}} PAUSE 2>&1) && return 0
   case $why in
+    *already*) rm {_HELD}; why='is paused already: who has done that, may give it RESUME' ;;
     *refused*|*'timeout expired'*|*'No such'*|*'No route'*|*'not running'*) return 0 ;;
     *'password authentication failed'*)
       why='does not take the password of postgres: run tasks.pgbouncer.configure first' ;;
@@ -468,7 +473,8 @@ pause() {{{{
   echo "PostgreSQL was not restarted, because PgBouncer ($1) cannot hold its clients: $why" >&2
   return 1
 }}}}
-install -d -m 700 {STATE_DIRECTORY}; touch {_HELD}
+install -d -m 700 {STATE_DIRECTORY}
+go_on || exit 1
 pipe=$(mktemp -u -p /run); mkfifo -m 600 "$pipe"
 exec 9<>"$pipe" 8<"$pipe"; rm "$pipe"
 (exec 9>&-; trap '' HUP INT TERM; cat <&8; go_on) >/dev/null 2>&1 &
@@ -478,10 +484,9 @@ for pooler in {{names}}; do pause "$pooler" & waiting="$waiting $!"; done
 for each in $waiting; do wait "$each" || exit 1; done
 """
 
-_RELEASE = f"""
-if [ -n "${{guard:-}}" ]; then exec 9>&-; wait "$guard" || :; guard=; fi
-[ ! -e {_HELD} ] || go_on ||
-  {{ echo "PgBouncer ($pooler) does not take RESUME, give it by hand: $why" >&2; exit 1; }}
+_RELEASE = """
+if [ -n "${guard:-}" ]; then exec 9>&-; wait "$guard" || :; guard=; fi
+go_on || exit 1
 """
 
 

@@ -53,9 +53,8 @@ def _data(node: Node) -> Iterator[str]:
         version = cluster_version(node)
         yield f"/etc/postgresql/{version}/main"
         yield f"/var/lib/postgresql/{version}/main"
-        # What restores have kept, and what one that was cut off had made.
-        yield f"/var/lib/postgresql/{version}/main.before_*"
-        yield f"/var/lib/postgresql/{version}/main.interrupted_*"
+        # What restores have kept beside it, and their log.
+        yield f"/var/lib/postgresql/{version}/main.*"
         yield DROPPED
     if RedisSettings in node.settings:
         yield "/var/lib/redis/[0-9]*"
@@ -467,7 +466,7 @@ for pid in /var/lib/postgresql/*/main/postmaster.pid; do
   [ ! -e "$pid" ] || [ ! -d "/proc/$(head -n 1 "$pid")" ] || {
     echo "PostgreSQL runs in ${pid%/*}: stop it first" >&2; exit 1; }
 done
-destroy() { find "$1" -mindepth 1 -delete; rmdir "$1" 2>/dev/null || :; }
+destroy() { find "$1" -mindepth 1 -delete; rm -df "$1" 2>/dev/null || :; }
 """
 
 

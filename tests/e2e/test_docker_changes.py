@@ -318,6 +318,19 @@ def test_after_all_of_it_nothing_is_left_to_do(site: Site) -> None:
     site.changes_nothing()
 
 
+def _lead_elsewhere(site: Site, name: str) -> None:
+    """Fails over if this one leads: instances that roll hand over to whomever Sentinel chooses."""
+    if site.stack.replication(name)["role"] == "master":
+        site.stack.redis("redis-sentinel-1", "SENTINEL", "FAILOVER", "mymaster", port=26379)
+
+    def is_replica() -> None:
+        assert site.stack.replication(name)["master_link_status"] == "up"
+        leader = containers(site.host)[site.stack.master].address
+        assert {site.stack.sentinel(each)[0]["ip"] for each in SENTINELS} == {leader}
+
+    eventually(is_replica, WELL_SECONDS)
+
+
 def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
     """A replica, a Sentinel and an application more, and less again."""
     more: Data = {
@@ -330,6 +343,7 @@ def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
     site.settings.update(more)
     site.project.settings(site.settings)
     site.project.deploy()
+    _lead_elsewhere(site, "redis-replica-3")
     for key in more:
         del site.settings[key]
     site.settings["apps"] = apps()

@@ -186,7 +186,8 @@ def test_no_client_notices_a_restart(
 # --- Clients that cannot be held -----------------------------------------------------------------
 
 
-SHORT: Data = {"pgbouncer_query_wait_timeout": 6}
+# The wait for a transaction is half of it.
+SECONDS = "pgbouncer_query_wait_timeout"
 WAITING = 124
 
 
@@ -199,9 +200,11 @@ def answers(estate: Estate) -> list[int]:
 
 
 @pytest.fixture
-def transaction(estate: Estate) -> Iterator[psycopg.Connection[object]]:
+def transaction(
+    estate: Estate, request: pytest.FixtureRequest
+) -> Iterator[psycopg.Connection[object]]:
     """A client that is amid a transaction, which outlasts the wait for it."""
-    estate.project.settings({**TWO, **SHORT})
+    estate.project.settings({**TWO, SECONDS: request.param})
     estate.project.deploy()
     with estate.connect() as connection:
         connection.execute("SELECT 1")
@@ -219,11 +222,12 @@ def finishes(estate: Estate, starts: int, settings: Data) -> None:
 
 
 @pytest.mark.usefixtures("poolers_stay")
+@pytest.mark.parametrize("transaction", [6], indirect=True)
 def test_a_transaction_that_does_not_end_keeps_the_server(
     estate: Estate, transaction: psycopg.Connection[object]
 ) -> None:
     settings, starts = {"postgres_max_connections": 160}, estate.starts()
-    estate.project.settings({**TWO, **SHORT, **settings})
+    estate.project.settings({**TWO, SECONDS: 6, **settings})
     run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
     assert run.code == 1
     assert "PgBouncer (db1) cannot hold its clients: transactions have been running" in run.output
@@ -233,23 +237,48 @@ def test_a_transaction_that_does_not_end_keeps_the_server(
     finishes(estate, starts, settings)
 
 
+# The guard waits in cat; its parent is the shell of the change.
+_GUARD = "guard=$(ps -o ppid= -p $(pgrep -x cat)); shell=$(ps -o ppid= -p $guard)"
+
+
+@contextmanager
+def holding(estate: Estate, settings: Data) -> Iterator[None]:
+    """A run that wants to restart PostgreSQL, while every pooler holds its clients for it."""
+    estate.project.settings({**TWO, SECONDS: 60, **settings})
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(estate.project.pyinfra, "-y", "inventory.py", "deploy.py")
+        eventually(lambda: holds(estate), 20)
+        yield
+        assert run.result().code == 1
+
+
 @pytest.mark.usefixtures("poolers_stay")
+@pytest.mark.parametrize("transaction", [60], indirect=True)
 def test_clients_go_on_when_the_run_is_killed(
     estate: Estate, transaction: psycopg.Connection[object]
 ) -> None:
     settings, starts = {"postgres_max_connections": 170}, estate.starts()
-    estate.project.settings({**TWO, **SHORT, **settings})
-    with ThreadPoolExecutor() as pool:
-        run = pool.submit(estate.project.pyinfra, "-y", "inventory.py", "deploy.py")
-        eventually(lambda: holds(estate), 20)
-        # Its shell is the parent of the guard, which waits in cat.
-        guard = "ps -o ppid= -p $(pgrep -x cat)"
-        estate.db.run(f"kill -9 $(ps -o ppid= -p $({guard}))")
-        assert run.result().code == 1
+    with holding(estate, settings):
+        estate.db.run(f"{_GUARD}; kill -9 $shell")
     eventually(lambda: holds_nobody(estate), 10)
     transaction.execute("SELECT 1")
     transaction.commit()
     finishes(estate, starts, settings)
+
+
+@pytest.mark.usefixtures("poolers_stay")
+@pytest.mark.parametrize("transaction", [60], indirect=True)
+def test_the_next_run_lets_clients_go_on_when_nobody_is_left_to_do_it(
+    estate: Estate, transaction: psycopg.Connection[object]
+) -> None:
+    """As when PostgreSQL's host dies: the guard goes with the shell."""
+    settings, starts = {"postgres_max_connections": 180}, estate.starts()
+    with holding(estate, settings):
+        estate.db.run(f"{_GUARD}; kill -9 $guard $shell $(pgrep -x cat)")
+    transaction.commit()
+    eventually(lambda: holds(estate), 10)
+    finishes(estate, starts, settings)
+    holds_nobody(estate)
 
 
 def holds(estate: Estate) -> None:
