@@ -34,7 +34,10 @@ Data = dict[str, tuple[Any, bool]]
 
 
 def data(place: Endpoint, password: str) -> Data:
-    """Every key of every database that `fill` uses: its value, and whether it expires."""
+    """Every key of every database that `fill` uses: its value, and whether it expires.
+
+    Of a replica that takes its master's data meanwhile it is some of the old and some of the new.
+    """
     found = {}
     for number in DATABASES:
         with _client(place, password, number) as client:
@@ -43,10 +46,13 @@ def data(place: Endpoint, password: str) -> Data:
             for key in keys:
                 pipe.type(key).pttl(key)
             said = pipe.execute()
-            for key, kind in zip(keys, said[::2], strict=True):
+            there = [
+                row for row in zip(keys, said[::2], said[1::2], strict=True) if row[1] != "none"
+            ]
+            for key, kind, _ in there:
                 _READ[kind](pipe, key)
             values = pipe.execute()
-        for key, value, left in zip(keys, values, said[1::2], strict=True):
+        for (key, _, left), value in zip(there, values, strict=True):
             found[f"{number}:{key}"] = (value, left > 0)
     return found
 
