@@ -20,8 +20,9 @@ from tests.e2e.wait import eventually
 from tests.lab import Lab
 
 DIRECTORY = "/backups/postgres"
-# A login that was cut short makes PgBouncer wait for 15 s (server_login_retry) before the next.
-RETRY_SECONDS = 25
+# A login that was cut short makes PgBouncer wait for 15 s (server_login_retry) before the next,
+# which on a busy machine may be cut short as well.
+RETRY_SECONDS = 45
 
 
 @pytest.fixture(scope="module")
