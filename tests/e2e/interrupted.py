@@ -11,16 +11,14 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Timer
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from tests.e2e.project import ROOT, Project, Run
+from tests.e2e.project import Run
+from tests.e2e.resident import Resident
 
 if TYPE_CHECKING:
     from pyinfra.api.arguments import ConnectorArguments
@@ -37,28 +35,10 @@ _CHANGES, _STRUCK = Path("changes.jsonl"), Path("struck")
 _OUT, _ERR = Path("out"), Path("err")
 
 
-class Interruptible(Project):
-    """Runs pyinfra to its end, or not."""
+class Interruptible(Resident):
+    """Runs pyinfra to its end, or not: runs are forks of the process."""
 
-    _process: subprocess.Popen[str] | None = None
-
-    @contextmanager
-    def loaded(self) -> Iterator[None]:
-        """Starts the process that runs are forks of, and ends it."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            cwd=self.directory,
-            # The tasks are those of the directory, which comes first.
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            with self._process:
-                yield
-        finally:
-            self._process = None
+    program = __name__
 
     def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 300) -> Run:
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
@@ -77,15 +57,7 @@ class Interruptible(Project):
         return self._order(strike, moment, ("-y", "--json", "inventory.py", "deploy.py"), 300)
 
     def _order(self, strike: str, moment: str, arguments: tuple[str, ...], timeout: float) -> Run:
-        assert self._process is not None
-        orders, answers = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
-        watchdog = Timer(timeout, self._process.kill)
-        watchdog.start()
-        try:
-            print(json.dumps([strike, moment, arguments]), file=orders, flush=True)
-            code = int(answers.readline())
-        finally:
-            watchdog.cancel()
+        code = int(self.order([strike, moment, arguments], timeout))
         return Run(code, *((self.directory / name).read_text() for name in (_OUT, _ERR)))
 
     @property

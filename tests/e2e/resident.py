@@ -11,13 +11,16 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from threading import Timer
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from tests.e2e.project import ROOT, Project, Run
 
 
 class Resident(Project):
     """The same command lines, carried out one after the other by one process."""
+
+    # The module that is this process.
+    program = __name__
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -27,7 +30,7 @@ class Resident(Project):
     def loaded(self) -> Iterator[None]:
         """Starts the process and ends it."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", self.program],
             cwd=self.directory,
             # The tasks are those of the directory, which comes first.
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -45,12 +48,17 @@ class Resident(Project):
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
         if self._process is None:
             return super().pyinfra(*arguments, stdin=stdin, timeout=timeout)
+        return Run(*json.loads(self.order(arguments, timeout)))
+
+    def order(self, order: Any, timeout: float) -> str:
+        """What the process answers; it is killed when the time, in seconds, is over."""
+        assert self._process is not None
         orders, answers = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         watchdog = Timer(timeout, self._process.kill)
         watchdog.start()
         try:
-            print(json.dumps(arguments), file=orders, flush=True)
-            return Run(*json.loads(answers.readline()))
+            print(json.dumps(order), file=orders, flush=True)
+            return answers.readline()
         finally:
             watchdog.cancel()
 
