@@ -240,7 +240,7 @@ def monitoring(node: Node) -> Change | None:
         orders = _orders(node, chosen, live)
         if orders:
             commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
-            name = node.service or f"redis-sentinel-{port}"
+            name = _name(node, port)
             lines += [f"{name}: {line}" for line, _ in orders]
     if not lines:
         return None
@@ -406,15 +406,14 @@ def forget(node: Node, leaving: Set[Address]) -> Change | None:
         me = Address(node.address, port)
         others = [str(each) for each in endpoints(node.estate) if each != me]
         gone = [str(each.address) for each in going if each.port == port]
-        service = node.service or f"redis-sentinel-{port}"
-        script += f"forget {port} {service} {quoted(' '.join(others), ' '.join(gone))}\n"
+        script += f"forget {port} {_name(node, port)} {quoted(' '.join(others), ' '.join(gone))}\n"
     nodes = " ".join(map(str, addresses(node.estate)))
-    lines = [f"{_of(node, each)}: forget the {each.kind} {each.address}" for each in going]
+    lines = [f"{_name(node, each.port)}: forget the {each.kind} {each.address}" for each in going]
     return Change(lines, script, {**_secrets(node), "NODES": nodes})
 
 
-def _of(node: Node, each: _Stranger) -> str:
-    return node.service or f"redis-sentinel-{each.port}"
+def _name(node: Node, port: int) -> str:
+    return node.service or f"redis-sentinel-{port}"
 
 
 def remembered(node: Node, leaving: Set[Address]) -> Iterator[str]:
@@ -424,7 +423,7 @@ def remembered(node: Node, leaving: Set[Address]) -> Iterator[str]:
         if each not in going:
             then = "it runs: stop it first" if prune else "sentinel_prune would make it forget"
             known = f"knows the {each.kind} {each.address}, which is not in the inventory"
-            yield f"{_of(node, each)}: {known}; {then}"
+            yield f"{_name(node, each.port)}: {known}; {then}"
 
 
 # Before it forgets, everybody who is to be found again has to be there to be found. A replica is
