@@ -15,7 +15,7 @@ from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, rol
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import files, remote, services, sql
-from tasks.core.change import Change, Line, Trial, converge
+from tasks.core.change import Change, Line, Trial, converge, refusing
 from tasks.core.estate import DOCKER, Component, Estate, Node, components, no_defaults, on
 from tasks.core.files import Entry, Found
 from tasks.core.preflight import Listener
@@ -521,6 +521,8 @@ def _unremovable(node: Node) -> list[Problem]:
 def activate(node: Node) -> None:
     """Creates, recreates, starts, reloads what is due, and waits until all of it is healthy."""
     stack = {service for service, role in _roles(node).items() if role}
+    with refusing(node.host):
+        _containers(node, stack)
     converge("Docker: containers", lambda: _containers(node, stack))
 
 
@@ -607,7 +609,7 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
     lines = {service: services.line(service, means) for service, means in due.items()}
     lines |= {each.service.name: services.said(each.activation, act) for each, act in live}
     said = [Line(moved, "restart")] if moved else []
-    said += _led(node, lines, _anew(node, found, due, live))
+    said += _led(node, found, lines, _anew(node, found, due, live))
     script, variables = _script(node, found, due, live)
     return Change([*said], script, variables, then=lambda: _settle(node, names))
 
@@ -824,7 +826,7 @@ def _watchers(node: Node) -> list[str]:
     return [container.service for container in _inside(node).having(SentinelSettings)]
 
 
-def _led(node: Node, said: Mapping[str, Line], anew: Sequence[str]) -> list[Line]:
+def _led(node: Node, found: Engine, said: Mapping[str, Line], anew: Sequence[str]) -> list[Line]:
     """The sentences of the plan; a master that is to start anew hands over, and comes last.
 
     Raises:
@@ -839,7 +841,7 @@ def _led(node: Node, said: Mapping[str, Line], anew: Sequence[str]) -> list[Line
     name = places.get(leader.ip, "redis-replica")
     if name not in anew:
         return lines
-    running = {each.service for each in node.read(DOCKER)["engine"].containers}
+    running = {each.service for each in found.containers if each.status == "running"}
     rolling.require(inside, leader, name, is_starting=not {*places.values()} <= running)
     lines.remove(said[name])
     means = f"failover (master of {sentinel.master_name(inside)}; restart follows)"

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
-from pyinfra.api.exceptions import PyinfraError
 
 from tasks.core import files, packages, services
-from tasks.core.change import Change, Trial, converge
+from tasks.core.change import Change, Trial, converge, refusing
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
-from tasks.core.remote import Probe, Unreadable, quoted
+from tasks.core.remote import Probe, quoted
 from tasks.core.secrets import Secrets
 from tasks.core.services import Activation, Service, Status
 from tasks.core.settings import (
@@ -507,7 +505,7 @@ def activate(node: Node) -> None:
     """Starts instances, sets what CONFIG SET takes, and restarts for the rest, the master last."""
     from tasks import rolling
 
-    with _refusing(node):
+    with refusing(node.host):
         rolling.require_successor(node)
     converge("Redis: service", lambda: _activation(node), one_by_one=True)
     converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
@@ -519,18 +517,9 @@ def failover(node: Node) -> None:
     """Makes a replica the master; each run of it does so, and no acknowledged write is lost."""
     from tasks import rolling
 
-    with _refusing(node):
+    with refusing(node.host):
         change = rolling.failover(node)
     converge("Redis: failover", change)
-
-
-@contextmanager
-def _refusing(node: Node) -> Iterator[None]:
-    """For what has to be known before anything is touched; a run with -y plans nothing."""
-    try:
-        yield
-    except Unreadable as obstacle:
-        raise PyinfraError(f"{node.name}: {obstacle}; nothing was changed") from obstacle
 
 
 def _activation(node: Node) -> Change | None:

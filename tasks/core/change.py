@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self, get_args
 from weakref import WeakKeyDictionary
@@ -85,6 +86,19 @@ class Change:
         return replace(self, script=script, variables={**self.variables, **variables})
 
 
+@contextmanager
+def refusing(host: Host) -> Iterator[None]:
+    """For what has to be known before anything is touched: a run with -y plans nothing.
+
+    Raises:
+        PyinfraError: in place of Unreadable.
+    """
+    try:
+        yield
+    except remote.Unreadable as obstacle:
+        raise PyinfraError(f"{host.name}: {obstacle}; nothing was changed") from obstacle
+
+
 def converge(
     name: str,
     compare: Callable[[], Change | None],
@@ -114,7 +128,8 @@ def _converge(
         told = [*notices()] if is_first else []
     except remote.Unreadable as unreadable:
         if not host.state.is_executing:
-            raise PyinfraError(f"{host.name}: {unreadable}; nothing was changed") from unreadable
+            with refusing(host):
+                raise
         yield StringCommand("echo", QuoteString(str(unreadable)), ">&2; exit 1")
         return
     for line in told:

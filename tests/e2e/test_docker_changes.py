@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,6 +195,45 @@ def test_instances_get_new_containers_one_after_the_other(
     assert site.restarted() == site.replaced() == {*REDIS, *SENTINELS}
     assert site.stack.master != leader
     site.settles(KEPT)
+
+
+def test_nothing_starts_anew_where_nobody_could_replace_the_master(site: Site) -> None:
+    """No quorum, or no replica: refused. Replicas that are stopped are brought up by the run."""
+    rolls: Data = {"redis_extra": {"databases": 24}}
+    leader = site.stack.master
+    followers = [name for name in REDIS if name != leader]
+    begins = f"{leader} is the master and has to restart, but nobody can replace it: "
+    with _docker(site, SENTINELS[1:], "stop", "start"):
+        eventually(lambda: _has_no_quorum(site, SENTINELS[0]), 30)
+        site.refuses(f"{begins}NOQUORUM 1 usable Sentinels", **rolls)
+    site.settles(KEPT)
+    with _docker(site, followers, "kill -s STOP", "kill -s CONT"):
+        site.stack.redis(leader, "CLIENT", "KILL", "TYPE", "replica")
+        site.refuses(f"{begins}no replica is online: bring one up first", **rolls)
+    site.settles(KEPT)
+    site.host.run(f"docker stop {_names(followers)}")
+    site.changes(rolls, *(f"{name}: start" for name in followers), f"{leader}: failover")
+    assert site.stack.master != leader
+    site.settles(KEPT)
+
+
+@contextmanager
+def _docker(site: Site, services: Iterable[str], begin: str, end: str) -> Iterator[None]:
+    site.host.run(f"docker {begin} {_names(services)}")
+    try:
+        yield
+    finally:
+        site.host.run(f"docker {end} {_names(services)}")
+
+
+def _names(services: Iterable[str]) -> str:
+    return " ".join(f"{STACK}_{service}" for service in services)
+
+
+def _has_no_quorum(site: Site, service: str) -> None:
+    command = "/usr/bin/redis-cli -e -p 26379 SENTINEL CKQUORUM mymaster"
+    asked = site.stack.client(service, "REDISCLI_AUTH", site.stack.redis_password, command)
+    assert "NOQUORUM" in asked.stderr, asked
 
 
 def test_what_a_server_refuses_reaches_no_file(site: Site) -> None:
