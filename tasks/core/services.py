@@ -148,7 +148,7 @@ def activation(
 
 _READ_SYSTEMD = """
 for u in {units}; do
-  systemctl show -p ActiveState --value "$u" || exit 1
+  x=$(systemctl show -p ActiveState,SubState "$u") || exit 1; echo $x
 done
 for u in {enabled_by}; do
   x=$(systemctl is-enabled "$u" 2>/dev/null) || true; echo "${{x:-no}}"
@@ -185,7 +185,7 @@ def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Stat
         active, enabled, records = lines[:count], lines[count : 2 * count], lines[2 * count :]
         return {
             service.name: Status(
-                active[i] in ("active", "reloading", "run"),
+                _runs(active[i]),
                 enabled[i].startswith("enabled"),
                 *_record(records[i]),
             )
@@ -193,6 +193,15 @@ def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Stat
         }
 
     return Probe(script, parse)
+
+
+def _runs(line: str) -> bool:
+    # Under systemd a server that still reads its data is starting: to start it again delays it.
+    words = {*line.split()}
+    return bool(words & {"ActiveState=active", "ActiveState=reloading", "run"}) or words == {
+        "ActiveState=activating",
+        "SubState=start",
+    }
 
 
 def _record(line: str) -> tuple[str, str, frozenset[str], bool]:

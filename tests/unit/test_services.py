@@ -242,10 +242,10 @@ def stub(path: Path, script: str) -> None:
 
 
 SYSTEMCTL = """
-case "$1 $5 $2" in
-  "show redis-6379.service "*) echo active ;;
-  "show "*) echo inactive ;;
-  "is-enabled "*" postgresql.service") echo enabled ;;
+case "$*" in
+  "show "*" redis-6379.service") printf '%s\\n' ActiveState=active SubState=running ;;
+  "show "*) printf '%s\\n' ActiveState=inactive SubState=dead ;;
+  "is-enabled postgresql.service") echo enabled ;;
   *) exit 1 ;;
 esac
 """
@@ -289,7 +289,14 @@ def test_a_record_lost_in_a_crash_is_no_record(
 
 @pytest.mark.parametrize(
     ("word", "running"),
-    [("active", True), ("reloading", True), ("activating", False), ("failed", False)],
+    [
+        ("ActiveState=active SubState=running", True),
+        ("ActiveState=reloading SubState=reload", True),
+        ("ActiveState=activating SubState=start", True),
+        ("ActiveState=activating SubState=auto-restart", False),
+        ("ActiveState=failed SubState=failed", False),
+        ("ActiveState=inactive SubState=dead", False),
+    ],
 )
 def test_what_counts_as_running(word: str, running: bool) -> None:
     probe = services.probe([REDIS], "systemd")
@@ -302,4 +309,7 @@ def test_what_counts_as_running(word: str, running: bool) -> None:
 )
 def test_what_counts_as_enabled(word: str, enabled: bool) -> None:
     probe = services.probe([REDIS], "systemd")
-    assert probe.parse(["active", word, "R L"])["redis-6379"].enabled is enabled
+    assert (
+        probe.parse(["ActiveState=active SubState=running", word, "R L"])["redis-6379"].enabled
+        is enabled
+    )
