@@ -78,6 +78,13 @@ class Change:
     diff: list[str] = field(default_factory=list)
     then: Callable[[], str] | None = None
 
+    def wrong(self) -> str:
+        """What `then` finds wrong; a host that cannot be read any more is that too."""
+        try:
+            return self.then() if self.then else ""
+        except remote.Unreadable as unreadable:
+            return str(unreadable)
+
     def after(self, trials: Iterable[Trial]) -> Change:
         """The same change, which does not begin unless all trials end well."""
         tried = list(trials)
@@ -143,7 +150,7 @@ def _converge(
     script = lock.alone(f"set -eu\numask 022\ncd /\n{change.script}")
     yield remote.command(script, change.variables)
     remote.forget(host)
-    if change.then is not None and (wrong := change.then()):
+    if wrong := change.wrong():
         yield StringCommand("echo", QuoteString(wrong), ">&2; exit 1")
 
 
