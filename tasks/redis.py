@@ -107,12 +107,21 @@ def _rules(everything: Estate) -> list[Problem]:
         if len(nodes) > 1 and node.is_loopback:
             message = "should not be a loopback address: the other Redis hosts cannot reach it"
             problems.append(Problem(node.name, "address", message))
+        problems += not_ipv4(node)
         problems += [
             Problem(node.name, f"redis_extra/{key}", _duplicate(key))
             for key in chosen.extra
             if key.replace("_", "-") in {*_parameters(node, 0), *_OWNED}
         ]
     return problems
+
+
+def not_ipv4(node: Node) -> list[Problem]:
+    """What is wrong with the address of a host that Sentinels know by it."""
+    if ":" not in node.address:
+        return []
+    message = "should be an IPv4 address on a host with Redis or Sentinel"
+    return [Problem(node.name, "address", message)]
 
 
 _OWNED = {"replicaof", "slaveof", "include", "user", "masteruser"}
@@ -618,7 +627,7 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
         before_start=(keep_role,),
         configuration=(managed,),
         check=f"{_TRY}\ntry {managed} {managed}",
-        ready=f"accepted {port}",
+        ready=f"loaded {port}",
         reload=f'config_set {port} "$CONFIG_{port}" redis-{port} $FORGET_{port}',
     )
 
@@ -629,7 +638,7 @@ KEEP_ROLE = "-n /^replicaof/p"
 _TRY = """
 try() { # FILE NAME
   place=$(mktemp -d); [ "$(id -u)" != 0 ] || chown redis:redis "$place"
-  sed -E '/^(port|bind|dir|logfile|pidfile|unixsocket|daemonize) /d' "$1" |
+  sed -E '/^((tls-)?port|bind|dir|logfile|pidfile|unixsocket|daemonize) /d' "$1" |
     (cd "$place"; exec timeout 20 runuser -u redis -- redis-server - --port 0 --bind 127.0.0.1 \
       --unixsocket "$place/s" --dir "$place" --save '' --appendonly no --loglevel notice \
       >"$place/said" 2>&1) &
@@ -670,12 +679,19 @@ SHELL = """
 accepted() {
   for REDISCLI_AUTH in "$REDIS_PASSWORD" "$(cat /etc/redis/redis-cli.auth 2>/dev/null)"; do
     export REDISCLI_AUTH
-    [ "$(timeout 3 redis-cli -p "$1" PING 2>/dev/null)" = PONG ] && return 0
+    pong=$(timeout 3 redis-cli -p "$1" PING 2>/dev/null) || :
+    case $pong in PONG) return 0 ;; LOADING*) return 1 ;; esac
   done
   return 1
 }
+# As long as it reads its data, it is not late.
+loaded() { # PORT
+  until accepted "$1"; do
+    case $pong in LOADING*) sleep 1 ;; *) return 1 ;; esac
+  done
+}
 config_set() { # PORT COMMAND SERVICE KEY...
-  accepted "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
+  loaded "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
   port=$1 command=$2 service=$3; shift 3
   answer=$(printf '%s\n' "$command$(defaults "$@")" | redis-cli -p "$port" 2>&1)
   case $answer in

@@ -26,6 +26,7 @@ from tasks.redis import (
     addresses,
     client,
     current_master,
+    not_ipv4,
     password,
     quote,
     required,
@@ -86,6 +87,7 @@ def _rules(everything: Estate) -> list[Problem]:
         if len(nodes) > 1 and node.is_loopback:
             message = "should not be a loopback address: the other Sentinels cannot reach it"
             problems.append(Problem(node.name, "address", message))
+        problems += not_ipv4(node)
     for key in ("master_name", "quorum"):
         values = sorted({str(getattr(node.the(SentinelSettings), key)) for node in nodes})
         if len(values) > 1:

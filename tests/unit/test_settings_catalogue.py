@@ -722,7 +722,10 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
     (
         {"redis": ["a", "b", "c"]},
         {"b": {"address": "::1"}},
-        ["b: address: should not be a loopback address: the other Redis hosts cannot reach it"],
+        [
+            "b: address: should be an IPv4 address on a host with Redis or Sentinel",
+            "b: address: should not be a loopback address: the other Redis hosts cannot reach it",
+        ],
     ),
     (
         {"redis": ["a", "b", "c"]},
@@ -954,7 +957,6 @@ def test_defaults_that_follow_the_stack_and_the_secrets(tmp_path: Path) -> None:
         ("redis_save", ""),
         ("redis_extra", {"lfu-log-factor": 10}),
         ("sentinel_quorum", 3),
-        ("address", "2001:db8::1"),
         ("service_manager", "runit"),
         ("backup_schedule_drill", ""),
         ("backup_dir", "/srv/backups"),
@@ -966,6 +968,10 @@ def test_defaults_that_follow_the_stack_and_the_secrets(tmp_path: Path) -> None:
 )
 def test_good_values_are_accepted(key: str, value: Any, tmp_path: Path) -> None:
     assert refused(tmp_path, {key: value}, EVERYTHING) == []
+
+
+def test_an_ipv6_address_will_do_where_no_sentinel_has_to_know_it(tmp_path: Path) -> None:
+    assert refused(tmp_path, {"address": "2001:db8::1"}, ("postgres", "pgbouncer")) == []
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
