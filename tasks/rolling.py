@@ -33,7 +33,7 @@ def require_successor(node: Node) -> None:
     if not due:
         return
     leader = current_master(node.estate)
-    if leader.ip != node.address or leader.port not in due or _alone(node):
+    if leader.ip != node.address or leader.port not in due or alone(node):
         return
     require(node.estate, leader, f"redis-{leader.port}", _is_starting(node.estate))
 
@@ -64,7 +64,7 @@ def failover(node: Node) -> Callable[[], Change | None]:
         return lambda: None
     name = f"redis-{leader.port}"
     is_starting = _is_starting(node.estate)
-    if obstacle := _alone(node) or _obstacle(node.estate, leader, is_starting):
+    if obstacle := alone(node) or _obstacle(node.estate, leader, is_starting):
         raise Unreadable(f"nobody can replace the master {name}: {obstacle}")
     step, means = hand_over(node, leader.port, name, "becomes a replica")
     script = f"{FUNCTIONS}\n{step}\nfollow {leader.port} {name}"
@@ -167,8 +167,8 @@ def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str
 
 def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
     name = wanted.service.name
-    if alone := _alone(node):
-        means = because(wanted, _status(node, wanted), f"{alone}: unavailable meanwhile")
+    if reason := alone(node):
+        means = because(wanted, _status(node, wanted), f"{reason}: unavailable meanwhile")
         return [services.line(name, means)], services.step(wanted, "restart")
     said, step = _follower(node, port, wanted)
     first, means = hand_over(node, port, name, "restart follows")
@@ -196,7 +196,7 @@ def _status(node: Node, wanted: Activation) -> Status:
     return cast(Status, node.read("redis")["services"][wanted.service.name])
 
 
-def _alone(node: Node) -> str:
+def alone(node: Node) -> str:
     """Why nobody can replace the master, where the settings are the reason."""
     if len(addresses(node.estate)) == 1:
         return "no replica"
@@ -222,16 +222,17 @@ FUNCTIONS = (
 ask() { # IP PORT, commands on standard input
   REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
 }
-# ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT of an instance, `-` for what it lacks, and
-# whether it receives or sends all of the data, or waits for that.
+# ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT of an instance, `-` for what it lacks, whether it
+# loads, receives or sends all of the data, or waits for that, and how often it began to send.
 position() { # IP PORT
-  echo 'INFO replication' | ask "$1" "$2" | awk '
+  printf 'INFO %s\n' replication stats persistence | ask "$1" "$2" | awk '
     function of(key) { return v[key] == "" ? "-" : v[key] }
     { i = index($0, ":"); v[substr($0, 1, i - 1)] = substr($0, i + 1) }
-    /^master_sync_in_progress:1|^slave[0-9]+:.*state=(wait_bgsave|send_bulk)/ { copying = 1 }
+    /^(loading|master_sync_in_progress):1/ { copying = 1 }
+    /^slave[0-9]+:.*state=(wait_bgsave|send_bulk)/ { copying = 1 }
     END { print of("role"), of("master_link_status"), of("master_replid"),
       of(v["role"] == "slave" ? "slave_repl_offset" : "master_repl_offset"),
-      of("master_host"), of("master_port"), copying + 0 }'
+      of("master_host"), of("master_port"), copying + 0, of("sync_full") }'
 }
 has() { # IP PORT HISTORY OFFSET: a replica has all of its master's writes up to there
   set -- "$3" "$4" $(position "$1" "$2")
@@ -244,14 +245,16 @@ within() { # SECONDS COMMAND...
     sleep 0.1
   done
 }
-# A replica has what its master had when that was asked. To copy all of it may take long: as long
-# as that goes on, or is to begin, it is not late.
+# A replica has what its master had when that was asked. To load or to copy all of it may take
+# long: as long as that goes on, or is to begin, it is not late, unless it begins over and over.
 level() { # PORT
   set -- "$1" $(position 127.0.0.1 "$1")
   link=$3 copying=$8
   [ "$2" = slave ] || return 1
   set -- "$1" $(position "$6" "$7")
-  case "$copying$8" in *1*) end=$(($(date +%s) + 20)) ;; esac
+  case "$2 $copying$8" in
+    master*1*) [ "$9" -gt $((${copies:=$9} + 5)) ] || end=$(($(date +%s) + 20)) ;;
+  esac
   [ "$2 $link" = 'master up' ] || return 1
   for _ in $(seq 25); do
     if has 127.0.0.1 "$1" "$4" "$5"; then return 0; fi
@@ -260,6 +263,7 @@ level() { # PORT
   return 1
 }
 follow() { # PORT SERVICE
+  copies=
   within 20 level "$1" || {
     echo "$2 has its settings, but does not follow its master: see its log;" \
       "run again to go on with the others" >&2
@@ -362,9 +366,17 @@ exchange() {
   trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
   within 5 paused_and_level || refuse "stays master: $why; then run again"
   said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
-  case $said in OK | INPROG*) ;; *) refuse "stays master: Sentinel says $said" ;; esac
+  case $said in
+    OK | INPROG*) ;;
+    # The answer may only be late.
+    '' | Error:*) ;;
+    *) refuse "stays master: Sentinel says $said" ;;
+  esac
+  # Another one may be master from here on: what this one accepted now would be lost.
+  trap - EXIT
   within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
   within 5 demoted || refuse "cannot be made a replica of $leader: $said"
+  own 'CLIENT UNPAUSE' >/dev/null
 }
 # The others follow the new master, so that this one may go.
 finished() {
