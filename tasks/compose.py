@@ -266,6 +266,7 @@ def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
             if ":" not in subnet and ipaddress.ip_network(subnet).overlaps(wanted):
                 message = f"{wanted} overlaps {subnet} of the network {name}: choose another one"
                 yield "docker_subnet", message
+    yield from _in_the_way(node, found)
     version = chosen.release.postgres
     if found.cluster and found.cluster != version:
         yield (
@@ -284,6 +285,20 @@ def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
                 f"mv {min(places)} {chosen.project_dir}, and run again"
             ),
         )
+
+
+def _in_the_way(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
+    """What would keep a network that is to be another one: Compose removes only its own."""
+    if not _moved(node, found):
+        return
+    surplus = {container.name.lstrip("/") for container in _surplus(node)}
+    mine = {container.name.lstrip("/") for container in found.containers} - surplus
+    for name in sorted(found.attached - mine):
+        if name in surplus and node.the(DockerSettings).prune:
+            continue
+        how = "docker_prune would remove it" if name in surplus else "remove it, or disconnect it"
+        why = f"the container {name} is in the network {found.network[0]}, which is to be made anew"
+        yield "docker_subnet", f"{why}: {how}"
 
 
 # --- Install -------------------------------------------------------------------------------------
@@ -841,11 +856,18 @@ def _led(node: Node, found: Engine, said: Mapping[str, Line], anew: Sequence[str
     name = places.get(leader.ip, "redis-replica")
     if name not in anew:
         return lines
+    lines.remove(said[name])
+    if alone := _alone(inside):
+        means = f"{said[name]}; {alone}: unavailable meanwhile"
+        return [*lines, Line(means, said[name].impact)]
     running = {each.service for each in found.containers if each.status == "running"}
     rolling.require(inside, leader, name, is_starting=not {*places.values()} <= running)
-    lines.remove(said[name])
     means = f"failover (master of {sentinel.master_name(inside)}; restart follows)"
     return [*lines, services.line(name, means), said[name]]
+
+
+def _alone(inside: Estate) -> str:
+    return rolling.alone(inside.having(RedisSettings)[0])
 
 
 def _rolled(
@@ -854,25 +876,21 @@ def _rolled(
     """Shell that starts instances anew, whoever leads last, and then Sentinels."""
     wanted = {each.service.name: each for each in _reloadables(node)}
     redis_first = [service for service in anew if service not in _watchers(node)]
-    steps, rounds, records = [_ROLL], list[str](), list[str]()
-    for service in redis_first:
+    steps, rounds = [_ROLL], list[str]()
+    for number, service in enumerate(redis_first):
         if service in due:
             names = [container.name.lstrip("/") for container in found.of(service)]
-            acts = [(names, _remade(found, service, wanted))]
+            act = f'{_remade(found, service, wanted)}\nfollows "$@"'
         else:
-            acts = [
-                ([name], f"docker restart -t 300 {quoted(name)} >/dev/null")
-                for name in _same(found, wanted[service])
-            ]
-            records.append(_recorded(wanted[service]))
-        for names, act in acts:
-            steps.append(f"anew_{len(rounds)}() {{\n{act}\n}}")
-            rounds.append(f"roll {len(rounds)} {quoted(*names)}")
+            names = _same(found, wanted[service])
+            act = f'restarts "$@"\n{_recorded(wanted[service])}'
+        steps.append(f"anew_{number}() {{\n{act}\n}}")
+        rounds.append(f"roll {number} {quoted(*names)}")
     steps += ["for round in 1 2; do", *rounds, "done"] if rounds else []
     for service in anew[len(redis_first) :]:
         name = engine.container_name(wanted[service].node)
         steps.append(f'{_remade(found, service, wanted)}\ninside {name} "$WATCHES"')
-    return "\n".join([*steps, *records]), _rolling_scripts(_inside(node))
+    return "\n".join(steps), _rolling_scripts(_inside(node))
 
 
 def _remade(found: Engine, service: str, wanted: Mapping[str, _Reloadable]) -> str:
@@ -887,10 +905,13 @@ def _rolling_scripts(inside: Estate) -> dict[str, str]:
     secret = {"REDIS_PASSWORD": redis.password(first)}
     words = quoted(sentinel.master_name(inside), *map(str, sentinel.endpoints(inside)))
     seconds = services.START_SECONDS
+    hand_over, follow = f'hand_over "$(hostname -i)" {port} Redis {words}', f"follow {port} Redis"
+    if _alone(inside):
+        hand_over, follow = ":", ":"
     scripts = {
         "ROLE": f'set -- $(position 127.0.0.1 {port}); echo "$1"',
-        "HAND_OVER": f'hand_over "$(hostname -i)" {port} Redis {words}',
-        "FOLLOW": f"within {seconds} accepted {port} || :; follow {port} Redis",
+        "HAND_OVER": hand_over,
+        "FOLLOW": f"within {seconds} loaded {port} || {{ {_SILENT}; }}; {follow}",
         "WATCHES": _WATCHES.format(words=words, port=project.SENTINEL_PORT, seconds=seconds),
     }
     return {
@@ -899,31 +920,40 @@ def _rolling_scripts(inside: Estate) -> dict[str, str]:
     }
 
 
+_SILENT = "echo 'Redis does not answer: see its log' >&2; exit 1"
+
+# One that was never told whom to watch is told later in the run.
 _WATCHES = """
 set -- {words}; name=$1
-watches() {{ case $(monitor 127.0.0.1 {port}) in [0-9]*) ;; *) return 1 ;; esac; }}
+watches() {{
+  case $(monitor 127.0.0.1 {port}) in [0-9]* | *'No such master'*) ;; *) return 1 ;; esac
+}}
 within {seconds} watches || {{ echo 'the Sentinel does not answer' >&2; exit 1; }}
 """
 
 # Who leads is asked when it is about to happen.
 _ROLL = """
 rolled=
-leads() { # CONTAINER...: prints the one that leads
-  for each; do
-    if [ "$(inside "$each" "$ROLE" 2>/dev/null)" = master ]; then echo "$each"; return 0; fi
-  done
-  return 1
-}
 roll() { # NUMBER CONTAINER...
   number=$1; shift
   case " $rolled " in *" $number "*) return 0 ;; esac
-  if leader=$(leads "$@"); then
-    [ "$round" = 2 ] || return 0
-    inside "$leader" "$HAND_OVER"
-  fi
-  "anew_$number"
-  for each; do inside "$each" "$FOLLOW"; done
+  for each; do
+    role=$(inside "$each" "$ROLE" 2>/dev/null) || role=
+    case $round$role in
+      ?slave) ;;
+      1*) return 0 ;;
+      2master) inside "$each" "$HAND_OVER" ;;
+      *) echo "$each does not say whether it is the master: see its log; run again" >&2; exit 1 ;;
+    esac
+  done
+  "anew_$number" "$@"
   rolled="$rolled $number"
+}
+restarts() { # CONTAINER...
+  for each; do docker restart -t 300 "$each" >/dev/null; follows "$each"; done
+}
+follows() { # CONTAINER...
+  for each; do inside "$each" "$FOLLOW"; done
 }
 """
 

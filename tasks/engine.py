@@ -36,6 +36,7 @@ class Engine:
         images: id and label of inputs by name.
         hashes: the configuration that each service should have, by Compose's own computation.
         network: name and subnet of the project's own, if that is there.
+        attached: names of the containers in it.
         networks: subnets of the others, by name.
         foreign: ports that others' containers publish, and whose.
         cluster: the major version of PostgreSQL in the project's volume.
@@ -48,6 +49,7 @@ class Engine:
     hashes: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     network: tuple[str, str] = ("", "")
+    attached: frozenset[str] = frozenset()
     networks: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[int, str] = field(default_factory=dict)
     cluster: int = 0
@@ -91,7 +93,7 @@ ids=$(docker ps -aq --filter label=com.docker.compose.project=__STACK__ \\
 if [ -n "$ids" ]; then docker inspect -f '__CONTAINER__' $ids; fi
 docker ps --format 'ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.Ports}}'
 docker network ls -q | xargs -r docker network inspect -f \\
-  'network|{{.Name}}|{{index .Labels "com.docker.compose.project"}}|__SUBNETS__'
+  'network|{{.Name}}|{{index .Labels "com.docker.compose.project"}}|__SUBNETS__|__ATTACHED__'
 ls -d "${engine#*|}"/volumes/__STACK___postgres_data/_data/[0-9]* 2>/dev/null |
   sed 's,.*/,cluster|,'
 docker image inspect -f '__IMAGE__' $(echo __IMAGES__ | sed "s/%/$glue/g") 2>/dev/null || :
@@ -108,7 +110,7 @@ def probe(node: Node, images: Mapping[str, str]) -> Probe[Engine]:
     """Reads what the engine has of a host's project.
 
     Args:
-        images: of each service; see `image_name`.
+        images: of each service.
     """
     script = _READ
     for word, value in {
@@ -118,6 +120,7 @@ def probe(node: Node, images: Mapping[str, str]) -> Probe[Engine]:
         "__IMAGES__": quoted(*dict.fromkeys(images.values())),
         "__IMAGE__": _IMAGE,
         "__SUBNETS__": "{{range .IPAM.Config}}{{.Subnet}} {{end}}",
+        "__ATTACHED__": "{{range .Containers}}{{.Name}} {{end}}",
         "__DIR__": quoted(node.the(project.DockerSettings).project_dir),
     }.items():
         script = script.replace(word, value)
@@ -133,7 +136,7 @@ def _parse(stack: str, lines: list[str]) -> Engine:
         return [row[1:] for row in rows if row[0] == kind]
 
     compose = of("compose")
-    networks = {(name, owner == stack): subnet.strip() for name, owner, subnet in of("network")}
+    networks = [(n, owner == stack, s.strip(), there) for n, owner, s, there in of("network")]
     return Engine(
         version=of("engine")[0][0],
         compose=compose[0][0] if compose else "",
@@ -143,8 +146,9 @@ def _parse(stack: str, lines: list[str]) -> Engine:
         images={
             name: (image, label) for image, label, names in of("image") for name in names.split()
         },
-        network=next(((n, subnet) for (n, ours), subnet in networks.items() if ours), ("", "")),
-        networks={name: subnet for (name, ours), subnet in networks.items() if not ours},
+        network=next(((name, subnet) for name, ours, subnet, _ in networks if ours), ("", "")),
+        attached=frozenset(n for _, ours, _, there in networks if ours for n in there.split()),
+        networks={name: subnet for name, ours, subnet, _ in networks if not ours},
         foreign={
             port: name
             for name, owner, ports in of("ports")

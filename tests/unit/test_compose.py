@@ -67,11 +67,20 @@ def due(node: Node, found: Engine, **records: str) -> list[str]:
 
 # There was a failover.
 LEADER = Address("172.25.0.21", 6379)
+INSTANCES = {
+    "redis-master": "172.25.0.20",
+    "redis-replica-1": "172.25.0.21",
+    "redis-replica-2": "172.25.0.22",
+}
 HANDS_OVER = "redis-replica-1: failover (master of mymaster; restart follows)"
 
 
 def _say(
-    node: Node, found: Engine, records: dict[str, str], quorum: str = "OK 3 usable Sentinels"
+    node: Node,
+    found: Engine,
+    records: dict[str, str],
+    quorum: str = "OK 3 usable Sentinels",
+    leader: Address = LEADER,
 ) -> None:
     text = project.postgres_configuration(project.one(node.inside, project.PostgresSettings))  # type: ignore[arg-type]
     file = Found("file", content=text.encode())
@@ -80,12 +89,18 @@ def _say(
         "records": records,
         "postgres.server": sql.Server("up", 5432, {"contexts": {}}),
         "files": {f"{DIRECTORY}/docker/postgres/postgresql.conf": file},
-        "redis-master.sentinels": [Watcher(LEADER, quorum)],
-        "redis-master.roles": [Instance(Address("172.25.0.20", 6379), "present", LEADER)],
-        "redis-replica-1.roles": [Instance(LEADER, "present", None, online=2)],
-        "redis-replica-2.roles": [Instance(Address("172.25.0.22", 6379), "present", LEADER)],
+        "redis-master.sentinels": [Watcher(leader, quorum)],
+        **{f"redis-sentinel-{n}.monitors": {26379: {"quorum": "2"}} for n in (1, 2, 3)},
+        **{f"{name}.roles": [_instance(ip, leader)] for name, ip in INSTANCES.items()},
     }
     remote._cache.setdefault(node.host, {})["docker"] = (float("inf"), said)
+
+
+def _instance(ip: str, leader: Address) -> Instance:
+    address = Address(ip, 6379)
+    if address == leader:
+        return Instance(address, "present", None, online=2)
+    return Instance(address, "present", leader)
 
 
 def _reloadables(node: Node, found: Engine) -> list[Any]:
@@ -169,6 +184,21 @@ def test_a_master_without_a_successor_is_left_as_it_is(kind: str, tmp_path: Path
         compose._containers(node, compose._roles(node).keys())
 
 
+def test_an_instance_that_was_never_to_have_a_successor_starts_anew_in_place(
+    tmp_path: Path,
+) -> None:
+    node = docker(tmp_path, redis_ports=[6379])
+    found = settled(node)
+    alone = Address(INSTANCES["redis-master"], 6379)
+    records = {each.service.name: _record(each) for each in _reloadables(node, found)}
+    _say(node, found, {**records, "redis-master": "old old"}, leader=alone)
+    change = compose._containers(node, compose._roles(node).keys())
+    assert change is not None
+    assert change.lines == ["redis-master: restart; no replica: unavailable meanwhile"]
+    assert change.variables["HAND_OVER"].endswith("\n:\n)")
+    assert change.variables["FOLLOW"].endswith("; :\n)")
+
+
 def test_another_subnet_is_announced_before_everything_else(tmp_path: Path) -> None:
     node = docker(tmp_path)
     lines = due(node, replace(settled(node), network=("psscript-network", "10.0.0.0/24")))
@@ -176,6 +206,35 @@ def test_another_subnet_is_announced_before_everything_else(tmp_path: Path) -> N
         f"network psscript-network 10.0.0.0/24: becomes psscript-network {SUBNET}: every container"
     )
     assert len(lines) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "prune", "expected"),
+    [
+        ("worker", False, "worker is in the network psscript-network, which is to be made anew: "
+                          "docker_prune would remove it"),
+        ("worker", True, ""),
+        ("stranger", True, "stranger is in the network psscript-network, which is to be made anew: "
+                           "remove it, or disconnect it"),
+    ],
+)  # fmt: skip
+def test_a_network_is_not_left_while_somebody_else_is_in_it(
+    name: str, prune: bool, expected: str, tmp_path: Path
+) -> None:
+    node = docker(tmp_path, docker_prune=prune)
+    worker = Container("worker", "/worker", "hash", "running", "", "worker", DIRECTORY)
+    found = settled(node)
+    found = replace(
+        found,
+        network=("psscript-network", "10.0.0.0/24"),
+        attached=frozenset({name, "psscript-postgres"}),
+        containers=(*found.containers, worker),
+    )
+    _say(node, found, {})
+    said = [f"{key}: {message}" for key, message in compose._unfit(node, found)]
+    assert said == [f"docker_subnet: the container {expected}"] * bool(expected)
+    stays = replace(found, network=("psscript-network", SUBNET))
+    assert [*compose._unfit(node, stays)] == []
 
 
 def test_a_changed_file_is_a_reload_and_no_new_container(tmp_path: Path) -> None:
@@ -350,9 +409,9 @@ def test_what_an_engine_says_is_understood() -> None:
         f"container|postgres|/psscript-postgres|abc|running|healthy|sha256:1|{DIRECTORY}",
         "ports|psscript-postgres|psscript|127.0.0.1:5432->5432/tcp",
         "ports|other|shop|0.0.0.0:6379->6379/tcp, :::6379->6379/tcp",
-        f"network|psscript-network|psscript|{SUBNET} ",
-        "network|bridge||172.17.0.0/16 ",
-        "network|host||",
+        f"network|psscript-network|psscript|{SUBNET} |psscript-postgres psscript-run-1 ",
+        "network|bridge||172.17.0.0/16 |other ",
+        "network|host|||",
         "cluster|17",
         "image|sha256:1|inputs|psscript_postgres:latest ",
         "hash|postgres|abc",
@@ -362,6 +421,7 @@ def test_what_an_engine_says_is_understood() -> None:
     assert found.of("postgres")[0].image == "sha256:1"
     assert found.foreign == {6379: "other"}
     assert found.network == ("psscript-network", SUBNET)
+    assert found.attached == {"psscript-postgres", "psscript-run-1"}
     assert found.networks == {"bridge": "172.17.0.0/16", "host": ""}
     assert found.cluster == 17
     assert found.images == {"psscript_postgres:latest": ("sha256:1", "inputs")}
