@@ -542,6 +542,14 @@ def activate(node: Node) -> None:
 
 
 @on(DockerSettings)
+def failover(node: Node) -> None:
+    """Makes a replica the master; each run of it does so, and no acknowledged write is lost."""
+    with refusing(node.host):
+        change = _failover(node)
+    converge("Redis: failover", lambda: change)
+
+
+@on(DockerSettings)
 def _applications(node: Node) -> None:
     """The same for applications: they are healthy only where roles and Sentinels are set."""
     mine = {service for service, role in _roles(node).items() if not role}
@@ -852,7 +860,7 @@ def _led(node: Node, found: Engine, said: Mapping[str, Line], anew: Sequence[str
         return lines
     inside = _inside(node)
     leader = redis.current_master(inside)
-    places = {c.address: c.service for c in inside.having(RedisSettings)}
+    places = {each.address: each.service for each in inside.having(RedisSettings)}
     name = places.get(leader.ip, "redis-replica")
     if name not in anew:
         return lines
@@ -890,7 +898,7 @@ def _rolled(
     for service in anew[len(redis_first) :]:
         name = engine.container_name(wanted[service].node)
         steps.append(f'{_remade(found, service, wanted)}\ninside {name} "$WATCHES"')
-    return "\n".join(steps), _rolling_scripts(_inside(node))
+    return "\n".join(steps), _rolling_scripts(_inside(node), _alone(_inside(node)))
 
 
 def _remade(found: Engine, service: str, wanted: Mapping[str, _Reloadable]) -> str:
@@ -899,14 +907,14 @@ def _remade(found: Engine, service: str, wanted: Mapping[str, _Reloadable]) -> s
     return f"{record}\n{_up(found, [service])}"
 
 
-def _rolling_scripts(inside: Estate) -> dict[str, str]:
+def _rolling_scripts(inside: Estate, alone: str) -> dict[str, str]:
     """What containers of Redis and Sentinel are asked while they start anew."""
     first, port = inside.having(RedisSettings)[0], project.REDIS_PORT
     secret = {"REDIS_PASSWORD": redis.password(first)}
     words = quoted(sentinel.master_name(inside), *map(str, sentinel.endpoints(inside)))
     seconds = services.START_SECONDS
     hand_over, follow = f'hand_over "$(hostname -i)" {port} Redis {words}', f"follow {port} Redis"
-    if _alone(inside):
+    if alone:
         hand_over, follow = ":", ":"
     scripts = {
         "ROLE": f'set -- $(position 127.0.0.1 {port}); echo "$1"',
@@ -955,6 +963,40 @@ restarts() { # CONTAINER...
 follows() { # CONTAINER...
   for each; do inside "$each" "$FOLLOW"; done
 }
+"""
+
+
+def _failover(node: Node) -> Change:
+    """The hand-over of the master, decided now: the next one is not to hand over too.
+
+    Raises:
+        Unreadable: nobody knows who the master is, or nobody can replace it.
+    """
+    inside, found = _inside(node), cast(Engine, node.read(DOCKER)["engine"])
+    leader, chosen = redis.current_master(inside), node.the(DockerSettings)
+    there = [c for c in found.containers if project.address_of(chosen, c.service) == leader.ip]
+    there = there or found.of("redis-replica")
+    if not there:
+        raise Unreadable(f"the master {leader} is no container of the project")
+    # One that left the settings hands over to those that are in them.
+    leaves = leader not in redis.addresses(inside)
+    alone = "" if leaves else _alone(inside)
+    if why := alone or rolling.obstacle(inside, leader, is_starting=leaves):
+        raise Unreadable(f"nobody can replace the master {there[0].service}: {why}")
+    means = f"failover (master of {sentinel.master_name(inside)}; becomes a replica)"
+    names = [each.name.lstrip("/") for each in there]
+    script = f"{engine.INSIDE}\nset -- {quoted(*names)}\n{_HAND_OVER}"
+    return Change([services.line(there[0].service, means)], script, _rolling_scripts(inside, alone))
+
+
+_HAND_OVER = """
+for each; do
+  [ "$(inside "$each" "$ROLE")" = master ] || continue
+  inside "$each" "$HAND_OVER"; inside "$each" "$FOLLOW"
+  exit 0
+done
+echo "$1 is not the master any more: run again" >&2
+exit 1
 """
 
 

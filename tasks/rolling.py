@@ -47,9 +47,9 @@ def require(everything: Estate, leader: Address, name: str, is_starting: bool) -
     Raises:
         Unreadable: with the reason.
     """
-    if obstacle := _obstacle(everything, leader, is_starting):
+    if why := obstacle(everything, leader, is_starting):
         raise Unreadable(
-            f"{name} is the master and has to restart, but nobody can replace it: {obstacle}"
+            f"{name} is the master and has to restart, but nobody can replace it: {why}"
         )
 
 
@@ -64,8 +64,8 @@ def failover(node: Node) -> Callable[[], Change | None]:
         return lambda: None
     name = f"redis-{leader.port}"
     is_starting = _is_starting(node.estate)
-    if obstacle := alone(node) or _obstacle(node.estate, leader, is_starting):
-        raise Unreadable(f"nobody can replace the master {name}: {obstacle}")
+    if why := alone(node) or obstacle(node.estate, leader, is_starting):
+        raise Unreadable(f"nobody can replace the master {name}: {why}")
     step, means = hand_over(node, leader.port, name, "becomes a replica")
     script = f"{FUNCTIONS}\n{step}\nfollow {leader.port} {name}"
     variables = {"REDIS_PASSWORD": password(node)}
@@ -73,7 +73,7 @@ def failover(node: Node) -> Callable[[], Change | None]:
     return lambda: change
 
 
-def _obstacle(everything: Estate, leader: Address, is_starting: bool) -> str:
+def obstacle(everything: Estate, leader: Address, is_starting: bool) -> str:
     said = [node.read("redis") for node in _members(everything)]
     watchers = [watcher for each in said for watcher in each["sentinels"]]
     quorums = [watcher.quorum for watcher in watchers if watcher.master == leader]

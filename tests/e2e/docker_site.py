@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.docker_stack import Container, DockerStack, containers, footprint
+from tests.e2e import docker_stack, standin
+from tests.e2e.docker_stack import REDIS, Container, DockerStack, containers, footprint
 from tests.e2e.project import Data, Project
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
-from tests.lab import Host
+from tests.lab import Host, Lab
 
 # A health check every 10 s, and Sentinels that have to find each other.
 WELL_SECONDS = 60
@@ -76,3 +80,44 @@ class Site:
         assert run.code == 1, run.output
         check_lines(run, [(self.host.name, *words), ("nothing was changed",)])
         assert footprint(self.host) == before
+
+    @contextmanager
+    def writing(self) -> Iterator[list[tuple[int, float]]]:
+        """A client that writes to Redis all the time; what it was told is written is there."""
+        until, acknowledged = "/run/writing-is-done", list[tuple[int, float]]()
+        self.host.run(f"rm -f {until}")
+        with ThreadPoolExecutor() as pool:
+            client = pool.submit(self.stack.writes, until)
+            try:
+                yield acknowledged
+            finally:
+                self.host.run(f"touch {until}")
+            acknowledged += client.result()
+        keys = [f"write:{number}" for number, _ in acknowledged]
+        assert len(keys) > 200
+        for name in REDIS:
+            there = sum(
+                int(self.stack.redis(name, "EXISTS", *keys[at : at + 500]))
+                for at in range(0, len(keys), 500)
+            )
+            assert there == len(keys), f"{name} lacks {len(keys) - there} of {len(keys)}"
+
+
+def longest_gap(written: list[tuple[int, float]]) -> str:
+    """How long nothing was acknowledged, for people."""
+    moments = [moment for _, moment in written]
+    gap = max(b - a for a, b in itertools.pairwise(moments))
+    return f"{gap:.2f} s between two of {len(written)} acknowledged writes"
+
+
+def made(project: Project, lab: Lab, settings: Data, word: str) -> Site:
+    """A stack on a Debian 12 host, with a word in a row and a key."""
+    host = lab.engine_host("containers", "debian12", bases=("debian12", "debian13"))
+    standin.build(host)
+    docker_stack.describe(project, host)
+    project.settings(settings)
+    project.deploy()
+    stack = DockerStack(host, project.secrets)
+    eventually(stack.check_well, WELL_SECONDS)
+    stack.write(word)
+    return Site(project, stack, dict(settings))

@@ -211,8 +211,10 @@ class DockerStack:
     @property
     def master(self) -> str:
         """The service that is master, by what all instances that run say themselves."""
-        running = [s for s in REDIS if containers(self.host)[s].status == "running"]
-        found = [s for s in running if self.replication(s)["role"] == "master"]
+        prefixes = "redis-master", "redis-replica-"
+        instances = [s for s in containers(self.host).items() if s[0].startswith(prefixes)]
+        running = [name for name, container in instances if container.status == "running"]
+        found = [name for name in running if self.replication(name)["role"] == "master"]
         assert len(found) == 1, found
         return found[0]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,14 +12,13 @@ import pytest
 
 from tests.e2e import bucket, docker_stack, standin
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.docker_site import WELL_SECONDS, Site
+from tests.e2e.docker_site import Site, longest_gap, made
 from tests.e2e.docker_stack import (
     APPS,
     HOME,
     REDIS,
     SENTINELS,
     STACK,
-    DockerStack,
     apps,
     containers,
     footprint,
@@ -50,15 +48,7 @@ TUNED: Data = {
 @pytest.fixture(scope="module")
 def site(project: Project, lab: Lab) -> Site:
     """A stack on a Debian 12 host, with a row and a key in it."""
-    host = lab.engine_host("containers", "debian12", bases=("debian12", "debian13"))
-    standin.build(host)
-    docker_stack.describe(project, host)
-    project.settings(SETTINGS)
-    project.deploy()
-    stack = DockerStack(host, project.secrets)
-    eventually(stack.check_well, WELL_SECONDS)
-    stack.write(KEPT)
-    return Site(project, stack, dict(SETTINGS))
+    return made(project, lab, SETTINGS, KEPT)
 
 
 def _pooler(site: Site, *keys: str) -> list[str]:
@@ -134,34 +124,6 @@ def test_clients_wait_while_the_server_gets_a_new_container(site: Site) -> None:
     site.changes({}, "postgres: recreate")
 
 
-@contextmanager
-def _written(site: Site) -> Iterator[list[tuple[int, float]]]:
-    """A client that writes to Redis all the time; what it was told is written is there."""
-    until, acknowledged = "/run/writing-is-done", list[tuple[int, float]]()
-    site.host.run(f"rm -f {until}")
-    with ThreadPoolExecutor() as pool:
-        client = pool.submit(site.stack.writes, until)
-        try:
-            yield acknowledged
-        finally:
-            site.host.run(f"touch {until}")
-        acknowledged += client.result()
-    keys = [f"write:{number}" for number, _ in acknowledged]
-    assert len(keys) > 200
-    for name in REDIS:
-        there = sum(
-            int(site.stack.redis(name, "EXISTS", *keys[at : at + 500]))
-            for at in range(0, len(keys), 500)
-        )
-        assert there == len(keys), f"{name} lacks {len(keys) - there} of {len(keys)}"
-
-
-def _longest_gap(written: list[tuple[int, float]]) -> str:
-    moments = [moment for _, moment in written]
-    gap = max(b - a for a, b in itertools.pairwise(moments))
-    return f"{gap:.2f} s between two of {len(written)} acknowledged writes"
-
-
 def test_instances_start_anew_one_after_the_other(
     site: Site, record_property: Callable[[str, object], None]
 ) -> None:
@@ -170,9 +132,9 @@ def test_instances_start_anew_one_after_the_other(
     leader = site.stack.master
     lines = [f"{leader}: failover (master of mymaster; restart follows)"]
     lines += [f"{name}: restart (databases: CONFIG SET does not take it)" for name in REDIS]
-    with _written(site) as written:
+    with site.writing() as written:
         site.changes({"redis_extra": {"databases": 20}}, *lines)
-    record_property("containers restart", _longest_gap(written))
+    record_property("containers restart", longest_gap(written))
     assert site.restarted() == {*REDIS}
     assert site.replaced() == set()
     assert site.stack.master != leader
@@ -189,9 +151,9 @@ def test_instances_get_new_containers_one_after_the_other(
     image = site.host.run(f"docker inspect -f '{{{{.Config.Image}}}}' {STACK}_redis-master").stdout
     site.host.run(f"docker tag {image.strip()} operators/redis:1")
     lines = [f"{leader}: failover (master of mymaster; restart follows)"]
-    with _written(site) as written:
+    with site.writing() as written:
         site.changes({"docker_image_redis": "operators/redis:1"}, *lines)
-    record_property("new containers", _longest_gap(written))
+    record_property("new containers", longest_gap(written))
     assert site.restarted() == site.replaced() == {*REDIS, *SENTINELS}
     assert site.stack.master != leader
     site.settles(KEPT)
@@ -275,6 +237,10 @@ def test_a_project_that_moves_to_another_subnet(site: Site) -> None:
     site.look()
     master = site.stack.master
     announced = "172.25.0.0/16: becomes psscript-network 172.29.0.0/16"
+    stranger = f"docker run -d --name stranger --network psscript-network {standin.IMAGE}"
+    site.host.run(stranger)
+    site.refuses("the container stranger is in the network", docker_subnet="172.29.0.0/16")
+    site.host.run("docker rm -f stranger")
     site.changes({"docker_subnet": "172.29.0.0/16"}, announced, "postgres: recreate")
     assert _fixed(containers(site.host)) == {
         name: address.replace("172.25.", "172.29.") for name, address in _fixed(site.before).items()
@@ -355,81 +321,6 @@ def test_after_all_of_it_nothing_is_left_to_do(site: Site) -> None:
     """What was refused has left no trace."""
     site.stack.check_all(KEPT)
     site.changes_nothing()
-
-
-def _lead_elsewhere(site: Site, name: str) -> None:
-    """Fails over if this one leads: instances that roll hand over to whomever Sentinel chooses."""
-    if site.stack.replication(name)["role"] == "master":
-        site.stack.redis("redis-sentinel-1", "SENTINEL", "FAILOVER", "mymaster", port=26379)
-
-    def is_replica() -> None:
-        assert site.stack.replication(name).get("master_link_status") == "up"
-        leader = containers(site.host)[site.stack.master].address
-        assert {site.stack.sentinel(each)[0]["ip"] for each in SENTINELS} == {leader}
-
-    eventually(is_replica, WELL_SECONDS)
-
-
-def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
-    """A replica, a Sentinel and an application more, and less again."""
-    more: Data = {
-        "redis_ports": [6379, 6380, 6381, 6382],
-        "sentinel_ports": [26379, 26380, 26381, 26382],
-        "sentinel_quorum": 3,
-        "apps": [*apps(), {"name": "worker", "port": 9000, "image": standin.IMAGE,
-                           "env": {"PORT": "9000"}}],
-    }  # fmt: skip
-    site.settings.update(more)
-    site.project.settings(site.settings)
-    site.project.deploy()
-    _lead_elsewhere(site, "redis-replica-3")
-    for key in more:
-        del site.settings[key]
-    site.settings["apps"] = apps()
-    site.project.settings(site.settings)
-    gone = ("redis-replica-3", "redis-sentinel-4", "worker")
-    plan = site.project.plan()
-    check_lines(plan, [(f"{name}: is not in the project any more; docker_prune",) for name in gone])
-    assert not {name for name, _ in plan.planned if "prune" in name}
-    assert set(gone) <= set(containers(site.host))
-    given = ("--data", "docker_prune=true", "--data", "sentinel_prune=true")
-    plan = site.project.plan("deploy.py", *given)
-    assert site.project.deploy("deploy.py", *given).changed == plan.planned
-    assert set(gone).isdisjoint(containers(site.host))
-    volumes = site.host.run("docker volume ls -q").stdout.split()
-    assert "psscript_redis_replica_3_data" in volumes
-    assert "psscript_redis_sentinel_4_data" not in volumes
-    assert site.project.plan("deploy.py", *given).planned == set()
-    site.settles(KEPT)
-
-
-REMOVE = "tasks.remove.deploy"
-
-
-def test_it_comes_off_its_host_and_comes_back(site: Site) -> None:
-    """Containers, network and files go; volumes, backups, `.env` and images stay."""
-    plan = site.project.plan(REMOVE)
-    assert site.project.deploy(REMOVE).changed == plan.planned
-    assert site.project.deploy(REMOVE).changed == set()
-    assert containers(site.host) == {}
-    home = site.host.run("ls -A /opt/psscript").stdout.split()
-    assert home == [".env", "backups"]
-    assert "psscript_postgres_data" in site.host.run("docker volume ls -q").stdout.split()
-    site.project.deploy()
-    site.settles(KEPT)
-
-
-def test_it_goes_with_its_data(site: Site) -> None:
-    """Volumes and backups, typed with the stack's name."""
-    refused = site.project.pyinfra("-y", "--data", "destroy_data=true", "inventory.py", REMOVE)
-    assert refused.code == 1
-    check_lines(refused, [("confirm: should be 'psscript'",), ("nothing was changed",)])
-    site.settles(KEPT)
-    given = ("--data", "destroy_data=true", "--data", "confirm=psscript")
-    assert site.project.deploy(REMOVE, *given).changed
-    assert site.project.deploy(REMOVE, *given).changed == set()
-    assert site.host.run("docker volume ls -q").stdout == ""
-    assert site.host.run("ls -A /opt/psscript").stdout.split() == [".env"]
 
 
 def test_host_without_an_engine(lab: Lab, tmp_path: Path) -> None:

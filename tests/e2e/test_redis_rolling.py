@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tasks.redis import IMMUTABLE
+from tasks.rolling import FUNCTIONS
 from tests.e2e import proof
 from tests.e2e.project import PYINFRA, Project, footprint
 from tests.e2e.proof import processes, said
@@ -337,6 +339,83 @@ def _cut_off(estate: Estate, name: str, master: str) -> Iterator[None]:
         yield
     finally:
         estate.hosts[name].run(f"ip rule del {rule}")
+
+
+# It takes longer to say what a Sentinel has answered than anybody waits for.
+LATE = """#!/bin/sh
+words=$(cat)
+said=$(printf '%s\\n' "$words" | /usr/bin/redis-cli "$@")
+case $words in 'SENTINEL FAILOVER '*) sleep 5 ;; esac
+printf '%s\\n' "$said"
+"""
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_a_sentinel_whose_answer_is_late_loses_nothing(estate: Estate) -> None:
+    """It promotes another one all the same, so the clients of the old master go on waiting."""
+    master = estate.settled()
+    host = estate.hosts[master]
+    host.run("mkdir -p /root/late; cat >/root/late/redis-cli; chmod 755 /root/late/*", stdin=LATE)
+    sentinels = " ".join(f"{each.address}:{SENTINEL_PORT}" for each in estate.hosts.values())
+    act = (
+        f"hand_over {host.address} {PORT} redis-6379 mymaster {sentinels}\nfollow {PORT} redis-6379"
+    )
+    with estate.writers() as writers:
+        done = host.run("exec sh -eu -s", stdin=_shell(estate, f"PATH=/root/late:$PATH\n{act}"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert writers.lost() == []
+    assert estate.settled() != master
+
+
+def _shell(estate: Estate, act: str) -> str:
+    return f"REDIS_PASSWORD='{estate.password}'\n{FUNCTIONS}\n{act}\n"
+
+
+@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+def test_a_replica_whose_copy_fails_over_and_over_ends_the_wait(estate: Estate) -> None:
+    """A copy may take long, but not for ever: the host is locked meanwhile."""
+    master = estate.settled()
+    name = sorted(estate.hosts.keys() - {master})[0]
+    script = _shell(estate, f"follow {PORT} redis-6379")
+    with _drowned(estate, master):
+        estate.hosts[name].run("systemctl restart redis-6379")
+        done = estate.hosts[name].run("exec sh -eu -s", stdin=script, check=False, timeout=240)
+        copies = _copies(estate, master)
+    assert done.returncode == 1
+    assert "redis-6379 has its settings, but does not follow its master" in done.stderr
+    assert copies > 5
+    assert estate.settled() == master
+    assert estate.hosts[name].run("exec sh -eu -s", stdin=script).stderr == ""
+
+
+def _copies(estate: Estate, master: str) -> int:
+    (line,) = re.findall(r"sync_full:(\d+)", estate.redis(master, "INFO", "stats"))
+    return int(line)
+
+
+@contextmanager
+def _drowned(estate: Estate, master: str) -> Iterator[None]:
+    """Copies take seconds, and replicas may not be that far behind."""
+    estate.redis(master, "CONFIG", "RESETSTAT")
+    values = {
+        "client-output-buffer-limit": "replica 16384 16384 1",
+        "repl-backlog-size": "16384",
+        "repl-diskless-sync-delay": "0",
+        "rdb-key-save-delay": "20000",
+    }
+    before = {key: estate.config(master, key) for key in values}
+    value = "$(head -c 9999 /dev/zero | tr '\\0' x)"
+    noise = f"while [ -e /run/noise ]; do redis-cli SET noise {value}; done"
+    estate.redis(master, *("EVAL", "for i = 1, 200 do redis.call('SET', 'k' .. i, i) end", "0"))
+    for key, value in values.items():
+        estate.redis(master, "CONFIG", "SET", key, value)
+    estate.hosts[master].run(f"touch /run/noise; ({noise}) >/dev/null 2>&1 </dev/null &")
+    try:
+        yield
+    finally:
+        estate.hosts[master].run("rm /run/noise")
+        for key, value in before.items():
+            estate.redis(master, "CONFIG", "SET", key, value)
 
 
 @pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)

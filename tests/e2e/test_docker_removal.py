@@ -1,0 +1,121 @@
+"""Stories of what leaves the settings where the stack is containers, and of the stack that goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import standin
+from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e.docker_site import WELL_SECONDS, Site, made
+from tests.e2e.docker_stack import REDIS, SENTINELS, apps, containers
+from tests.e2e.project import Data, Project
+from tests.e2e.test_trouble import check_lines
+from tests.e2e.wait import eventually
+from tests.lab import Lab
+
+pytestmark = pytest.mark.xdist_group("docker-removal")
+
+KEPT = "written before anything left"
+SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
+MORE: Data = {
+    "redis_ports": [6379, 6380, 6381, 6382],
+    "sentinel_ports": [26379, 26380, 26381, 26382],
+    "sentinel_quorum": 3,
+    "apps": [*apps(), {"name": "worker", "port": 9000, "image": standin.IMAGE,
+                       "env": {"PORT": "9000"}}],
+}  # fmt: skip
+GONE = ("redis-replica-3", "redis-sentinel-4", "worker")
+PRUNE: Data = {"docker_prune": True, "sentinel_prune": True}
+REMOVE = "tasks.remove.deploy"
+
+
+@pytest.fixture(scope="module")
+def site(project: Project, lab: Lab) -> Site:
+    """A stack with an instance, a Sentinel and an application more than the other stories have."""
+    return made(project, lab, {**SETTINGS, **MORE}, KEPT)
+
+
+def _lead(site: Site, name: str) -> None:
+    """Makes this one the master, by a run that loses nothing."""
+    if site.stack.master == name:
+        return
+    site.stack.redis(name, "CONFIG", "SET", "replica-priority", "1")
+    try:
+        eventually(lambda: _is_favoured(site), WELL_SECONDS)
+        with site.writing():
+            changed = site.project.deploy("tasks.compose.failover").changed
+        assert {operation for operation, _ in changed} == {"Redis: failover"}
+    finally:
+        site.stack.redis(name, "CONFIG", "SET", "replica-priority", "100")
+
+
+def _is_favoured(site: Site) -> None:
+    for each in SENTINELS:
+        seen = site.stack.sentinel(each, "REPLICAS")
+        assert sorted(r["slave-priority"] for r in seen)[0] == "1", seen
+
+
+def test_a_master_that_leaves_the_settings_hands_over_first(site: Site) -> None:
+    """Its removal is refused until somebody else leads; that run loses nothing."""
+    _lead(site, "redis-replica-3")
+    site.settings = dict(SETTINGS)
+    site.refuses("docker_prune: the master would be removed: fail over first", **PRUNE)
+    site.project.settings(site.settings)
+    with site.writing():
+        assert site.project.deploy("tasks.compose.failover").changed
+    assert site.stack.master in REDIS
+
+
+def test_what_is_taken_away_is_told_and_then_removed(site: Site) -> None:
+    """A replica, a Sentinel and an application less; the data of the replica stay."""
+    plan = site.project.plan()
+    check_lines(plan, [(f"{name}: is not in the project any more; docker_prune",) for name in GONE])
+    assert not {name for name, _ in plan.planned if "prune" in name}
+    assert set(GONE) <= set(containers(site.host))
+    site.changes(PRUNE)
+    assert set(GONE).isdisjoint(containers(site.host))
+    volumes = site.host.run("docker volume ls -q").stdout.split()
+    assert "psscript_redis_replica_3_data" in volumes
+    assert "psscript_redis_sentinel_4_data" not in volumes
+    site.settles(KEPT)
+
+
+def test_the_last_instance_restarts_in_place(site: Site) -> None:
+    """Nobody can replace it: the plan says so, and a run is not refused for it."""
+    _lead(site, "redis-master")
+    alone = "no replica: unavailable meanwhile"
+    site.changes({"redis_ports": [6379]}, f"it restarts, and its data stay; {alone}")
+    assert {name for name in containers(site.host) if name in REDIS} == {"redis-master"}
+    why = "databases: CONFIG SET does not take it"
+    site.changes({"redis_extra": {"databases": 20}}, f"redis-master: restart ({why}); {alone}")
+    assert site.stack.redis("redis-master", "CONFIG", "GET", "databases").split()[-1] == "20"
+    assert site.stack.redis("redis-master", "GET", "kept") == KEPT
+    site.settings = dict(SETTINGS)
+    site.changes({}, "redis-replica-2: create")
+    site.settles(KEPT)
+
+
+def test_it_comes_off_its_host_and_comes_back(site: Site) -> None:
+    """Containers, network and files go; volumes, backups, `.env` and images stay."""
+    plan = site.project.plan(REMOVE)
+    assert site.project.deploy(REMOVE).changed == plan.planned
+    assert site.project.deploy(REMOVE).changed == set()
+    assert containers(site.host) == {}
+    home = site.host.run("ls -A /opt/psscript").stdout.split()
+    assert home == [".env", "backups"]
+    assert "psscript_postgres_data" in site.host.run("docker volume ls -q").stdout.split()
+    site.project.deploy()
+    site.settles(KEPT)
+
+
+def test_it_goes_with_its_data(site: Site) -> None:
+    """Volumes and backups, typed with the stack's name."""
+    refused = site.project.pyinfra("-y", "--data", "destroy_data=true", "inventory.py", REMOVE)
+    assert refused.code == 1
+    check_lines(refused, [("confirm: should be 'psscript'",), ("nothing was changed",)])
+    site.settles(KEPT)
+    given = ("--data", "destroy_data=true", "--data", "confirm=psscript")
+    assert site.project.deploy(REMOVE, *given).changed
+    assert site.project.deploy(REMOVE, *given).changed == set()
+    assert site.host.run("docker volume ls -q").stdout == ""
+    assert site.host.run("ls -A /opt/psscript").stdout.split() == [".env"]
