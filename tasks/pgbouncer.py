@@ -12,7 +12,7 @@ from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, on
 from tasks.core.files import Entry, File, render
-from tasks.core.preflight import Listener
+from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe, quoted
 from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
@@ -99,6 +99,9 @@ def _rules(everything: Estate) -> list[Problem]:
         if chosen.min_pool_size > chosen.default_pool_size:
             message = f"should be at most pgbouncer_default_pool_size ({chosen.default_pool_size})"
             problems.append(Problem(node.name, "pgbouncer_min_pool_size", message))
+        if not hears(chosen.listen_addr, "127.0.0.1", "localhost"):
+            message = "should contain 127.0.0.1, where this host asks whether it answers"
+            problems.append(Problem(node.name, "pgbouncer_listen_addr", message))
         problems += [
             Problem(node.name, f"pgbouncer_extra/{key}", _duplicate(key))
             for key in chosen.extra
@@ -342,7 +345,19 @@ def _activation(node: Node) -> Change | None:
         keys=services.fingerprints(fixed(node)),
     )
     found = node.read("pgbouncer")["services"]
-    return services.compare([because(wanted, found["pgbouncer"])], found, node.manager)
+    change = services.compare([because(wanted, found["pgbouncer"])], found, node.manager)
+    if change is None or services.impact(wanted, found["pgbouncer"]) != "restart":
+        return change
+    if node.host.state.is_executing:
+        # What failed on one would fail on the next one too, and then none would be left.
+        node.estate.require_settled(PgbouncerSettings, "PgBouncer")
+        node.estate.unsettled.add(node)
+    return replace(change, then=lambda: _settled(node))
+
+
+def _settled(node: Node) -> str:
+    node.estate.unsettled.discard(node)
+    return ""
 
 
 # A copy of the configuration that listens nowhere near the live one: it ends at once if it is bad.
@@ -387,6 +402,8 @@ def service_of(node: Node) -> Service:
         group="postgres",
         unit="pgbouncer.service",
         runtime_directory="/var/run/postgresql",
+        # TERM waits for all clients since 1.23; this one for their transactions.
+        stop_signal="INT",
         # Clients, server connections, and room for logs and sockets.
         open_files=max(65536, 2 * chosen.max_client_conn),
         configuration=(_INI, _USERLIST),
@@ -403,9 +420,17 @@ def service_of(node: Node) -> Service:
 _PAUSE_SECONDS = 30
 
 
-def holds(chosen: PgbouncerSettings) -> bool:
-    """Whether clients can wait for a server: those of a session pool keep their connection."""
-    return chosen.pool_mode != "session"
+def holds(server: Node, pooler: Node) -> bool:
+    """Whether clients of a pooler can wait for the server.
+
+    Those of a session pool keep their connection; those of a pooler whose console the server's
+    host does not reach cannot be told.
+    """
+    chosen = pooler.the(PgbouncerSettings)
+    is_near = pooler is server or server.estate.subnet
+    return chosen.pool_mode != "session" and (
+        bool(is_near) or hears(chosen.listen_addr, pooler.address)
+    )
 
 
 def _patience(chosen: PgbouncerSettings) -> int:
@@ -422,16 +447,13 @@ def hold(server: Node, console: Callable[[Node], str]) -> tuple[str, str]:
         server: whose clients they are.
         console: the command that gives a pooler's console "$3".
     """
-    poolers = [
-        node
-        for node in server.estate.having(PgbouncerSettings)
-        if holds(node.the(PgbouncerSettings))
-    ]
+    poolers = [node for node in server.estate.having(PgbouncerSettings) if holds(server, node)]
     if not poolers:
         return ":", ":"
     seconds = min(_patience(node.the(PgbouncerSettings)) for node in poolers)
-    cases = "\n".join(f"    {node.service or node.name}) {console(node)} ;;" for node in poolers)
-    names = quoted(*(node.service or node.name for node in poolers))
+    labels = {node: (node.service or node.name).replace("/", "-") for node in poolers}
+    cases = "\n".join(f"    {quoted(label)}) {console(node)} ;;" for node, label in labels.items())
+    names = quoted(*labels.values())
     consoles = _CONSOLES.format(cases=cases)
     return consoles + _HOLD.format(names=names, seconds=seconds), consoles + _RELEASE
 
@@ -445,15 +467,21 @@ console() {{{{ # POOLER SECONDS COMMAND
   esac
 }}}}
 go_on() {{{{
+  stuck=
   for held in {STATE_DIRECTORY}/pgbouncer-*.held; do
     [ -e "$held" ] || continue
     pooler=${{{{held##*/pgbouncer-}}}}; pooler=${{{{pooler%.held}}}}
     why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
       *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
-      *) echo "PgBouncer ($pooler) does not take RESUME, give it by hand: $why" >&2; return 1 ;;
+      *)
+        echo "PgBouncer ($pooler) does not take RESUME, give it by hand: ${{{{why:-silence}}}}" >&2
+        # One that is cut off stops nobody; the next run tries again.
+        case $why in ''|*'timeout expired'*|*'No route'*) ;; *) stuck=1 ;; esac
+        continue ;;
     esac
     rm -f "$held"
   done
+  [ -z "$stuck" ]
 }}}}
 """
 
@@ -461,17 +489,27 @@ go_on() {{{{
 # to hold the clients; then the guard lets them go on.
 _HOLD = f"""
 pause() {{{{
-  pooler=$1; touch {_HELD}
+  pooler=$1
+  why=$(console "$pooler" 5 'SHOW VERSION' 2>&1) || case $why in
+    ''|*refused*|*'timeout expired'*|*'No such'*|*'No route'*|*'not running'*)
+      echo "PgBouncer ($pooler) is not reached: its clients do not wait" >&2
+      return 0 ;;
+    *'authentication failed'*)
+      why='does not take the password of postgres: run tasks.pgbouncer.configure first'
+      held_up "$pooler" "$why" ;;
+    *) held_up "$pooler" "$why" ;;
+  esac
+  touch {_HELD}
   why=$(console "$pooler" {{seconds}} PAUSE 2>&1) && return 0
   case $why in
     *already*) rm {_HELD}; why='is paused already: who has done that, may give it RESUME' ;;
-    *refused*|*'timeout expired'*|*'No such'*|*'No route'*|*'not running'*) return 0 ;;
-    *'password authentication failed'*)
-      why='does not take the password of postgres: run tasks.pgbouncer.configure first' ;;
     '') why='transactions have been running for {{seconds}} s: see SHOW CLIENTS, and run again' ;;
   esac
-  echo "PostgreSQL was not restarted, because PgBouncer ($1) cannot hold its clients: $why" >&2
-  return 1
+  held_up "$pooler" "$why"
+}}}}
+held_up() {{{{ # POOLER WHY
+  echo "PostgreSQL was not restarted, because PgBouncer ($1) cannot hold its clients: $2" >&2
+  exit 1
 }}}}
 install -d -m 700 {STATE_DIRECTORY}
 go_on || exit 1
@@ -481,7 +519,9 @@ exec 9<>"$pipe" 8<"$pipe"; rm "$pipe"
 guard=$! waiting=
 exec 8<&-
 for pooler in {{names}}; do pause "$pooler" & waiting="$waiting $!"; done
-for each in $waiting; do wait "$each" || exit 1; done
+all=1
+for each in $waiting; do wait "$each" || all=; done
+[ -n "$all" ] || {{{{ exec 9>&-; wait "$guard" || :; exit 1; }}}}
 """
 
 _RELEASE = """
@@ -496,7 +536,8 @@ def console(server: Node, pooler: Node) -> str:
     psql = 'timeout "$2" psql -XAtqw -d pgbouncer -c "$3"'
     if pooler is server:
         return f"runuser -u postgres -- {psql} -U pgbouncer -h {_SOCKETS} -p {port}"
-    secret = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$CONSOLE_PASSWORD"
+    # Less than the shortest time that a command has.
+    secret = "PGCONNECT_TIMEOUT=3 PGPASSWORD=$CONSOLE_PASSWORD"
     return f"{secret} {psql} -U postgres -h {pooler.address} -p {port}"
 
 

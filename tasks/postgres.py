@@ -20,7 +20,7 @@ from tasks.core import files, packages, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
-from tasks.core.preflight import Listener
+from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
@@ -299,6 +299,8 @@ def _limits(node: Node, chosen: PostgresSettings) -> Iterator[Problem]:
     if chosen.superuser_reserved_connections >= chosen.max_connections:
         message = f"should be less than postgres_max_connections ({chosen.max_connections})"
         yield Problem(node.name, "postgres_superuser_reserved_connections", message)
+    from tasks.pgbouncer import PgbouncerSettings
+
     poolers = [n.name for n in node.estate.in_group("pgbouncer") if n is not node]
     if poolers and node.is_loopback:
         message = (
@@ -306,7 +308,18 @@ def _limits(node: Node, chosen: PostgresSettings) -> Iterator[Problem]:
             f"the PgBouncer on {', '.join(poolers)} cannot reach it"
         )
         yield Problem(node.name, "address", message)
+    if PgbouncerSettings in node.settings and not hears(chosen.listen_addresses, *_LOOPBACK):
+        message = "should contain localhost: the PgBouncer beside it connects there"
+        yield Problem(node.name, "postgres_listen_addresses", message)
+    if poolers and not hears(chosen.listen_addresses, node.address):
+        message = (
+            f"should contain {node.address}: the PgBouncer on {', '.join(poolers)} connects there"
+        )
+        yield Problem(node.name, "postgres_listen_addresses", message)
     yield from archive.unusable(node, chosen.extra)
+
+
+_LOOPBACK = "127.0.0.1", "localhost"
 
 
 def _listens(node: Node) -> list[Listener]:
@@ -725,8 +738,8 @@ def restarts(node: Node, why: str) -> str:
     """A restart as the plan says it, with what clients see of it."""
     from tasks.pgbouncer import PgbouncerSettings, holds
 
-    poolers = [pooler.the(PgbouncerSettings) for pooler in node.estate.having(PgbouncerSettings)]
-    waiting = "; clients of PgBouncer wait" if poolers and all(map(holds, poolers)) else ""
+    poolers = [holds(node, pooler) for pooler in node.estate.having(PgbouncerSettings)]
+    waiting = "; clients of PgBouncer wait" if poolers and all(poolers) else ""
     return f"restart ({why}{waiting})"
 
 

@@ -142,10 +142,7 @@ def _leader(node: Node) -> Address:
     everything = node.estate
     if node.host.state.is_executing:
         _forget(everything)
-        running = node.host.state.active_hosts
-        for other in _members(everything):
-            if other.host not in running or other in everything.unsettled:
-                raise Unreadable(f"Redis is not restarted here after what failed on {other.name}")
+        everything.require_settled(RedisSettings, "Redis")
     return current_master(everything)
 
 

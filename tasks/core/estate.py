@@ -230,6 +230,19 @@ class Estate:
         """The hosts that this run is connected to."""
         return [n for n in self.nodes if n.host in self.state.active_hosts and is_wanted(n.host)]
 
+    def require_settled(self, settings: type[Settings], what: str) -> None:
+        """Before the service of one host of several alike restarts.
+
+        Raises:
+            Unreadable: this run has failed on a host that has it too.
+        """
+        for node in self.having(settings):
+            lost = node.host not in self.state.active_hosts
+            if node in self.active and (lost or node in self.unsettled):
+                raise remote.Unreadable(
+                    f"{what} is not restarted here after what failed on {node.name}"
+                )
+
     def node(self, host: Host) -> Node:
         """The node of a host."""
         return next(node for node in self.nodes if node.host is host)

@@ -44,6 +44,17 @@ class System:
     memory: int = 1024
 
 
+def hears(listen: str | None, *places: str) -> bool:
+    """Whether a server is reached at one of these places.
+
+    Args:
+        listen: its addresses, as PostgreSQL and PgBouncer write them; None for the default, which
+            has what is needed.
+    """
+    said = {each.strip() for each in (listen or "").split(",")}
+    return listen is None or not said.isdisjoint({"*", "0.0.0.0", *places})
+
+
 def clashes(host: str, listeners: Sequence[Listener]) -> list[Problem]:
     """Two of our own services on one port."""
     first: dict[int, Listener] = {}

@@ -291,6 +291,32 @@ def holds_nobody(estate: Estate) -> None:
     assert answers(estate) == [0, 0]
 
 
+@pytest.mark.usefixtures("poolers_stay")
+def test_a_pooler_that_is_cut_off_keeps_nobody_else(estate: Estate) -> None:
+    """Its host is left out of the run; clients of the other one wait, and go on."""
+    settings, starts = {"postgres_max_connections": 190}, estate.starts()
+    estate.project.settings({**TWO, SECONDS: 60, **settings})
+    estate.project.deploy("tasks.pgbouncer.configure")
+    estate.pool.pause()
+    try:
+        with ThreadPoolExecutor() as pool:
+            beside = pool.submit(_load, estate, "beside", "127.0.0.1")
+            run = estate.project.pyinfra("-y", "--json", "inventory.py", "tasks.postgres.configure")
+            assert not beside.done()
+        assert (run.code, run.changed) == (1, _restarts("db1")), run.output
+        assert "PgBouncer (pool1) is not reached: its clients do not wait" in run.output
+        assert beside.result().failed == "0", beside.result().report
+        assert estate.starts() == starts + 1
+    finally:
+        estate.pool.unpause()
+    eventually(lambda: holds_nobody(estate), 10)
+    assert estate.project.deploy().changed == set()
+
+
+def _restarts(name: str) -> set[tuple[str, str]]:
+    return {("PostgreSQL: configuration", name), ("PostgreSQL: service", name)}
+
+
 # --- The poolers themselves ----------------------------------------------------------------------
 
 
