@@ -1,12 +1,16 @@
-"""The commands of a document, as a reader would copy them."""
+"""The commands of a document, as a reader would copy them; the lines of a run that it explains."""
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.documented import Command, commands
+from tests.e2e.project import ROOT
 
 DOCUMENT = """\
 # Title
@@ -75,3 +79,60 @@ def test_commands_in_order_with_their_headings(tmp_path: Path) -> None:
 def test_commands_that_do_not_end(text: str, follows: bool) -> None:
     """Following is an option of `logs` and `tail`, not of what stands before them."""
     assert Command("", text).follows is follows
+
+
+# What a script of a run says when it fails: whole lines, and the reasons that end others.
+_QUOTED = r"""(?:'[^']*'|"(?:\$\([^)]*\)|[^"])*")"""
+_SAID = re.compile(rf"echo ((?:{_QUOTED}[\s\\]*)+)>&2|(?:refuse |why=)({_QUOTED})")
+# What differs from run to run, and what divides a line.
+_VARIES = re.compile(r"\$\([^)]*\)|\$?\{+[^}]*\}+|\$\w+|[:;]")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s\\'\"`]+", " ", text).strip()
+
+
+def _texts(source: str) -> Iterator[tuple[bool, str]]:
+    """The strings of a module, and whether each is the text of an Unreadable; `{}` for values."""
+    tree = ast.parse(source)
+    formatted = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    parts = {id(part) for node in formatted for part in node.values}
+    raised = {
+        id(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Unreadable")
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            words = (each.value if isinstance(each, ast.Constant) else "{}" for each in node.values)
+            yield id(node) in raised, "".join(map(str, words))
+        elif isinstance(node, ast.Constant) and id(node) not in parts:
+            yield id(node) in raised, str(node.value)
+
+
+def _failures() -> Iterator[tuple[str, str]]:
+    """What a run says when it fails, and where: of each line its longest part that never varies."""
+    templates = [(path, [(False, path.read_text())]) for path in ROOT.glob("templates/compose/*")]
+    modules = [(path, [*_texts(path.read_text())]) for path in ROOT.glob("tasks/**/*.py")]
+    for path, texts in modules + templates:
+        for is_raised, text in texts:
+            said = [text] if is_raised else [m[1] or m[2] for m in _SAID.finditer(text)]
+            for line in said:
+                yield path.name, max(map(_plain, _VARIES.split(line)), key=len)
+
+
+FAILURES = sorted({(module, failure) for module, failure in _failures() if failure})
+
+
+def test_failures_are_found() -> None:
+    """The others below would pass if nobody said anything any more."""
+    assert ("rolling.py", "is a master that the Sentinels do not name") in FAILURES
+    assert ("rolling.py", "nobody can replace the master") in FAILURES
+    assert ("redis-start.j2", "this volume is empty, and") in FAILURES
+
+
+@pytest.mark.parametrize(("module", "failure"), FAILURES)
+def test_what_a_run_fails_with_is_explained(module: str, failure: str) -> None:
+    """README says that docs/trouble.md has the lines with which a run fails."""
+    explained = _plain((ROOT / "docs/trouble.md").read_text())
+    assert failure in explained, f"docs/trouble.md lacks a line of {module}"
