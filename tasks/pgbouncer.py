@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -447,15 +448,39 @@ def hold(server: Node, console: Callable[[Node], str]) -> tuple[str, str]:
         server: whose clients they are.
         console: the command that gives a pooler's console "$3".
     """
-    poolers = [node for node in server.estate.having(PgbouncerSettings) if holds(server, node)]
+    poolers = _held(server)
     if not poolers:
         return ":", ":"
-    seconds = min(_patience(node.the(PgbouncerSettings)) for node in poolers)
-    labels = {node: (node.service or node.name).replace("/", "-") for node in poolers}
-    cases = "\n".join(f"    {quoted(label)}) {console(node)} ;;" for node, label in labels.items())
-    names = quoted(*labels.values())
-    consoles = _CONSOLES.format(cases=cases)
-    return consoles + _HOLD.format(names=names, seconds=seconds), consoles + _RELEASE
+    seconds = min(_patience(node.the(PgbouncerSettings)) for node in poolers.values())
+    consoles = _consoles(server, console)
+    return consoles + _HOLD.format(names=quoted(*poolers), seconds=seconds), consoles + _RELEASE
+
+
+def held_probe() -> Probe[list[str]]:
+    """Reads which poolers a run has left with their clients waiting."""
+    script = f"ls {STATE_DIRECTORY}/pgbouncer-*.held 2>/dev/null || :"
+    return Probe(script, lambda lines: [line.partition("pgbouncer-")[2][:-5] for line in lines])
+
+
+def resume(server: Node, left: Sequence[str]) -> Change | None:
+    """Lets clients go on that wait for a run which was cut off, where this one gets."""
+    active = [name for name, pooler in _held(server).items() if pooler in server.estate.active]
+    lines = [f"PgBouncer ({name}): RESUME" for name in active if name in left]
+    script = f"{_consoles(server, partial(console, server))}{_RELEASE}"
+    return Change(lines, script) if lines else None
+
+
+def _held(server: Node) -> dict[str, Node]:
+    """The poolers whose clients wait for the server, by the names of their files."""
+    poolers = [node for node in server.estate.having(PgbouncerSettings) if holds(server, node)]
+    return {(node.service or node.name).replace("/", "-"): node for node in poolers}
+
+
+def _consoles(server: Node, console: Callable[[Node], str]) -> str:
+    poolers = _held(server).items()
+    cases = "\n".join(f"    {quoted(name)}) {console(node)} ;;" for name, node in poolers)
+    absent = quoted(*(name for name, node in poolers if node not in server.estate.active))
+    return _CONSOLES.format(cases=cases, absent=absent)
 
 
 # A file for each pooler that holds its clients for us: nobody else's PAUSE is ended.
@@ -466,6 +491,13 @@ console() {{{{ # POOLER SECONDS COMMAND
 {{cases}}
   esac
 }}}}
+# This run has no connection to it either, which is said elsewhere.
+is_absent() {{{{ # POOLER WHY
+  for each in {{absent}}; do
+    [ "$each" != "$1" ] || case $2 in ''|*'timeout expired'*|*'No route'*) return 0 ;; esac
+  done
+  return 1
+}}}}
 go_on() {{{{
   stuck=
   for held in {STATE_DIRECTORY}/pgbouncer-*.held; do
@@ -474,9 +506,9 @@ go_on() {{{{
     why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
       *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
       *)
-        echo "PgBouncer ($pooler) does not take RESUME, give it by hand: ${{{{why:-silence}}}}" >&2
-        # One that is cut off stops nobody; the next run tries again.
-        case $why in ''|*'timeout expired'*|*'No route'*) ;; *) stuck=1 ;; esac
+        if is_absent "$pooler" "$why"; then continue; fi
+        echo "PgBouncer ($pooler) does not take RESUME, give it by hand or run again: $why" >&2
+        stuck=1
         continue ;;
     esac
     rm -f "$held"
@@ -491,13 +523,13 @@ _HOLD = f"""
 pause() {{{{
   pooler=$1
   why=$(console "$pooler" 5 'SHOW VERSION' 2>&1) || case $why in
-    ''|*refused*|*'timeout expired'*|*'No such'*|*'No route'*|*'not running'*)
-      echo "PgBouncer ($pooler) is not reached: its clients do not wait" >&2
-      return 0 ;;
+    *refused*|*'No such'*|*'not running'*) return 0 ;;
     *'authentication failed'*)
       why='does not take the password of postgres: run tasks.pgbouncer.configure first'
       held_up "$pooler" "$why" ;;
-    *) held_up "$pooler" "$why" ;;
+    *)
+      if is_absent "$pooler" "$why"; then return 0; fi
+      held_up "$pooler" "its console does not answer: ${{{{why:-silence}}}}" ;;
   esac
   touch {_HELD}
   why=$(console "$pooler" {{seconds}} PAUSE 2>&1) && return 0

@@ -341,6 +341,8 @@ def _checks(node: Node) -> list[Problem]:
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
+    from tasks import pgbouncer
+
     chosen = node.the(PostgresSettings)
     data = data_directory(node)
     clusters = "ls -d /etc/postgresql/*/* /var/lib/postgresql/*/main 2>/dev/null | cut -d/ -f4,5"
@@ -358,6 +360,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "services": services.probe(_services(node), node.manager),
         "certificate": archive.certificate_probe(node),
         "server": sql.probe(data, ["template1", *chosen.databases]),
+        "held": pgbouncer.held_probe(),
     }
 
 
@@ -680,6 +683,8 @@ def activate(node: Node) -> None:
 
 
 def _activation(node: Node) -> Change | None:
+    from tasks import pgbouncer
+
     entries = _files(node, _trusted(node))
     contents = [entry.content for entry in entries[:2] if isinstance(entry, File)]
     archiving = [e.content for e in _archiving(node, _trusted(node)) if isinstance(e, File)]
@@ -696,6 +701,7 @@ def _activation(node: Node) -> Change | None:
     ]
     found = node.read("postgres")["services"]
     change = services.compare([server, *others], found, node.manager)
+    change = change or pgbouncer.resume(node, node.read("postgres")["held"])
     if change is None:
         return None
     secret = node.the(PostgresSettings).password.get_secret_value()

@@ -29,20 +29,26 @@ answer() {{ # POOLER COMMAND
 """
 
 
-def server(directory: Path, **data: str) -> Node:
+def server(directory: Path, away: str = "", **data: str) -> Node:
     """PostgreSQL's host, in an estate with three poolers."""
     hosts = {name: {"address": address} for name, address in HOSTS.items()}
     hosts["pool"].update(data)
-    return helpers.node(helpers.estate(hosts, GROUPS, directory), "db")
+    everything = helpers.estate(hosts, GROUPS, directory)
+    for node in everything.nodes:
+        if node.name not in away:
+            node.host.state.activate_host(node.host)
+    return helpers.node(everything, "db")
 
 
 def label(node: Node) -> str:
     return node.name.removeprefix("@ssh/")
 
 
-def restart(directory: Path) -> subprocess.CompletedProcess[str]:
-    """Holds, restarts and releases, as a change of PostgreSQL does."""
-    hold, release = pgbouncer.hold(server(directory), lambda node: f'answer {label(node)} "$3"')
+def restart(directory: Path, away: str = "") -> subprocess.CompletedProcess[str]:
+    """Holds, restarts and releases, as a change of PostgreSQL does; `away` is not connected."""
+    hold, release = pgbouncer.hold(
+        server(directory, away), lambda node: f'answer {label(node)} "$3"'
+    )
     text = CONSOLE.format(place=directory) + f"{hold}\necho RESTART >>{directory}/log\n{release}"
     text = text.replace(STATE_DIRECTORY, f"{directory}/held").replace("-p /run", f"-p {directory}")
     return helpers.shell(f"set -eu\n{text}")
@@ -68,40 +74,53 @@ def test_every_pooler_waits_and_goes_on(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_one_that_is_not_reached_keeps_nobody_else(tmp_path: Path) -> None:
+APP = "@ssh/app"
+
+
+def test_one_that_is_away_keeps_nobody_else(tmp_path: Path) -> None:
     (tmp_path / "app").write_text(CUT_OFF)
-    done = restart(tmp_path)
-    assert done.returncode == 0
-    assert done.stderr == "PgBouncer (@ssh-app) is not reached: its clients do not wait\n"
+    done = restart(tmp_path, away=APP)
+    assert (done.returncode, done.stderr) == (0, "")
     said = log(tmp_path)
     assert sorted(said[said.index("RESTART") + 1 :]) == ["db RESUME", "pool RESUME"]
     assert "app PAUSE" not in said
     assert left(tmp_path) == []
 
 
-def test_one_that_is_lost_meanwhile_is_told_later(tmp_path: Path) -> None:
-    (tmp_path / "app.RESUME").write_text(CUT_OFF)
+@pytest.mark.parametrize("answer", [CUT_OFF, "ERROR: admin access needed"])
+def test_one_that_does_not_let_go_is_an_error_and_the_others_go_on(
+    answer: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.RESUME").write_text(answer)
     done = restart(tmp_path)
-    assert done.returncode == 0
-    assert "PgBouncer (@ssh-app) does not take RESUME, give it by hand: psql" in done.stderr
+    assert done.returncode == 1
+    assert f"PgBouncer (@ssh-app) does not take RESUME, give it by hand or run again: {answer}" in (
+        done.stderr
+    )
     assert {"db RESUME", "pool RESUME"} <= {*log(tmp_path)}
     assert left(tmp_path) == ["pgbouncer-@ssh-app.held"]
+
+
+def test_one_that_was_left_waiting_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "app.RESUME").write_text(CUT_OFF)
+    assert restart(tmp_path).returncode == 1
+    assert restart(tmp_path, away=APP).returncode == 0
+    assert left(tmp_path) == ["pgbouncer-@ssh-app.held"]
+    assert pgbouncer.resume(server(tmp_path, APP), ["@ssh-app"]) is None
+    change = pgbouncer.resume(server(tmp_path), ["@ssh-app"])
+    assert change is not None
+    assert change.lines == ["PgBouncer (@ssh-app): RESUME"]
+    assert helpers.syntax_error(change.script) == ""
     (tmp_path / "app.RESUME").unlink()
     assert restart(tmp_path).returncode == 0
     assert left(tmp_path) == []
-
-
-def test_one_that_does_not_let_go_is_an_error_and_the_others_go_on(tmp_path: Path) -> None:
-    (tmp_path / "app.RESUME").write_text("ERROR: admin access needed")
-    assert restart(tmp_path).returncode == 1
-    assert {"db RESUME", "pool RESUME"} <= {*log(tmp_path)}
-    assert left(tmp_path) == ["pgbouncer-@ssh-app.held"]
 
 
 @pytest.mark.parametrize(
     ("pooler", "answer", "why"),
     [
         ("app", WRONG, "does not take the password of postgres: run tasks.pgbouncer.configure"),
+        ("app", CUT_OFF, "its console does not answer: psql"),
         ("app.PAUSE", "ERROR: already paused", "is paused already: who has done that"),
     ],
 )
@@ -138,8 +157,6 @@ def test_the_plan_says_that_clients_wait_only_where_they_are_told(
 
 def test_a_pooler_is_not_restarted_after_another_one_failed(tmp_path: Path) -> None:
     everything = server(tmp_path).estate
-    for node in everything.nodes:
-        node.host.state.activate_host(node.host)
     db, pool = (helpers.node(everything, name) for name in ("db", "pool"))
     for node in (db, pool):
         knows(node, "pgbouncer", services={"pgbouncer": Status(True, True, "old", "old")})
