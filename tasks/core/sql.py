@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from tasks.core.change import Change
-from tasks.core.files import render
+from tasks.core.files import mask, render
 from tasks.core.remote import Probe, Unreadable, quoted
 
 # PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
@@ -84,6 +84,15 @@ ATTRIBUTES = {
     "bypassrls": "BYPASSRLS",
     "inherit": "INHERIT",
 }
+
+# What may hold a secret, for masks: libpq's connection string, commands of the shell but our own,
+# and parameters of extensions and applications by their names. PostgreSQL has no others.
+SECRET_PARAMETERS = (
+    r"(?i)^(?!archive_command = 'pgbackrest --stanza=\w+ archive-push %p'$)[ \t]*"
+    r"(?:primary_conninfo|(?:ssl_passphrase|(?:archive|restore|archive_cleanup|recovery_end))_command"
+    r"|\w+\.\w*(?:pass|pwd|secret|token|salt|jwt|key|credential|conninfo|connection_options|dsn)\w*)"
+    r"[ \t=]+(.*)$"
+)
 
 # Of pg_file_settings: a parameter that is written, and that only a restart sets or forgets.
 WAITS = (
@@ -304,8 +313,9 @@ def _settings(
         if key not in wanted:
             yield Step(f"{name}: reset {key}", f"ALTER {target} RESET {key};")
         elif key not in current or not _is_same(key, wanted[key], current[key]):
+            shown = mask(f"{key} = {wanted[key]}", SECRET_PARAMETERS)
             statement = f"ALTER {target} SET {key} = {_value(key, wanted[key])};"
-            yield Step(f"{name}: {key} = {wanted[key]}", statement)
+            yield Step(f"{name}: {shown}", statement)
 
 
 # Lists: quoted as a whole, their elements would be one name (GUC_LIST_QUOTE in guc_tables.c).

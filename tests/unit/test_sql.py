@@ -310,6 +310,14 @@ def test_the_empty_list_is_not_the_default() -> None:
     ]
 
 
+def test_a_setting_that_is_named_as_a_secret_is_not_shown() -> None:
+    wanted = [app(settings={"app.jwt_secret": PASSWORD, "app.motto": "seen"})]
+    lines, statements = lines_and_sql(server({"app": stored()}), wanted)
+    assert re.fullmatch(r"role app: app\.jwt_secret = <secret \w+>", lines[0])
+    assert lines[1] == "role app: app.motto = seen"
+    assert statements[0] == f"ALTER ROLE \"app\" SET app.jwt_secret = '{PASSWORD}';"
+
+
 def test_a_database_is_created_with_its_owner() -> None:
     assert lines_and_sql(server(), [], [Database("shop", "app")]) == (
         ["database shop: create, owner app"],
