@@ -61,6 +61,8 @@ _METHODS = {
 _PLACES = {"data_directory", "config_file", "hba_file", "ident_file", "include", "include_dir"}
 _RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE, archive.ROLE}
 _LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
+# Secrets of ldap and radius; the rest of the line with them, for a value may have blanks in it.
+ACCESS_SECRETS = r'(?i)(?:passw|secret)\w*"?=(.*)$'
 _WEAK = {"trust", "password", "md5", "ident"}
 
 
@@ -87,10 +89,11 @@ def _hba_line(value: str) -> str:
         method = _hba_method(shlex.split(value, comments=True))
     except ValueError:
         method = ""
+    shown = files.mask(value, ACCESS_SECRETS)
     if method in _WEAK:
-        raise wrong(f"{value!r} should use scram-sha-256, not {method}")
+        raise wrong(f"{shown!r} should use scram-sha-256, not {method}")
     if method not in _METHODS:
-        raise wrong(f"{value!r} should be a pg_hba line: TYPE DATABASE USER [ADDRESS] METHOD")
+        raise wrong(f"{shown!r} should be a pg_hba line: TYPE DATABASE USER [ADDRESS] METHOD")
     return value.strip()
 
 
@@ -515,12 +518,17 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
 def _files(node: Node, certificate: str = "") -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
-        File(f"{etc}/{_OURS}", configuration(node), "644", "postgres", "postgres"),
-        File(f"{etc}/pg_hba.conf", access(node), "640", "postgres", "postgres"),
+        _private(f"{etc}/{_OURS}", configuration(node), sql.SECRET_PARAMETERS),
+        _private(f"{etc}/pg_hba.conf", access(node), ACCESS_SECRETS),
         *_archiving(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
+
+
+def _private(path: str, content: str, secret: str) -> File:
+    """A file that only the server and root read."""
+    return File(path, content, "640", "postgres", "postgres", secret)
 
 
 def configuration(node: Node, first: Mapping[str, str] = MappingProxyType({})) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 from tasks import archive, backup, pgbouncer, postgres, redis, sentinel
 from tasks.apps import App, AppsSettings
 from tasks.backup import AbsolutePath, BackupSettings
+from tasks.core import sql
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, digest, render
 from tasks.core.preflight import System
@@ -274,10 +275,11 @@ def _owned(path: str, content: str, group: str, secret: str | None = None) -> Fi
 
 def _postgres(docker: str, inside: Estate) -> list[Entry]:
     node = one(inside, PostgresSettings)
+    text, access, home = postgres_configuration(node), postgres.access(node), f"{docker}/postgres"
     return [
-        Directory(f"{docker}/postgres"),
-        File(f"{docker}/postgres/postgresql.conf", postgres_configuration(node)),
-        _owned(f"{docker}/postgres/pg_hba.conf", postgres.access(node), POSTGRES),
+        Directory(home),
+        _owned(f"{home}/postgresql.conf", text, POSTGRES, sql.SECRET_PARAMETERS),
+        _owned(f"{home}/pg_hba.conf", access, POSTGRES, postgres.ACCESS_SECRETS),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import hmac
 import json
@@ -12,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from tasks.core.change import Change
-from tasks.core.files import render
+from tasks.core.files import mask, render
 from tasks.core.remote import Probe, Unreadable, quoted
 
 # PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
@@ -83,6 +84,15 @@ ATTRIBUTES = {
     "bypassrls": "BYPASSRLS",
     "inherit": "INHERIT",
 }
+
+# What may hold a secret, for masks: libpq's connection string, commands of the shell but our own,
+# and parameters of extensions and applications by their names. PostgreSQL has no others.
+SECRET_PARAMETERS = (
+    r"(?i)^(?!archive_command = 'pgbackrest --stanza=\w+ archive-push %p'$)[ \t]*"
+    r"(?:primary_conninfo|(?:ssl_passphrase|(?:archive|restore|archive_cleanup|recovery_end))_command"
+    r"|\w+\.\w*(?:pass|pwd|secret|token|salt|jwt|key|credential|conninfo|connection_options|dsn)\w*)"
+    r"[ \t=]+(.*)$"
+)
 
 # Of pg_file_settings: a parameter that is written, and that only a restart sets or forgets.
 WAITS = (
@@ -302,9 +312,10 @@ def _settings(
     for key in sorted(set(wanted) | set(current)):
         if key not in wanted:
             yield Step(f"{name}: reset {key}", f"ALTER {target} RESET {key};")
-        elif wanted[key] != current.get(key):
-            value = _value(key, wanted[key])
-            yield Step(f"{name}: {key} = {wanted[key]}", f"ALTER {target} SET {key} = {value};")
+        elif key not in current or not _is_same(key, wanted[key], current[key]):
+            shown = mask(f"{key} = {wanted[key]}", SECRET_PARAMETERS)
+            statement = f"ALTER {target} SET {key} = {_value(key, wanted[key])};"
+            yield Step(f"{name}: {shown}", statement)
 
 
 # Lists: quoted as a whole, their elements would be one name (GUC_LIST_QUOTE in guc_tables.c).
@@ -314,7 +325,18 @@ _LISTS = {"search_path", "temp_tablespaces", "session_preload_libraries", "local
 def _value(key: str, value: str) -> str:
     if key not in _LISTS:
         return literal(value)
-    return ", ".join(literal(element.strip().strip('"')) for element in value.split(","))
+    return ", ".join(map(literal, _elements(value)))
+
+
+def _is_same(key: str, wanted: str, now: str) -> bool:
+    # PostgreSQL stores a list with its own blanks and quotes (flatten_set_variable_args).
+    return _elements(wanted) == _elements(now) if key in _LISTS else wanted == now
+
+
+def _elements(value: str) -> list[str]:
+    """The names in a list, without their quotes; an empty text is the empty name."""
+    (names,) = csv.reader([value], skipinitialspace=True)
+    return [name.strip() for name in names] or [""]
 
 
 def _memberships(role: Role, now: set[str]) -> Iterator[Step]:

@@ -28,6 +28,7 @@ class Surplus:
         database: set for a database, which goes after a dump of it.
         destroys: whether data go with it.
         reason: why it cannot go yet, if it cannot.
+        closed: whether it is a database that lets nobody in, as one whose drop was killed does.
     """
 
     what: str
@@ -36,6 +37,7 @@ class Surplus:
     database: str = ""
     destroys: bool = False
     reason: str = ""
+    closed: bool = False
 
     def goes(self, *, prune: bool, destroy: bool) -> bool:
         """Whether it is dropped with these settings."""
@@ -47,7 +49,8 @@ class Surplus:
         if self.reason:
             return f"{self.what}: is not in the settings, but {self.reason}"
         keys = "postgres_prune and destroy" if self.destroys else "postgres_prune"
-        return f"{self.what}: is not in the settings; {keys} would drop it"
+        closed = " and is closed (CONNECTION LIMIT 0)" if self.closed else ""
+        return f"{self.what}: is not in the settings{closed}; {keys} would drop it"
 
 
 def find(
@@ -86,7 +89,9 @@ def _databases(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
             yield Surplus(f"database {name!r}", reason="its name is one for an operator's hands")
             continue
         line = f"database {name}: drop; a dump of it stays in {_dump(server, name)}"
-        yield Surplus(f"database {name}", Line(line, "destroys data"), (), name, destroys=True)
+        closed = found["connection_limit"] == 0
+        going = Line(line, "destroys data")
+        yield Surplus(f"database {name}", going, (), name, destroys=True, closed=closed)
 
 
 def _dump(server: Server, name: str) -> str:
@@ -189,7 +194,8 @@ def drop(server: Server, going: Sequence[Surplus], data_directory: str) -> Chang
     script = _DROP
     for number, database in enumerate(each.database for each in going if each.database):
         variables[f"NAME_{number}"] = database
-        limit = server.facts["databases"][database]["connection_limit"]
+        # A limit of 0 is that of a drop which was killed.
+        limit = server.facts["databases"][database]["connection_limit"] or -1
         script += f'drop_database "$NAME_{number}" {quoted(_dump(server, database))} {limit}\n'
     return Change([each.line for each in going], f"{script}as_told\n", variables)
 

@@ -553,9 +553,9 @@ def test_roles_and_databases_follow_the_settings(pooled: Pooled) -> None:
 
 
 def test_a_setting_of_a_role_may_be_a_list(older: Pooled) -> None:
-    role = {"settings": {"search_path": "app, public"}}
+    role = {"settings": {"search_path": "App,public", "temp_tablespaces": ""}}
     with older.settings({"postgres_roles": {"psscript": role}}):
-        assert _shown(older, "search_path") == "app, public"
+        assert _shown(older, "search_path") == '"App", public'
         sql = "SELECT current_schemas(false)"
         assert said(psql(older.host, sql, password=older.password, port=5432)) == "{public}"
     assert _shown(older, "search_path") == '"$user", public'

@@ -646,6 +646,14 @@ def test_a_secret_is_refused_without_being_shown(
     assert "71234567" not in messages[0]
 
 
+@pytest.mark.parametrize("method", ["ldpa", "password"])
+def test_a_refused_line_of_pg_hba_is_shown_without_its_secret(method: str, tmp_path: Path) -> None:
+    line = f"host all all all {method} ldapserver=ldap1 ldapbindpasswd={SECRET}"
+    (message,) = refused(tmp_path, {"postgres_hba": [line]}, EVERYTHING)
+    assert f"'host all all all {method} ldapserver=ldap1 ldapbindpasswd=<secret " in message
+    assert SECRET not in message
+
+
 def test_settings_do_not_show_secrets_when_printed(tmp_path: Path) -> None:
     data = {"redis_password": SECRET, "postgres_roles": role(password=SECRET)}
     everything = helpers.estate({"db1": data | {"address": "10.0.0.1"}}, ALL_ON_DB1, tmp_path)

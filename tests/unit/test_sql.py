@@ -286,6 +286,38 @@ def test_a_list_setting_is_set_as_a_list() -> None:
     assert lines_and_sql(after, wanted) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        ("app,public", "app, public"),
+        ('"$user" , App', '"$user", "App"'),
+        ("", '""'),
+        ('""', '""'),
+        ('"a,b", a"b', '"a,b", "a""b"'),
+    ],
+)
+def test_a_list_is_the_same_however_postgresql_stores_it(wanted: str, kept: str) -> None:
+    there = server({"app": stored(settings=[f"search_path={kept}"])})
+    assert lines_and_sql(there, [app(settings={"search_path": wanted})]) == ([], [])
+    other = [app(settings={"search_path": f"{wanted}, more"})]
+    assert lines_and_sql(there, other)[0] == [f"role app: search_path = {wanted}, more"]
+
+
+def test_the_empty_list_is_not_the_default() -> None:
+    wanted = [app(settings={"temp_tablespaces": ""})]
+    assert lines_and_sql(server({"app": stored()}), wanted)[1] == [
+        "ALTER ROLE \"app\" SET temp_tablespaces = '';"
+    ]
+
+
+def test_a_setting_that_is_named_as_a_secret_is_not_shown() -> None:
+    wanted = [app(settings={"app.jwt_secret": PASSWORD, "app.motto": "seen"})]
+    lines, statements = lines_and_sql(server({"app": stored()}), wanted)
+    assert re.fullmatch(r"role app: app\.jwt_secret = <secret \w+>", lines[0])
+    assert lines[1] == "role app: app.motto = seen"
+    assert statements[0] == f"ALTER ROLE \"app\" SET app.jwt_secret = '{PASSWORD}';"
+
+
 def test_a_database_is_created_with_its_owner() -> None:
     assert lines_and_sql(server(), [], [Database("shop", "app")]) == (
         ["database shop: create, owner app"],

@@ -73,6 +73,28 @@ def test_a_database_goes_with_its_owner_only_where_data_may() -> None:
     assert role.goes(prune=True, destroy=True)
 
 
+def test_a_database_that_a_killed_drop_has_closed_is_named_and_opens_again() -> None:
+    there = server(databases=["shop", "stock"])
+    there.facts["databases"]["stock"]["connection_limit"] = 0
+    (database,) = find(there, destroy=True)
+    assert database.notice == (
+        "database stock: is not in the settings and is closed (CONNECTION LIMIT 0); "
+        "postgres_prune and destroy would drop it"
+    )
+    assert limit_after_failure(there) == "-1"
+    there.facts["databases"]["stock"]["connection_limit"] = 7
+    assert "closed" not in find(there)[0].notice
+    assert limit_after_failure(there) == "7"
+
+
+def limit_after_failure(there: Server) -> str:
+    """The limit that the only database gets back whose dump is not whole."""
+    change = surplus.drop(there, find(there, destroy=True), DATA)
+    assert change is not None
+    (call,) = (each for each in change.script.splitlines() if each.startswith("drop_database "))
+    return call.split()[-1]
+
+
 def test_copies_of_restores_and_templates_stay() -> None:
     kept = ["shop_before_20250101_000000", "shop_restore_20250101_000000"]
     assert find(server(databases=["shop", *kept])) == []

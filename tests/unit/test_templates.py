@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks import backup, pgbouncer, postgres, project, redis, sentinel
-from tasks.core import files
+from tasks.core import files, sql
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Entry, File
 from tasks.core.preflight import System
@@ -139,6 +139,42 @@ def test_a_file_with_a_secret_is_masked_and_private(name: str, tmp_path: Path) -
             assert "SCRAM-SHA-256$" not in shown, entry.path
             private = entry.mode in ("600", "640") or entry.path.startswith((*closed, "?"))
             assert not held or private, entry.path
+
+
+CANARY = "Canary in it"
+SECRET_ACCESS = [
+    f'host all all 10.1.0.0/16 ldap ldapserver=ldap1 "ldapbindpasswd={CANARY}" ldaptls=1',
+    f'host all all 10.2.0.0/16 radius radiusservers=r1 radiussecrets="""{CANARY}"",x"',
+]
+SECRET_EXTRA = {
+    "primary_conninfo": f"host=db0 password='{CANARY}' user=x",
+    "ssl_passphrase_command": f"echo '{CANARY}'",
+    "restore_command": f"TOKEN='{CANARY}' fetch %f %p",
+    "app.jwt_secret": CANARY,
+}
+
+
+@pytest.mark.parametrize("name", ["embedded", "docker"])
+def test_secrets_among_postgresqls_further_lines_are_masked_and_private(
+    name: str, tmp_path: Path
+) -> None:
+    further = {"postgres_hba": SECRET_ACCESS, "postgres_extra": SECRET_EXTRA}
+    (node,) = shape(name, tmp_path, **further).nodes
+    holding = [e for e in entries(node) if isinstance(e, File) and CANARY in e.content]
+    shown = [files.mask(entry.content, entry.secret) for entry in holding]
+    assert [entry.mode for entry in holding] == ["640", "640"]
+    assert "Canary" not in "".join(shown)
+    assert [text.count("<secret ") for text in shown] == [len(SECRET_EXTRA), len(SECRET_ACCESS)]
+    assert "\nssl_passphrase_command = <secret " in shown[0]
+    assert "\nhost all all 10.1.0.0/16 ldap ldapserver=ldap1 " in shown[1]
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_our_own_parameters_are_no_secrets(name: str, tmp_path: Path) -> None:
+    for path, text in rendered(shape(name, tmp_path)).items():
+        if path.endswith(("/datatier.conf", "/postgresql.conf", "/pg_hba.conf")):
+            for secret in (sql.SECRET_PARAMETERS, postgres.ACCESS_SECRETS):
+                assert files.mask(text, secret) == text, path
 
 
 def test_clients_of_another_host_get_in_with_a_password_and_nobody_else(tmp_path: Path) -> None:
