@@ -60,7 +60,9 @@ def failover(node: Node) -> Callable[[], Change | None]:
         Unreadable: nobody knows who the master is, or nobody can replace it.
     """
     leader = current_master(node.estate)
-    if leader.ip != node.address or leader.port not in node.the(RedisSettings).ports:
+    if leader not in addresses(node.estate):
+        raise Unreadable(f"the master {leader} left the settings: put it back for this run")
+    if leader.ip != node.address:
         return lambda: None
     name = f"redis-{leader.port}"
     is_starting = _is_starting(node.estate)
@@ -371,7 +373,7 @@ exchange() {
   esac
   # Another one may be master from here on: what this one accepted now would be lost.
   trap - EXIT
-  within 30 promoted || refuse 'stays master: Sentinel is not done, see its log; run again'
+  within 30 promoted || refuse 'may be replaced yet: Sentinel is not done, see its log; run again'
   within 5 demoted || refuse "cannot be made a replica of $leader: $said"
   own 'CLIENT UNPAUSE' >/dev/null
 }

@@ -374,4 +374,6 @@ def test_poolers_restart_one_after_the_other(estate: Estate) -> None:
     with watched(estate) as seen:
         assert estate.project.deploy().changed == plan.planned
     assert all(a != b for a, b in zip(before, poolers(estate), strict=True))
-    assert seen == {(True, True), (False, True), (True, False)}
+    # Two samples may lie on both sides of a restart; one of a pooler that is down was seen.
+    assert (False, False) not in seen
+    assert seen & {(False, True), (True, False)}
