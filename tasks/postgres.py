@@ -299,11 +299,11 @@ def _database_rules(host: str, name: str, database: Database, known: set[str]) -
 
 
 def _limits(node: Node, chosen: PostgresSettings) -> Iterator[Problem]:
+    from tasks.pgbouncer import PgbouncerSettings
+
     if chosen.superuser_reserved_connections >= chosen.max_connections:
         message = f"should be less than postgres_max_connections ({chosen.max_connections})"
         yield Problem(node.name, "postgres_superuser_reserved_connections", message)
-    from tasks.pgbouncer import PgbouncerSettings
-
     poolers = [n.name for n in node.estate.in_group("pgbouncer") if n is not node]
     if poolers and node.is_loopback:
         message = (
