@@ -503,7 +503,7 @@ go_on() {{{{
   for held in {STATE_DIRECTORY}/pgbouncer-*.held; do
     [ -e "$held" ] || continue
     pooler=${{{{held##*/pgbouncer-}}}}; pooler=${{{{pooler%.held}}}}
-    why=$(console "$pooler" 5 RESUME 2>&1) || case $why in
+    why=$(console "$pooler" 10 RESUME 2>&1) || case $why in
       *'not paused'*|*refused*|*'No such'*|*'not running'*) ;;
       *)
         if is_absent "$pooler" "$why"; then continue; fi
@@ -522,7 +522,7 @@ go_on() {{{{
 _HOLD = f"""
 pause() {{{{
   pooler=$1
-  why=$(console "$pooler" 5 'SHOW VERSION' 2>&1) || case $why in
+  why=$(console "$pooler" 10 'SHOW VERSION' 2>&1) || case $why in
     *refused*|*'No such'*|*'not running'*) return 0 ;;
     *'authentication failed'*)
       why='does not take the password of postgres: run tasks.pgbouncer.configure first'

@@ -271,6 +271,37 @@ def test_scaled_replicas_are_kept_and_recreated_as_many(tmp_path: Path) -> None:
     assert "up --scale redis-replica=3 redis-replica" in change.script
 
 
+# Containers whose role is what their file says, and what is done to them.
+ROLLS = """
+inside() { case $2 in ROLE) cat "$1" ;; *) echo "$1 $2" ;; esac; }
+ROLE=ROLE HAND_OVER=hands_over
+anew_0() { echo "$* anew"; }
+anew_1() { echo "$* anew"; }
+for round in 1 2; do roll 0 a; roll 1 b c; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("roles", "acts", "wrong"),
+    [
+        ("slave slave slave", ["a anew", "b c anew"], ""),
+        ("master slave slave", ["b c anew", "a hands_over", "a anew"], ""),
+        ("slave slave master", ["a anew", "c hands_over", "b c anew"], ""),
+        ("- slave slave", ["b c anew"], "a does not say whether it is the master"),
+        ("slave - slave", ["a anew"], "b does not say whether it is the master"),
+    ],
+)
+def test_only_one_that_says_that_it_follows_starts_anew_first(
+    roles: str, acts: list[str], wrong: str, tmp_path: Path
+) -> None:
+    for name, role in zip("abc", roles.split(), strict=True):
+        (tmp_path / name).write_text(role)
+    done = helpers.shell(f"set -eu\ncd {tmp_path}\n{compose._ROLL}\n{ROLLS}")
+    assert done.stdout.splitlines() == acts
+    assert done.stderr.startswith(wrong)
+    assert done.returncode == bool(wrong)
+
+
 def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
