@@ -18,6 +18,8 @@ from backup.job import Failed, Log, stamp
 
 # How long PgBouncer may take to let running transactions finish before the swap is given up.
 PAUSE_SECONDS = 30
+# Of timeout(1).
+_TIMED_OUT = 124
 # A client that connects directly may come back between its end and the rename.
 RENAME_TRIES = 3
 
@@ -153,14 +155,15 @@ def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
         start_new_session=True,
         env={**console(live, pooler), "RESUME": f"RESUME {quoted(database)}"},
     )
+    assert guard.stdin is not None
+    pipe = guard.stdin.fileno()
     try:
         # It would go on opening connections to fill the pool, and hold it against the database
         # that one of them failed: https://www.pgbouncer.org/config.html#server_login_retry
-        _command(live, pooler, "SET min_pool_size = 0")
-        _command(live, pooler, f"PAUSE {quoted(database)}")
+        _command(live, pooler, "SET min_pool_size = 0", pipe)
+        _command(live, pooler, f"PAUSE {quoted(database)}", pipe)
         yield
     finally:
-        assert guard.stdin is not None
         guard.stdin.close()
         guard.wait()
     if guard.returncode:
@@ -193,21 +196,21 @@ def console(live: Postgres, pooler: Endpoint) -> dict[str, str]:
     }
 
 
-def _command(live: Postgres, pooler: Endpoint, command: str) -> None:
-    try:
-        done = subprocess.run(
-            ["psql", "-XAtqw", "-c", command],
-            env=console(live, pooler),
-            capture_output=True,
-            text=True,
-            timeout=PAUSE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+def _command(live: Postgres, pooler: Endpoint, command: str, pipe: int) -> None:
+    # It outlives us too, and keeps the guard's pipe open: RESUME must not come before PAUSE.
+    done = subprocess.run(
+        ["timeout", str(PAUSE_SECONDS), "psql", "-XAtqw", "-c", command],
+        env=console(live, pooler),
+        pass_fds=[pipe],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == _TIMED_OUT:
         raise Failed(
             f"PgBouncer at {pooler}: transactions have been running for {PAUSE_SECONDS} s; "
             "see SHOW CLIENTS and try again"
-        ) from None
+        )
     if done.returncode:
         raise Failed(f"PgBouncer at {pooler}: {done.stderr.strip()}")
 

@@ -20,8 +20,8 @@ from tests.e2e.wait import eventually
 from tests.lab import Lab
 
 DIRECTORY = "/backups/postgres"
-# A login that was cut short makes PgBouncer wait for 15 s (server_login_retry) before the next,
-# which on a busy machine may be cut short as well.
+# A PAUSE under way ends with the transactions that it waits for, 15 s in one story; a login that
+# was cut short makes PgBouncer wait for 15 s (server_login_retry) before the next.
 RETRY_SECONDS = 45
 
 
@@ -303,6 +303,33 @@ def test_a_restore_that_is_killed_while_it_waits_for_clients_lets_them_go_on(
     kill(estate)
     eventually(lambda: goes_on(estate), RETRY_SECONDS)
     assert estate.rows() == live
+
+
+# It takes two seconds before PgBouncer hears of a PAUSE.
+SLOW = """#!/bin/sh
+case "$*" in *PAUSE*) sleep 2 ;; esac
+exec /usr/bin/psql "$@"
+"""
+
+
+def test_a_restore_that_is_killed_before_pgbouncer_hears_of_its_pause(
+    estate: Site, backed_up: dict[str, str]
+) -> None:
+    live = estate.rows()
+    estate.keeper.run("cat >/usr/local/bin/psql; chmod 755 /usr/local/bin/psql", stdin=SLOW)
+    try:
+        start(estate, f"restore-postgres.sh {DIRECTORY}/{backed_up['psscript']}")
+        eventually(lambda: _pauses(estate, 0), 60)
+        kill(estate)
+        eventually(lambda: _pauses(estate, 1), 10)
+    finally:
+        estate.keeper.run("rm /usr/local/bin/psql")
+    eventually(lambda: goes_on(estate), RETRY_SECONDS)
+    assert estate.rows() == live
+
+
+def _pauses(estate: Site, code: int) -> None:
+    assert estate.keeper.run("pgrep -f '[P]AUSE'", check=False).returncode == code
 
 
 def test_after_all_these_kills_the_next_restore_is_good(
