@@ -30,7 +30,7 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 
 test: check unit
 	$(BIN)/python -m tests.lab images
-	$(BIN)/pytest tests/e2e -n 4 --dist loadfile
+	$(BIN)/pytest tests/e2e -n 3 --dist loadfile --no-loadscope-reorder
 
 unit: setup-dev
 	$(BIN)/pytest tests/unit -q

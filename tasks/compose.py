@@ -172,9 +172,9 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         role = f"sed -n 's/^replicaof /replica /p' {file} | grep . || echo master"
         stopped = f"if [ -e {file} ]; then {role}; else echo absent; fi"
         yield "roles", redis.roles_probe(container), stopped
-        if container is _inside(node).having(RedisSettings)[0]:
-            secret = redis.password(container)
-            yield "sentinels", redis.sentinels_probe(container.estate, secret), ":"
+        secret = redis.password(container)
+        # Whichever of them runs.
+        yield "sentinels", redis.sentinels_probe(container.estate, secret), ":"
     if SentinelSettings in container.settings:
         there, port = engine.volume(container, "sentinel.conf"), project.SENTINEL_PORT
         stopped = f"if [ -e {there} ]; then echo {port} down; else echo {port} none; fi"

@@ -237,8 +237,8 @@ def test_a_project_that_moves_to_another_subnet(site: Site) -> None:
     site.look()
     master = site.stack.master
     announced = "172.25.0.0/16: becomes psscript-network 172.29.0.0/16"
-    stranger = f"docker run -d --name stranger --network psscript-network {standin.IMAGE}"
-    site.host.run(stranger)
+    words = f"--name stranger --network psscript-network -e PORT=9000 {standin.IMAGE}"
+    site.host.run(f"docker run -d {words}")
     site.refuses("the container stranger is in the network", docker_subnet="172.29.0.0/16")
     site.host.run("docker rm -f stranger")
     site.changes({"docker_subnet": "172.29.0.0/16"}, announced, "postgres: recreate")
