@@ -241,12 +241,18 @@ def test_a_transaction_that_does_not_end_keeps_the_server(
 _GUARD = "guard=$(ps -o ppid= -p $(pgrep -x cat)); shell=$(ps -o ppid= -p $guard)"
 
 
+def is_guarded(estate: Estate) -> None:
+    """Asserts that the run is about to hold clients: a slow machine keeps them waiting as well."""
+    assert estate.db.run("pgrep -x cat", check=False).returncode == 0
+
+
 @contextmanager
 def holding(estate: Estate, settings: Data) -> Iterator[None]:
     """A run that wants to restart PostgreSQL, while every pooler holds its clients for it."""
     estate.project.settings({**TWO, SECONDS: 60, **settings})
     with ThreadPoolExecutor() as pool:
         run = pool.submit(estate.project.pyinfra, "-y", "inventory.py", "deploy.py")
+        eventually(lambda: is_guarded(estate), 60)
         eventually(lambda: holds(estate), 20)
         yield
         assert run.result().code == 1
