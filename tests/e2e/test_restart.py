@@ -318,24 +318,32 @@ def test_a_pooler_that_is_cut_off_keeps_nobody_else(estate: Estate) -> None:
 
 
 @contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Lets a thread work until the event is set; what it raises is raised here."""
+    done = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        working = pool.submit(work, done)
+        try:
+            yield
+        finally:
+            done.set()
+        working.result()
+
+
+@contextmanager
 def _at_work(estate: Estate) -> Iterator[list[object]]:
     """A client of the pooler beside PostgreSQL that asks all the time, and for once more."""
-    answered, done = list[object](), threading.Event()
+    answered = list[object]()
 
-    def work() -> None:
+    def work(done: threading.Event) -> None:
         with estate.connect() as connection:
             connection.autocommit, connection.prepare_threshold = True, None
             while not done.wait(0.01):
                 answered.append(connection.execute("SELECT 1").fetchone())
             answered.append(connection.execute("SELECT 1").fetchone())
 
-    with ThreadPoolExecutor() as pool:
-        working = pool.submit(work)
-        try:
-            yield answered
-        finally:
-            done.set()
-        working.result()
+    with meanwhile(work):
+        yield answered
 
 
 def _restarts(name: str) -> set[tuple[str, str]]:
@@ -356,19 +364,14 @@ def _listens(host: Host) -> bool:
 @contextmanager
 def watched(estate: Estate) -> Iterator[set[tuple[bool, bool]]]:
     """Which of the poolers listened, fifty times a second."""
-    seen, done = set[tuple[bool, bool]](), threading.Event()
+    seen = set[tuple[bool, bool]]()
 
-    def watch() -> None:
+    def watch(done: threading.Event) -> None:
         while not done.wait(0.02):
             seen.add((_listens(estate.db), _listens(estate.pool)))
 
-    with ThreadPoolExecutor() as pool:
-        watching = pool.submit(watch)
-        try:
-            yield seen
-        finally:
-            done.set()
-        watching.result()
+    with meanwhile(watch):
+        yield seen
 
 
 def test_poolers_restart_one_after_the_other(estate: Estate) -> None:
