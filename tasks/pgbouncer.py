@@ -428,10 +428,9 @@ def holds(server: Node, pooler: Node) -> bool:
     host does not reach cannot be told.
     """
     chosen = pooler.the(PgbouncerSettings)
-    is_near = pooler is server or server.estate.subnet
-    return chosen.pool_mode != "session" and (
-        bool(is_near) or hears(chosen.listen_addr, pooler.address)
-    )
+    is_near = pooler is server or server.estate.subnet != ""
+    is_reached = is_near or hears(chosen.listen_addr, pooler.address)
+    return chosen.pool_mode != "session" and is_reached
 
 
 def _patience(chosen: PgbouncerSettings) -> int:
