@@ -221,7 +221,7 @@ def _roots(inside: Estate) -> dict[str, list[File]]:
     roots = {
         role: [File(f"/usr/local/bin/{role}-start", start, "755")] for role, start in starts.items()
     }
-    roots["redis"].append(redis.client())
+    roots["redis"] += [redis.client(), redis.before_start()]
     roots["backup"] += [entry for entry in programme if isinstance(entry, File)]
     return roots
 

@@ -455,6 +455,14 @@ def client() -> File:
     return File("/usr/local/bin/redis-cli", render("redis/redis-cli.j2"), mode="755")
 
 
+def before_start() -> File:
+    """What runs before every start of an instance: it never begins empty beside data."""
+    return File(BEFORE_START, render("redis/redis-before-start.j2"), mode="755")
+
+
+BEFORE_START = "/usr/local/bin/redis-before-start"
+
+
 def _files(node: Node) -> list[Entry]:
     ports = node.the(RedisSettings).ports
     return [
@@ -465,6 +473,7 @@ def _files(node: Node) -> list[Entry]:
         *(_configuration_file(node, port) for port in ports),
         *(KERNEL_FILES if node.manager == "systemd" else ()),
         client(),
+        before_start(),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
 
@@ -612,7 +621,8 @@ def _services(node: Node) -> list[Service]:
 
 def service_of(node: Node, port: int, managed: str = "") -> Service:
     """An instance as a service of a host or in a container; `managed` is its file of settings."""
-    state, managed = f"/var/lib/redis/{port}/redis.conf", managed or _configuration_path(port)
+    home, managed = f"/var/lib/redis/{port}", managed or _configuration_path(port)
+    state = f"{home}/redis.conf"
     command = f"/usr/bin/redis-server {state} --include {managed}"
     # Redis rewrites its file with everything it runs with; only the role is its to keep, the
     # rest would shadow (or, for `save`, add up with) what the settings say.
@@ -624,7 +634,7 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
         foreground=command,
         user="redis",
         group="redis",
-        before_start=(keep_role,),
+        before_start=(keep_role, f"{BEFORE_START} {home} {managed}"),
         configuration=(managed,),
         check=f"{_TRY}\ntry {managed} {managed}",
         ready=f"loaded {port}",
@@ -698,6 +708,22 @@ config_set() { # PORT COMMAND SERVICE KEY...
     OK*) ;;
     *) echo "$service keeps its old settings: $answer" >&2; exit 1 ;;
   esac
+  leave_log "$port" "$service"
+}
+# Redis leaves a file that it does not append to any more, and a later start would read it.
+leave_log() { # PORT SERVICE
+  [ "$(redis-cli -p "$1" CONFIG GET appendonly | sed -n 2p)" = no ] || return 0
+  log=/var/lib/redis/$1/$(redis-cli -p "$1" CONFIG GET appenddirname | sed -n 2p)
+  [ -d "$log" ] || return 0
+  until said=$(redis-cli -p "$1" BGSAVE 2>&1); case $said in *started*) ;; *) false ;; esac; do
+    case $said in *progress*|*active*) sleep 1 ;; *) break ;; esac
+  done
+  while redis-cli -p "$1" INFO persistence | grep -q '^rdb_bgsave_in_progress:1'; do sleep 0.2; done
+  redis-cli -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
+    echo "$2 keeps $log, since it cannot save a snapshot: see its log; run again" >&2; exit 1; }
+  set -- sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
+  if [ "$(id -u)" = 0 ]; then set -- runuser -u redis -- "$@"; fi
+  "$@"
 }
 # What a server without settings has, as CONFIG SET takes it.
 defaults() { # KEY...

@@ -336,7 +336,11 @@ record() {{
 
 _LAST_LOG: dict[Manager, str] = {
     "systemd": """\
-last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\\n' ' '; }
+last_log() { # NAME UNIT: its own last words, without systemd's about it
+  said=$(journalctl -q -n 30 -o cat -u "$2" | grep -v "^$2: \\|^[SF][a-z]* .*$2" | tail -n 3)
+  [ -n "$said" ] || said=$(journalctl -q -n 3 -o cat -u "$2")
+  printf '%s' "$said" | tr '\\n' ' '
+}
 """,
     "runit": """\
 last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }

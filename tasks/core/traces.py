@@ -36,6 +36,7 @@ _MARKED = (
     "/etc/sysctl.d/60-datatier-redis.conf",
     "/etc/tmpfiles.d/datatier-redis.conf",
     "/usr/local/bin/redis-cli",
+    "/usr/local/bin/redis-before-start",
 )
 
 # What a path belongs to: a service, by its name, or something that several services share.
@@ -54,7 +55,7 @@ _OWNERS = tuple(
         (r"/etc/postgresql/.*/conf\.d/datatier\.conf", "postgres"),
         (r"/etc/datatier/pgbackrest", "pgbackrest"),
         (r"/etc/pgbackrest\.conf|.*/restore-cluster\.sh", "archiving"),
-        (r"/usr/local/bin/redis-cli|/etc/redis/redis-cli\.auth", "redis-cli"),
+        (r"/usr/local/bin/redis-(cli|before-start)|/etc/redis/redis-cli\.auth", "redis-cli"),
         (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),
         (r"/etc/postgresql-common/.*|/usr/sbin/policy-rc\.d", "packages"),
         (r"/etc/(cron|logrotate)\.d/.*|/etc/datatier/.*|/usr/lib/datatier|.*\.sh", "cron"),

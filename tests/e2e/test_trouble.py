@@ -407,6 +407,38 @@ def test_debians_own_redis_was_there_first(scratch: Scratch) -> None:
     password = estate.secrets["REDIS_PASSWORD"]
     assert said(redis(host, 6379, "PING", password=password)) == "PONG"
     assert host.run("test -e /var/lib/redis/dump.rdb", check=False).returncode == 0
+    _check_never_starts_empty(estate, host, password)
+
+
+def _check_never_starts_empty(estate: Estate, host: Host, password: str) -> None:
+    """Whatever is turned on or off, alive or while nothing runs, and however it stopped."""
+
+    def deploy(**choices: bool) -> None:
+        estate.project.settings(choices)
+        estate.project.deploy("tasks.redis.deploy")
+
+    def do(*words: str) -> str:
+        return said(redis(host, 6379, *words, password=password))
+
+    def keys() -> set[str]:
+        return set(do("KEYS", "*").split())
+
+    deploy(redis_appendonly=False)
+    do("SET", "a", "while it is off")
+    host.run("systemctl stop redis-6379")
+    deploy(redis_appendonly=True)
+    assert keys() == {"a"}
+    do("SET", "b", "while it is on")
+    host.run("systemctl kill -s KILL redis-6379; systemctl stop redis-6379")
+    deploy(redis_appendonly=False)
+    assert keys() == {"a", "b"}
+    # What hands and reboots do is no run, and starts it all the same.
+    host.run("rm -r /var/lib/redis/6379/append*; systemctl restart redis-6379")
+    deploy(redis_appendonly=True)
+    assert keys() == {"a", "b"}
+    host.run("systemctl stop redis-6379; rm -r /var/lib/redis/6379/append*")
+    host.run("systemctl start redis-6379")
+    assert keys() == {"a", "b"}
 
 
 # --- Interrupted ---------------------------------------------------------------------------------

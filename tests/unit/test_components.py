@@ -321,7 +321,7 @@ def test_a_master_name_may_contain_any_of_its_letters(tmp_path: Path) -> None:
 def test_redis_keeps_only_its_role(tmp_path: Path) -> None:
     state = tmp_path / "redis.conf"
     state.write_text("save 60 1\nreplicaof 10.0.0.1 6379\nmasterauth x\nreplica-priority 5\n")
-    (command,) = redis.service_of(node(tmp_path), 6379).before_start
+    command, _ = redis.service_of(node(tmp_path), 6379).before_start
     helpers.shell(command.replace("/var/lib/redis/6379/redis.conf", str(state)))
     assert state.read_text() == "replicaof 10.0.0.1 6379\n"
 

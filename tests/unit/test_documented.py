@@ -83,7 +83,7 @@ def test_commands_that_do_not_end(text: str, follows: bool) -> None:
 
 # What a script of a run says when it fails: whole lines, and the reasons that end others.
 _QUOTED = r"""(?:'[^']*'|"(?:\$\([^)]*\)|[^"])*")"""
-_SAID = re.compile(rf"echo ((?:{_QUOTED}[\s\\]*)+)>&2|(?:refuse |why=)({_QUOTED})")
+_SAID = re.compile(rf"echo ((?:{_QUOTED}[\s\\]*)+)>&2|(?:refuse(?:_to_lead)? |why=)({_QUOTED})")
 # What differs from run to run, and what divides a line.
 _VARIES = re.compile(r"\$\([^)]*\)|\$?\{+[^}]*\}+|\$\w+|[:;]")
 
@@ -112,7 +112,8 @@ def _texts(source: str) -> Iterator[tuple[bool, str]]:
 
 def _failures() -> Iterator[tuple[str, str]]:
     """What a run says when it fails, and where: of each line its longest part that never varies."""
-    templates = [(path, [(False, path.read_text())]) for path in ROOT.glob("templates/compose/*")]
+    starts = [*ROOT.glob("templates/compose/*"), *ROOT.glob("templates/redis/*")]
+    templates = [(path, [(False, path.read_text())]) for path in starts]
     modules = [(path, [*_texts(path.read_text())]) for path in ROOT.glob("tasks/**/*.py")]
     for path, texts in modules + templates:
         for is_raised, text in texts:
@@ -129,6 +130,7 @@ def test_failures_are_found() -> None:
     assert ("rolling.py", "is a master that the Sentinels do not name") in FAILURES
     assert ("rolling.py", "nobody can replace the master") in FAILURES
     assert ("redis-start.j2", "this volume is empty, and") in FAILURES
+    assert ("redis-before-start.j2", "was not saved here, and") in FAILURES
 
 
 @pytest.mark.parametrize(("module", "failure"), FAILURES)

@@ -104,7 +104,11 @@ enable_service() { systemctl -q unmask "$2"; systemctl -q enable "$2" 2>/dev/nul
 start_service() { restart_service "$@"; }
 restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
 stop_service() { systemctl stop "$2"; }
-last_log() { journalctl -q -n 3 -o cat -u "$2" | tr '\n' ' '; }
+last_log() { # NAME UNIT: its own last words, without systemd's about it
+  said=$(journalctl -q -n 30 -o cat -u "$2" | grep -v "^$2: \|^[SF][a-z]* .*$2" | tail -n 3)
+  [ -n "$said" ] || said=$(journalctl -q -n 3 -o cat -u "$2")
+  printf '%s' "$said" | tr '\n' ' '
+}
 
 install -d -m 700 /run/datatier
 exec 9>/run/datatier/backup-postgres.lock
