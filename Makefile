@@ -2,6 +2,7 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+UNIT := $(BIN)/pytest tests/unit -q -n 2
 
 .PHONY: deploy drift setup setup-dev test unit check lab lab-down bench lock
 
@@ -28,12 +29,13 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-test: check unit
-	$(BIN)/python -m tests.lab images
-	$(BIN)/pytest tests/e2e -n 3 --dist loadfile --no-loadscope-reorder
+# The images are made meanwhile.
+test: check
+	$(BIN)/python -m tests.lab images & images=$$!; $(UNIT); unit=$$?; wait $$images && exit $$unit
+	$(BIN)/pytest tests/e2e -n 3 --dist loadgroup --no-loadscope-reorder $(E2E)
 
 unit: setup-dev
-	$(BIN)/pytest tests/unit -q
+	$(UNIT)
 
 check: setup-dev
 	$(BIN)/ruff check .

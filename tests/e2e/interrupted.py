@@ -1,7 +1,7 @@
 """A project whose runs are interrupted: the controller dies, or the SSH connection breaks.
 
-What interrupts is on this side of the wire: one process that has pyinfra loaded, and forks for
-every run. Nothing of the product knows of it.
+What interrupts is on this side of the wire: the run is changed before it begins. Nothing of the
+product knows of it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import os
 import signal
 import socket
 import struct
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tests.e2e.project import Run
-from tests.e2e.resident import Resident
+from tests.e2e.project import Project, Run
 
 if TYPE_CHECKING:
     from pyinfra.api.arguments import ConnectorArguments
@@ -32,18 +29,14 @@ Strike = Literal["kill", "cut"]
 STATUS: dict[Strike, int] = {"kill": -signal.SIGKILL, "cut": 1}
 
 _CHANGES, _STRUCK = Path("changes.jsonl"), Path("struck")
-_OUT, _ERR = Path("out"), Path("err")
 
 
-class Interruptible(Resident):
-    """Runs pyinfra to its end, or not: runs are forks of the process."""
-
-    program = __name__
+class Interruptible(Project):
+    """Runs pyinfra to its end, or not."""
 
     def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 300) -> Run:
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
-        assert not stdin
-        return self._order("", "", arguments, timeout)
+        return self._struck("", "", *arguments, stdin=stdin, timeout=timeout)
 
     def interrupt(self, strike: Strike, moment: str) -> Run:
         """A deployment that is interrupted once, unless it has ended before.
@@ -54,11 +47,13 @@ class Interruptible(Resident):
                 host, and at the latest when it has ended. An operation that finds nothing to do is
                 no change: it leaves a host as it was.
         """
-        return self._order(strike, moment, ("-y", "--json", "inventory.py", "deploy.py"), 300)
+        return self._struck(strike, moment, "-y", "--json", "inventory.py", "deploy.py")
 
-    def _order(self, strike: str, moment: str, arguments: tuple[str, ...], timeout: float) -> Run:
-        code = int(self.order([strike, moment, arguments], timeout))
-        return Run(code, *((self.directory / name).read_text() for name in (_OUT, _ERR)))
+    def _struck(
+        self, strike: str, moment: str, *arguments: str, stdin: str = "", timeout: float = 300
+    ) -> Run:
+        prepare = (__name__, "prepare", strike, moment)
+        return self._run("pyinfra", *arguments, stdin=stdin, timeout=timeout, prepare=prepare)
 
     @property
     def made(self) -> list[tuple[str, str]]:
@@ -135,10 +130,14 @@ class Interruption:
             self.strike_now(host)
 
 
-def _patch(interruption: Interruption) -> None:
+def prepare(strike: str, moment: str) -> None:
+    """Makes this process one that is interrupted, and that writes its changes down."""
     from pyinfra.api import operations
     from pyinfra.api.command import StringCommand
 
+    _CHANGES.write_text("")
+    _STRUCK.unlink(missing_ok=True)
+    interruption = Interruption(strike, moment)
     run_operation, execute = operations._run_host_op, StringCommand.execute
 
     def interrupted_operation(state: State, host: Host, op_hash: str) -> bool:
@@ -157,47 +156,3 @@ def _patch(interruption: Interruption) -> None:
 
     operations._run_host_op = interrupted_operation
     StringCommand.execute = interrupted_command  # type: ignore[method-assign]
-
-
-def _serve() -> None:
-    import pyinfra_cli.main  # noqa: F401  patches the standard library before it is used
-    from gevent.monkey import get_original
-
-    # Those of gevent would have the parent's loop in the child.
-    fork, wait = get_original("os", "fork"), get_original("os", "waitpid")
-    for line in sys.stdin:
-        strike, moment, arguments = json.loads(line)
-        _CHANGES.write_text("")
-        _STRUCK.unlink(missing_ok=True)
-        child = fork()
-        if child == 0:
-            _become(["pyinfra", *arguments], Interruption(strike, moment))
-        _, status = wait(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-def _become(command: list[str], interruption: Interruption) -> None:
-    """The child's life: what `pyinfra` does with a command line."""
-    from pyinfra_cli.main import main
-
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    files = [os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for name in (_OUT, _ERR)]
-    for number, file in enumerate([nothing, *files]):
-        os.dup2(file, number)
-    sys.argv = command
-    _patch(interruption)
-    code = 1
-    try:
-        main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pprint import pformat
 from typing import Any
 
 from dotenv import dotenv_values
 
+from tests.e2e.resident import Resident
 from tests.lab import Host
 
 ROOT = Path(__file__).resolve().parents[2]
+# For stories of a process: it is killed, or what it prints is read meanwhile.
 PYINFRA = Path(sys.executable).parent / "pyinfra"
 
 Data = Mapping[str, Any]
@@ -94,23 +96,20 @@ class Project:
 
     def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 600) -> Run:
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
-        return self._run(str(PYINFRA), *arguments, stdin=stdin, timeout=timeout)
+        return self._run("pyinfra", *arguments, stdin=stdin, timeout=timeout)
 
     def drift(self, *arguments: str) -> Run:
         """Runs the drift gate on the inventory."""
-        return self._run(sys.executable, "-m", "tasks.drift", "inventory.py", *arguments)
+        return self._run("tasks.drift", "inventory.py", *arguments)
 
-    def _run(self, *command: str, stdin: str = "", timeout: float = 600) -> Run:
-        done = subprocess.run(
-            command,
-            cwd=self.directory,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Run(done.returncode, done.stdout, done.stderr)
+    def _run(
+        self, *command: str, stdin: str = "", timeout: float = 600, prepare: Sequence[str] = ()
+    ) -> Run:
+        return Run(*self._resident.run(command, stdin, timeout, prepare))
+
+    @cached_property
+    def _resident(self) -> Resident:
+        return Resident(self.directory)
 
     def deploy(self, task: str = "deploy.py", *arguments: str) -> Run:
         """A real run that must succeed."""

@@ -31,8 +31,8 @@ def estate(
     release, own_host = request.param
     name = f"{release}-{'own' if own_host else 'same'}"
     project = Project(tmp_path_factory.mktemp(name))
-    db = lab.host(f"{name}-db", release)
-    keeper = lab.host(f"{name}-keeper", release) if own_host else db
+    db = lab.installed_host(f"{name}-db", release)
+    keeper = lab.installed_host(f"{name}-keeper", release) if own_host else db
     made = site(project, db, keeper)
     yield made
     for host in {made.db, made.keeper}:

@@ -32,8 +32,6 @@ from tests.e2e.redis_estate import DOWN_AFTER, PASSWORD, Estate
 from tests.e2e.wait import eventually
 from tests.lab import engine
 
-pytestmark = pytest.mark.xdist_group("backup-redis")
-
 REPOSITORY = Path(__file__).parents[2]
 
 

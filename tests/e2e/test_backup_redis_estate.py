@@ -23,8 +23,6 @@ from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import Release
 
-pytestmark = pytest.mark.xdist_group("backup-redis-estate")
-
 RELEASES: tuple[Release, ...] = ("debian12", "debian13")
 NODES = (6379, 6380, 6381)
 SENTINELS = (26379, 26380, 26381)
@@ -152,8 +150,8 @@ def sites(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]
 
 def _deploy(lab: Lab, project: Project, release: Release) -> Site:
     alone = release == "debian12"
-    caches = lab.host(f"cache-{release}", release)
-    vault = caches if alone else lab.host(f"backup-{release}", release)
+    caches = lab.installed_host(f"cache-{release}", release)
+    vault = caches if alone else lab.installed_host(f"backup-{release}", release)
     # The default waits five seconds for more replicas before every dump.
     project.settings({"redis_extra": {"repl-diskless-sync-delay": 1}})
     project.inventory(_groups(caches, vault))

@@ -69,7 +69,7 @@ def estate(
     lab: Lab, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """A host whose jobs cron starts every minute."""
-    host = lab.host("db", "debian12")
+    host = lab.installed_host("db", "debian12")
     settings = {
         **{f"backup_schedule_{job}": "* * * * *" for job in JOBS},
         "backup_alert_webhook": f"{receiver.address}/hook",

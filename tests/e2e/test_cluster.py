@@ -17,8 +17,6 @@ from tests.e2e.proof import CommandLines, command_lines, processes, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 RELEASES = {"db1": "debian12", "pool1": "debian13", "backup1": "debian12"} | dict.fromkeys(
     ("cache1", "cache2", "cache3"), "debian12"
 )

@@ -32,8 +32,6 @@ from tests.e2e.proof import readers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("docker")
-
 DOCUMENTED = commands(ROOT / "docs" / "docker.md")
 SETTLE_SECONDS = 30
 BACKED_UP, LOST = "written before the backup", "written after the backup"

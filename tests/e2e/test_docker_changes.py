@@ -29,8 +29,6 @@ from tests.e2e.test_trouble import HBA, KEEPS, check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Lab
 
-pytestmark = pytest.mark.xdist_group("docker-changes")
-
 KEPT = "written before the changes"
 SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
 TUNED: Data = {

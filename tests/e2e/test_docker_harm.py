@@ -18,8 +18,6 @@ from tests.e2e.project import PYINFRA, Data, Project
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("docker-harm")
-
 KEPT = "written before the harm"
 APPLICATION_SECONDS = 30
 SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}

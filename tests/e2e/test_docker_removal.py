@@ -13,8 +13,6 @@ from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Lab
 
-pytestmark = pytest.mark.xdist_group("docker-removal")
-
 KEPT = "written before anything left"
 SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
 MORE: Data = {

@@ -27,8 +27,6 @@ from tests.e2e.project import Data, embedded
 from tests.e2e.proof import Stack
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("interruption")
-
 STRIKES: tuple[Strike, ...] = ("kill", "cut")
 ORDERS = STRIKES, STRIKES[::-1]
 COMPONENTS = {"PostgreSQL", "PgBouncer", "Redis", "Sentinel", "Backup"}
@@ -142,13 +140,11 @@ class Site:
         assert self.stack.sql("SELECT 1") == "1"
 
 
-@contextmanager
-def _site(directory: Path, host: Host, user: str = "root") -> Iterator[Site]:
+def _site(directory: Path, host: Host, user: str = "root") -> Site:
     project = Interruptible(directory)
     project.inventory(embedded(host.name, host, user))
     project.settings(BEFORE)
-    with project.loaded():
-        yield Site(project, host)
+    return Site(project, host)
 
 
 Record = Callable[[str, object], None]
@@ -193,28 +189,28 @@ class Origin:
 
 
 @pytest.fixture(scope="module")
-def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Origin:
     """Its runs were interrupted at every boundary so far, in either way, and within a change.
 
     Every run is the rerun of the one before it and makes one change more: the copies of the host
     go on from there, to the end.
     """
     host = lab.host("origin")
-    with _site(tmp_path_factory.mktemp("origin"), host) as site:
-        changes = site.plan()
-        count = next(i for i, name in enumerate(changes) if name.endswith(": configuration"))
-        done, left = changes[:count], changes[count:]
-        site.interrupt_after([], "kill")
-        # The first is made on this side, also for a host that is cut off.
-        site.interrupt("cut", "after:0")
-        assert site.project.is_struck and site.made == done[:1]
-        site.interrupt_twice([], STRIKES)
-        for change in done[1:-1]:
-            site.interrupt_twice([change], STRIKES)
-        site.interrupt("kill", "during:1:1")
-        run = site.project.interrupt("kill", "after:0")
-        assert run.code == STATUS["kill"] and WAITS in run.output, run.output
-        yield Origin(site, lab.commit(host), done, left)
+    site = _site(tmp_path_factory.mktemp("origin"), host)
+    changes = site.plan()
+    count = next(i for i, name in enumerate(changes) if name.endswith(": configuration"))
+    done, left = changes[:count], changes[count:]
+    site.interrupt_after([], "kill")
+    # The first is made on this side, also for a host that is cut off.
+    site.interrupt("cut", "after:0")
+    assert site.project.is_struck and site.made == done[:1]
+    site.interrupt_twice([], STRIKES)
+    for change in done[1:-1]:
+        site.interrupt_twice([change], STRIKES)
+    site.interrupt("kill", "during:1:1")
+    run = site.project.interrupt("kill", "after:0")
+    assert run.code == STATUS["kill"] and WAITS in run.output, run.output
+    return Origin(site, lab.commit(host), done, left)
 
 
 class Hosts:
@@ -229,9 +225,8 @@ class Hosts:
         directory = self.directory / name
         directory.mkdir()
         host = self.lab.host(name, image=self.origin.image)
-        with _site(directory, host, user) as site:
-            shutil.copy(self.origin.site.project.directory / ".env", directory)
-            yield site
+        shutil.copy(self.origin.site.project.directory / ".env", directory)
+        yield _site(directory, host, user)
         host.remove()
 
 

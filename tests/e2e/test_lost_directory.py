@@ -12,13 +12,11 @@ from tests.e2e.proof import Stack, admin, said
 from tests.e2e.wait import eventually
 from tests.lab import Lab
 
-pytestmark = pytest.mark.xdist_group("lost-directory")
-
 
 @pytest.fixture(scope="module")
 def alone(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """Everything on one host, with a full backup, rows, an incremental, rows, a moment, rows."""
-    host = lab.host("alone", "debian13")
+    host = lab.installed_host("alone", "debian13")
     project = Project(tmp_path_factory.mktemp("alone"))
     project.settings(NO_SCHEDULES)
     project.inventory(embedded("alone", host))

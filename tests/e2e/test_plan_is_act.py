@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,8 @@ import pytest
 from tests.e2e import changes, live
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.changes import EVERYTHING, TASKS
-from tests.e2e.project import Data, Run, embedded, footprint
-from tests.e2e.resident import Resident
+from tests.e2e.project import Data, Project, Run, embedded, footprint
 from tests.lab import Host, Lab
-
-pytestmark = pytest.mark.xdist_group("plan-is-act")
 
 CANARIES = {
     "POSTGRES_PASSWORD": "canary-of-the-superuser-1",
@@ -45,7 +42,7 @@ class Site:
     """
 
     host: Host
-    project: Resident
+    project: Project
     settings: Data = field(default_factory=lambda: BASE)
     changed: Set[str] = frozenset()
     untouched: dict[str, str] = field(default_factory=dict)
@@ -94,23 +91,16 @@ def _services(run: Run) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Resident:
-    """A user's project directory, for many runs."""
-    return Resident(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="module")
-def site(lab: Lab, project: Resident) -> Iterator[Site]:
+def site(lab: Lab, project: Project) -> Site:
     """The embedded stack with passwords that one can search for."""
-    host = lab.host("one")
+    host = lab.installed_host("one")
     project.inventory(embedded("one", host))
     project.settings(BASE)
     secrets = project.directory / ".env"
     secrets.write_text("".join(f"{name}={value}\n" for name, value in CANARIES.items()))
     secrets.chmod(0o600)
-    with project.loaded():
-        project.deploy()
-        yield Site(host, project)
+    project.deploy()
+    return Site(host, project)
 
 
 # --- The gate ------------------------------------------------------------------------------------

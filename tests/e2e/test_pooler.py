@@ -22,8 +22,6 @@ from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import Release
 
-pytestmark = pytest.mark.xdist_group("pooler")
-
 BUSY_SECONDS = 3
 LOGIN_SECONDS = 10
 # What one process of the test and a thousand clients need.
@@ -107,7 +105,7 @@ class Pooled:
 
 
 def _pooled(lab: Lab, project: Project, name: str, release: Release) -> Pooled:
-    host = lab.host(name, release)
+    host = lab.installed_host(name, release)
     groups = embedded(name, host)
     project.inventory({group: groups[group] for group in ("postgres", "pgbouncer")})
     pooled = Pooled(host, project)
@@ -595,7 +593,7 @@ def _estate(server: Pooled, poolers: Sequence[Host]) -> None:
 
 
 def test_postgres_is_reached_by_poolers_only(older: Pooled, newer: Pooled, lab: Lab) -> None:
-    stranger, elsewhere = newer.host, lab.host("elsewhere")
+    stranger, elsewhere = newer.host, lab.installed_host("elsewhere")
     assert "Connection refused" in _direct(stranger, older).stderr
     _estate(older, [older.host, elsewhere])
     older.apply({})

@@ -20,8 +20,6 @@ from tests.e2e.proof import Done, Stack
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("recovery")
-
 TOLD = "/var/log/told"
 
 
@@ -53,17 +51,10 @@ class Site:
     project: Project
     db: Host
     keeper: Host
-    image: str = ""
 
     def new(self, name: str) -> Host:
-        """A new host: nothing on it has been configured, but its packages need no download."""
-        return self.lab.host(name, image=self.image)
-
-    def prepare(self) -> None:
-        """Installs what the hosts need, on one of them, and keeps an image of that."""
-        self.describe()
-        self.project.deploy("tasks.backup.install")
-        self.image = self.lab.commit(self.keeper)
+        """A new host: nothing on it has been configured, but its packages are installed."""
+        return self.lab.installed_host(name)
 
     def deploy(self) -> set[tuple[str, str]]:
         """Deploys to the hosts that there are now; returns what changed."""
@@ -126,8 +117,7 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
             "backup_alert_command": f"cat >>{TOLD}",
         }
     )
-    made = Site(lab, project, lab.host("db1"), lab.host("keeper1"))
-    made.prepare()
+    made = Site(lab, project, lab.installed_host("db1"), lab.installed_host("keeper1"))
     made.deploy()
     made.stack.sql("CREATE TABLE notes (id serial PRIMARY KEY, word text)")
     return made

@@ -22,8 +22,6 @@ from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import RELEASES, Release
 
-pytestmark = pytest.mark.xdist_group("redis-rolling")
-
 PORT, SENTINEL_PORT = 6379, 26379
 # Of Redis's file, but no configuration that CONFIG GET knows.
 FILE_ONLY = {"loadmodule", "rename-command"}
@@ -162,7 +160,9 @@ def _rolled(others: Sequence[str], master: str) -> Changes:
 def _estate(lab: Lab, project: Project, release: Release) -> Estate:
     with ThreadPoolExecutor() as pool:
         names = [f"cache{number}" for number in (1, 2, 3)]
-        hosts = {host.name: host for host in pool.map(lambda n: lab.host(n, release), names)}
+        hosts = {
+            host.name: host for host in pool.map(lambda n: lab.installed_host(n, release), names)
+        }
     data = [(name, {**host.ssh_data(), "address": host.address}) for name, host in hosts.items()]
     project.inventory({"redis": data, "sentinel": data})
     project.deploy()

@@ -14,8 +14,6 @@ from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("remove")
-
 KEPT = "written before the removal"
 TASK = "tasks.remove.deploy"
 DATA = ("/var/lib/postgresql/15/main", "/var/lib/redis/6379", "/backups")
@@ -24,7 +22,7 @@ DATA = ("/var/lib/postgresql/15/main", "/var/lib/redis/6379", "/backups")
 @pytest.fixture(scope="module")
 def stack(lab: Lab, project: Project) -> Stack:
     """The whole stack on one host, with a row and a key in it."""
-    host = lab.host("whole")
+    host = lab.installed_host("whole")
     project.inventory(embedded("whole", host))
     project.settings(NO_SCHEDULES)
     project.deploy()

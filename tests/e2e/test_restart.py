@@ -18,8 +18,6 @@ from tests.e2e.proof import Process, admin, main_process, psql
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("restart")
-
 CLIENTS = 20
 LOAD_SECONDS = 22
 BINARIES = "/usr/lib/postgresql/15/bin"
@@ -67,7 +65,7 @@ class Estate:
 def estate(lab: Lab, project: Project) -> Estate:
     """Two hosts at work, one of each release."""
     with ThreadPoolExecutor() as boots:
-        db, pool = boots.map(lab.host, ("db1", "pool1"), ("debian12", "debian13"))
+        db, pool = boots.map(lab.installed_host, ("db1", "pool1"), ("debian12", "debian13"))
     members = {host: {**host.ssh_data(), "address": host.address} for host in (db, pool)}
     project.inventory(
         {

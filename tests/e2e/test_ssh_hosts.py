@@ -12,8 +12,8 @@ from tests.e2e.project import Project, Run, embedded
 from tests.e2e.proof import SERVICES, CommandLines, Stack, command_lines
 from tests.e2e.wait import eventually
 from tests.lab import OPERATOR_PASSWORD, Lab
-
-pytestmark = pytest.mark.xdist_group("ssh-hosts")
+from tests.lab.images import installed_image
+from tests.lab.process import docker
 
 KEPT = "written before the kills"
 
@@ -72,6 +72,14 @@ def test_second_run_changes_nothing(site: Site) -> None:
     again = site.project.plan("deploy.py", "--diff")
     assert again.planned == set()
     assert "/dev/null" not in again.stderr and "@@" not in again.stderr
+
+
+def test_an_installed_host_has_what_was_installed(site: Site) -> None:
+    """The hosts on which other stories begin: not a package more or less, in no other version."""
+    ask = ["dpkg-query", "-W"]
+    image = installed_image(site.stack.host.release)
+    listed = docker("run", "--rm", image, *ask).stdout
+    assert listed == site.stack.host.run(" ".join(ask)).stdout
 
 
 def test_services_answer_those_with_a_password(site: Site) -> None:

@@ -18,8 +18,6 @@ from tests.e2e.proof import SERVICES, Done, Stack, readers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("this-machine")
-
 CLONE = "/srv/datatier"
 PORTS = (5432, 6432, 6379, 6380, 6381, 26379, 26380, 26381)
 KEPT = "written before the kills"

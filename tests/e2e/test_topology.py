@@ -17,8 +17,6 @@ from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
-pytestmark = pytest.mark.xdist_group("topology")
-
 NAMES = ("one", "two", "three")
 # Sentinel asks the master for its replicas every 10 s.
 FOUND_SECONDS = 30
@@ -109,7 +107,7 @@ def _marks(host: Host, name: str) -> list[str]:
 def estate(lab: Lab, project: Project) -> Estate:
     """PostgreSQL, a pooler, a Redis and its replica, three Sentinels."""
     with ThreadPoolExecutor() as pool:
-        hosts = {host.name: host for host in pool.map(lab.host, NAMES)}
+        hosts = {host.name: host for host in pool.map(lab.installed_host, NAMES)}
     groups = {
         "postgres": ["one"],
         "pgbouncer": ["one"],

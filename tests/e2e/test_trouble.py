@@ -18,8 +18,6 @@ from tests.e2e.proof import Stack, admin, main_process, redis, said
 from tests.e2e.wait import eventually
 from tests.lab import OPERATOR_PASSWORD, Host, Lab
 
-pytestmark = pytest.mark.xdist_group("trouble")
-
 DATABASE = ("postgres", "pgbouncer")
 
 

@@ -4,11 +4,20 @@ import argparse
 import pprint
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.lab import engine
 from tests.lab.hosts import Host, Lab, find_hosts, remove_lab, ssh_line
-from tests.lab.images import RELEASES, engine_image, host_image, plain_image, remove_images
+from tests.lab.images import (
+    RELEASES,
+    Release,
+    engine_image,
+    host_image,
+    installed_image,
+    plain_image,
+    remove_images,
+)
 from tests.lab.process import LabError, say
 
 
@@ -81,11 +90,15 @@ def _down(options: argparse.Namespace) -> None:
 
 def _images(_: argparse.Namespace) -> None:
     engine.ensure()
-    for release in RELEASES:
-        print(host_image(release))
-        print(engine_image(release))
+    with ThreadPoolExecutor() as pool:
+        for names in pool.map(_images_of, RELEASES):
+            print("\n".join(names))
     print(plain_image())
     engine.stop_if_ours()
+
+
+def _images_of(release: Release) -> list[str]:
+    return [host_image(release), installed_image(release), engine_image(release)]
 
 
 def _print_table(hosts: list[Host]) -> None:

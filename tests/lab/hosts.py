@@ -18,11 +18,13 @@ from typing import Self, cast
 from tests.lab import cgroups, engine, network
 from tests.lab.archive import Entry, pack
 from tests.lab.images import (
+    FIRST_BOOT,
     OPERATOR_PASSWORD,
     Release,
     base_image,
     engine_image,
     host_image,
+    installed_image,
     plain_image,
 )
 from tests.lab.process import LabError, docker, pipe, say
@@ -211,6 +213,15 @@ class Lab:
             path, size = small_disk.rsplit(":", 1)
             args += ["--tmpfs", f"{path}:exec,mode=0755,size={size}"]
         self._boot(host, args, image or host_image(release), *cgroups.INIT)
+        return host
+
+    def installed_host(self, name: str, release: Release = "debian12") -> Host:
+        """Boot one host that has all packages, as a deployment installs them: nothing runs.
+
+        For stories that do not prove what happens to a bare host.
+        """
+        host = self.host(name, release, image=installed_image(release))
+        host.run(FIRST_BOOT)
         return host
 
     def hosts(

@@ -30,6 +30,11 @@ _DOWNLOADS = (
     " runit runit-run cron pgbackrest acl lsof"
     " python3-psycopg python3-redis python3-boto3 gnupg openssl logrotate"
 )
+_INSTALLED_PACKAGES = (
+    "pgbouncer redis-server redis-tools pgbackrest cron"
+    " python3-psycopg python3-redis python3-boto3 gnupg openssl logrotate"
+)
+_VERSIONS: dict[Release, int] = {"debian12": 15, "debian13": 17}
 _PULL_SECONDS = 30
 
 _COMMON = """\
@@ -65,6 +70,28 @@ RUN mkdir -p /etc/systemd/system/docker.service.d \\
 _PLAIN = """\
 CMD ["tail", "-f", "/dev/null"]
 """
+# Enabled, but not running, is what these units are after a deployment has installed them. A boot
+# would start them, so their links wait for its end: see FIRST_BOOT.
+_INSTALLED = """\
+FROM {base}
+LABEL {label}=installed
+RUN export DEBIAN_FRONTEND=noninteractive \\
+ && printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d \\
+ && chmod 755 /usr/sbin/policy-rc.d \\
+ && install -d /etc/postgresql-common/createcluster.d \\
+ && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/datatier.conf \\
+ && systemctl -q mask redis-server.service \\
+ && apt-get install -y --no-install-recommends postgresql-{version} {packages} \\
+ && rm /usr/sbin/policy-rc.d \\
+ && mkdir /etc/systemd/system/first-boot \\
+ && cd /etc/systemd/system/multi-user.target.wants \\
+ && mv cron.service pgbouncer.service postgresql.service ../first-boot
+"""
+# What is a host's own and was made with the image: which units are enabled, and a certificate.
+FIRST_BOOT = """
+cd /etc/systemd/system && mv first-boot/* multi-user.target.wants && rmdir first-boot
+make-ssl-cert generate-default-snakeoil --force-overwrite
+"""
 _APT = """\
 APT::Keep-Downloaded-Packages "true";
 Binary::apt::APT::Keep-Downloaded-Packages "true";
@@ -75,6 +102,19 @@ Acquire::Languages "none";
 def host_image(release: Release) -> str:
     """A Debian host: systemd, sshd, and the users root, deploy and operator."""
     return _image("host", release, _HOST_PACKAGES, _DOWNLOAD + _HOST)
+
+
+def installed_image(release: Release) -> str:
+    """A Debian host on which all packages of a deployment are installed, and nothing runs."""
+    base = host_image(release)
+    with locked(f"image-{release}"):
+        file = _INSTALLED.format(
+            base=base,
+            label=IMAGE_LABEL,
+            version=_VERSIONS[release],
+            packages=_INSTALLED_PACKAGES,
+        )
+        return _made("installed", release, base, {"Dockerfile": file})
 
 
 def engine_image(release: Release) -> str:
@@ -106,11 +146,15 @@ def _image(kind: str, release: Release, packages: str, tail: str) -> str:
         base = _base_image(release)
         common = _COMMON.format(base=base, label=IMAGE_LABEL, kind=kind, packages=packages)
         files = {"Dockerfile": common + tail, "apt.conf": _APT + apt_settings()}
-        base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
-        tag = f"datatier-lab/{kind}-{release}:{_digest(base_id, *files.values())}"
-        if not _exists(tag):
-            _build(tag, files)
-        return tag
+        return _made(kind, release, base, files)
+
+
+def _made(kind: str, release: Release, base: str, files: dict[str, str]) -> str:
+    base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
+    tag = f"datatier-lab/{kind}-{release}:{_digest(base_id, *files.values())}"
+    if not _exists(tag):
+        _build(tag, files)
+    return tag
 
 
 def _digest(*inputs: str) -> str:
