@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from tasks.core import services
+from tasks.core import psql, services
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
@@ -89,6 +89,7 @@ def recovery(node: Node, server: Service, data: str, etc: str, port: int) -> lis
         etc=etc,
         bin=server.command.split()[0].rpartition("/")[0],
         port=port,
+        psql=psql.SHELL,
         stanza=stanza(node),
         service=server,
         supervisor=services.functions(node.manager),

@@ -17,11 +17,11 @@ from rich.table import Table
 from tasks import engine
 from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
-from tasks.core import estate, remote
+from tasks.core import estate, psql, remote
 from tasks.core.change import announced, impact_of, summary
 from tasks.core.estate import Estate, Node
 from tasks.pgbouncer import PgbouncerSettings
-from tasks.postgres import PostgresSettings, clients, role_password
+from tasks.postgres import PostgresSettings, clients, data_directory, role_password
 from tasks.project import DockerSettings, application
 from tasks.redis import SHELL, RedisSettings, addresses, password
 from tasks.sentinel import SentinelSettings, endpoints, master_name
@@ -55,8 +55,9 @@ class Row:
 def _postgres(node: Node) -> Iterator[Check]:
     port = node.the(PostgresSettings).port
     script = (
-        f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres "
-        "-c \"SELECT 'PostgreSQL ' || current_setting('server_version')\""
+        f"{psql.SHELL}within=30\n"
+        "echo \"SELECT 'PostgreSQL ' || current_setting('server_version')\" | "
+        f"closed_psql {data_directory(node)} {port} postgres"
     )
     connect = f"sudo -u postgres psql -p {port}"
     where = f"{node.address if clients(node) else '127.0.0.1'}:{port}"
@@ -74,9 +75,10 @@ def _pgbouncer(node: Node) -> Iterator[Check]:
         return
     name, owner = served
     script = (
-        f'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 psql -XAtqw -h 127.0.0.1 -p {port} '
+        'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 LC_ALL=C runuser -u postgres -- '
+        f"timeout 30 psql -XAtqw -h 127.0.0.1 -p {port} "
         f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
-        "-c \"SELECT 'query as ' || current_user\""
+        "-c \"SELECT pg_catalog.concat('query as ', current_user)\""
     )
     connect = f"psql -h {node.address} -p {port} -U {owner} {name}"
     yield Check("pgbouncer", node, _at(node, port), script, connect, 1)

@@ -564,9 +564,9 @@ go_on || exit 1
 def console(server: Node, pooler: Node) -> str:
     """The command by which a server's host reaches the console of a pooler."""
     port = pooler.the(PgbouncerSettings).listen_port
-    psql = 'timeout "$2" psql -XAtqw -d pgbouncer -c "$3"'
+    psql = 'LC_ALL=C runuser -u postgres -- timeout "$2" psql -XAtqw -d pgbouncer -c "$3"'
     if pooler is server:
-        return f"runuser -u postgres -- {psql} -U pgbouncer -h {_SOCKETS} -p {port}"
+        return f"{psql} -U pgbouncer -h {_SOCKETS} -p {port}"
     # Less than the shortest time that a command has.
     secret = "PGCONNECT_TIMEOUT=3 PGPASSWORD=$CONSOLE_PASSWORD"
     return f"{secret} {psql} -U postgres -h {pooler.address} -p {port}"

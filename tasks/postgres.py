@@ -16,7 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from pydantic_core import PydanticCustomError
 
 from tasks import archive
-from tasks.core import files, packages, services, sql, surplus
+from tasks.core import files, packages, psql, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
@@ -768,7 +768,7 @@ if [ -n "$bad" ]; then echo "PostgreSQL refuses its configuration: $bad" >&2; ex
 # checkpoint writes before the restart need not be written while clients wait.
 _RELOAD = """
 port=$(sed -n 4p {data}/postmaster.pid)
-ask() {{ runuser -u postgres -- psql -XAtq -w -p "$port" -d postgres -c "$1"; }}
+ask() {{ printf '%s\\n' "$1" | closed_psql {data} "$port" postgres; }}
 bad=$(ask "SELECT coalesce(name || ': ', '') || error FROM pg_file_settings
              WHERE error IS NOT NULL AND NOT {waits}
            UNION ALL SELECT 'pg_hba.conf line ' || line_number || ': ' || error
@@ -846,8 +846,8 @@ def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Serv
         enabled_by="postgresql.service",
         runtime_directory="/var/run/postgresql",
         stop_signal="INT",
-        ready=f"runuser -u postgres -- psql -XAtqw -p {port} -d postgres -c 'SELECT 1'",
-        reload=_RELOAD.format(data=data_directory(node), unit=unit, waits=sql.WAITS),
+        ready=f"{psql.SHELL}echo 'SELECT 1' | closed_psql {data_directory(node)} {port} postgres",
+        reload=psql.SHELL + _RELOAD.format(data=data_directory(node), unit=unit, waits=sql.WAITS),
         hold=hold,
         release=release,
     )

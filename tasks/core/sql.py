@@ -7,24 +7,46 @@ import csv
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
+from tasks.core import psql
 from tasks.core.change import Change
 from tasks.core.files import mask, render
-from tasks.core.remote import Probe, Unreadable, quoted
+from tasks.core.psql import identifier, literal
+from tasks.core.remote import Probe, Unreadable
 
 # PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
 _ITERATIONS = 4096
 
 SUPERUSER = "postgres"
 LOOKUP_ROLE = "pgbouncer"
-LOOKUP_BODY = (
-    " SELECT usename::text, passwd FROM pg_catalog.pg_shadow"
-    " WHERE usename = i_username AND NOT usesuper "
-)
+
+# In a function of the superuser no name is looked up where others can create something. Who may
+# pass by row security or read everything logs in without the pooler, as the superuser does.
+LOOKUP_BODY = """
+  SELECT r.rolname::pg_catalog.text, r.rolpassword FROM pg_catalog.pg_authid r
+  WHERE r.rolname OPERATOR(pg_catalog.=) i_username
+    AND r.rolname OPERATOR(pg_catalog.<>) 'pgbouncer'::pg_catalog.text
+    AND r.rolcanlogin AND NOT r.rolsuper AND NOT r.rolreplication AND NOT r.rolbypassrls
+    AND (r.rolvaliduntil IS NULL OR r.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())
+    AND r.rolpassword OPERATOR(pg_catalog.~~) 'SCRAM-SHA-256$%'::pg_catalog.text
+"""
+# As the server describes it.
+LOOKUP: Mapping[str, Any] = {
+    "body": LOOKUP_BODY,
+    "arguments": "i_username text, OUT uname text, OUT phash text",
+    "config": ["search_path=pg_catalog, pg_temp"],
+    "is": ["sql", "f", "v", True, True, False],
+    "trusted": True,
+    "rights": [
+        ["function", LOOKUP_ROLE, "EXECUTE", False],
+        ["schema", LOOKUP_ROLE, "USAGE", False],
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -144,14 +166,31 @@ SELECT json_build_object(
 _DATABASE_FACTS = """
 SELECT json_build_object(
   'extensions', ARRAY(SELECT extname FROM pg_extension),
-  'lookup', (SELECT p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-             WHERE n.nspname = 'pgbouncer' AND p.proname = 'user_lookup' AND p.prosecdef
-               AND EXISTS (SELECT FROM aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee
-                           WHERE r.rolname = 'pgbouncer' AND a.privilege_type = 'EXECUTE')
-               AND EXISTS (SELECT FROM aclexplode(n.nspacl) a JOIN pg_roles r ON r.oid = a.grantee
-                           WHERE r.rolname = 'pgbouncer' AND a.privilege_type = 'USAGE')
-               AND NOT EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = 0))
+  'squatter', (SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+               WHERE n.nspname = 'pgbouncer' AND NOT r.rolsuper),
+  'lookup', (SELECT json_build_object(
+      'body', p.prosrc, 'arguments', pg_get_function_arguments(p.oid), 'config', p.proconfig,
+      'is', json_build_array(l.lanname, p.prokind, p.provolatile, p.prosecdef, p.proretset,
+                             p.proisstrict),
+      'trusted', (SELECT bool_and(rolsuper) FROM pg_roles WHERE oid IN (p.proowner, n.nspowner)),
+      'rights', (SELECT json_agg(json_build_array(x.what,
+          CASE WHEN x.grantee = 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
+          x.privilege_type, x.is_grantable)
+                                 ORDER BY x.what, x.grantee, x.privilege_type)
+        FROM (SELECT 'function' AS what, * FROM aclexplode(p.proacl)
+              UNION ALL SELECT 'schema', * FROM aclexplode(n.nspacl)) x
+        WHERE x.grantee NOT IN (p.proowner, n.nspowner)))
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_language l ON l.oid = p.prolang
+    WHERE n.nspname = 'pgbouncer' AND p.proname = 'user_lookup' AND p.pronargs = 1
+      AND p.proargtypes[0] = 'text'::regtype)
 )
+"""
+
+# Names with a line break are for hands; one that is being dropped lets nobody in.
+_NAMES = """
+SELECT datname FROM pg_database
+WHERE datallowconn AND datconnlimit <> -2 AND datname !~ '[[:cntrl:]]' ORDER BY datname
 """
 
 _READ = """
@@ -160,17 +199,14 @@ data={data}
 pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || pid=none
 [ -d "/proc/$pid" ] || {{ echo down; exit 0; }}
 port=$(sed -n 4p "$data/postmaster.pid"); echo "up $port"
-ask() {{
-  timeout 30 runuser -u postgres -- psql -XAtq -w -p "$port" -v ON_ERROR_STOP=1 -d "$1" |
-    tr -d '\\n'; echo
-}}
+within=30
+ask() {{ closed_psql "$data" "$port" "$1" | tr -d '\\n'; echo; }}
 ask postgres <<'__SQL__'
 {facts};
 __SQL__
-for db in {databases}; do
-  echo "SELECT count(*) FROM pg_database WHERE datname = :'db'" |
-    timeout 30 runuser -u postgres -- psql -XAtq -w -p "$port" -v db="$db" -d postgres |
-    grep -q 1 || continue
+closed_psql "$data" "$port" postgres <<'__SQL__' | while IFS= read -r db; do
+{names};
+__SQL__
   echo "$db"; ask "$db" <<'__SQL__'
 {database_facts};
 __SQL__
@@ -179,26 +215,29 @@ done
 
 
 def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
-    """Reads roles, databases and settings, and the contents of `databases`."""
+    """Reads roles, databases and settings, and what is in each database.
+
+    Args:
+        databases: those that have to answer where they are there.
+    """
     script = _READ.format(
-        data=data_directory,
-        facts=_FACTS,
-        database_facts=_DATABASE_FACTS,
-        databases=quoted(*databases),
+        data=data_directory, facts=_FACTS, names=_NAMES, database_facts=_DATABASE_FACTS
     )
-    return Probe(script, _parse)
+    return Probe(psql.SHELL + script, partial(_parse, frozenset(databases)))
 
 
-def _parse(lines: list[str]) -> Server:
+def _parse(wanted: Collection[str], lines: list[str]) -> Server:
     if lines[0] in ("absent", "down"):
         return Server("absent" if lines[0] == "absent" else "down")
     if len(lines) < 2 or not lines[1].startswith("{") or len(lines) % 2:
         raise Unreadable("PostgreSQL runs but does not answer; see its log")
     port = int(lines[0].removeprefix("up "))
-    names, facts = lines[2::2], lines[3::2]
-    return Server(
-        "up", port, json.loads(lines[1]), dict(zip(names, map(json.loads, facts), strict=True))
-    )
+    answers = dict(zip(lines[2::2], lines[3::2], strict=True))
+    for name in sorted(wanted):
+        if answers.get(name) == "":
+            raise Unreadable(f"the database {name} does not answer; see PostgreSQL's log")
+    inside = {name: json.loads(facts) for name, facts in answers.items() if facts}
+    return Server("up", port, json.loads(lines[1]), inside)
 
 
 def compare(
@@ -220,15 +259,13 @@ def compare(
     if not steps:
         return None
     variables = {"DATA": data_directory, "SQL": _script(steps)}
-    return Change([step.line for step in steps], _APPLY, variables)
+    return Change([step.line for step in steps], psql.SHELL + _APPLY, variables)
 
 
-# -w never asks for a password; terse errors do not repeat the statement.
 _APPLY = """
 port=$(sed -n 4p "$DATA/postmaster.pid")
 errors=$(mktemp); trap 'rm -f "$errors"' EXIT
-printf '%s\\n' "$SQL" | runuser -u postgres -- psql -XAtq -w -p "$port" -v ON_ERROR_STOP=1 \\
-  -v VERBOSITY=terse -d postgres >/dev/null 2>"$errors" || {
+printf '%s\\n' "$SQL" | closed_psql "$DATA" "$port" postgres >/dev/null 2>"$errors" || {
   grep -m 1 -E 'ERROR|FATAL|error' "$errors" >&2 || tail -n 1 "$errors" >&2; exit 1; }
 """
 
@@ -237,7 +274,7 @@ def _script(steps: Sequence[Step]) -> str:
     lines, connected = [], "postgres"
     for step in steps:
         if step.database != connected:
-            lines.append(f"\\connect {identifier(step.database)}")
+            lines.append(psql.connect(step.database))
             connected = step.database
         lines.append(step.statement)
     return "\n".join(lines)
@@ -263,12 +300,41 @@ def _steps(
         there = server.databases.get(database.name, {}).get("extensions", [])
         for extension in sorted(set(database.extensions) - set(there)):
             line = f"extension {extension} in {database.name}: create"
-            yield Step(line, f"CREATE EXTENSION {identifier(extension)} CASCADE;", database.name)
+            # Where our sessions look first nothing of an application's is created.
+            create = f"CREATE EXTENSION {identifier(extension)} SCHEMA public CASCADE;"
+            yield Step(line, f":open\n{create}\n:closed", database.name)
     if pooled:
-        for name in ["template1", *(database.name for database in databases)]:
-            if server.databases.get(name, {}).get("lookup") != LOOKUP_BODY:
-                lookup = render("postgres/lookup.sql.j2", body=LOOKUP_BODY, role=LOOKUP_ROLE)
-                yield Step(f"password lookup of PgBouncer in {name}: create", lookup, name)
+        yield from _lookups(server, [database.name for database in databases])
+
+
+def _lookups(server: Server, served: Sequence[str]) -> Iterator[Step]:
+    """The function is what its owner may do: it is replaced wherever it is not ours to the letter.
+
+    Raises:
+        Unreadable: its schema belongs to a role that could replace it.
+    """
+    spread = [name for name, inside in server.databases.items() if inside.get("lookup")]
+    for name in dict.fromkeys(["template1", *served, *spread]):
+        inside = server.databases.get(name, {})
+        if owner := inside.get("squatter"):
+            raise Unreadable(
+                f"the schema pgbouncer in the database {name} belongs to {owner}, who could "
+                "replace the password lookup; rename or drop that schema, then run again"
+            )
+        found = inside.get("lookup")
+        if found != LOOKUP:
+            others = {each[1] for each in (found or {}).get("rights") or []} - {
+                LOOKUP_ROLE,
+                "public",
+            }
+            statement = render(
+                "postgres/lookup.sql.j2",
+                body=LOOKUP_BODY,
+                role=LOOKUP_ROLE,
+                others=[identifier(each) for each in sorted(others)],
+            )
+            verb = "replace" if found else "create"
+            yield Step(f"password lookup of PgBouncer in {name}: {verb}", statement, name)
 
 
 def _role(role: Role, now: Mapping[str, Any] | None) -> Iterator[Step]:
@@ -387,16 +453,6 @@ def _grants(database: Database, now: Mapping[str, Any], roles: set[str]) -> Iter
                 )
                 line = f"database {database.name}: {verb.lower()} {privilege} {preposition.lower()}"
                 yield Step(f"{line} {role}", statement)
-
-
-def identifier(name: str) -> str:
-    """A quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A quoted SQL string."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def scram(password: str, role: str) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
+from tasks.core import psql
 from tasks.core.change import Change, Line
+from tasks.core.psql import identifier, literal
 from tasks.core.remote import quoted
-from tasks.core.sql import SUPERUSER, Database, Role, Server, identifier, literal
+from tasks.core.sql import SUPERUSER, Database, Role, Server
 
 DROPPED = "/var/lib/postgresql/dropped"
 
@@ -203,18 +205,14 @@ def drop(server: Server, going: Sequence[Surplus], data_directory: str) -> Chang
 def _script(going: Sequence[Surplus]) -> str:
     lines = []
     for database, statement in (each for surplus in going for each in surplus.statements):
-        # A string of parameters, because a name may look like one.
-        escaped = database.replace("\\", "\\\\").replace("'", "\\'")
-        place = identifier(f"dbname='{escaped}'")
-        lines += [f"\\connect {place}", statement]
+        lines += [psql.connect(database), statement]
     return "\n".join(lines)
 
 
 # A dump has all that was there: nobody may write after it has begun. A limit of 0 still lets
 # superusers in, whose sessions end with the database.
-_DROP = f"""
-PGPORT=$(sed -n 4p "$DATA/postmaster.pid"); export PGPORT
-export PGOPTIONS='-c standard_conforming_strings=on'
+_DROP = f"""{psql.SHELL}
+port=$(sed -n 4p "$DATA/postmaster.pid")
 errors=$(mktemp) closed=
 end() {{ if [ -n "$closed" ]; then limit "$closed" "$limit" || :; fi; rm -f "$errors"; }}
 trap end EXIT; trap 'exit 1' HUP INT TERM
@@ -223,7 +221,7 @@ failed() {{ # WHAT
   why=$(grep -m 1 -E 'ERROR|FATAL|error' "$errors") || why=$(tail -n 1 "$errors")
   echo "${{1:+$1: }}$why" >&2; exit 1
 }}
-ask() {{ as psql -XAtq -w -v ON_ERROR_STOP=1 -v VERBOSITY=terse -d postgres "$@" >/dev/null; }}
+ask() {{ closed_psql "$DATA" "$port" postgres "$@" >/dev/null; }}
 limit() {{ printf 'ALTER DATABASE :"db" CONNECTION LIMIT %s;\n' "$2" | ask -v db="$1"; }}
 leave() {{
   echo "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :'db';" |
@@ -231,8 +229,9 @@ leave() {{
 }}
 dump() {{ # NAME FILE
   as install -d -m 700 {DROPPED} && (
-    umask 077; export PGDATABASE="$1"
-    as pg_dump -w -Fc -f "$2.partial" && as pg_restore -f /dev/null "$2.partial"
+    umask 077
+    closed "$DATA" "$port" "$1" pg_dump -w -Fc -f "$2.partial" &&
+      as pg_restore -f /dev/null "$2.partial"
   ) && sync "$2.partial" && mv "$2.partial" "$2"
 }}
 drop_database() {{ # NAME FILE LIMIT

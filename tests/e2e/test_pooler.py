@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
+from tests.e2e import hostile
 from tests.e2e.project import Data, Project, Run, embedded, footprint
 from tests.e2e.proof import admin, main_process, psql, said
 from tests.e2e.wait import eventually
@@ -425,6 +426,33 @@ def test_superusers_hashes_are_not_handed_out(pooled: Pooled) -> None:
         admin(pooled.host, "DROP ROLE mighty")
 
 
+# A type is looked up in pg_temp first, unless the path of the function names that place last.
+_TEMPORARY = """
+CREATE FUNCTION pg_temp.mighty(pg_catalog.text) RETURNS pg_catalog.bool LANGUAGE plpgsql AS
+  'BEGIN EXECUTE ''ALTER ROLE pgbouncer SUPERUSER''; RETURN true; END';
+CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.mighty(VALUE));
+SELECT phash FROM pgbouncer.user_lookup('psscript');
+"""
+
+
+def test_types_of_the_lookup_role_are_not_the_lookups(pooled: Pooled) -> None:
+    assert "SCRAM-SHA-256$" in said(_as_lookup(pooled, _TEMPORARY))
+    assert admin(pooled.host, "SELECT rolsuper FROM pg_roles WHERE rolname = 'pgbouncer'") == "f"
+
+
+def test_a_role_whose_time_is_over_stays_outside(pooled: Pooled) -> None:
+    host, secret = pooled.host, "late-Password-1"
+    admin(host, f"CREATE ROLE late LOGIN PASSWORD '{secret}' VALID UNTIL 'tomorrow'")
+    try:
+        assert pooled.asks("late", "SELECT current_user", secret) == "late"
+        admin(host, "ALTER ROLE late VALID UNTIL 'yesterday'")
+        assert pooled.refuses("late", secret)
+        admin(host, "ALTER ROLE late VALID UNTIL 'infinity' NOLOGIN")
+        assert pooled.refuses("late", secret)
+    finally:
+        admin(host, "DROP ROLE late")
+
+
 _LOOKUP = "pgbouncer.user_lookup(text)"
 _EXECUTORS = f"""
 SELECT coalesce(json_agg(rolname), '[]') FROM pg_roles
@@ -575,6 +603,59 @@ def test_drift_by_hand_is_taken_back(older: Pooled) -> None:
     assert admin(host, sql) == "postgres"
     assert older.asks("psscript", "SELECT current_user") == "psscript"
     admin(host, "DROP ROLE club")
+
+
+# --- What the owner of a database leaves for others to run ---------------------------------------
+
+_TRAPS: dict[str, Any] = {
+    "postgres_roles": {"psscript": {}, "trapper": {"password": "trapper-Password-1"}},
+    "postgres_databases": {"psscript": {"owner": "psscript"}, "traps": {"owner": "trapper"}},
+}
+_MORE_TRAPS: dict[str, Any] = {
+    "postgres_roles": {**_TRAPS["postgres_roles"], "reader": {"login": False}},
+    "postgres_databases": {
+        "psscript": {"owner": "psscript"},
+        "traps": {
+            "owner": "trapper",
+            "extensions": ["pg_trgm"],
+            "settings": {"work_mem": "7MB"},
+            "grants": {"reader": ["CONNECT"]},
+        },
+    },
+}
+# As the first release made it.
+_FIRST_LOOKUP = """
+CREATE OR REPLACE FUNCTION pgbouncer.user_lookup(IN i_username text, OUT uname text, OUT phash text)
+  RETURNS SETOF record LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
+  $$ SELECT usename::text, passwd FROM pg_catalog.pg_shadow
+     WHERE usename = i_username AND NOT usesuper $$;
+"""
+
+
+def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> None:
+    """A plan, a run, the drift gate, the health table and a removal meet all of it."""
+    host, project = pooled.host, pooled.project
+    project.settings(_TRAPS)
+    project.deploy()
+    secret = _TRAPS["postgres_roles"]["trapper"]["password"]
+    hostile.plant(host, secret, role="trapper", database="traps")
+    for database in ("traps", "template1"):
+        hostile.admin(host, _FIRST_LOOKUP.replace(" text", " pg_catalog.text"), database)
+    project.settings(_MORE_TRAPS)
+    plan, run = project.plan(), project.deploy()
+    assert plan.planned == run.changed == {("PostgreSQL: roles and databases", host.name)}
+    for line in ("database traps: reset role", "password lookup of PgBouncer in traps: replace"):
+        assert f"[{host.name}] {line}" in run.announced
+    assert project.drift().code == 0
+    hostile.assert_harmless(host, role="trapper", database="traps")
+    found = "SELECT count(*) FROM pg_extension WHERE extname = 'pg_trgm'"
+    assert hostile.admin(host, found, "traps") == "1"
+    assert pooled.asks("trapper", "SELECT current_user", secret, "traps") == "trapper"
+    project.settings({"postgres_prune": True, "destroy": True})
+    project.deploy()
+    assert admin(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'trapper'") == "0"
+    hostile.assert_harmless(host, role="trapper", database="postgres")
+    host.run("rm -r /var/lib/postgresql/dropped")
 
 
 # --- Who may come near PostgreSQL itself ---------------------------------------------------------

@@ -107,7 +107,7 @@ def test_what_is_no_scram_verifier_does_not_verify(stored: str | None) -> None:
 
 # --- Comparison ----------------------------------------------------------------------------------
 
-LOOKED_UP = {"lookup": sql.LOOKUP_BODY, "extensions": ["plpgsql"]}
+LOOKED_UP = {"lookup": sql.LOOKUP, "extensions": ["plpgsql"]}
 
 
 def stored(**changes: Any) -> dict[str, Any]:
@@ -393,28 +393,64 @@ def test_extensions_are_created_in_their_own_database() -> None:
     assert lines_and_sql(there, [], wanted) == (
         ["extension hstore in shop: create", "extension hstore in stock: create",
          "extension pg_trgm in stock: create"],
-        ['\\connect "shop"', 'CREATE EXTENSION "hstore" CASCADE;',
-         '\\connect "stock"', 'CREATE EXTENSION "hstore" CASCADE;',
-         'CREATE EXTENSION "pg_trgm" CASCADE;'],
+        ['\\connect "dbname=\'shop\'"', ":closed", ":open",
+         'CREATE EXTENSION "hstore" SCHEMA public CASCADE;', ":closed",
+         '\\connect "dbname=\'stock\'"', ":closed", ":open",
+         'CREATE EXTENSION "hstore" SCHEMA public CASCADE;', ":closed", ":open",
+         'CREATE EXTENSION "pg_trgm" SCHEMA public CASCADE;', ":closed"],
     )  # fmt: skip
 
 
-def test_the_lookup_function_where_it_is_missing_or_another() -> None:
-    there = server(
-        {},
-        {name: {"owner": "app", "settings": None, "grants": None} for name in ("shop", "stock")},
-        {"template1": LOOKED_UP, "shop": LOOKED_UP, "stock": {"lookup": "SELECT 1"}},
-    )
-    wanted = [Database(name, "app") for name in ("shop", "stock")]
-    lines, statements = lines_and_sql(there, [], wanted, pooled=True)
+def _shop_and_stock(**inside: Any) -> Server:
+    """Two databases and template1; what is in those that are not said is ours."""
+    bases = {name: {"owner": "app", "settings": None, "grants": None} for name in ("shop", "stock")}
+    return server({}, bases, {"template1": LOOKED_UP, "shop": LOOKED_UP, **inside})
+
+
+SHOP_AND_STOCK = [Database(name, "app") for name in ("shop", "stock")]
+
+
+def test_the_lookup_function_where_it_is_missing() -> None:
+    there = _shop_and_stock(stock={"lookup": None})
+    lines, statements = lines_and_sql(there, [], SHOP_AND_STOCK, pooled=True)
     assert lines == ["password lookup of PgBouncer in stock: create"]
-    assert statements[0] == '\\connect "stock"'
+    assert statements[:3] == ["\\connect \"dbname='stock'\"", ":closed", "BEGIN;"]
     text = "\n".join(statements)
     assert f"$lookup${sql.LOOKUP_BODY}$lookup$" in text
-    assert "SECURITY DEFINER SET search_path = pg_catalog" in text
-    assert "REVOKE ALL ON FUNCTION pgbouncer.user_lookup(text) FROM PUBLIC;" in text
-    assert "GRANT EXECUTE ON FUNCTION pgbouncer.user_lookup(text) TO pgbouncer;" in text
-    assert lines_and_sql(there, [], wanted, pooled=False) == ([], [])
+    assert "SET search_path = pg_catalog, pg_temp\n" in text
+    assert "REVOKE ALL ON FUNCTION pgbouncer.user_lookup(pg_catalog.text) FROM PUBLIC;" in text
+    assert text.endswith("TO pgbouncer;\nCOMMIT;")
+    assert lines_and_sql(there, [], SHOP_AND_STOCK, pooled=False) == ([], [])
+
+
+OTHER_LOOKUPS: list[dict[str, Any]] = [
+    {"body": " SELECT usename::text, passwd FROM pg_catalog.pg_shadow "},
+    {"config": ["search_path=pg_catalog"]},
+    {"config": None},
+    {"arguments": "i_username name, OUT uname text, OUT phash text"},
+    {"is": ["plpgsql", "f", "v", True, True, False]},
+    {"trusted": False},
+    {"rights": [*sql.LOOKUP["rights"], ["schema", "app", "CREATE", False]]},
+    {"rights": [["function", "public", "EXECUTE", False], *sql.LOOKUP["rights"]]},
+    {"rights": [["schema", "pgbouncer", "USAGE", False]]},
+]
+
+
+@pytest.mark.parametrize("change", OTHER_LOOKUPS)
+def test_a_lookup_function_that_is_another_is_replaced(change: dict[str, Any]) -> None:
+    """Whatever somebody could have altered, and in databases of which the settings know nothing."""
+    other = {"lookup": {**sql.LOOKUP, **change}}
+    there = _shop_and_stock(stock=LOOKED_UP, stray=other)
+    lines, statements = lines_and_sql(there, [], SHOP_AND_STOCK, pooled=True)
+    assert lines == ["password lookup of PgBouncer in stray: replace"]
+    others = 'FROM PUBLIC, "app";' if "app" in str(change) else "FROM PUBLIC;"
+    assert f"REVOKE ALL ON SCHEMA pgbouncer {others}" in statements
+
+
+def test_a_schema_that_an_application_owns_is_not_trusted() -> None:
+    there = _shop_and_stock(stock={**LOOKED_UP, "squatter": "app"})
+    with pytest.raises(Unreadable, match="schema pgbouncer in the database stock belongs to app"):
+        sql.compare(there, [], SHOP_AND_STOCK, DATA, pooled=True)
 
 
 def test_a_bare_host_gets_the_full_plan() -> None:

@@ -46,6 +46,41 @@ fail() {
   exit 1
 }
 as_postgres() { runuser -u postgres -- "$@"; }
+# The one way into PostgreSQL: as postgres, closed to what lives in a database or is set for it.
+# Options that a session begins with win over what an owner sets with ALTER DATABASE or ALTER ROLE.
+closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where that is set
+  options="-c search_path=pg_catalog,pg_temp -c role=none -c local_preload_libraries= \
+    -c session_replication_role=replica -c row_security=off -c standard_conforming_strings=on \
+    -c statement_timeout=${within:-0}s -c lock_timeout=${within:-30}s -c idle_session_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off \
+    -c default_transaction_deferrable=off -c default_transaction_isolation=read\\ committed \
+    -c default_tablespace= -c temp_tablespaces= -c default_table_access_method=heap \
+    -c quote_all_identifiers=off -c transform_null_equals=off -c client_min_messages=warning \
+    -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
+  # Verifiers of passwords are in what we say.
+  options="$options -c log_statement=none -c log_min_duration_statement=-1 \
+    -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
+    -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
+  [ "$(cat "$1/PG_VERSION")" -lt 17 ] ||
+    options="$options -c event_triggers=off -c transaction_timeout=0"
+  port=$2 database=$3
+  shift 3
+  # Inside runuser, which waits for two seconds before it passes a signal on.
+  runuser -u postgres -- ${within:+timeout "$within"} env -i LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin \
+    PGOPTIONS="$options" PGCLIENTENCODING=UTF8 PGPORT="$port" PGDATABASE="$database" "$@"
+)
+# SQL comes on standard input; what it says after a \connect begins with :closed as well. Views are
+# refused where the server knows how; :open is for the scripts of extensions, which may need theirs.
+closed_psql() ( # DATA PORT DATABASE [OPTION...]
+  kind="SELECT pg_catalog.count(pg_catalog.set_config('restrict_nonsystem_relation_kind',"
+  known="WHERE pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL"
+  data=$1 port=$2 database=$3
+  shift 3
+  { echo :closed; cat; } | closed "$data" "$port" "$database" psql -XAtqw -v ON_ERROR_STOP=1 \
+    -v VERBOSITY=terse -v closed="$kind 'view,foreign-table', false)) AS _ $known \\gset" \
+    -v open="$kind '', false)) AS _ $known \\gset" "$@"
+)
+
 repository() { as_postgres pgbackrest --stanza="$stanza" "$@"; }
 instant() { date -u -d "@$1" '+%Y-%m-%d %H:%M:%S+00'; }
 
@@ -249,7 +284,7 @@ flush() {
   esac
   say "$why"
 }
-psql_live() { as_postgres psql -XAtqw -p 5432 -d postgres -c "$1"; }
+psql_live() { printf '%s\n' "$1" | closed_psql "$data" 5432 postgres; }
 
 flush
 # The running server may just have archived the history of its timeline.
@@ -283,7 +318,7 @@ say "$label is restored"
 socket=$(mktemp -d /run/datatier-restore.XXXXXX)
 chown postgres: "$socket"
 install -m 640 -o postgres -g adm /dev/null "$log"
-query() { as_postgres psql -XAtqw -h "$socket" -p 5432 -d postgres -c "$1"; }
+query() { printf '%s\n' "$1" | closed_psql "$data" 5432 postgres -h "$socket"; }
 ask() { query "$1" || fail "PostgreSQL does not answer: $1"; }
 recovery_failed() {
   why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | grep -v 'not accepting connections' | tail -n 1)
@@ -340,7 +375,7 @@ say "recovered to $lsn ($reason)"
 exec 9>&-
 start_service postgres postgresql@15-main.service
 for _ in $(seq 300); do
-  if (runuser -u postgres -- psql -XAtqw -p 5432 -d postgres -c 'SELECT 1') >/dev/null 2>&1 </dev/null; then
+  if psql_live 'SELECT 1' >/dev/null 2>&1; then
     say "PostgreSQL answers; it is on timeline $((0x$now)) now"
     [ -z "$aside" ] || say "$aside is yours to remove, when all is well"
     say 'the next incremental backup takes a full one by itself'
