@@ -253,7 +253,7 @@ def assert_harmless(
     for each in (host, *others):
         assert each.run(f"cat {MARK} 2>/dev/null", check=False).stdout == ""
     power = f"SELECT rolsuper OR rolcreaterole FROM pg_authid WHERE rolname = '{role}'"
-    assert admin(host, power) == "f"
+    assert admin(host, power) != "t"
 
 
 def executions(host: Host, log: str = "", role: str = "psscript") -> list[str]:
