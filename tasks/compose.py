@@ -169,7 +169,7 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         yield "server", probe, f"if [ -e {there} ]; then echo down; else echo absent; fi"
     if RedisSettings in container.settings:
         file = engine.volume(container, "redis.conf")
-        role = f"sed -n 's/^replicaof /replica /p' {file} | grep . || echo master"
+        role = f"peek {file} sed -n 's/^replicaof /replica /p' {file} | grep . || echo master"
         stopped = f"if [ -e {file} ]; then {role}; else echo absent; fi"
         yield "roles", redis.roles_probe(container), stopped
         secret = redis.password(container)
@@ -497,7 +497,7 @@ _TAKE = """
 root=$(docker info -f '{{.DockerRootDir}}')
 take() { # CONTAINER VOLUME HOW
   docker stop -t 300 "$1" >/dev/null
-  [ -z "$2" ] || rm -f "$root/volumes/$2/_data/redis.conf"
+  [ -z "$2" ] || remove "$root/volumes/$2/_data/redis.conf"
   docker rm "$1" >/dev/null
   [ "$3" != destroy ] || docker volume rm "$2" >/dev/null
 }

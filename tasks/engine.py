@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks import project
 from tasks.core.estate import Node
-from tasks.core.remote import Probe, assignments, quoted
+from tasks.core.remote import PATHS, Probe, assignments, quoted
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ fi
 
 def inner(script: str, variables: Mapping[str, str]) -> str:
     """A script for a host, as a container's shell reads it from its standard input."""
-    return f"{assignments(variables)}{_BECOME}cd /\n({script}\n)"
+    return f"{assignments(variables)}{_BECOME}cd /\n{PATHS}({script}\n)"
 
 
 def inside_probe(node: Node, probe: Probe[Any], number: int, stopped: str) -> Probe[Any]:

@@ -363,18 +363,18 @@ def _settled(node: Node) -> str:
 
 # A copy of the configuration that listens nowhere near the live one: it ends at once if it is bad.
 _TRY = f"""
+as_postgres() {{ runuser -u postgres -- "$@"; }}
 try() {{ # INI USERLIST
-  trial=$(mktemp -d); chmod 700 "$trial"
-  cp "$2" "$trial/users"
+  said=$(mktemp) trial=$(as_postgres mktemp -d)
+  as_postgres sh -c 'umask 077; cat >"$1"' sh "$trial/users" <"$2"
   sed -E "s,^(unix_socket_dir) = .*,\\1 = $trial,; s,^(logfile|pidfile) = .*,\\1 = $trial/\\1,
     s,^auth_file = .*,auth_file = $trial/users,; s,^listen_addr = .*,listen_addr = ," \
-    "$1" >"$trial/ini"
-  [ "$(id -u)" != 0 ] || chown -R postgres:postgres "$trial"
+    "$1" | as_postgres sh -c 'umask 077; cat >"$1"' sh "$trial/ini"
   # Inside runuser, which waits for two seconds before it passes a signal on.
-  runuser -u postgres -- timeout 1 /usr/sbin/pgbouncer "$trial/ini" >"$trial/said" 2>&1 || code=$?
-  why=$(grep -hE ' (ERROR|FATAL|WARNING unknown) ' "$trial/logfile" "$trial/said" 2>/dev/null |
-    head -n 1 | sed "s,$trial/ini,{_INI},g") || true
-  rm -rf "$trial"
+  as_postgres timeout 1 /usr/sbin/pgbouncer "$trial/ini" >"$said" 2>&1 || code=$?
+  why=$(as_postgres cat "$trial/logfile" 2>/dev/null | cat - "$said" |
+    grep -E ' (ERROR|FATAL|WARNING unknown) ' | head -n 1 | sed "s,$trial/ini,{_INI},g") || true
+  as_postgres rm -rf "$trial"; rm -f "$said"
   if [ "${{code:-0}}" != 124 ] || [ -n "$why" ]; then
     echo "PgBouncer refuses {_INI}: ${{why:-it does not start}}" >&2; exit 1
   fi
@@ -410,7 +410,8 @@ def service_of(node: Node) -> Service:
         configuration=(_INI, _USERLIST),
         check=f"{_TRY}\ntry {_INI} {_USERLIST}",
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
-        reload=f'kill -HUP "$(cat {PID_FILE})"; sleep 0.2',
+        # Whoever writes that file says whom the signal goes to.
+        reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2",
     )
 
 

@@ -767,7 +767,7 @@ if [ -n "$bad" ]; then echo "PostgreSQL refuses its configuration: $bad" >&2; ex
 # parameter that waits for a restart is listed there as not applied, which is no mistake. What a
 # checkpoint writes before the restart need not be written while clients wait.
 _RELOAD = """
-port=$(sed -n 4p {data}/postmaster.pid)
+port=$(runuser -u postgres -- sed -n 4p {data}/postmaster.pid)
 ask() {{ printf '%s\\n' "$1" | closed_psql {data} "$port" postgres; }}
 bad=$(ask "SELECT coalesce(name || ': ', '') || error FROM pg_file_settings
              WHERE error IS NOT NULL AND NOT {waits}
@@ -784,14 +784,15 @@ fi
 # A scratch server with these files, beside the live one: it knows every reason not to start.
 _TRIAL = """
 bin={bin} etc={etc}
-trial=$(mktemp -d -p /var/tmp)
 as_postgres() {{ runuser -u postgres -- "$@"; }}
+trial=$(as_postgres mktemp -d -p /var/tmp)
 trap 'as_postgres "$bin/pg_ctl" stop -s -m immediate -D "$trial/data" 2>/dev/null
-  rm -rf "$trial"' EXIT
-cp -R "$etc" "$trial/etc"
-printf %s "$TRIAL_CONFIGURATION" >"$trial/etc/{name}"
-printf %s "$TRIAL_ACCESS" >"$trial/etc/pg_hba.conf"
-[ "$(id -u)" != 0 ] || chown -R postgres:postgres "$trial"
+  as_postgres rm -rf "$trial"' EXIT
+# What stands there as a link is tried as the file that will take its place.
+into() {{ as_postgres sh -c 'rm -f "$1"; umask 077; cat >"$1"' sh "$trial/etc/$1"; }}
+as_postgres cp -R "$etc" "$trial/etc"
+printf %s "$TRIAL_CONFIGURATION" | into {name}
+printf %s "$TRIAL_ACCESS" | into pg_hba.conf
 as_postgres "$bin/initdb" -D "$trial/data" --no-sync --locale C --encoding UTF8 >/dev/null
 options="-c data_directory=$trial/data -c config_file=$trial/etc/postgresql.conf"
 options="$options -c hba_file=$trial/etc/pg_hba.conf -c unix_socket_directories=$trial"
@@ -800,7 +801,8 @@ options="$options -c huge_pages=off -c logging_collector=off -c log_destination=
 options="$options -c log_min_messages=log -c lc_messages=C"
 as_postgres "$bin/pg_ctl" start -s -t 60 -D "$trial/data" -l "$trial/log" -o "$options" \
   >/dev/null 2>&1 || {{
-  bad=$(sed -nE 's/^.*(LOG|ERROR|FATAL):  //p; s/^.*CONTEXT:  /at /p' "$trial/log" 2>/dev/null |
+  said='s/^.*(LOG|ERROR|FATAL):  //p; s/^.*CONTEXT:  /at /p'
+  bad=$(as_postgres sed -nE "$said" "$trial/log" 2>/dev/null |
     grep -vE '^(starting PostgreSQL|listening on|database system)' | head -n 2 | paste -s -d ' ' |
     sed "s,$trial/etc,$etc,g")
   echo "PostgreSQL keeps its old settings, since it would not start with the new ones:" \

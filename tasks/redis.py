@@ -194,7 +194,7 @@ for port in {ports}; do
           else if (v["role"]) print "replica", v["master_host"], v["master_port"] }}')
   if [ ! -e "$file" ]; then echo absent
   elif [ -n "$role" ]; then echo "$role"
-  else sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
+  else peek "$file" sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
   fi
 done
 """
@@ -371,7 +371,7 @@ def _configuration(node: Node) -> Change | None:
     missing = any(found[entry.path].kind == "absent" for entry in seeds if isinstance(entry, File))
     if missing:
         seeds = _seeds(node, current_master(node.estate))
-    change = files.compare([*_files(node), *seeds], found)
+    change = kept(files.compare([*_files(node), *seeds], found))
     return change and change.after(_trials(node))
 
 
@@ -450,6 +450,19 @@ def quote(value: str) -> str:
     return f'"{escaped}"'
 
 
+# Debian gives it to redis, who could put links in the way of what root writes and reads there.
+DIRECTORY = Directory("/etc/redis", mode="2750", group="redis")
+# Links of the time before.
+_KEEP_DIRECTORY = f"""{packages.keep_directory(DIRECTORY)}
+find {DIRECTORY.path} -maxdepth 1 -type l -user redis -delete
+"""
+
+
+def kept(change: Change | None) -> Change | None:
+    """A change of files, after which their directory stays root's."""
+    return change and replace(change, script=change.script + _KEEP_DIRECTORY)
+
+
 def client() -> File:
     """Lets root talk to its local instances as the documentation shows, without a password."""
     return File("/usr/local/bin/redis-cli", render("redis/redis-cli.j2"), mode="755")
@@ -466,6 +479,7 @@ BEFORE_START = "/usr/local/bin/redis-before-start"
 def _files(node: Node) -> list[Entry]:
     ports = node.the(RedisSettings).ports
     return [
+        DIRECTORY,
         *(
             Directory(f"/var/lib/redis/{port}", mode="750", user="redis", group="redis")
             for port in ports
@@ -647,25 +661,23 @@ KEEP_ROLE = "-n /^replicaof/p"
 # A second server that keeps nothing and listens in a private directory only.
 _TRY = """
 try() { # FILE NAME
-  place=$(mktemp -d); [ "$(id -u)" != 0 ] || chown redis:redis "$place"
+  said=$(mktemp) place=$(runuser -u redis -- mktemp -d)
   sed -E '/^((tls-)?port|bind|dir|logfile|pidfile|unixsocket|daemonize) /d' "$1" |
     (cd "$place"; exec timeout 20 runuser -u redis -- redis-server - --port 0 --bind 127.0.0.1 \
       --unixsocket "$place/s" --dir "$place" --save '' --appendonly no --loglevel notice \
-      >"$place/said" 2>&1) &
+      >"$said" 2>&1) &
   server=$! answer=
   for _ in $(seq 100); do
-    answer=$(timeout 3 redis-cli -s "$place/s" PING 2>/dev/null) || :
+    answer=$(timeout 3 runuser -u redis -- redis-cli -s "$place/s" PING 2>/dev/null) || :
     case $answer in *PONG*|*NOAUTH*) break ;; esac
     kill -0 "$server" 2>/dev/null || break
     sleep 0.1
   done
   kill "$server" 2>/dev/null || :
-  case $answer in
-    *PONG*|*NOAUTH*) rm -rf "$place"; return 0 ;;
-  esac
-  bad=$(sed -n '/FATAL CONFIG/,$p' "$place/said" | sed 1d | tr '\n' ' ')
-  bad=${bad:-$(grep -vF ' * ' "$place/said" | tail -n 1)}
-  rm -rf "$place"
+  bad=$(sed -n '/FATAL CONFIG/,$p' "$said" | sed 1d | tr '\n' ' ')
+  bad=${bad:-$(grep -vF ' * ' "$said" | tail -n 1)}
+  runuser -u redis -- rm -rf "$place"; rm -f "$said"
+  case $answer in *PONG*|*NOAUTH*) return 0 ;; esac
   echo "$2: Redis refuses it: ${bad:-it does not start}" >&2
   exit 1
 }

@@ -213,10 +213,10 @@ def _instance(node: Node, owner: str) -> tuple[Line, str]:
     home = f"/var/lib/redis/{owner.removeprefix('redis-')}"
     if node.stack.destroy:
         line = f"{owner}: stop and remove, with its data in {home}"
-        return Line(line, "destroys data"), f"rm -rf {home}"
+        return Line(line, "destroys data"), f"remove {home}"
     # Whose replica it is may be another's when it comes back.
     line = f"{owner}: stop and remove; its data stay in {home}"
-    return Line(line, "restart"), f"rm -f {home}/redis.conf"
+    return Line(line, "restart"), f"remove {home}/redis.conf"
 
 
 def examine(everything: Estate) -> list[Problem]:
@@ -349,7 +349,7 @@ def _is_file(path: str) -> bool:
 def _without_secrets(owner: str) -> str:
     """Redis writes its password into the file that keeps its role."""
     file = f"/var/lib/redis/{owner.removeprefix('redis-')}/redis.conf"
-    return f"[ ! -e {file} ] || sed -i {KEEP_ROLE} {file}"
+    return f"[ ! -e {file} ] || at {file} sed -i {KEEP_ROLE} {file}"
 
 
 # --- A project of containers ---------------------------------------------------------------------
@@ -396,12 +396,12 @@ def _project(node: Node) -> Change | None:
     script = ":\n"
     if found["container"] or found["network"]:
         script += _DOWN.format(**words)
-    script += f"rm -rf -- {quoted(*found['path'])}\n"
+    script += f"remove {quoted(*found['path'])}\n"
     if destroys:
         lines += [Line(f"volume {name}: remove", "destroys data") for name in found["volume"]]
         lines += [Line(f"{path}: remove", "destroys data") for path in found["data"]]
         script += f"echo {quoted(*found['volume'])} | xargs -r docker volume rm >/dev/null\n"
-        script += f"rm -rf -- {quoted(*found['data'])}\n"
+        script += f"remove {quoted(*found['data'])}\n"
     script += f"rmdir --ignore-fail-on-non-empty {quoted(home)} 2>/dev/null || :\n"
     return Change(lines, script)
 
@@ -463,10 +463,10 @@ def _stays(node: Node) -> Iterator[str]:
 
 _DESTROY = """
 for pid in /var/lib/postgresql/*/main/postmaster.pid; do
-  [ ! -e "$pid" ] || [ ! -d "/proc/$(head -n 1 "$pid")" ] || {
+  [ ! -e "$pid" ] || [ ! -d "/proc/$(peek "$pid" head -n 1 "$pid")" ] || {
     echo "PostgreSQL runs in ${pid%/*}: stop it first" >&2; exit 1; }
 done
-destroy() { find "$1" -mindepth 1 -delete; rm -df "$1" 2>/dev/null || :; }
+destroy() { at "$1" find "$1" -xdev -mindepth 1 -delete; at "$1" rm -df "$1" 2>/dev/null || :; }
 """
 
 
@@ -477,5 +477,5 @@ def _destroyed(node: Node) -> Change | None:
     lines: list[str] = [Line(f"{path}: remove", "destroys data") for path in found.data]
     steps = [f"destroy {quoted(path)}" for path in found.data]
     clusters = {path.removesuffix("/main") for path in found.data if path.endswith("/main")}
-    steps += [f"rmdir --ignore-fail-on-non-empty {quoted(path)}" for path in sorted(clusters)]
+    steps += [f"at {path} rmdir --ignore-fail-on-non-empty {path}" for path in sorted(clusters)]
     return Change(lines, "\n".join([_DESTROY, *steps]))

@@ -19,6 +19,7 @@ from tasks.core.services import Service
 from tasks.core.settings import Ports, Problem, Settings, matching
 from tasks.core.topology import Address
 from tasks.redis import (
+    DIRECTORY,
     KEEP_PASSWORD,
     MASK,
     SHELL,
@@ -26,6 +27,7 @@ from tasks.redis import (
     addresses,
     client,
     current_master,
+    kept,
     not_ipv4,
     password,
     quote,
@@ -116,7 +118,7 @@ for port in {ports}; do
   accepted "$port" || {{ echo "$port down"; continue; }}
   state=$(redis-cli -p "$port" SENTINEL MASTER {name} | paste -d = - - | paste -s -d ' ')
   case $state in name=*) ;; *) echo "$port none"; continue ;; esac
-  line=$(sed -n 's/^sentinel auth-pass {name} //p' "$file")
+  line=$(peek "$file" sed -n 's/^sentinel auth-pass {name} //p' "$file")
   case $line in "$REDIS_PASSWORD"|"$QUOTED_PASSWORD") known=1 ;; *) known=0 ;; esac
   echo "$port up auth=$known $state"
 done
@@ -191,11 +193,11 @@ def configure(node: Node) -> None:
 
 
 def _configuration(node: Node) -> Change | None:
-    return files.compare(_files(node), node.read("sentinel")["files"])
+    return kept(files.compare(_files(node), node.read("sentinel")["files"]))
 
 
 def _files(node: Node) -> list[Entry]:
-    entries: list[Entry] = [client()]
+    entries: list[Entry] = [DIRECTORY, client()]
     for port, service in zip(node.the(SentinelSettings).ports, _services(node), strict=True):
         home = f"/var/lib/redis/sentinel-{port}"
         state = File(f"{home}/sentinel.conf", "", "640", "redis", "redis", seed=True)

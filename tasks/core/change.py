@@ -147,7 +147,7 @@ def _converge(
     announce(host, change.lines, change.diff)
     if host.state.is_executing:
         remote.count_command(host)
-    script = lock.alone(f"set -eu\numask 022\ncd /\n{change.script}")
+    script = lock.alone(f"set -eu\numask 022\ncd /\n{remote.PATHS}{change.script}")
     yield remote.command(script, change.variables)
     remote.forget(host)
     if wrong := change.wrong():

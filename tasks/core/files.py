@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks.core.change import Change
-from tasks.core.remote import Probe
+from tasks.core.remote import Probe, quoted
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 
@@ -91,26 +91,18 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-_READ = """
-for p in {paths}; do
-  if [ -d "$p" ]; then stat -L -c 'dir %a %U %G %u %g' -- "$p"
-  elif [ -f "$p" ]; then
-    printf 'file %s %s %s %s %s ' $(stat -c '%a %U %G %u %g' -- "$p")
-    base64 -w0 <"$p" || exit 1; echo
-  elif [ -e "$p" ] || [ -L "$p" ]; then echo other
-  else echo absent; fi
-done
-"""
-
-
 def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
     """Reads what stands at the paths of `entries`."""
-    paths = [entry.path for entry in entries]
+    places: dict[str, list[str]] = {}
+    for entry in entries:
+        places.setdefault(entry.path.rpartition("/")[0], []).append(entry.path)
 
     def parse(lines: list[str]) -> dict[str, Found]:
+        paths = [path for each in places.values() for path in each]
         return {path: _found(line) for path, line in zip(paths, lines, strict=True)}
 
-    return Probe(_READ.format(paths=" ".join(map(shlex.quote, paths))), parse)
+    looks = [f"look_at {quoted(place, *paths)}\n" for place, paths in places.items()]
+    return Probe("".join(looks), parse)
 
 
 def _found(line: str) -> Found:
@@ -156,7 +148,7 @@ def _is_owned(entry: Entry, now: Found) -> bool:
 def _sentence(entry: Entry, now: Found) -> str:
     if now.kind == "absent":
         return f"{entry.path}: create"
-    if isinstance(entry, File) and now.content != entry.content.encode():
+    if now.kind == "other" or (isinstance(entry, File) and now.content != entry.content.encode()):
         return f"{entry.path}: change"
     return f"{entry.path}: owner {entry.user}:{entry.group}, mode {entry.mode}"
 
@@ -168,23 +160,7 @@ def _order(entry: Entry) -> str:
     return f"file {head} {base64.b64encode(entry.content.encode()).decode()}"
 
 
-# Printf is built into the shell, so no content shows in a process list. The temporary file is
-# created anew (set -C refuses a planted one) and unreadable to others until it has its owner.
 _WRITE = """
-write() {
-  new="$4.datatier-new"; rm -f -- "$new"
-  [ -d "${4%/*}" ] || { echo "could not write $4: ${4%/*} is missing" >&2; return 1; }
-  (umask 077; set -C; : >"$new") && printf %s "${5:-}" | base64 -d >"$new" &&
-  chown "$2:$3" "$new" && chmod "$1" "$new" && sync "$new" && mv -fT -- "$new" "$4" ||
-  { rm -f -- "$new"; echo "could not write $4: $(df -h --output=avail "${4%/*}" | tail -n 1 |
-    tr -d ' ') left on its file system" >&2; return 1; }
-}
-order() {
-  case $1 in
-    dir) install -d -m "$2" -o "$3" -g "$4" "$5" ;;
-    file) shift; write "$@" 2>"$errors" || { tail -n 1 "$errors" >&2; return 1; } ;;
-  esac
-}
 errors=$(mktemp -p /run); trap 'rm -f "$errors"' EXIT
 while IFS= read -r line; do eval "order $line" || exit 1; done <<__ORDERS__
 $ORDERS

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.core.change import Change
+from tasks.core.files import Directory
 from tasks.core.remote import Probe, quoted
 
 if TYPE_CHECKING:
@@ -23,6 +24,20 @@ install -d /etc/postgresql-common/createcluster.d
 printf '# Datatier creates the cluster itself.\\ncreate_main_cluster = false\\n' \\
   >/etc/postgresql-common/createcluster.d/datatier.conf
 """
+
+
+def keep_directory(directory: Directory) -> str:
+    """Shell that makes an upgrade of the packages keep the owner and mode of a directory."""
+    words = f"{directory.user} {directory.group} {directory.mode} {directory.path}"
+    return (
+        f"dpkg-statoverride --list {directory.path} >/dev/null || dpkg-statoverride --add {words}"
+    )
+
+
+def forget_directory(path: str) -> str:
+    """Shell that undoes `keep_directory`, and nothing of an administrator's."""
+    ours = f"dpkg-statoverride --list {path} 2>/dev/null | grep -q '^root '"
+    return f"! {ours} || dpkg-statoverride --remove {path} >/dev/null"
 
 
 def probe(names: Sequence[str]) -> Probe[dict[str, str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -34,6 +36,16 @@ BROKEN = "the connection is broken"
 _MARK = "\x1e"
 _cache: WeakKeyDictionary[Host, dict[str, tuple[float, dict[str, Any]]]] = WeakKeyDictionary()
 _commands: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
+
+
+def shell(name: str) -> str:
+    """The functions of `tasks/core/shell/NAME.sh`, without the comments."""
+    text = (Path(__file__).parent / "shell" / f"{name}.sh").read_text()
+    return re.sub(r"(?m)^ *#.*\n", "", text)
+
+
+# Every script of ours has these: `at PATH COMMAND...`, `peek`, `remove`, and how files are written.
+PATHS = shell("paths")
 
 
 class Unreadable(Exception):
@@ -152,7 +164,7 @@ def _read_all(
     probes = {
         f"{batch}/{name}": probe for batch, of in batches.items() for name, probe in of.items()
     }
-    script = "cd /\n" + "\n".join(
+    script = f"cd /\n{PATHS}" + "\n".join(
         f"(\n{probe.script}\n) </dev/null\nprintf '\\036%s %s\\n' {shlex.quote(name)} $?"
         for name, probe in probes.items()
     )

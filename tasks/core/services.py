@@ -324,7 +324,7 @@ again() {{ # NAME UNIT
 # A file from the future would stay newer than every record. The clock of file times may be some
 # milliseconds late, so that a record seemed older than a file of this second.
 settle() {{
-  shift; for f; do touch -c -d @"$(($(date +%s) - 1))" "$f"; done
+  shift; for f; do at "$f" touch -c -h -d @"$(($(date +%s) - 1))" "$f"; done
 }}
 record() {{
   install -d -m 700 {STATE_DIRECTORY}

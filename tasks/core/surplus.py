@@ -232,13 +232,13 @@ dump() {{ # NAME FILE
     umask 077
     closed "$DATA" "$port" "$1" pg_dump -w -Fc -f "$2.partial" &&
       as pg_restore -f /dev/null "$2.partial"
-  ) && sync "$2.partial" && mv "$2.partial" "$2"
+  ) && as sync "$2.partial" && as mv -T "$2.partial" "$2"
 }}
 drop_database() {{ # NAME FILE LIMIT
   limit=$3 closed=$1
   limit "$1" 0 2>"$errors" && leave "$1" 2>"$errors" || failed
   dump "$1" "$2" 2>"$errors" || {{
-    rm -f "$2.partial"; failed "database $1 stays, because its dump is not whole"; }}
+    as rm -f "$2.partial"; failed "database $1 stays, because its dump is not whole"; }}
   echo 'DROP DATABASE :"db" WITH (FORCE);' | ask -v db="$1" 2>"$errors" || failed
   closed=
 }}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tasks.core import packages
 from tasks.core.remote import Probe, quoted
 from tasks.core.services import STATE_DIRECTORY, Manager, removal
 
@@ -54,11 +55,11 @@ _OWNERS = tuple(
         (r"/etc/pgbouncer/.*", "pgbouncer"),
         (r"/etc/postgresql/.*/conf\.d/datatier\.conf", "postgres"),
         (r"/etc/datatier/pgbackrest", "pgbackrest"),
-        (r"/etc/pgbackrest\.conf|.*/restore-cluster\.sh", "archiving"),
+        (r"/etc/pgbackrest\.conf|/.*/restore-cluster\.sh", "archiving"),
         (r"/usr/local/bin/redis-(cli|before-start)|/etc/redis/redis-cli\.auth", "redis-cli"),
         (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),
         (r"/etc/postgresql-common/.*|/usr/sbin/policy-rc\.d", "packages"),
-        (r"/etc/(cron|logrotate)\.d/.*|/etc/datatier/.*|/usr/lib/datatier|.*\.sh", "cron"),
+        (r"/etc/(cron|logrotate)\.d/.*|/etc/datatier/.*|/usr/lib/datatier|/.*\.sh", "cron"),
     )
 )
 
@@ -92,7 +93,7 @@ def _rank(owner: str) -> int:
 
 # An instance that does not answer is not the master, whatever its file says.
 _READ = """
-{{ ls -d {named} 2>/dev/null; grep -ls 'Written by Datatier' {marked}
+{{ ls -d {named} 2>/dev/null; timeout 20 grep -D skip -ls 'Written by Datatier' {marked}
   grep -ls datatier /usr/sbin/policy-rc.d
   [ "$(readlink {mask})" != /dev/null ] || echo {mask}; }} | sort -u | sed 's/^/path /'
 for d in {data}; do
@@ -137,21 +138,22 @@ def _parse(lines: list[str]) -> Traces:
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "path":
-            owner = _owner(rest)
-            paths[owner] = (*paths.get(owner, ()), rest)
+            if owner := _owner(rest):
+                paths[owner] = (*paths.get(owner, ()), rest)
         elif kind == "role":
             port, _, role = rest.partition(" ")
             roles[int(port)] = role
-        else:
+        elif kind == "data" and rest.startswith("/"):
             data.append(rest)
     return Traces(paths, roles, tuple(data))
 
 
 def _owner(path: str) -> str:
+    """What a path belongs to; nothing for the rest of a name with a line break in it."""
     for pattern, owner in _OWNERS:
         if match := pattern.fullmatch(path):
             return match.expand(owner)
-    return path
+    return ""
 
 
 # --- Removal -------------------------------------------------------------------------------------
@@ -179,8 +181,10 @@ def take(owner: str, paths: Collection[str], manager: Manager, then: str = ":") 
     records = {path for path in paths if path.endswith(".active")}
     steps.append(then)
     others = [*_further(owner), *(place for path in paths for place in _places(path))]
-    steps.append(f"rm -rf -- {quoted(*(path for path in others if path not in records))}")
+    steps.append(f"remove {quoted(*(path for path in others if path not in records))}")
     dropins = [path for path in paths if path.endswith(".service.d/datatier.conf")]
+    if owner == "redis-cli":
+        steps.append(packages.forget_directory("/etc/redis"))
     directories = [path.rpartition("/")[0] for path in dropins]
     if directories:
         steps.append(f"rmdir --ignore-fail-on-non-empty {quoted(*directories)} 2>/dev/null || :")

@@ -90,7 +90,8 @@ def shell(
 
 def carry_out(change: Change, before: str = "") -> subprocess.CompletedProcess[str]:
     """Runs a change on this machine, with the shell options of a real run."""
-    return shell(f"{before}set -eu\numask 022\n{change.script}", change.variables)
+    options = "set -eu\numask 022\n"
+    return shell(f"{before}{options}{remote.PATHS}{change.script}", change.variables)
 
 
 def syntax_error(script: str) -> str:

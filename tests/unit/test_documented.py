@@ -112,7 +112,8 @@ def _texts(source: str) -> Iterator[tuple[bool, str]]:
 
 def _failures() -> Iterator[tuple[str, str]]:
     """What a run says when it fails, and where: of each line its longest part that never varies."""
-    starts = [*ROOT.glob("templates/compose/*"), *ROOT.glob("templates/redis/*")]
+    places = ("templates/compose", "templates/redis", "tasks/core/shell")
+    starts = [path for place in places for path in ROOT.glob(f"{place}/*")]
     templates = [(path, [(False, path.read_text())]) for path in starts]
     modules = [(path, [*_texts(path.read_text())]) for path in ROOT.glob("tasks/**/*.py")]
     for path, texts in modules + templates:

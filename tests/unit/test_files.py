@@ -17,6 +17,7 @@ from jinja2 import UndefinedError
 from tasks.core import files
 from tasks.core.change import Change
 from tasks.core.files import Directory, Entry, File, Found
+from tasks.core.remote import PATHS
 from tests.unit.helpers import carry_out, shell
 
 ME = getpass.getuser()
@@ -39,7 +40,7 @@ def directory(path: Path, mode: str = "755") -> Directory:
 def read(entries: Sequence[Entry]) -> dict[str, Found]:
     """What the probe finds."""
     probe = files.probe(entries)
-    output = shell(probe.script)
+    output = shell(PATHS + probe.script)
     assert output.returncode == 0, output.stderr
     return probe.parse(output.stdout.splitlines())
 
@@ -219,7 +220,7 @@ def test_a_file_where_a_directory_should_be_is_an_error(tmp_path: Path) -> None:
 def test_an_unreadable_file_fails_the_probe(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("x")
-    script = files.probe([file(path, "x")]).script
+    script = PATHS + files.probe([file(path, "x")]).script
     broken = shell(f"base64() {{ echo half; return 1; }}\n({script}\n)")
     assert broken.returncode == 1
 

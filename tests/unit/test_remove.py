@@ -99,7 +99,7 @@ def test_a_record_goes_last_and_a_cluster_keeps_its_directories() -> None:
     assert script == [
         "leave_service postgres postgresql@15-main.service postgresql.service",
         ":",
-        f"rm -rf -- {conf}",
+        f"remove {conf}",
         "forget_units",
         f"rm -f -- {record}",
     ]
@@ -181,8 +181,8 @@ def test_a_replica_leaves_its_data_or_takes_them(destroy: bool, tmp_path: Path) 
     change = remove._pruned(node, remove._surplus(node))
     assert change is not None
     assert impact_of(change.lines[0]) == ("destroys data" if destroy else "restart")
-    assert ("rm -rf /var/lib/redis/6380" in change.script.splitlines()) is destroy
-    assert ("rm -f /var/lib/redis/6380/redis.conf" in change.script.splitlines()) is not destroy
+    assert ("remove /var/lib/redis/6380" in change.script.splitlines()) is destroy
+    assert ("remove /var/lib/redis/6380/redis.conf" in change.script.splitlines()) is not destroy
 
 
 def test_a_master_is_not_removed(tmp_path: Path) -> None:

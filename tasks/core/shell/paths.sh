@@ -1,0 +1,131 @@
+# Whoever owns a directory decides where the paths through it lead: at any moment it may be a link.
+# So nothing is done there as root, only as that user, who reaches nothing that was not in reach.
+
+# Sets `actor`: 0 where only root decides where a directory's path leads, else the number of the
+# user who does. It fails where nobody can be trusted with it, and `why` tells the reason.
+actor_of() { # DIRECTORY
+  actor=0 why= whole=${1%/}
+  rest=$whole; set --
+  while [ -n "$rest" ]; do set -- "$rest" "$@"; rest=${rest%/*}; done
+  [ $# != 0 ] || return 0
+  while read -r mode uid gid; do
+    mode=$((0x${mode:-4000}))
+    case $((mode & 0xf000))-$actor in
+      16384-0) # a directory, and all above it is root's
+        actor=${uid:-0}
+        if [ "$actor" = 0 ] && is_shared "$1" "$mode" "${gid:-0}"; then
+          why="others than root may write in $1"; return 1
+        fi ;;
+      16384-*)
+        if [ "$uid" != 0 ] && [ "$uid" != "$actor" ]; then
+          why="$1 is the directory of user $uid in one of user $actor"; return 1
+        fi ;;
+      40960-0) # a link that only root can change leads on from here
+        [ "$uid" = 0 ] || { why="$1 is a link of user $uid"; return 1; }
+        [ -e "$1" ] || { why="$1 leads nowhere"; return 1; }
+        rest=${whole#"$1"} whole=$(readlink -- "$1")
+        case $whole in /*) ;; *) whole=${1%/*}/$whole ;; esac
+        actor_of "$whole$rest"; return ;;
+      40960-*) return 0 ;; # who has made it, follows it
+      *) why="$1 is not a directory"; return 1 ;;
+    esac
+    shift
+  done <<EOF
+$(stat -c '%f %u %g' -- "$@" 2>/dev/null)
+EOF
+}
+# Groups below 100 are the distribution's own, as good as root; /var/log has one of its own on Ubuntu.
+is_shared() { # DIRECTORY MODE GROUP
+  [ $(($2 & 01000)) = 0 ] || return 1
+  [ $(($2 & 02)) = 0 ] || return 0
+  [ $(($2 & 020)) != 0 ] && [ "$3" -ge 100 ] && [ "$1" != /var/log ]
+}
+# Runs a command with the rights of a user, and nothing of root's: no group, no variable.
+become() { # USER COMMAND...
+  uid=$1; shift
+  gid=$(id -g "$uid" 2>/dev/null) || gid=$uid
+  ${patience:+timeout -k 1 $patience} env -i PATH="$PATH" LC_ALL=C \
+    setpriv --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs -- "$@"
+}
+# Runs a command that does something to a path, as who decides where that leads.
+at() ( # PATH COMMAND...
+  actor_of "${1%/*}" || { echo "could not touch $1: $why" >&2; exit 1; }
+  shift
+  if [ "$actor" = 0 ] || [ "$(id -u)" != 0 ]; then "$@"; else become "$actor" "$@"; fi
+)
+# The same for what reads, which a pipe or a terminal in place of a file would keep waiting.
+peek() (patience=5; at "$@")
+remove() ( # PATH...
+  for each; do at "$each" rm -rf --one-file-system -- "$each" || exit 1; done
+)
+
+# What stands at paths of one directory, a line each; of a file its content. Nothing is opened that
+# keeps its reader waiting or never ends, and a link is no file, whatever it leads to.
+LOOK='
+look() { # PATH...
+  for p; do
+    if [ ! -e "$p" ] && [ ! -L "$p" ]; then echo absent; continue; fi
+    read -r mode size said && [ -n "$mode" ] || exit 1
+    case $((0x$mode & 0xf000)) in
+      16384) echo "dir $said" ;;
+      32768)
+        if [ "$size" -gt 4194304 ] || [ ! -r "$p" ]; then echo other; continue; fi
+        printf "file %s " "$said"; head -c 4194304 -- "$p" | base64 -w0 || exit 1
+        echo ;;
+      40960)
+        if [ -d "$p" ] && { [ "${said%% 0 *}" != "$said" ] || [ "$(id -u)" != 0 ]; }; then
+          stat -L -c "dir %a %U %G %u %g" -- "$p"
+        else echo other; fi ;;
+      *) echo other ;;
+    esac
+  done <<EOF
+$(stat -c "%f %s %a %U %G %u %g" -- "$@" 2>/dev/null)
+EOF
+}'
+eval "$LOOK"
+look_at() { # DIRECTORY PATH...
+  if ! actor_of "$1"; then shift; for each; do echo other; done; return; fi
+  shift
+  if [ "$actor" = 0 ]; then look "$@"; return; fi
+  # Its user may be somebody who writes what nobody has asked.
+  said=$(patience=20; become "$actor" sh -c "$LOOK"'; look "$@"' sh "$@" 2>/dev/null </dev/null) ||
+    exit 1
+  printf '%s\n' "$said" | tr -d '\036'
+}
+
+# Writes one file, or makes a directory; a file beside its place, and renamed when it is whole.
+# Printf is built into the shell, so no content shows in a process list. The temporary file is
+# created anew (set -C refuses a planted one) and unreadable to others until it has its owner.
+MAKE='
+make() { # KIND MODE USER GROUP PATH; the content of a file in base64 on standard input
+  if [ "$1" = dir ]; then install -d -m "$2" -o "$3" -g "$4" -- "$5"; return; fi
+  new="$5.datatier-new"; rm -rf --one-file-system -- "$new"
+  (umask 077; set -C; : >"$new") && base64 -d >"$new" &&
+  chown "$3:$4" "$new" && chmod "$2" "$new" && sync "$new" && mv -fT -- "$new" "$5" ||
+  { rm -f -- "$new"; return 1; }
+}'
+eval "$MAKE"
+order() { # KIND MODE USER GROUP PATH [CONTENT]
+  place=${5%/*}
+  [ "$1" = dir ] || [ -d "$place/" ] || { echo "could not write $5: $place is missing" >&2; return 1; }
+  # Of a directory that is a link to another disk it counts where that is.
+  if [ "$1" = dir ] && [ -L "$5" ]; then place=$5; fi
+  actor_of "$place" || { echo "could not write $5: $why" >&2; return 1; }
+  kind=$1 mode=$2 user=$3 group=$4 path=$5 content=${6:-}
+  if [ "$actor" != 0 ] && [ "$actor" != "$(id -u "$user" 2>/dev/null || echo "$user")" ]; then
+    echo "could not write $5: its directory is user $actor's, and the file is to be $user's" >&2
+    return 1
+  fi
+  if printf %s "$content" | {
+    set -- "$kind" "$mode" "$user" "$group" "$path"
+    if [ "$actor" = 0 ]; then make "$@"; else become "$actor" sh -c "$MAKE"'; make "$@"' sh "$@"; fi
+  } 2>"$errors"; then return 0; fi
+  why=$(tail -n 1 "$errors")
+  case $why in
+    *'write error'* | *[Ss]pace* | *'too large'* | *quota*)
+      why="$(df -h --output=avail "${path%/*}" | tail -n 1 | tr -d ' ') left on its file system" ;;
+    *) why=${why#*: } ;;
+  esac
+  echo "could not write $path: $why" >&2
+  return 1
+}

@@ -1,0 +1,259 @@
+"""Root and the directories of others: the shell of tasks/core/shell/paths.sh, run for real."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tasks.core import files, traces
+from tasks.core.files import Directory, Entry, File, Found
+from tasks.core.remote import PATHS
+from tests.unit.helpers import carry_out, shell
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
+
+# Users without a name, as those of a container are to its host.
+EVE, BOB = 54321, 54322
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    """A directory of root's that everybody may enter, as pytest's own is not."""
+    place = tmp_path
+    while place != Path("/tmp"):
+        place.chmod(0o755)
+        place = place.parent
+    return tmp_path
+
+
+@pytest.fixture
+def home(top: Path) -> Path:
+    """A directory of Eve's in one of root's."""
+    return owned(top / "home", EVE)
+
+
+@pytest.fixture
+def victim(top: Path) -> Iterator[Path]:
+    """A directory of root's with a file, which nothing changes."""
+    place = top / "victim"
+    place.mkdir()
+    (place / "file").write_text("root's")
+    (place / "file").chmod(0o640)
+    before = _seen(place)
+    yield place
+    assert _seen(place) == before
+
+
+def _seen(place: Path) -> list[object]:
+    paths = [place, *sorted(place.iterdir())]
+    return [
+        (path.name, s.st_mode, s.st_uid, s.st_gid, s.st_ino, s.st_mtime_ns, s.st_size)
+        for path in paths
+        for s in (path.lstat(),)
+    ]
+
+
+def owned(path: Path, user: int) -> Path:
+    path.mkdir()
+    os.chown(path, user, user)
+    return path
+
+
+def link(path: Path, target: Path | str, user: int = EVE) -> Path:
+    path.symlink_to(target)
+    os.lchown(path, user, user)
+    return path
+
+
+def theirs(path: Path, content: str = "new", mode: str = "640", user: int = EVE) -> File:
+    return File(str(path), content, mode, str(user), str(user))
+
+
+def read(entry: Entry) -> Found:
+    probe = files.probe([entry])
+    output = shell(PATHS + probe.script)
+    assert (output.returncode, output.stderr) == (0, "")
+    return probe.parse(output.stdout.splitlines())[entry.path]
+
+
+def write(entry: Entry) -> CompletedProcess[str]:
+    change = files.compare([entry], {entry.path: read(entry)})
+    assert change is not None
+    return carry_out(change)
+
+
+def run(script: str) -> CompletedProcess[str]:
+    return shell(f"set -eu\n{PATHS}{script}")
+
+
+# --- Files in a directory of somebody else -------------------------------------------------------
+
+
+def test_its_owner_writes_there(home: Path) -> None:
+    path = home / "a"
+    assert write(theirs(path)).returncode == 0
+    found = path.stat()
+    assert (found.st_uid, stat.S_IMODE(found.st_mode), path.read_text()) == (EVE, 0o640, "new")
+    assert [each.name for each in home.iterdir()] == ["a"]
+    assert read(theirs(path)).content == b"new"
+
+
+def test_a_link_is_no_file_and_is_replaced(home: Path, victim: Path) -> None:
+    path = link(home / "a", victim / "file")
+    assert read(theirs(path)) == Found("other")
+    assert write(theirs(path)).returncode == 0
+    assert path.read_text() == "new"
+
+
+def test_a_link_in_place_of_what_is_written_first_is_not_followed(home: Path, victim: Path) -> None:
+    link(home / "a.datatier-new", victim / "file")
+    assert write(theirs(home / "a")).returncode == 0
+
+
+def test_a_directory_that_is_a_link_leads_only_where_its_owner_gets(
+    home: Path, victim: Path
+) -> None:
+    place = link(home / "conf.d", victim)
+    path = place / "ours"
+    assert read(theirs(path)) == Found("absent")
+    output = write(theirs(path))
+    assert output.returncode == 1
+    assert output.stderr.startswith(f"could not write {path}: ")
+    assert output.stderr.count("\n") == 1
+
+
+def test_a_secret_behind_such_a_link_is_not_read(home: Path, top: Path) -> None:
+    secrets = top / "secrets"
+    secrets.mkdir()
+    (secrets / "shadow").write_text("root's")
+    (secrets / "shadow").chmod(0o600)
+    place = link(home / "conf.d", secrets)
+    assert read(theirs(place / "shadow")) == Found("other")
+
+
+def test_a_hard_link_is_replaced_and_keeps_owner_and_mode(home: Path, victim: Path) -> None:
+    path = home / "a"
+    os.link(victim / "file", path)
+    try:
+        assert write(theirs(path, "root's")).returncode == 0
+    finally:
+        assert path.stat().st_ino != (victim / "file").stat().st_ino
+
+
+def test_what_is_to_be_somebody_elses_is_refused(home: Path) -> None:
+    path = home / "a"
+    output = write(File(str(path), "x"))
+    assert output.returncode == 1
+    assert output.stderr == (
+        f"could not write {path}: its directory is user {EVE}'s, and the file is to be root's\n"
+    )
+    assert [*home.iterdir()] == []
+
+
+def test_a_directory_in_one_of_theirs(home: Path, victim: Path) -> None:
+    entry = Directory(str(home / "d"), "750", str(EVE), str(EVE))
+    assert write(entry).returncode == 0
+    assert (home / "d").stat().st_uid == EVE
+    link(home / "e", victim)
+    entry = Directory(str(home / "e"), "700", str(EVE), str(EVE))
+    assert write(entry).returncode == 1
+
+
+def test_two_owners_above_each_other_are_refused(home: Path) -> None:
+    place = owned(home / "bob", BOB)
+    assert read(theirs(place / "a", user=BOB)) == Found("other")
+    assert (
+        f"is the directory of user {BOB} in one of user {EVE}"
+        in write(theirs(place / "a", user=BOB)).stderr
+    )
+
+
+# --- What is no file -----------------------------------------------------------------------------
+
+
+def test_nothing_is_opened_that_keeps_a_reader_waiting(home: Path) -> None:
+    os.mkfifo(home / "pipe")
+    os.mknod(home / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    with (home / "huge").open("wb") as huge:
+        huge.truncate(10 * 1024**3)
+    link(home / "loop", "loop")
+    link(home / "dangling", home / "nowhere")
+    link(home / "endless", "/dev/zero")
+    for name in ("pipe", "zero", "huge", "loop", "dangling", "endless"):
+        assert read(theirs(home / name)) == Found("other"), name
+        assert write(theirs(home / name)).returncode == 0, name
+        assert (home / name).read_text() == "new"
+    assert not (home / "nowhere").exists()
+
+
+# --- Whose path it is ----------------------------------------------------------------------------
+
+
+def actor(path: Path) -> str:
+    output = run(f'actor_of "{path}" || actor="nobody: $why"; echo "$actor"')
+    assert output.returncode == 0
+    return output.stdout.strip()
+
+
+def test_who_acts(home: Path, top: Path) -> None:
+    (home / "roots").mkdir()
+    assert [actor(path) for path in (top, home, home / "roots", home / "missing")] == [
+        "0",
+        *[str(EVE)] * 3,
+    ]
+
+
+def test_roots_own_links_are_followed(home: Path, top: Path) -> None:
+    link(top / "disk", top, user=0)
+    link(top / "near", f"disk/../{top.name}/home", user=0)
+    assert actor(top / "disk") == "0"
+    assert actor(top / "disk/home") == str(EVE)
+    assert actor(top / "near") == str(EVE)
+    link(top / "nowhere", top / "missing", user=0)
+    assert actor(top / "nowhere/a") == f"nobody: {top}/nowhere leads nowhere"
+
+
+def test_a_link_of_somebody_in_a_shared_directory(top: Path, victim: Path) -> None:
+    top.chmod(0o1777)
+    place = link(top / "planted", victim)
+    assert actor(place) == f"nobody: {place} is a link of user {EVE}"
+    output = write(File(str(place / "a"), "x"))
+    assert output.stderr == f"could not write {place}/a: {place} is a link of user {EVE}\n"
+
+
+@pytest.mark.parametrize(("mode", "group"), [(0o777, 0), (0o775, EVE)])
+def test_a_directory_in_which_others_may_write(mode: int, group: int, top: Path) -> None:
+    top.chmod(mode)
+    os.chown(top, 0, group)
+    assert actor(top / "a") == f"nobody: others than root may write in {top}"
+    top.chmod(0o1777)
+    assert actor(top) == "0"
+
+
+def test_a_removal_ends_at_what_somebody_has_linked(home: Path, victim: Path) -> None:
+    link(home / "data", victim)
+    link(home / "file", victim / "file")
+    run(f"remove {home}/data/file {home}/data/. 2>/dev/null || :; remove {home}/data {home}/file")
+    assert [*home.iterdir()] == []
+
+
+def test_a_command_has_nothing_of_roots(home: Path) -> None:
+    output = run(f"SECRET=x; export SECRET; at {home}/a sh -c 'id -u; id -G; env'")
+    user, groups, *environment = output.stdout.splitlines()
+    assert (user, groups) == (str(EVE), str(EVE))
+    assert {line.partition("=")[0] for line in environment} <= {"PATH", "LC_ALL", "PWD", "_"}
+
+
+# --- Names ---------------------------------------------------------------------------------------
+
+
+def test_a_name_with_a_line_break_adds_no_path() -> None:
+    lines = ["path /var/lib/redis/sentinel-1", "path etc", "path x.sh", "data /a", "data etc", "x"]
+    found = traces._parse(lines)
+    assert found.paths == {"redis-sentinel-1": ("/var/lib/redis/sentinel-1",)}
+    assert found.data == ("/a",)
