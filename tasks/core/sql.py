@@ -196,9 +196,9 @@ WHERE datallowconn AND datconnlimit <> -2 AND datname !~ '[[:cntrl:]]' ORDER BY 
 _READ = """
 data={data}
 [ -e "$data/PG_VERSION" ] || {{ echo absent; exit 0; }}
-pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || pid=none
+pid=$(peek "$data/postmaster.pid" head -n 1 "$data/postmaster.pid" 2>/dev/null) || pid=none
 [ -d "/proc/$pid" ] || {{ echo down; exit 0; }}
-port=$(sed -n 4p "$data/postmaster.pid"); echo "up $port"
+port=$(peek "$data/postmaster.pid" sed -n 4p "$data/postmaster.pid"); echo "up $port"
 within=30
 ask() {{ closed_psql "$data" "$port" "$1" | tr -d '\\n'; echo; }}
 ask postgres <<'__SQL__'
@@ -263,7 +263,7 @@ def compare(
 
 
 _APPLY = """
-port=$(sed -n 4p "$DATA/postmaster.pid")
+port=$(peek "$DATA/postmaster.pid" sed -n 4p "$DATA/postmaster.pid")
 errors=$(mktemp); trap 'rm -f "$errors"' EXIT
 printf '%s\\n' "$SQL" | closed_psql "$DATA" "$port" postgres >/dev/null 2>"$errors" || {
   grep -m 1 -E 'ERROR|FATAL|error' "$errors" >&2 || tail -n 1 "$errors" >&2; exit 1; }

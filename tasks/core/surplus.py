@@ -212,7 +212,7 @@ def _script(going: Sequence[Surplus]) -> str:
 # A dump has all that was there: nobody may write after it has begun. A limit of 0 still lets
 # superusers in, whose sessions end with the database.
 _DROP = f"""{psql.SHELL}
-port=$(sed -n 4p "$DATA/postmaster.pid")
+port=$(peek "$DATA/postmaster.pid" sed -n 4p "$DATA/postmaster.pid")
 errors=$(mktemp) closed=
 end() {{ if [ -n "$closed" ]; then limit "$closed" "$limit" || :; fi; rm -f "$errors"; }}
 trap end EXIT; trap 'exit 1' HUP INT TERM
