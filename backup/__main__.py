@@ -140,8 +140,8 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     drill.drill(config, log)
 
 
-def _fetch(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
-    recovery.fetch_all(config, log)
+def _fetch(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    recovery.fetch_all(config, log, unsigned=arguments.unsigned)
 
 
 def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:

@@ -55,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     told.add_argument("--brief", action="store_true", help="in one line")
     jobs.add("verify", "read every artifact and the repository back")
     jobs.add("drill", "restore the newest backups to scratch servers and compare")
-    jobs.add("fetch", "bring all backups back from the bucket to a new host")
+    fetch = jobs.add("fetch", "bring all backups back from the bucket to a new host")
+    fetch.add_argument(
+        "--unsigned",
+        action="store_true",
+        help="believe a bucket without this estate's signature, and whoever can write to it",
+    )
     jobs.add("adopt", "take a new cluster into the repository of a lost one")
     return whole
 

@@ -72,7 +72,7 @@ class Redis:
 
 @dataclass(frozen=True)
 class S3:
-    """Where copies go; an empty endpoint is Amazon's."""
+    """Where copies go; an empty endpoint is Amazon's, and the signing key is not in the bucket."""
 
     bucket: str
     region: str
@@ -80,6 +80,7 @@ class S3:
     prefix: str
     access_key: str
     secret_key: str
+    signing_key: str = ""
 
 
 @dataclass(frozen=True)

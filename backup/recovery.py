@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
+import pwd
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backup import postgres, repository
 from backup.config import Config
 from backup.job import Failed, Log, locked, stamp
-from backup.store_bucket import REPOSITORY, Bucket, Listed, bucket_of
-from backup.store_fetch import fetch
+from backup.store_bucket import REPOSITORY, Bucket, bucket_of
+from backup.store_fetch import Offered, fetch, offered
 from backup.store_layout import labels_of, repository_of
+from backup.store_signed import Entry
+from backup.store_state import remembered
 
 
-def fetch_all(config: Config, log: Log) -> None:
+def fetch_all(config: Config, log: Log, *, unsigned: bool = False) -> None:
     """Brings everything in the bucket back to where this host's own backups would be.
 
     The empty repository that the deployment made is moved aside. An interrupted run goes on
     where it was.
+
+    Args:
+        unsigned: believes the bucket, where no list of it is signed with this estate's key.
 
     Raises:
         Failed: this host has physical backups that the bucket lacks, or something was damaged.
     """
     with locked("mirror"):
         bucket = bucket_of(config, log)
-        _make_way(config, bucket, bucket.listing(), log)
+        offer = offered(bucket, log, unsigned=unsigned)
+        _make_way(config, bucket, offer, log)
+        if unsigned:
+            # From here on what is here counts, and the next copy signs it.
+            with remembered(config) as state:
+                state.signed.written = datetime.now(UTC).isoformat()
+        # Root writes there: meanwhile nobody else may put a link into its way.
+        _give(config.directory / REPOSITORY, "root")
         try:
-            fetch(config, config.directory, log)
+            fetch(config, config.directory, log, offer)
         finally:
-            _hand_over(config.directory / REPOSITORY)
+            _give(config.directory / REPOSITORY, repository.USER)
     log.line(
         "everything is back; next: restore-cluster.sh --yes on PostgreSQL's host, and here "
         f"restore-redis.sh {config.artifacts('redis')}/redis_LATEST.rdb.gz (list: backup.sh list)"
     )
 
 
-def _make_way(config: Config, bucket: Bucket, listed: dict[str, Listed], log: Log) -> None:
+def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
+    listed, signed, _ = offer
     root = config.directory / REPOSITORY
     here = repository_of(config)
     if own := labels_of(here.keys()) - labels_of(listed):
@@ -46,7 +61,12 @@ def _make_way(config: Config, bucket: Bucket, listed: dict[str, Listed], log: Lo
         )
     foreign = here.keys() - listed.keys()
     infos = [item for item in here.infos if item.key in listed]
-    if not foreign and all(bucket.sha256(item.key) == item.digest() for item in infos):
+    if not foreign and all(
+        Entry(item.size(), item.digest()) in signed.names(item.key)
+        if signed
+        else bucket.sha256(item.key) == item.digest()
+        for item in infos
+    ):
         return
     if labels_of(here.keys()):
         raise Failed(
@@ -58,15 +78,20 @@ def _make_way(config: Config, bucket: Bucket, listed: dict[str, Listed], log: Lo
     log.line(f"the repository that was here holds no backup; it is kept as {aside}")
 
 
-def _hand_over(root: Path) -> None:
-    """Gives the repository to the user that pgBackRest runs as."""
+def _give(root: Path, user: str) -> None:
+    """Gives the repository to a user; links in it are not followed."""
     root.mkdir(exist_ok=True)
-    for directory, _, names in os.walk(root):
-        places = [(Path(directory), 0o750), *((Path(directory) / name, 0o640) for name in names)]
-        for path, mode in places:
-            if not path.is_symlink():
-                path.chmod(mode)
-                shutil.chown(path, repository.USER, repository.USER)
+    to = pwd.getpwnam(user)
+    for _, _, names, directory in os.fwalk(root):
+        os.fchown(directory, to.pw_uid, to.pw_gid)
+        os.fchmod(directory, 0o750)
+        for name in names:
+            with contextlib.suppress(OSError):  # a link
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+                file = os.open(name, flags, dir_fd=directory)
+                os.fchown(file, to.pw_uid, to.pw_gid)
+                os.fchmod(file, 0o640)
+                os.close(file)
 
 
 def require_known_cluster(config: Config) -> None:

@@ -6,11 +6,11 @@ from backup import alert
 from backup.config import Config
 from backup.job import Busy, Log, locked
 from backup.store_bucket import Away
-from backup.store_fetch import fetch
+from backup.store_fetch import fetch, offered
 from backup.store_mirror import mirror
 from backup.store_prune import prune
 
-__all__ = ["Away", "fetch", "mirror", "mirror_if_any", "prune"]
+__all__ = ["Away", "fetch", "mirror", "mirror_if_any", "offered", "prune"]
 
 EVENT = "copy to S3"
 

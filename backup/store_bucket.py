@@ -18,6 +18,7 @@ from botocore.exceptions import ConnectionError as NoConnection
 
 from backup.config import S3, Config
 from backup.job import Failed, Log
+from backup.store_signed import LIST
 
 # Every request ends: seconds to connect, seconds between two packets, tries in all.
 CONNECT_SECONDS = 10
@@ -28,6 +29,7 @@ TRIES = 4
 WORKERS = 4
 
 REPOSITORY = "pgbackrest"
+_PLACES = ("postgres/", "redis/", f"{REPOSITORY}/")
 _CHUNK = 1024 * 1024
 
 
@@ -87,6 +89,7 @@ class Bucket:
     """The few things that we ask of a bucket; keys are relative to the prefix."""
 
     def __init__(self, s3: S3, log: Log) -> None:
+        self.s3 = s3
         self._client = _client(s3)
         self._name = s3.bucket
         self._prefix = f"{s3.prefix.strip('/')}/" if s3.prefix.strip("/") else ""
@@ -101,7 +104,7 @@ class Bucket:
         return {"Bucket": self._name, "Key": self._prefix + key}
 
     def listing(self) -> dict[str, Listed]:
-        """Everything under the prefix that is ours by its place."""
+        """Everything under the prefix that is ours by its place; names are not checked."""
         found = {}
         with _asking("listing"):
             pages = self._client.get_paginator("list_objects_v2")
@@ -203,7 +206,9 @@ class Bucket:
     def download(self, key: str, path: Path) -> str:
         """Writes an object to a file, synced; returns the sha256 of what arrived."""
         running = hashlib.sha256()
-        with path.open("wb") as file:
+        # What lies there may be a link of somebody else's.
+        path.unlink(missing_ok=True)
+        with path.open("xb") as file:
             for chunk in self.chunks(key):
                 running.update(chunk)
                 file.write(chunk)
@@ -234,9 +239,14 @@ def _md5(content: bytes) -> str:
 
 
 def is_ours(key: str) -> bool:
-    parts = PurePosixPath(key).parts
-    safe = len(parts) > 1 and ".." not in parts and not key.startswith("/") and key[-1] != "/"
-    return safe and parts[0] in ("postgres", "redis", REPOSITORY)
+    return key == LIST or (key[-1:] != "/" and key.startswith(_PLACES))
+
+
+def is_safe(key: str) -> bool:
+    """Whether a name leads to a file below the directory, and to one only."""
+    path = PurePosixPath(key)
+    plain = key.isprintable() and "\\" not in key and path.as_posix() == key
+    return plain and ".." not in path.parts and not path.is_absolute()
 
 
 def bucket_of(config: Config, log: Log) -> Bucket:

@@ -13,6 +13,7 @@ from backup.config import Config
 from backup.job import Failed
 from backup.manifest import SUFFIX, Manifest, digest
 from backup.store_bucket import REPOSITORY, WORKERS, Bucket, Listed
+from backup.store_signed import Entry, Signed, damaged
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Item:
         status = self.path.stat()
         return f"{status.st_size} {status.st_mtime_ns}"
 
+    def entry(self) -> Entry:
+        """What the object is to be.
+
+        Raises:
+            Failed: the file is not what its manifest says.
+        """
+        found = self.digest()
+        if self.sha256 and found != self.sha256:
+            raise Failed(f"{self.key} is not what its manifest says: damaged here, not copied")
+        return Entry(self.size(), found)
+
     def digest(self) -> str:
         if self.content is not None:
             return hashlib.sha256(self.content).hexdigest()
@@ -54,9 +66,13 @@ def key_of(manifest: Manifest) -> str:
 
 
 def stored_manifests(
-    bucket: Bucket, listed: Mapping[str, Listed]
+    bucket: Bucket, listed: Mapping[str, Listed], signed: Signed | None
 ) -> tuple[list[Manifest], dict[str, str]]:
-    """The manifests in the bucket, and why others are none, by key."""
+    """The manifests in the bucket, and why others are none, by key.
+
+    Args:
+        signed: what they may be; None believes the bucket.
+    """
     keys = [key for key in listed if key.endswith(SUFFIX) and not key.startswith(REPOSITORY)]
     found, failures = [], {}
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(WORKERS) as pool:
@@ -64,6 +80,8 @@ def stored_manifests(
             path = Path(scratch) / PurePosixPath(key).name
             path.write_bytes(content)
             try:
+                if signed and Entry(len(content), digest(path)) not in signed.names(key):
+                    raise Failed(damaged(key))
                 found.append(Manifest.read(path))
             except Failed as failure:
                 failures[key] = str(failure)

@@ -6,18 +6,19 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from backup import retention
 from backup.config import Config
 from backup.job import Failed, Log
-from backup.manifest import SUFFIX, Manifest, all_of, digest, encoded, update
+from backup.manifest import SUFFIX, Manifest, all_of, encoded, update
 from backup.store_bucket import REPOSITORY, WORKERS, Away, Bucket, Listed, bucket_of
 from backup.store_layout import Item, Repository, key_of, labels_of, repository_of, summary
+from backup.store_signed import LIST, Entry, Signed, signer
 from backup.store_state import State, remembered
 
 # A run ends; what is left is copied by the next one. Seconds.
@@ -26,6 +27,8 @@ LIMIT = 6 * 3600
 # S3 takes at most 10,000 parts, each of at least 5 MiB; each worker holds one in memory.
 PART = 8 * 1024 * 1024
 _PARTS = 10_000
+
+Done = TypeVar("Done")
 
 
 class Mirrored(NamedTuple):
@@ -44,8 +47,9 @@ def mirror(config: Config, log: Log, limit: float = LIMIT) -> Mirrored:
     everything that it describes has arrived, and then says so under `copies`.
 
     Unchanged is what has the size and ETag of the last run's record and a local file that has
-    not changed since; without a record, what has the local file's size, MD5 (ETag) and sha256
-    (metadata).
+    not changed since; without a record, what has the local file's size and MD5 (ETag).
+
+    The signed list names what is on its way before it is sent, and what is there at the end.
 
     Args:
         limit: seconds after which the run ends; the next one goes on.
@@ -57,12 +61,14 @@ def mirror(config: Config, log: Log, limit: float = LIMIT) -> Mirrored:
     bucket = bucket_of(config, log)
     with remembered(config) as state:
         run = Run(bucket, state, bucket.listing(), time.monotonic() + limit)
+        run.signed.take_up(log)
         manifests = _copyable(config)
         repository = repository_of(config)
         files = run.copy([_artifact(config, m) for m in reversed(manifests) if m.sha256])
         physical = _copy_repository(run, repository)
         done = [m for m in manifests if run.has(m, files) and not (physical and _labelled(m))]
         failures = files | physical | _copy_manifests(config, run, done)
+        run.signed.finish(log)
     log.line(f"S3: copied {run.copied} files, {run.bytes / 1e6:.1f} MB; {run.unchanged} unchanged")
     if failures:
         raise Failed(summary("not copied to S3", failures))
@@ -139,6 +145,91 @@ def _is_of_another(run: Run, repository: Repository) -> bool:
     return bool(there) and not there & here and not ours
 
 
+# --- The signed list -----------------------------------------------------------------------------
+
+
+class SignedCopy:
+    """The signed list in the bucket, kept true while a run changes what is there."""
+
+    def __init__(self, bucket: Bucket, state: State, listed: dict[str, Listed]) -> None:
+        self._bucket = bucket
+        self._state = state
+        self._listed = listed
+        self._there = listed.pop(LIST, None)
+
+    def take_up(self, log: Log) -> None:
+        """Goes on from the newest list that there is.
+
+        Raises:
+            Failed: the one in the bucket is not ours, and none is remembered here.
+        """
+        state = self._state
+        if self._there and self._there.etag != state.signed_etag:
+            try:
+                there = Signed.opened(self._bucket.s3, self._bucket.read(LIST))
+                if there.written > state.signed.written:
+                    state.signed = there
+            except Failed as failure:
+                if not state.signed.written:
+                    raise Failed(
+                        f"{failure}: put the .env of that time back, or remove "
+                        f"{self._bucket.address(LIST)} if nothing is to be fetched from there"
+                    ) from None
+                log.line(f"S3: {failure}: it is replaced")
+            state.signed_etag = ""
+        if self._there is None:
+            state.signed_etag = ""
+        coming = state.signed.coming
+        state.signed.coming = {key: coming[key] for key in coming if key in self._listed}
+
+    def announce(self, entries: Mapping[str, Entry]) -> None:
+        """Names what is about to change, before it does."""
+        if entries:
+            self._state.signed.coming.update(entries)
+            self._put()
+
+    def arrived(self, item: Item, entry: Entry | None = None) -> None:
+        """Notes what an object is now; what is known of one that has not changed stays."""
+        state = self._state
+        known = state.signed.files.get(item.key)
+        if entry is None:
+            is_known = known and known.size == item.size() and state.knows(item, self._etag(item))
+            entry = known if is_known else item.entry()
+        assert entry is not None
+        with state.lock:
+            if known != entry:
+                state.signed.files[item.key] = entry
+                state.signed_etag = ""
+            if state.signed.coming.pop(item.key, None):
+                state.signed_etag = ""
+
+    def leave(self, keys: Iterable[str]) -> None:
+        """Names what is about to be removed as something that need not be there."""
+        files = self._state.signed.files
+        self.announce({key: files.pop(key) for key in keys if key in files})
+
+    def finish(self, log: Log) -> None:
+        """Names what is there now."""
+        state = self._state
+        if gone := sorted(key for key in state.signed.files if key not in self._listed):
+            log.line(f"S3: {len(gone)} copies are gone from the bucket, such as {gone[0]}")
+            for key in gone:
+                del state.signed.files[key]
+            state.signed_etag = ""
+        if not state.signed_etag or state.signer != signer(self._bucket.s3):
+            self._put()
+
+    def _etag(self, item: Item) -> str:
+        return self._listed[item.key].etag
+
+    def _put(self) -> None:
+        content = self._state.signed.sealed(self._bucket.s3)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._state.signed_etag = self._bucket.put(LIST, content, sha256)
+        self._state.signer = signer(self._bucket.s3)
+        self._state.save()
+
+
 # --- One run -------------------------------------------------------------------------------------
 
 
@@ -151,6 +242,7 @@ class Run:
         self.bucket = bucket
         self.state = state
         self.listed = dict(listed)
+        self.signed = SignedCopy(bucket, state, self.listed)
         self.copied = self.unchanged = self.bytes = 0
         self._end = end
         self._lock = threading.Lock()
@@ -161,65 +253,77 @@ class Run:
         Raises:
             Away: the store does not answer; nothing more was begun.
         """
-        failures = {}
+        found = dict(self._each(items, self._look))
+        failures = {item.key: why for item, why in found.items() if isinstance(why, str)}
+        due = {item: new for item in items if isinstance(new := found[item], Entry)}
+        self.signed.announce({item.key: entry for item, entry in due.items()})
+        for item, reason in self._each(due, lambda item: self._send(item, due[item])):
+            if reason:
+                failures[item.key] = reason
+        self.state.save()
+        return failures
+
+    def _each(
+        self, items: Iterable[Item], work: Callable[[Item], Done]
+    ) -> Iterator[tuple[Item, Done | str | None]]:
+        """What is returned for each item, or why it failed; None for a file that has gone."""
         with ThreadPoolExecutor(WORKERS) as pool:
-            waiting = {pool.submit(self._copy_one, item): item.key for item in items}
+            waiting = {pool.submit(self._tried, item, work): item for item in items}
             try:
                 for future in as_completed(waiting):
-                    if reason := future.result():
-                        failures[waiting[future]] = reason
+                    yield waiting[future], future.result()
             except BaseException:
                 self._end = 0.0
                 pool.shutdown(cancel_futures=True)
                 raise
-        self.state.save()
-        return failures
 
     def has(self, manifest: Manifest, failures: Mapping[str, str]) -> bool:
         """Whether the artifact of a manifest is in the bucket, as far as it has one."""
         key = key_of(manifest)
         return not manifest.sha256 or (key in self.listed and key not in failures)
 
-    def _copy_one(self, item: Item) -> str:
+    def _tried(self, item: Item, work: Callable[[Item], Done]) -> Done | str | None:
         self._in_time()
         try:
-            self._put_unless_there(item)
+            return work(item)
         except FileNotFoundError:
-            return ""  # retention, or pgBackRest's expiry, was faster
+            return None  # retention, or pgBackRest's expiry, was faster
         except Away:
             raise
         except (Failed, OSError) as error:
             return str(error)
-        return ""
 
-    def _put_unless_there(self, item: Item) -> None:
+    def _look(self, item: Item) -> Entry | None:
+        """What is to be sent; None where it is there."""
         there, size = self.listed.get(item.key), item.size()
         if there and there.size == size and self._is_same(item, there):
+            self.signed.arrived(item)
             self.state.stored(item, there.etag)
-            return self._count(None)
-        etag = self._put(item, size)
-        self.state.stored(item, etag)
-        self.listed[item.key] = Listed(size, etag)
-        return self._count(size)
+            self._count(None)
+            return None
+        return item.entry()
 
     def _is_same(self, item: Item, there: Listed) -> bool:
-        if self.state.knows(item, there.etag):
-            return True
-        if _etag(item) != there.etag:
-            return False
-        return self.bucket.sha256(item.key) == item.digest()
+        return self.state.knows(item, there.etag) or _etag(item) == there.etag
 
-    def _put(self, item: Item, size: int) -> str:
+    def _send(self, item: Item, entry: Entry) -> None:
+        etag = self._put(item, *entry)
+        self.signed.arrived(item, entry)
+        self.state.stored(item, etag)
+        self.listed[item.key] = Listed(entry.size, etag)
+        self._count(entry.size)
+
+    def _put(self, item: Item, size: int, sha256: str) -> str:
         if size > PART and item.content is None:
-            return self._put_large(item, size)
+            return self._put_large(item, size, sha256)
         content = item.path.read_bytes() if item.content is None else item.content
-        sha256 = _require(item, hashlib.sha256(content).hexdigest())
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise Failed(f"{item.key} changed while it was read")
         etag = self.bucket.put(item.key, content, sha256)
         self._require_arrived(item.key, etag, md5_hex(content), sha256)
         return etag
 
-    def _put_large(self, item: Item, size: int) -> str:
-        sha256 = _require(item, digest(item.path))
+    def _put_large(self, item: Item, size: int, sha256: str) -> str:
         upload, arrived = self._resumed(item.key, sha256)
         etags, sums, running = [], [], hashlib.sha256()
         for number, chunk in enumerate(_chunks(item.path, _part_size(size)), 1):
@@ -276,12 +380,6 @@ class Run:
             self.unchanged += size is None
             self.copied += size is not None
             self.bytes += size or 0
-
-
-def _require(item: Item, found: str) -> str:
-    if item.sha256 and found != item.sha256:
-        raise Failed(f"{item.key} is not what its manifest says: damaged here, not copied")
-    return found
 
 
 def md5_hex(content: bytes) -> str:

@@ -35,7 +35,8 @@ def prune(config: Config, log: Log) -> int:
     bucket = bucket_of(config, log)
     with remembered(config) as state:
         run = Run(bucket, state, bucket.listing(), time.monotonic() + LIMIT)
-        manifests, _ = stored_manifests(bucket, run.listed)
+        run.signed.take_up(log)
+        manifests, _ = stored_manifests(bucket, run.listed, state.signed)
         present = [m if _is_whole(m, run.listed) else replace(m, verified=()) for m in manifests]
         days, least = config.retention_days, config.retention_min_full
         decision = retention.decide(present, datetime.now(UTC), days, least)
@@ -102,6 +103,7 @@ def _give_up_forgotten(config: Config, run: Run) -> None:
 def _remove(run: Run, keys: Sequence[str]) -> int:
     """One request each: stores other than Amazon's differ on removing many at once."""
     failures = {}
+    run.signed.leave(keys)
     for key in keys:
         try:
             run.bucket.remove(key)

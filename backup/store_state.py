@@ -6,12 +6,13 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from backup.config import Config
 from backup.manifest import durably
 from backup.store_layout import Item
+from backup.store_signed import Signed
 
 _STATE = ".s3-mirror.json"
 
@@ -24,6 +25,8 @@ class State:
 
     Attributes:
         objects: identity of the local file and ETag of the object, by key.
+        signed: the list of copies as it was last put there; `signer` and its ETag say whether
+            the object is still that one.
         uploads: identifier and sha256 of objects of which only some parts have arrived.
     """
 
@@ -31,6 +34,9 @@ class State:
     target: str
     objects: dict[str, list[str]] = field(default_factory=dict)
     uploads: dict[str, list[str]] = field(default_factory=dict)
+    signed: Signed = field(default_factory=Signed)
+    signed_etag: str = ""
+    signer: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -42,13 +48,24 @@ class State:
             raw = json.loads(empty.path.read_bytes())
             if raw["target"] != target:
                 return empty
-            return replace(empty, objects=dict(raw["objects"]), uploads=dict(raw["uploads"]))
+            known = replace(empty, objects=dict(raw["objects"]), uploads=dict(raw["uploads"]))
+            if "signed" in raw:
+                known.signed = Signed.of(raw["signed"])
+                known.signed_etag, known.signer = str(raw["signed_etag"]), str(raw["signer"])
+            return known
         except (OSError, ValueError, KeyError, TypeError):
             return empty
 
     def save(self) -> None:
         with self.lock:
-            raw = {"target": self.target, "objects": self.objects, "uploads": self.uploads}
+            raw = {
+                "target": self.target,
+                "objects": self.objects,
+                "uploads": self.uploads,
+                "signed": asdict(self.signed),
+                "signed_etag": self.signed_etag,
+                "signer": self.signer,
+            }
             durably(self.path, json.dumps(raw).encode())
 
     def stored(self, item: Item, etag: str) -> None:

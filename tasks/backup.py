@@ -109,6 +109,9 @@ class BackupSettings(Settings):
     prune: bool = False
 
 
+# Tells our copies in the bucket from what anybody else puts there.
+SIGNING_SECRET = "BACKUP_SIGNING_KEY"
+
 # The seed's variables, and the keys that they set where the inventory does not.
 _ENVIRONMENT = {
     **{
@@ -135,7 +138,8 @@ def _defaults(stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) -
 
 
 def _secrets(node: Node) -> list[str]:
-    return [archive.ROLE_SECRET] if _server(node) else []
+    role = [archive.ROLE_SECRET] if _server(node) else []
+    return [*role, SIGNING_SECRET] if node.the(BackupSettings).s3_bucket else role
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -361,8 +365,8 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
 
 # The address of a webhook or heartbeat is its password.
 CONFIG_SECRETS = (
-    r'^ *"(?:password|admin_password|secret_key|access_key|encryption_passphrase|webhook|command'
-    r'|heartbeat)": "(.*)",?$'
+    r'^ *"(?:password|admin_password|secret_key|access_key|signing_key|encryption_passphrase'
+    r'|webhook|command|heartbeat)": "(.*)",?$'
 )
 
 
@@ -430,7 +434,7 @@ def configuration(node: Node) -> str:
         },
         "postgres": _postgres(node),
         "redis": _redis(node.estate),
-        "s3": _s3(chosen),
+        "s3": _s3(node),
     }
     return json.dumps(content, indent=2) + "\n"
 
@@ -474,7 +478,8 @@ def _redis(everything: Estate) -> dict[str, Any] | None:
     }
 
 
-def _s3(chosen: BackupSettings) -> dict[str, str] | None:
+def _s3(node: Node) -> dict[str, str] | None:
+    chosen = node.the(BackupSettings)
     if not chosen.s3_bucket or chosen.s3_secret_key is None:
         return None
     return {
@@ -484,6 +489,7 @@ def _s3(chosen: BackupSettings) -> dict[str, str] | None:
         "prefix": chosen.s3_prefix,
         "access_key": chosen.s3_access_key,
         "secret_key": chosen.s3_secret_key.get_secret_value(),
+        "signing_key": node.estate.secrets.get(SIGNING_SECRET),
     }
 
 

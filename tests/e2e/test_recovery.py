@@ -220,6 +220,31 @@ def test_fetch_again_changes_nothing(site: Site, store: Store) -> None:
     assert store.listed() == before
 
 
+def test_what_another_hand_puts_into_the_bucket_is_refused(site: Site, store: Store) -> None:
+    """A dump, its manifest and its checksum; a WAL segment more. The next copy mends it."""
+    before = store.listed()
+    dump = next(k for k in sorted(before) if "_full_" in k and k.endswith(".gpg"))
+    kept = {key: store.content(key) for key in (dump, f"{dump}.manifest.json")}
+    stranger = "estate/pgbackrest/archive/psscript/15-1/evil"
+    evil = b"\\! touch /root/owned"
+    digest = hashlib.sha256(evil).hexdigest()
+    manifest = json.loads(kept[f"{dump}.manifest.json"])
+    forged = json.dumps({**manifest, "sha256": digest, "bytes": len(evil)}).encode()
+    for key, body in {dump: evil, f"{dump}.manifest.json": forged, stranger: evil}.items():
+        store.client.put_object(
+            Bucket=BUCKET, Key=key, Body=body, Metadata={"sha256": hashlib.sha256(body).hexdigest()}
+        )
+    refused = site.job("backup.sh fetch")
+    assert refused.returncode == 1
+    for key in (dump, f"{dump}.manifest.json"):
+        assert f"{key.removeprefix('estate/')} is damaged in the bucket" in refused.stderr
+    assert "15-1/evil is not in the signed list" in refused.stderr
+    assert site.keeper.run("grep -rl owned /backups || true").stdout == ""
+    store.client.delete_object(Bucket=BUCKET, Key=stranger)
+    site.done("redis-backup.sh")
+    assert {key: store.content(key) for key in kept} == kept
+
+
 def test_fetch_does_not_take_the_place_of_backups_that_only_this_host_has(
     site: Site, store: Store
 ) -> None:

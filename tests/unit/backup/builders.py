@@ -58,7 +58,15 @@ def trust(config: Config) -> None:
 
 def s3(endpoint: str, prefix: str = "estate/one") -> S3:
     """A bucket at an endpoint."""
-    return S3("backups", "eu-central-1", endpoint, prefix, "canary-access", "canary-s3-secret")
+    return S3(
+        "backups",
+        "eu-central-1",
+        endpoint,
+        prefix,
+        "canary-access",
+        "canary-s3-secret",
+        "canary-signing",
+    )
 
 
 def stamp(moment: datetime) -> str:

@@ -26,8 +26,10 @@ from backup import job, recovery, retention, store, store_bucket, store_mirror
 from backup import repository as physical
 from backup.config import Alerts, Config
 from backup.job import Failed, Log
-from backup.manifest import SUFFIX, Manifest
+from backup.manifest import SUFFIX, Manifest, all_of, encoded
 from backup.store_bucket import Bucket
+from backup.store_fetch import Fetched
+from backup.store_signed import LIST
 from tests.unit.backup import builders
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -179,7 +181,13 @@ def log(tmp_path: Path) -> Log:
 
 def keys(client: Any) -> dict[str, int]:
     rows = client.list_objects_v2(Bucket="backups").get("Contents", [])
-    return {row["Key"].removeprefix("estate/one/"): row["Size"] for row in rows}
+    found = {row["Key"].removeprefix("estate/one/"): row["Size"] for row in rows}
+    return {key: size for key, size in found.items() if key != LIST}
+
+
+def fetch(config: Config, target: Path, log: Log, *, unsigned: bool = False) -> Fetched:
+    bucket = store_bucket.bucket_of(config, log)
+    return store.fetch(config, target, log, store.offered(bucket, log, unsigned=unsigned))
 
 
 def content(client: Any, key: str) -> bytes:
@@ -278,6 +286,8 @@ def test_manifests_and_infos_go_last(
 
     monkeypatch.setattr(Bucket, "put", noting)
     store.mirror(here, log)
+    assert order[0] == order[-1] == LIST
+    order = [key for key in order if key != LIST]
 
     def rank(key: str) -> int:
         if key.endswith(SUFFIX):
@@ -306,7 +316,8 @@ def test_a_check_noted_while_the_manifest_is_copied_is_not_lost(
     put_one, directory = Bucket.put, here.artifacts("redis")
 
     def verified_meanwhile(bucket: Bucket, key: str, data: bytes, sha256: str) -> str:
-        made.with_verification("drill", "2026").write(directory)
+        if key != LIST:
+            made.with_verification("drill", "2026").write(directory)
         return put_one(bucket, key, data, sha256)
 
     monkeypatch.setattr(Bucket, "put", verified_meanwhile)
@@ -738,11 +749,11 @@ def test_everything_comes_back_to_an_empty_host(
     builders.stored(here, "full", "app", NOW - DAY, b"before")
     store.mirror(here, log)
     target = tmp_path / "new"
-    got = store.fetch(here, target, log)
+    got = fetch(here, target, log)
     assert tree(target) == tree(here.directory) and got.files == len(tree(target))
     latest = target / "postgres" / "app_full_LATEST.sql.gz"
     assert latest.readlink().name == made[0].name  # tomorrow's is of a clock that is ahead
-    assert store.fetch(here, target, log).files == 0
+    assert fetch(here, target, log).files == 0
     again = replace(here, directory=target)
     assert store.mirror(again, log).copied == 0
 
@@ -763,7 +774,7 @@ def test_a_damaged_object_is_found_and_the_rest_comes_back(
     client.put_object(Bucket="backups", Key=f"estate/one/{key}", Body=damaged, Metadata=old)
     target = tmp_path / "new"
     with pytest.raises(Failed, match=r"1 not fetched from S3: .* is damaged in the bucket"):
-        store.fetch(here, target, log)
+        fetch(here, target, log)
     assert not (target / key).exists()
     assert not (target / f"{key}{SUFFIX}").exists()
     assert not list(target.rglob("*.partial"))
@@ -778,7 +789,7 @@ def test_an_object_that_is_gone_is_found(
     store.mirror(here, log)
     client.delete_object(Bucket="backups", Key=f"estate/one/postgres/{made[0].name}")
     with pytest.raises(Failed, match=f"{made[0].name} is gone"):
-        store.fetch(here, tmp_path / "new", log)
+        fetch(here, tmp_path / "new", log)
     assert not (tmp_path / "new" / "postgres" / f"{made[0].name}{SUFFIX}").exists()
 
 
@@ -797,7 +808,7 @@ def test_a_download_that_breaks_is_tried_again(
         return download(bucket, key, path)
 
     monkeypatch.setattr(Bucket, "download", breaking)
-    store.fetch(here, tmp_path / "new", log)
+    fetch(here, tmp_path / "new", log)
     assert tree(tmp_path / "new") == tree(here.directory)
 
 
@@ -808,14 +819,226 @@ def test_what_is_there_and_differs_is_left_alone(here: Config, log: Log, tmp_pat
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     with pytest.raises(Failed, match="is there already and differs"):
-        store.fetch(here, tmp_path / "new", log)
+        fetch(here, tmp_path / "new", log)
     assert path.read_bytes() == b"mine"
 
 
 def test_a_key_that_climbs_out_is_not_ours(here: Config, client: Any, log: Log) -> None:
     for key in ("postgres/../../escape", "/postgres/x", "redis/", "pgbackrest"):
-        assert not store_bucket.is_ours(key)
+        assert not (store_bucket.is_ours(key) and store_bucket.is_safe(key))
     assert store_bucket.is_ours("pgbackrest/backup/stack/backup.info")
+
+
+# --- Whoever else can write to the bucket ---------------------------------------------------------
+
+
+class Attacker:
+    """Has every right to the bucket, but not the estate's key."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def put(self, key: str, body: bytes) -> None:
+        self._client.put_object(
+            Bucket="backups",
+            Key=f"estate/one/{key}",
+            Body=body,
+            Metadata={"sha256": hashlib.sha256(body).hexdigest()},
+        )
+
+    def copy(self, source: str, key: str) -> None:
+        self.put(key, content(self._client, source))
+
+    def remove(self, key: str) -> None:
+        self._client.delete_object(Bucket="backups", Key=f"estate/one/{key}")
+
+
+@pytest.fixture
+def attacker(client: Any) -> Attacker:
+    return Attacker(client)
+
+
+def refused(here: Config, target: Path, log: Log) -> str:
+    with pytest.raises(Failed) as caught:
+        fetch(here, target, log)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+INFO = "pgbackrest/backup/stack/backup.info"
+
+
+def test_what_another_hand_changed_is_refused_and_the_rest_comes_back(
+    here: Config, client: Any, attacker: Attacker, log: Log, tmp_path: Path
+) -> None:
+    """A dump with its manifest and checksum, two that are swapped, additions, an older one."""
+    made = estate(here)
+    older = content_of_first_mirror(here, client, log)
+    dump, swapped = (f"postgres/{m.name}" for m in made[:2])
+    snapshot = f"redis/{made[3].name}"
+
+    evil = b"\\! id"
+    attacker.put(dump, evil)
+    forged = replace(made[0], sha256=hashlib.sha256(evil).hexdigest(), bytes=len(evil))
+    attacker.put(dump + SUFFIX, encoded(forged))
+    attacker.copy(dump + SUFFIX, swapped + SUFFIX)
+    attacker.put(snapshot + SUFFIX, older[snapshot + SUFFIX])
+    attacker.put(INFO, content(client, INFO)[:-1] + b"?")
+    wal = next(k for k in keys(client) if k.startswith("pgbackrest/archive/stack/15-1/"))
+    extra = [f"{wal}x", "postgres/app_full_29990101_000000.sql.gz.manifest.json"]
+    extra.append("pgbackrest/backup/stack/29990101-000000F/backup.manifest")
+    for key in extra:
+        attacker.put(key, b"evil")
+    said = [refused(here, tmp_path / "new", log)]
+    assert said[0].startswith("8 not fetched from S3: ")
+
+    there = tree(tmp_path / "new")
+    changed = {dump, swapped, snapshot, INFO, *extra}
+    assert not {k for k in there if k.removesuffix(SUFFIX) in changed}
+    assert not any(b"?" in data or evil in data for data in there.values())
+    assert wal in there and f"{INFO}.copy" in there
+
+
+def content_of_first_mirror(here: Config, client: Any, log: Log) -> dict[str, bytes]:
+    """All of it; then every manifest gains a check, and is copied again."""
+    store.mirror(here, log)
+    before = {key: content(client, key) for key in keys(client)}
+    for kind in ("postgres", "redis"):
+        for made in all_of(here.artifacts(kind)):
+            made.with_verification("drill", "2026").write(here.artifacts(kind))
+    store.mirror(here, log)
+    return before
+
+
+def test_each_refusal_names_its_object(
+    here: Config, client: Any, attacker: Attacker, log: Log, tmp_path: Path
+) -> None:
+    made = estate(here)
+    store.mirror(here, log)
+    newest = f"redis/{made[3].name}"
+    attacker.remove(newest)
+    attacker.remove(newest + SUFFIX)
+    attacker.put("redis/redis_29990101_000000.rdb.gz", b"evil")
+    attacker.put(INFO, b"x" * len(content(client, INFO)))
+    for key in ("postgres/../../../escape", "redis//double", "redis/a\\b", "postgres/x\x7f"):
+        attacker.put(key, b"evil")
+    said = refused(here, tmp_path / "new", log)
+    assert said.startswith("8 not fetched")
+    assert f"{newest} is gone" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "escape").exists()
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed", "another key"])
+def test_without_a_list_of_ours_nothing_comes(
+    here: Config, attacker: Attacker, log: Log, tmp_path: Path, how: str
+) -> None:
+    """It can be believed by name, and is signed again by the next copy."""
+    estate(here)
+    store.mirror(here, log)
+    assert here.s3
+    now = here
+    if how == "replaced":
+        attacker.put(LIST, b"0" * 64 + b"\n{}")
+    elif how == "removed":
+        attacker.remove(LIST)
+    else:
+        now = replace(here, s3=replace(here.s3, signing_key="of another day"))
+    assert "backup.sh fetch --unsigned" in refused(now, tmp_path / "new", log)
+    assert not (tmp_path / "new").exists()
+    fetch(now, tmp_path / "old", log, unsigned=True)
+    assert tree(tmp_path / "old") == tree(here.directory)
+    assert store.mirror(now, log).copied == 0
+    fetch(now, tmp_path / "new", log)
+    assert tree(tmp_path / "new") == tree(here.directory)
+
+
+def test_a_bucket_of_the_previous_release_is_signed_without_copying(
+    here: Config, attacker: Attacker, log: Log, tmp_path: Path
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    attacker.remove(LIST)
+    record = here.directory / ".s3-mirror.json"
+    known = json.loads(record.read_text())
+    for name in ("signed", "signed_etag", "signer"):
+        del known[name]
+    record.write_text(json.dumps(known))
+    assert store.mirror(here, log).copied == 0
+    fetch(here, tmp_path / "new", log)
+    assert tree(tmp_path / "new") == tree(here.directory)
+
+
+def test_a_new_host_adds_to_the_list_of_the_old_one(here: Config, log: Log, tmp_path: Path) -> None:
+    """A job that runs before `fetch` does not disown what the old host copied."""
+    estate(here)
+    store.mirror(here, log)
+    new = replace(here, directory=tmp_path / "fresh")
+    builders.config(new.directory)
+    builders.stored(new, "redis", "redis", NOW + DAY, b"new")
+    with pytest.raises(Failed, match="fetch them first"):
+        store.mirror(new, log)
+    fetch(here, tmp_path / "new", log)
+    assert tree(here.directory).items() <= tree(tmp_path / "new").items()
+
+
+def test_another_key_is_said_before_it_disowns_the_copies(
+    here: Config, log: Log, tmp_path: Path
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    assert here.s3
+    other = replace(here.s3, signing_key="new")
+    new = replace(here, directory=tmp_path / "fresh", s3=other)
+    builders.config(new.directory)
+    with pytest.raises(Failed, match="not signed with BACKUP_SIGNING_KEY: put"):
+        store.mirror(new, log)
+    fetch(here, tmp_path / "new", log)
+
+
+def test_a_run_that_is_killed_leaves_a_list_that_is_true(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any request: what arrived is taken, and what did not is not missed."""
+    estate(here)
+    store.mirror(here, log)
+    repository(here, NOW, NOW + DAY)
+    full(here, NOW + DAY)
+    put_one = Bucket.put
+    for number in range(30):
+        done = 0
+
+        def dying(bucket: Bucket, key: str, data: bytes, sha256: str) -> str:
+            nonlocal done
+            done += 1
+            if done > 3:
+                raise KeyboardInterrupt
+            return put_one(bucket, key, data, sha256)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Bucket, "put", dying)
+            try:
+                store.mirror(here, log)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        fetch(here, tmp_path / f"new{number}", log)
+    assert number > 2
+    fetch(here, tmp_path / "whole", log)
+    assert tree(tmp_path / "whole") == tree(here.directory)
+
+
+def test_a_link_in_the_way_is_not_followed(here: Config, log: Log, tmp_path: Path) -> None:
+    made = estate(here)
+    store.mirror(here, log)
+    target, victim = tmp_path / "new", tmp_path / "victim"
+    victim.mkdir()
+    (target / "postgres").mkdir(parents=True)
+    (target / "redis").symlink_to(victim)
+    (target / f"postgres/.{made[0].name}.partial").symlink_to(victim / "file")
+    assert "is a link: left alone" in refused(here, target, log)
+    assert not list(victim.iterdir())
+    assert (target / f"postgres/{made[0].name}").read_bytes() == b"dump"
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(
@@ -825,7 +1048,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(
     store.mirror(here, log)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 10})())
     with pytest.raises(Failed, match=r"has 0.0 GB free"):
-        store.fetch(here, tmp_path / "new", log)
+        fetch(here, tmp_path / "new", log)
     assert tree(tmp_path / "new") == {}
 
 
