@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from tasks.core import psql, services
+from tasks.core import certificates, psql, services
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
@@ -99,30 +99,12 @@ def recovery(node: Node, server: Service, data: str, etc: str, port: int) -> lis
 
 # --- Certificates --------------------------------------------------------------------------------
 
-# Each host makes its own key, which never leaves it, and trusts exactly the other's certificate.
-_MAKE = """
-install -d -m 750 -o root -g postgres {home}
-out=$(umask 077
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7300 \\
-  -subj "/CN={address}" -addext "subjectAltName=DNS:{address},IP:{address}" \\
-  -keyout {home}/key.new -out {home}/certificate.new 2>&1) || {{
-  echo "openssl could not make a key: $(printf '%s\n' "$out" | tail -n 1)" >&2; exit 1; }}
-chown postgres:postgres {home}/key.new; chmod 600 {home}/key.new
-chmod 644 {home}/certificate.new
-mv {home}/key.new {home}/key.pem; mv {home}/certificate.new {home}/certificate.pem
-"""
-
-
-# openssl says whether the certificate is of an address, but not by its exit code.
-_READ = """
-if [ -s {home}/key.pem ] && openssl x509 -in {home}/certificate.pem -noout -checkip {address} \\
-  2>/dev/null | grep -q 'does match'; then cat {home}/certificate.pem; fi
-"""
+# Each host makes its own key, and trusts exactly the other's certificate.
 
 
 def certificate_probe(node: Node) -> Probe[str]:
     """Reads this host's certificate; empty where there is none for its address and key."""
-    return Probe(_READ.format(home=HOME, address=node.address), "\n".join)
+    return certificates.probe(node, HOME)
 
 
 def trusted(node: Node, component: str, other: Node, others: str) -> str:
@@ -147,10 +129,7 @@ def make_key(node: Node, certificate: str) -> Change | None:
     """The key and certificate of a host, made once."""
     if not is_remote(node) or certificate:
         return None
-    return Change(
-        [f"{HOME}: create a key and a certificate"],
-        _MAKE.format(home=HOME, address=node.address),
-    )
+    return certificates.make(node, HOME)
 
 
 def tls(node: Node, other: Node, certificate: str) -> tuple[dict[str, str | int], list[Entry]]:

@@ -63,6 +63,9 @@ Prefix = Annotated[
         r"([A-Za-z0-9_-][A-Za-z0-9_.-]*(/(?!$)|$))*", "should be a folder such as 'estate/one'"
     ),
 ]
+Visible = Annotated[
+    Line, matching(r"[!-~]*", "should have printable ASCII characters only, without blanks")
+]
 Url = Annotated[
     Line, matching(r"(https?://\S+)?", "should be a URL that begins with http:// or https://")
 ]
@@ -100,7 +103,7 @@ class BackupSettings(Settings):
     s3_region: Region = "us-east-1"
     s3_endpoint: Url = ""
     s3_prefix: Prefix = ""
-    s3_access_key: Line = ""
+    s3_access_key: Visible = ""
     s3_secret_key: Secret | None = None
     encryption_passphrase: Secret | None = None
     alert_webhook: Url = ""

@@ -9,12 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tasks import link
 from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, Trial, converge
-from tasks.core.estate import Component, Estate, Node, no_defaults, no_secrets, on
-from tasks.core.files import Entry, File, render
+from tasks.core.estate import Component, Estate, Node, here, no_defaults, no_secrets, on
+from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener, hears
-from tasks.core.remote import Probe, quoted
+from tasks.core.remote import Probe, Unreadable, quoted
 from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
 from tasks.postgres import PostgresSettings, lookup_password
@@ -22,6 +23,10 @@ from tasks.postgres import PostgresSettings, lookup_password
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
+
+_TRUSTED = "/etc/datatier/pgbouncer/postgres.pem"
+# In a plan: what the run is about to make.
+_TO_COME = "-"
 
 # With its pools full a pooler still has to look up the passwords of new clients.
 _LOOKUP_CONNECTIONS = 2
@@ -202,22 +207,46 @@ def _missing_packages(node: Node) -> Change | None:
 # --- Configure -----------------------------------------------------------------------------------
 
 
-@on(PgbouncerSettings)
-def configure(node: Node) -> None:
+def configure() -> None:
     """Writes the configuration and makes PgBouncer take it."""
-    converge(
-        "PgBouncer: configuration",
-        lambda: _configuration(node),
-    )
+    pin()
+    _write()
     activate()
+
+
+def pin() -> None:
+    """The certificate that PostgreSQL on another host shows, before anything relies on it.
+
+    One operation of both hosts: pyinfra then runs it after what precedes it on either of them.
+    """
+    node = here()
+    if PgbouncerSettings in node.settings:
+        is_concerned = _pins(node)
+    else:
+        chosen = node.of(PostgresSettings)
+        is_concerned = chosen is not None and link.is_ours(node, chosen.extra)
+    if is_concerned:
+        converge("PgBouncer: certificate of PostgreSQL", lambda: _unpinned(node))
+
+
+def _unpinned(node: Node) -> Change | None:
+    if PgbouncerSettings not in node.settings or not (pinned := _pinned(node)):
+        return None
+    return files.compare(_trusted(pinned), node.read("pgbouncer")["files"])
+
+
+@on(PgbouncerSettings)
+def _write(node: Node) -> None:
+    converge("PgBouncer: configuration", lambda: _configuration(node))
 
 
 def _configuration(node: Node) -> Change | None:
     said = node.read("pgbouncer")
-    change = files.compare(_files(node), said["files"])
+    pinned = _pinned(node)
+    change = files.compare(_own_files(node, pinned), said["files"])
     if change is None or not said["services"]["pgbouncer"].running:
         return change
-    wanted = (configuration(node), users(node))
+    wanted = (configuration(node, pinned), users(node))
     is_same = all(
         said["files"][path].content == text.encode()
         for path, text in zip((_INI, _USERLIST), wanted, strict=True)
@@ -225,7 +254,50 @@ def _configuration(node: Node) -> Change | None:
     return change.after([] if is_same else [trial(*wanted)])
 
 
-def _parameters(node: Node) -> dict[str, str | int]:
+def _pinned(node: Node) -> str:
+    """The certificate that PostgreSQL has to show; empty where there is none to pin.
+
+    It is the one that the server shows. While that cannot be asked nothing changes here.
+
+    Raises:
+        Unreadable: it shows none of ours, and none was pinned before.
+    """
+    server = _server(node)
+    if not _pins(node):
+        return ""
+    before = str(node.read("pgbouncer")["files"][_TRUSTED].content.decode().rstrip())
+    if server not in server.estate.active:
+        return before
+    said = server.read("postgres")
+    if not node.host.state.is_executing:
+        return str(said["key"]) or _TO_COME
+    if not said["served"] and not before:
+        message = f"PostgreSQL on {server.name} does not show its certificate: run deploy.py"
+        raise Unreadable(message)
+    return str(said["served"]) or before
+
+
+def _pins(node: Node) -> bool:
+    """Whether PostgreSQL is on another host and has a certificate of ours."""
+    server = _server(node)
+    is_ours = link.is_ours(server, server.the(PostgresSettings).extra)
+    return is_ours and link.is_remote(server, node) and not _has_own_link(node)
+
+
+def _has_own_link(node: Node) -> bool:
+    return any(key.startswith("server_tls_") for key in node.the(PgbouncerSettings).extra)
+
+
+def _link(node: Node, pinned: str) -> dict[str, str]:
+    """How PostgreSQL is reached on another host; PgBouncer 1.18 would do so in clear."""
+    if _has_own_link(node) or not link.is_remote(_server(node), node):
+        return {}
+    if not pinned:
+        return {"server_tls_sslmode": "prefer"}
+    return {"server_tls_sslmode": "verify-full", "server_tls_ca_file": _TRUSTED}
+
+
+def _parameters(node: Node, pinned: str = "") -> dict[str, str | int]:
     chosen = node.the(PgbouncerSettings)
     addresses = dict.fromkeys(("127.0.0.1", node.address))
     prepared = chosen.max_prepared_statements
@@ -254,6 +326,7 @@ def _parameters(node: Node) -> dict[str, str | int]:
         "tcp_keepidle": chosen.tcp_keepidle,
         "tcp_keepintvl": chosen.tcp_keepintvl,
         "tcp_keepcnt": chosen.tcp_keepcnt,
+        **_link(node, pinned),
         "ignore_startup_parameters": chosen.ignore_startup_parameters,
         # A container's log is what it prints.
         **({} if node.estate.subnet else {"logfile": "/var/log/postgresql/pgbouncer.log"}),
@@ -261,11 +334,11 @@ def _parameters(node: Node) -> dict[str, str | int]:
     }
 
 
-def _everything(node: Node) -> dict[str, str | int | float]:
+def _everything(node: Node, pinned: str = "") -> dict[str, str | int | float]:
     """The parameters with those of `extra`; PgBouncer knows truth as 1 and 0."""
     extra = node.the(PgbouncerSettings).extra
     return {
-        **_parameters(node),
+        **_parameters(node, pinned),
         **{key: int(value) if isinstance(value, bool) else value for key, value in extra.items()},
     }
 
@@ -274,7 +347,7 @@ def _server(node: Node) -> Node:
     return node.estate.having(PostgresSettings)[0]
 
 
-def configuration(node: Node) -> str:
+def configuration(node: Node, pinned: str = "") -> str:
     """The content of pgbouncer.ini."""
     server = _server(node)
     postgres = server.the(PostgresSettings)
@@ -285,7 +358,7 @@ def configuration(node: Node) -> str:
         databases=list(postgres.databases),
         # Not for all databases: a stranger's login to the console would end PgBouncer 1.18.
         auth_user=sql.LOOKUP_ROLE,
-        parameters=_everything(node),
+        parameters=_everything(node, pinned),
     )
 
 
@@ -300,9 +373,19 @@ def users(node: Node) -> str:
 USERS_SECRET = r'^"[^"]*" "(.*)"$'
 
 
+def _trusted(pinned: str) -> list[Entry]:
+    directory = _TRUSTED.rpartition("/")[0]
+    return [Directory("/etc/datatier"), Directory(directory), File(_TRUSTED, f"{pinned}\n")]
+
+
 def _files(node: Node) -> list[Entry]:
+    pinned = _TO_COME if _pins(node) else ""
+    return [*(_trusted(pinned) if pinned else []), *_own_files(node, pinned)]
+
+
+def _own_files(node: Node, pinned: str) -> list[Entry]:
     return [
-        File(_INI, configuration(node), mode="640", user="postgres", group="postgres"),
+        File(_INI, configuration(node, pinned), mode="640", user="postgres", group="postgres"),
         File(
             _USERLIST,
             users(node),
@@ -338,11 +421,12 @@ def because(wanted: Activation, now: Status) -> Activation:
 
 
 def _activation(node: Node) -> Change | None:
+    pinned = _pinned(node)
     wanted = services.activation(
         service_of(node),
         node.manager,
         restart=str(fixed(node)),
-        reload=configuration(node) + users(node),
+        reload=configuration(node, pinned) + users(node) + pinned,
         keys=services.fingerprints(fixed(node)),
     )
     found = node.read("pgbouncer")["services"]

@@ -12,11 +12,10 @@ from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
-from tasks import archive
-from tasks.core import files, packages, psql, services, sql, surplus
+from tasks import archive, link
+from tasks.core import certificates, files, packages, psql, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
@@ -37,7 +36,6 @@ from tasks.core.settings import (
     Settings,
     StackSettings,
     matching,
-    printable,
     wrong,
 )
 
@@ -275,17 +273,6 @@ def _role_rules(node: Node, chosen: PostgresSettings, known: set[str]) -> Iterat
             )
             yield Problem(node.name, "postgres_roles", message)
         secrets[secret] = name
-        yield from _unusable(node, f"postgres_roles/{name}/password", secret)
-
-
-def _unusable(node: Node, key: str, secret: str) -> Iterator[Problem]:
-    """A password that comes from the environment meets the same rule as one of the settings."""
-    value = node.estate.secrets.find(secret)
-    if value is not None:
-        try:
-            printable(SecretStr(value))
-        except PydanticCustomError as error:
-            yield Problem(node.name, key, str(error))
 
 
 def _database_rules(host: str, name: str, database: Database, known: set[str]) -> Iterator[Problem]:
@@ -362,8 +349,19 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
         "certificate": archive.certificate_probe(node),
+        **_link_probes(node),
         "server": sql.probe(data, ["template1", *chosen.databases]),
         "held": pgbouncer.held_probe(),
+    }
+
+
+def _link_probes(node: Node) -> dict[str, Probe[str]]:
+    chosen = node.the(PostgresSettings)
+    if not link.is_ours(node, chosen.extra):
+        return {}
+    return {
+        "key": certificates.probe(node, link.HOME),
+        "served": link.served_probe(node, chosen.port),
     }
 
 
@@ -392,7 +390,9 @@ def configuration_directory(node: Node) -> str:
 
 
 def _archiver(node: Node) -> list[str]:
-    return ["pgbackrest", "openssl"] if archive.backup_host(node.estate) else []
+    archiver = ["pgbackrest"] if archive.backup_host(node.estate) else []
+    has_key = archiver or link.is_ours(node, node.the(PostgresSettings).extra)
+    return [*archiver, "openssl"] if has_key else []
 
 
 def _packages(node: Node) -> list[str]:
@@ -448,6 +448,7 @@ def _missing_cluster(node: Node) -> Change | None:
 @on(PostgresSettings)
 def configure(node: Node) -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
+    converge("PostgreSQL: key", lambda: _missing_key(node))
     converge(
         "PostgreSQL: configuration",
         lambda: _configuration(node),
@@ -455,6 +456,11 @@ def configure(node: Node) -> None:
     activate()
     converge("PostgreSQL: roles and databases", lambda: _sql(node))
     prune(node, lambda: node.read("postgres")["server"])
+
+
+def _missing_key(node: Node) -> Change | None:
+    said = node.read("postgres")
+    return certificates.make(node, link.HOME) if said.get("key") == "" else None
 
 
 def _configuration(node: Node) -> Change | None:
@@ -511,6 +517,7 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
         "statement_timeout": chosen.statement_timeout,
         "lock_timeout": chosen.lock_timeout,
         "shared_preload_libraries": "pg_stat_statements",
+        **(link.parameters() if link.is_ours(node, chosen.extra) else {}),
         **archive.parameters(node),
     }
 
@@ -699,7 +706,7 @@ def _activation(node: Node) -> Change | None:
     server = services.activation(
         service_of(node),
         node.manager,
-        reload="".join(contents),
+        reload="".join(contents) + node.read("postgres").get("key", ""),
         reload_means=_pending(node),
         restart_means=restarts(node, "its unit"),
     )

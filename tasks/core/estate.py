@@ -20,7 +20,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
-from tasks.core import preflight, remote, secrets
+from tasks.core import hide, preflight, remote, secrets
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
 from tasks.core.services import Manager
@@ -165,6 +165,7 @@ class Estate:
     def of(cls, state: State) -> Estate:
         """All hosts of the inventory, whether or not this run touches them."""
         everything = cls(state, secrets.of(state.cwd or "."))
+        hide.begin()
         everything.nodes = [everything._node(host) for host in state.inventory]
         return everything
 
@@ -193,6 +194,8 @@ class Estate:
                 whole = False
             else:
                 settings[component.settings] = mine
+        hide.word(host.name, stack.stack_name)
+        hide.secret(*hide.secrets_in(settings.values()), *hide.secrets_in(data))
         self.problems += _unknown_groups(host)
         known = [
             *StackSettings.model_fields,
@@ -371,6 +374,14 @@ def _everything_wrong(estate: Estate) -> list[Problem]:
 
 def _contradictions(estate: Estate) -> list[Problem]:
     problems = [problem for component in components() for problem in component.rules(estate)]
+    # A secret of the environment or `.env` has to be what a setting would have to be.
+    problems += [
+        Problem(node.name, name, message)
+        for node in estate.nodes
+        for component in node.components()
+        for name in component.secrets(node)
+        if (message := estate.secrets.wrong(name))
+    ]
     first: dict[str, Node] = {}
     for node in estate.nodes:
         if node.inside is not None:

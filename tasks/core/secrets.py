@@ -10,10 +10,14 @@ from functools import cache
 from pathlib import Path
 
 from dotenv import dotenv_values
+from pydantic import SecretStr
+from pydantic_core import PydanticCustomError
 from pyinfra.api import FunctionCommand, Host, operation
 from pyinfra.context import ctx_host
 
+from tasks.core import hide
 from tasks.core.change import announce
+from tasks.core.settings import printable
 
 # 32 characters of a 62-letter alphabet: 190 bits, and nothing that a file format would quote.
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -36,7 +40,19 @@ class Secrets:
 
     def get(self, name: str) -> str:
         """The secret's value: the environment's, else `.env`'s, else a new one."""
-        return self.find(name) or self._generate(name)
+        value = self.find(name) or self._generate(name)
+        hide.secret(value)
+        return value
+
+    def wrong(self, name: str) -> str:
+        """Why no server or file would take the value as it is; empty if it may be used."""
+        value = self.find(name)
+        try:
+            if value is not None:
+                printable(SecretStr(value))
+        except PydanticCustomError as error:
+            return str(error)
+        return ""
 
     def find(self, name: str) -> str | None:
         """A value that may be absent: nothing is generated for it."""

@@ -58,6 +58,10 @@ def _scalar(value: object) -> object:
     return value
 
 
+# PgBouncer's file takes 2047; the others more.
+_LONGEST = 1024
+
+
 def printable(value: SecretStr) -> SecretStr:
     """A password that every server understands alike, or an error for the user."""
     text = value.get_secret_value()
@@ -66,6 +70,8 @@ def printable(value: SecretStr) -> SecretStr:
     # SCRAM normalises other characters, and servers disagree about how.
     if not (text.isascii() and text.isprintable()):
         raise wrong("should have printable ASCII characters only")
+    if len(text) > _LONGEST:
+        raise wrong(f"should have at most {_LONGEST} characters")
     return value
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
-from tasks.core import psql
+from tasks.core import hide, psql
 from tasks.core.change import Change
 from tasks.core.files import mask, render
 from tasks.core.psql import identifier, literal
@@ -462,7 +462,9 @@ def scram(password: str, role: str) -> str:
     the same verifier without one reading the other's.
     """
     salt = hmac.digest(password.encode(), f"datatier {role}".encode(), "sha256")[:16]
-    return _verifier(password, salt, _ITERATIONS)
+    verifier = _verifier(password, salt, _ITERATIONS)
+    hide.secret(verifier)
+    return verifier
 
 
 def verifies(verifier: str | None, password: str) -> bool:

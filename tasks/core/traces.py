@@ -54,7 +54,7 @@ _OWNERS = tuple(
         (r"/var/lib/redis/(sentinel-[0-9]+)", r"redis-\1"),
         (r"/etc/pgbouncer/.*", "pgbouncer"),
         (r"/etc/postgresql/.*/conf\.d/datatier\.conf", "postgres"),
-        (r"/etc/datatier/pgbackrest", "pgbackrest"),
+        (r"/etc/datatier/(pgbackrest|postgres|pgbouncer)", r"\1"),
         (r"/etc/pgbackrest\.conf|/.*/restore-cluster\.sh", "archiving"),
         (r"/usr/local/bin/redis-(cli|before-start)|/etc/redis/redis-cli\.auth", "redis-cli"),
         (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),

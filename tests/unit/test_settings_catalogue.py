@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.backup import BackupSettings
+from tasks.core.secrets import Secrets
 from tasks.core.settings import StackSettings
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings
@@ -668,6 +670,8 @@ def test_the_validators_own_error_shows_no_secret() -> None:
 
 
 ALL_ON_DB1 = {group: ["db1"] for group in EVERYTHING}
+# The secrets that no setting holds.
+GENERATED = sorted({*helpers.SECRETS} - {"POSTGRES_PASSWORD", "REDIS_PASSWORD"})
 
 
 @pytest.mark.parametrize(
@@ -675,10 +679,7 @@ ALL_ON_DB1 = {group: ["db1"] for group in EVERYTHING}
     [
         ("POSTGRES_PASSWORD", f"db1: postgres_password: {ASCII}"),
         ("REDIS_PASSWORD", f"db1: redis_password: {ASCII}"),
-        (
-            "POSTGRES_ROLE_PSSCRIPT_PASSWORD",
-            f"db1: postgres_roles/psscript/password: {ASCII}",
-        ),
+        *((name, f"db1: {name}: {ASCII}") for name in GENERATED),
     ],
 )
 def test_secrets_of_the_environment_are_checked_like_settings(
@@ -686,6 +687,52 @@ def test_secrets_of_the_environment_are_checked_like_settings(
 ) -> None:
     monkeypatch.setenv(name, f"{SECRET}é")
     assert refused(tmp_path, {}, EVERYTHING) == [message]
+
+
+BUCKET = {"backup_s3_bucket": "copies", "backup_s3_endpoint": "https://s3.example"}
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
+
+
+def _names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Every name that is looked up in the environment or `.env`, by whichever component."""
+    asked = set[str]()
+    find = Secrets.find
+
+    def noting(store: Secrets, name: str) -> str | None:
+        asked.add(name)
+        return find(store, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Secrets, "find", noting)
+        assert refused(tmp_path, BUCKET, EVERYTHING) == []
+    # The others are settings that may stand there.
+    return {name for name in asked if re.search("PASS|SECRET|KEY", name)}
+
+
+def test_no_secret_of_the_environment_goes_anywhere_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second line would be one of userlist.txt, of Compose's `.env`, of a request to S3."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    names = _names(tmp_path, monkeypatch)
+    assert {*helpers.SECRETS, *KEYS, "BACKUP_SIGNING_KEY"} < names
+    for name in sorted(names):
+        for value in (f"{SECRET}\n{SECRET}", f"{SECRET}\r", f"{SECRET}\x1b"):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, value)
+                messages = refused(tmp_path, BUCKET, EVERYTHING)
+                assert len(messages) == 1 and SECRET not in messages[0], (name, messages)
+
+
+@pytest.mark.parametrize("length", [1024, 1025])
+def test_a_secret_is_as_long_as_the_strictest_takes(
+    length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGBOUNCER_AUTH_PASSWORD", "x" * length)
+    messages = refused(tmp_path, {}, EVERYTHING)
+    said = ["db1: PGBOUNCER_AUTH_PASSWORD: should have at most 1024 characters"]
+    assert messages == (said if length > 1024 else [])
 
 
 def test_two_roles_do_not_share_a_generated_password(tmp_path: Path) -> None:

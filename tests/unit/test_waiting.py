@@ -9,6 +9,7 @@ import pytest
 
 from tasks import pgbouncer, postgres
 from tasks.core.estate import Node
+from tasks.core.files import Found
 from tasks.core.remote import Unreadable
 from tasks.core.services import STATE_DIRECTORY, Status
 from tests.unit import helpers
@@ -158,8 +159,11 @@ def test_the_plan_says_that_clients_wait_only_where_they_are_told(
 def test_a_pooler_is_not_restarted_after_another_one_failed(tmp_path: Path) -> None:
     everything = server(tmp_path).estate
     db, pool = (helpers.node(everything, name) for name in ("db", "pool"))
+    pinned = {"/etc/datatier/pgbouncer/postgres.pem": Found("file", content=b"certificate")}
+    knows(db, "postgres", served="certificate", key="certificate")
     for node in (db, pool):
-        knows(node, "pgbouncer", services={"pgbouncer": Status(True, True, "old", "old")})
+        status = {"pgbouncer": Status(True, True, "old", "old")}
+        knows(node, "pgbouncer", services=status, files=pinned)
     everything.state.is_executing = True
     change = pgbouncer._activation(db)
     assert change is not None

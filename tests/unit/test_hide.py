@@ -1,0 +1,92 @@
+"""The filter on what a run prints."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+import pytest
+from pydantic import SecretStr
+
+from tasks.core import hide
+from tests.unit import helpers
+
+CANARY = 'canary "word" of mine/1'
+
+
+@pytest.fixture(autouse=True)
+def _own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hide, "_values", set())
+    monkeypatch.setattr(hide, "_words", set())
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        CANARY,
+        json.dumps(CANARY),
+        quote(CANARY, safe=""),
+        base64.b64encode(CANARY.encode()).decode(),
+    ],
+)
+def test_a_secret_is_hidden_in_every_form(form: str) -> None:
+    hide.secret(CANARY)
+    assert hide.hidden(f"with args beginning with: 'requirepass' '{form}' \n").count("canary") == 0
+    assert hide.SHOWN in hide.hidden(form)
+
+
+def test_a_password_in_a_url_is_hidden_wherever_it_comes_from() -> None:
+    said = "amqp://app:s3cr@t@mq:5672/x https://user:pw@host redis://:pw@cache"
+    assert hide.hidden(said) == (
+        "amqp://app:<secret>@t@mq:5672/x https://user:<secret>@host redis://:<secret>@cache"
+    )
+    assert hide.hidden("http://10.0.0.1:8080/a?b=c@d") == "http://10.0.0.1:8080/a?b=c@d"
+
+
+def test_short_ones_and_names_stay() -> None:
+    hide.secret("redis", "psscript")
+    hide.word("psscript")
+    assert hide.hidden("psscript on redis") == "psscript on redis"
+
+
+def test_values_are_secret_by_type_or_by_name() -> None:
+    settings = {
+        "password": SecretStr("typed"),
+        "redis_extra": {"tls-key-file-pass": "named", "maxclients": 3, "passive": "no"},
+        "apps": [{"env": {"API_TOKEN": "token", "MODE": "production"}}],
+        "backup_alert_webhook": "https://chat/x",
+    }
+    assert sorted(hide.secrets_in(settings)) == ["https://chat/x", "named", "token", "typed"]
+
+
+def test_both_streams_are_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for click, by which pyinfra prints, and for a traceback."""
+    hide.secret(CANARY)
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    hide.begin()
+    hide.begin()
+    print(f"a {CANARY}")
+    click.echo(f"b {CANARY}", err=True)
+    sys.stderr.writelines([f"c {CANARY}"])
+    assert out.getvalue() == "a <secret>\n"
+    assert err.getvalue() == "b <secret>\nc <secret>"
+
+
+def test_an_estate_tells_the_filter_what_it_knows(tmp_path: Path) -> None:
+    host = {
+        "address": "10.0.0.1",
+        "redis_extra": {"tls-key-file-pass": "of the key file"},
+        "backup_heartbeat_url": "https://beat.example/abc",
+    }
+    groups = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "backup")}
+    everything = helpers.estate({"db1": host}, groups, tmp_path)
+    everything.gather_secrets()
+    for value in (*helpers.SECRETS.values(), "of the key file", "https://beat.example/abc"):
+        assert hide.hidden(value) == hide.SHOWN
