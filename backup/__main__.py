@@ -213,7 +213,7 @@ def _look(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     try:
         job.run(config, arguments, log_of(config, arguments.job))
     except Failed as failure:
-        print(failure, file=sys.stderr)
+        print(config.hidden(str(failure)), file=sys.stderr)
         return FAILED
     return DONE
 

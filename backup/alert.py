@@ -142,13 +142,7 @@ def _now() -> str:
 
 
 def _redacted(config: Config, text: str) -> str:
-    postgres, redis, s3 = config.postgres, config.redis, config.s3
-    secrets = [config.encryption_passphrase, redis.password if redis else ""]
-    secrets += [postgres.password, postgres.admin_password] if postgres else []
-    secrets += [s3.secret_key] if s3 else []
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return text.replace("\0", "")[:LENGTH]
+    return config.hidden(text).replace("\0", "")[:LENGTH]
 
 
 def _due(last: str | None) -> bool:

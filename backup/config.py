@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -108,6 +109,12 @@ class Config:
     redis: Redis | None
     s3: S3 | None
 
+    def hidden(self, text: str) -> str:
+        """The text as it may be logged, printed or sent: without any value of a secret."""
+        for secret in sorted(_secrets(self), key=len, reverse=True):
+            text = text.replace(secret, "<secret>")
+        return re.sub(r"(://[^/\s:@]*:)[^@\s/]+(?=@)", r"\1<secret>", text)
+
     @property
     def databases(self) -> tuple[str, ...]:
         """The databases that are backed up."""
@@ -142,6 +149,21 @@ class Config:
                 "s3": S3(**raw["s3"]) if raw["s3"] else None,
             }
         )
+
+
+_SECRET = re.compile("password|passphrase|_key|webhook|heartbeat")
+# What is shorter is part of other words.
+_SHORTEST = 6
+
+
+def _secrets(part: object) -> Iterator[str]:
+    """The secrets of a part of the configuration, by the names of its fields."""
+    for each in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, each.name)
+        if is_dataclass(value):
+            yield from _secrets(value)
+        elif isinstance(value, str) and _SECRET.search(each.name) and len(value) >= _SHORTEST:
+            yield value
 
 
 def _schedules(crontab: str) -> dict[str, str]:

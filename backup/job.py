@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +48,9 @@ def stamp(moment: datetime | None = None) -> str:
 class Log:
     """Writes one line per step to the log file, and to a terminal where there is one."""
 
-    def __init__(self, path: Path, job: str) -> None:
+    def __init__(self, path: Path, job: str, hidden: Callable[[str], str] = str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._hidden = hidden
         self._path = path
         self._job = job
 
@@ -57,6 +58,7 @@ class Log:
         """One line, stamped; line breaks in the message are folded."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         text = f"{moment} {self._job}[{os.getpid()}] {' '.join(message.split())}"
+        text = self._hidden(text)
         # Neither a full disk nor a terminal that has gone may end a job or keep an alert back.
         with contextlib.suppress(OSError), self._path.open("a") as file:
             file.write(text + "\n")
@@ -192,4 +194,4 @@ def _gist(said: str) -> str:
 
 def log_of(config: Config, job: str) -> Log:
     """The log that a job writes to."""
-    return Log(config.logs / "backup.log", job)
+    return Log(config.logs / "backup.log", job, config.hidden)

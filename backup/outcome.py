@@ -23,7 +23,7 @@ def recorded(config: Config, check: str) -> Iterator[dict[str, Any]]:
         yield result
         result["outcome"] = "passed"
     except BaseException as error:
-        result |= {"outcome": "failed", "why": str(error) or type(error).__name__}
+        result |= {"outcome": "failed", "why": config.hidden(str(error)) or type(error).__name__}
         raise
     finally:
         result["ended"] = datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backup import alert
+from backup import alert, outcome
 from backup.alert import Overdue, overdue
 from backup.config import Alerts, Config
 from backup.job import log_of
@@ -146,7 +147,24 @@ def test_an_address_that_is_none_is_logged(here: Config, url: str) -> None:
 def test_secrets_are_not_told(here: Config, receiver: Receiver) -> None:
     alert.alert(here, "x", "login canary-admin failed", {"dsn": "password=canary-redis"})
     assert "canary" not in json.dumps(receiver.got[0][2])
-    assert receiver.got[0][2]["message"] == "login *** failed"
+    assert receiver.got[0][2]["message"] == "login <secret> failed"
+
+
+def test_no_secret_of_the_configuration_is_logged_told_or_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever: every one is in what a server or a library says of a failure."""
+    alerts = Alerts(webhook="https://chat/canary-hook", heartbeat="https://beat/canary-beat")
+    here = builders.config(tmp_path, s3=builders.s3("http://s3"), alerts=alerts)
+    text = json.dumps(asdict(here), default=str)
+    assert len(set(re.findall("canary-[a-z0-9-]+", text))) == 9
+    said = f"{text} postgres://app:canary@db/x"
+    log_of(here, "x").line(said)
+    with pytest.raises(ValueError, match="canary"), outcome.recorded(here, "verify"):
+        raise ValueError(said)
+    kept = (here.logs / "verify.json").read_text()
+    for seen in (logged(here), "".join(capsys.readouterr()), kept, here.hidden(said)):
+        assert "<secret>" in seen and "canary" not in seen
 
 
 # --- How often -----------------------------------------------------------------------------------
