@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tasks.core import hide
 from tasks.core.change import Impact, announced, impact_of, summary
 
 NOTHING, FAILED, PENDING = 0, 1, 2
@@ -80,6 +81,7 @@ def _dry_run(operations: Sequence[str], options: dict[str, Any]) -> State:
     logger.addFilter(lambda record: record.levelno >= logging.WARNING)
     assert cli.callback is not None
     plan = dict.fromkeys(("debug_facts", "debug_operations", "support", "yes"), False)
+    hide.begin()
     with redirect_stdout(StringIO()):
         try:
             # Asking for JSON is asking pyinfra not to wait for an answer.

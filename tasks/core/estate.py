@@ -355,6 +355,8 @@ def _examined(state: State, wrong: Callable[[Estate], list[Problem]]) -> Estate:
     except PyinfraError as refusal:
         _refused[state] = refusal
         raise
+    for exposure in estate.secrets.exposures():
+        logger.warning(exposure)
     estate.keeps = estate.keeps and bool(estate.secrets.generated)
     return estate
 

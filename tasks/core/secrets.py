@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -54,6 +56,23 @@ class Secrets:
             return str(error)
         return ""
 
+    def exposures(self) -> Iterator[str]:
+        """How others than the user can come to the secrets; each with what to do."""
+        if not self.path.exists():
+            return
+        file, directory = self.path.stat(), self.path.resolve().parent
+        if mode := stat.S_IMODE(file.st_mode) & 0o077:
+            now = f"{stat.S_IMODE(file.st_mode):o}"
+            can = "change" if mode & 0o022 else "read"
+            yield f"{self.path}: mode {now}: others can {can} the secrets; chmod 600 it"
+        if file.st_uid not in (os.geteuid(), 0):
+            yield f"{self.path}: belongs to user {file.st_uid}, who can read and change the secrets"
+        above = directory.stat().st_mode
+        if above & 0o002 and not above & stat.S_ISVTX:
+            yield f"{self.path}: others can replace it; chmod o-w {directory}"
+        if _is_tracked(self.path):
+            yield f"{self.path}: is tracked by git; git rm --cached it, and change the secrets"
+
     def find(self, name: str) -> str | None:
         """A value that may be absent: nothing is generated for it."""
         return os.environ.get(name) or self._stored.get(name) or self._further.get(name)
@@ -83,6 +102,14 @@ class Secrets:
                 raise
         self._stored.update(self.generated)
         self.generated.clear()
+
+
+def _is_tracked(path: Path) -> bool:
+    command = ["git", "-C", str(path.parent), "ls-files", "--error-unmatch", "--", path.name]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=5, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 @cache

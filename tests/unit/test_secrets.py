@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,65 @@ def test_saving_replaces_the_file_at_once(env: Path) -> None:
         store.get(NAME)
         store.save()
         assert reader.read() == "OTHER=1\n"
+
+
+# --- Who else can come to them -------------------------------------------------------------------
+
+
+def exposures(env: Path) -> str:
+    return "\n".join(Secrets(env).exposures())
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (0o600, ""),
+        (0o400, ""),
+        (0o640, "mode 640: others can read the secrets; chmod 600 it"),
+        (0o604, "mode 604: others can read the secrets; chmod 600 it"),
+        (0o666, "mode 666: others can change the secrets; chmod 600 it"),
+    ],
+)
+def test_a_file_that_others_can_read_is_named(env: Path, mode: int, said: str) -> None:
+    env.write_text(f"{NAME}=stored\n")
+    env.chmod(mode)
+    assert exposures(env) == (f"{env}: {said}" if said else "")
+
+
+def test_a_link_is_what_it_leads_to(env: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    real = tmp_path / "elsewhere" / "secrets"
+    real.write_text("")
+    real.chmod(0o600)
+    env.symlink_to(real)
+    assert exposures(env) == ""
+    real.chmod(0o644)
+    assert "mode 644" in exposures(env)
+    real.chmod(0o600)
+    real.parent.chmod(0o777)
+    assert exposures(env) == f"{env}: others can replace it; chmod o-w {real.parent}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_of_somebody_else_is_named(env: Path) -> None:
+    env.write_text("")
+    env.chmod(0o600)
+    os.chown(env, 65534, 65534)
+    assert exposures(env) == f"{env}: belongs to user 65534, who can read and change the secrets"
+
+
+def test_a_file_in_a_repository_is_named_once_it_is_tracked(env: Path) -> None:
+    env.write_text("")
+    env.chmod(0o600)
+    git = ["git", "-C", str(env.parent)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert exposures(env) == ""
+    subprocess.run([*git, "add", "-f", ".env"], check=True)
+    assert "is tracked by git; git rm --cached it" in exposures(env)
+
+
+def test_none_is_no_exposure(env: Path) -> None:
+    assert exposures(env) == ""
 
 
 # --- What an estate needs ------------------------------------------------------------------------
