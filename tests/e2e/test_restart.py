@@ -384,3 +384,40 @@ def test_poolers_restart_one_after_the_other(estate: Estate) -> None:
     # Two samples may lie on both sides of a restart; one of a pooler that is down was seen.
     assert (False, False) not in seen
     assert seen & {(False, True), (True, False)}
+
+
+# --- The link to PostgreSQL from another host ----------------------------------------------------
+
+
+def _link(estate: Estate) -> set[str]:
+    """Whether the sessions of the pooler on the other host are encrypted, as PostgreSQL sees it."""
+    estate.pgbench("-n", "-S", "-c", "2", "-T", "1", address=estate.pool.address)
+    sessions = f"SELECT pid FROM pg_stat_activity WHERE client_addr = '{estate.pool.address}'"
+    query = f"SELECT DISTINCT ssl FROM pg_stat_ssl WHERE pid IN ({sessions})"
+    return set(admin(estate.db, query).split())
+
+
+def test_the_link_to_another_host_is_encrypted_and_its_certificate_pinned(estate: Estate) -> None:
+    """One that is lost is made again and pinned by the next run; a stranger's gets no password."""
+    assert _link(estate) == {"t"}
+    estate.db.run("rm /etc/datatier/postgres/certificate.pem")
+    assert estate.project.deploy().changed == {
+        ("PostgreSQL: key", "db1"),
+        ("PostgreSQL: service", "db1"),
+        ("PgBouncer: certificate of PostgreSQL", "pool1"),
+        ("PgBouncer: service", "pool1"),
+    }
+    assert _link(estate) == {"t"}
+
+    mine = "/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"
+    admin(estate.db, f"ALTER SYSTEM SET ssl_cert_file = '{mine[0]}'")
+    admin(estate.db, f"ALTER SYSTEM SET ssl_key_file = '{mine[1]}'")
+    admin(estate.db, "SELECT pg_reload_conf()")
+    old = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr = '{}'"
+    eventually(lambda: admin(estate.db, old.format(estate.pool.address)), 5)
+    refused = psql(
+        estate.pool, "SELECT 1", password=estate.password, address=estate.pool.address, limit=4
+    )
+    assert refused.returncode != 0
+    log = estate.pool.run("tail -n 20 /var/log/postgresql/pgbouncer.log").stdout
+    assert "verify failed" in log, log
