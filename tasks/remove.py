@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from backup.arguments import SCRIPTS
 from tasks import archive, engine, sentinel
 from tasks.backup import BackupSettings
 from tasks.core import estate, preflight, remote, traces
@@ -37,8 +38,16 @@ def probes(node: Node) -> dict[str, Probe[Traces]]:
             _backup(node).scripts_dir,
             [*_data(node)],
             chosen.ports if chosen else (),
+            _scripts(node),
         )
     }
+
+
+def _scripts(node: Node) -> list[str]:
+    """The names in the directory of the scripts, where a host has it by the settings."""
+    restores = PostgresSettings in node.settings and archive.backup_host(node.estate) is not None
+    ours = [*SCRIPTS.values(), "backup.sh"] if BackupSettings in node.settings else []
+    return [*ours, *(["restore-cluster.sh"] if restores else [])]
 
 
 def _backup(node: Node) -> BackupSettings:
@@ -116,6 +125,12 @@ def prune() -> None:
         lambda: _pruned(node, [owner for owner in _surplus(node) if owner in shown]),
         notices=lambda: _told(node),
     )
+    strangers = {*_found(node).beside}
+    converge(
+        "Prune: files beside ours",
+        lambda: _cleared(node, strangers),
+        notices=lambda: _strangers(node),
+    )
     if SentinelSettings in node.settings:
         converge(
             "Sentinel: prune",
@@ -155,6 +170,25 @@ def _told(node: Node) -> Iterator[str]:
             what = _title(owner) if _is_service(node, owner) else _files(node, owner)
             key = of.key("prune")
             yield f"{what}: is not this host's any more by the settings; {key} would remove it"
+
+
+def _cleared(node: Node, shown: set[str]) -> Change | None:
+    going = [path for path in _found(node).beside if path in shown and _goes(node, path)]
+    if not going:
+        return None
+    return Change([f"{path}: remove" for path in going], f"rm -f -- {quoted(*going)}")
+
+
+def _goes(node: Node, path: str) -> bool:
+    return traces.is_in_our_place(path) and _prunes(node, "cron")
+
+
+def _strangers(node: Node) -> Iterator[str]:
+    for path in _found(node).beside:
+        if not _goes(node, path):
+            is_ours = traces.is_in_our_place(path)
+            way_out = "backup_prune would remove it" if is_ours else "remove it if it is not yours"
+            yield f"{path}: not written by Datatier, but takes effect beside its files; {way_out}"
 
 
 def _title(owner: str) -> str:

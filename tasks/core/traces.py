@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tasks.core import packages
 from tasks.core.remote import Probe, quoted
@@ -39,6 +40,18 @@ _MARKED = (
     "/usr/local/bin/redis-cli",
     "/usr/local/bin/redis-before-start",
 )
+
+# Where what somebody puts beside ours takes effect: cron, systemd, PostgreSQL and root obey it.
+_BESIDE = (
+    "/etc/cron.d/datatier*",
+    "/etc/systemd/system/postgresql*.service.d/*.conf",
+    "/etc/systemd/system/pgbouncer.service.d/*.conf",
+    "/etc/systemd/system/redis-*.service.d/*.conf",
+    "/etc/systemd/system/pgbackrest.service.d/*.conf",
+    "/etc/postgresql/*/main/conf.d/*.conf",
+)
+# By their names, for a mark is easily copied; the scripts are told by the caller.
+_EXPECTED = re.compile(r"/etc/cron\.d/datatier-backup|/etc/(systemd|postgresql)/.*/datatier\.conf")
 
 # What a path belongs to: a service, by its name, or something that several services share.
 _OWNERS = tuple(
@@ -75,11 +88,13 @@ class Traces:
         paths: files and directories by what they belong to.
         roles: of Redis instances that are asked for: `master N` with N replicas, or `replica`.
         data: directories with something in them.
+        beside: files that are not ours in places where ours take effect.
     """
 
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: Mapping[int, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def owners(self) -> list[str]:
         """What there is, in the order in which it goes."""
@@ -96,6 +111,7 @@ _READ = """
 {{ ls -d {named} 2>/dev/null; timeout 20 grep -D skip -ls 'Written by Datatier' {marked}
   grep -ls datatier /usr/sbin/policy-rc.d
   [ "$(readlink {mask})" != /dev/null ] || echo {mask}; }} | sort -u | sed 's/^/path /'
+ls -db {beside} 2>/dev/null | sed 's/^/beside /'
 for d in {data}; do
   if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
 done
@@ -113,11 +129,14 @@ done
 """
 
 
-def probe(scripts: str, data: Sequence[str], ports: Iterable[int]) -> Probe[Traces]:
+def probe(
+    scripts: str, data: Sequence[str], ports: Iterable[int], known: Collection[str] = ()
+) -> Probe[Traces]:
     """Reads what is there.
 
     Args:
         scripts: the directory of the backup scripts.
+        known: the names of the scripts, where the directory is this host's by the settings.
         data: globs of directories that hold data.
         ports: of the Redis instances that are not asked, because they are to be there.
     """
@@ -125,16 +144,17 @@ def probe(scripts: str, data: Sequence[str], ports: Iterable[int]) -> Probe[Trac
         named=" ".join(_NAMED),
         mask=f"/etc/systemd/system/{MASKED}.service",
         marked=" ".join([*_MARKED, f"{quoted(scripts)}/*.sh"]),
+        beside=" ".join([*_BESIDE, *([f"{quoted(scripts)}/*"] if known else [])]),
         data=" ".join(data),
         state=STATE_DIRECTORY,
         ports=" ".join(map(str, ports)),
     )
-    return Probe(script, _parse)
+    return Probe(script, partial(_parse, {f"{scripts}/{name}" for name in known}))
 
 
-def _parse(lines: list[str]) -> Traces:
+def _parse(known: Collection[str], lines: list[str]) -> Traces:
     paths: dict[str, tuple[str, ...]] = {}
-    roles, data = dict[int, str](), list[str]()
+    roles, data, beside = dict[int, str](), list[str](), list[str]()
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "path":
@@ -145,7 +165,17 @@ def _parse(lines: list[str]) -> Traces:
             roles[int(port)] = role
         elif kind == "data" and rest.startswith("/"):
             data.append(rest)
-    return Traces(paths, roles, tuple(data))
+        elif kind == "beside" and not (rest in known or _EXPECTED.fullmatch(rest)):
+            beside.append(rest)
+    return Traces(paths, roles, tuple(data), tuple(beside))
+
+
+def is_in_our_place(path: str) -> bool:
+    """Whether a file that is not ours is where nobody else has a reason to put one.
+
+    Drop-ins of units and files in conf.d may be an administrator's.
+    """
+    return not path.startswith(("/etc/systemd/", "/etc/postgresql/"))
 
 
 def _owner(path: str) -> str:

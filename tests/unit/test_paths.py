@@ -254,6 +254,6 @@ def test_a_command_has_nothing_of_roots(home: Path) -> None:
 
 def test_a_name_with_a_line_break_adds_no_path() -> None:
     lines = ["path /var/lib/redis/sentinel-1", "path etc", "path x.sh", "data /a", "data etc", "x"]
-    found = traces._parse(lines)
+    found = traces._parse((), lines)
     assert found.paths == {"redis-sentinel-1": ("/var/lib/redis/sentinel-1",)}
     assert found.data == ("/a",)

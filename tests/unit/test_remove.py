@@ -9,7 +9,7 @@ import pytest
 
 from tasks import remove, sentinel
 from tasks.core import remote, traces
-from tasks.core.change import impact_of
+from tasks.core.change import Change, impact_of
 from tasks.core.estate import HOST, Estate, Node
 from tasks.core.preflight import System
 from tasks.core.services import Manager
@@ -25,6 +25,49 @@ UNITS = "/etc/systemd/system"
 def parsed(*paths: str) -> dict[str, tuple[str, ...]]:
     found = traces.probe("/scripts", [], []).parse([f"path {path}" for path in paths])
     return dict(found.paths)
+
+
+# --- What lies beside ours -----------------------------------------------------------------------
+
+
+def beside(tmp_path: Path, *, prune: bool = False) -> tuple[Change | None, list[str]]:
+    """What becomes of a job and a script of a stranger's, and of a drop-in."""
+    data = {"address": "10.0.0.1", "backup_prune": prune}
+    groups = {group: ["db1"] for group in ("postgres", "backup")}
+    everything = helpers.estate({"db1": data}, groups, tmp_path)
+    node = helpers.node(everything, "db1")
+    (probe,) = remove.probes(node).values()
+    ours = ["/etc/cron.d/datatier-backup", "/scripts/backup.sh", "/scripts/restore-cluster.sh"]
+    ours += ["/scripts/postgres-backup.sh", f"{UNITS}/redis-6379.service.d/datatier.conf"]
+    ours += ["/etc/postgresql/15/main/conf.d/datatier.conf"]
+    theirs = ["/etc/cron.d/datatier-x", "/scripts/x.sh", f"{UNITS}/redis-6379.service.d/x.conf"]
+    found = probe.parse([f"beside {path}" for path in (*ours, *theirs)])
+    assert found.beside == tuple(theirs)
+    knows(node, HOST, traces=found)
+    return remove._cleared(node, set(found.beside)), [*remove._strangers(node)]
+
+
+def test_what_lies_beside_ours_is_named(tmp_path: Path) -> None:
+    change, told = beside(tmp_path)
+    assert change is None
+    assert [line.split(": ")[0] for line in told] == [
+        "/etc/cron.d/datatier-x",
+        "/scripts/x.sh",
+        f"{UNITS}/redis-6379.service.d/x.conf",
+    ]
+    assert [line.rpartition("; ")[2] for line in told] == [
+        "backup_prune would remove it",
+        "backup_prune would remove it",
+        "remove it if it is not yours",
+    ]
+
+
+def test_it_is_removed_only_where_nobody_else_puts_files(tmp_path: Path) -> None:
+    change, told = beside(tmp_path, prune=True)
+    assert change is not None
+    assert change.lines == ["/etc/cron.d/datatier-x: remove", "/scripts/x.sh: remove"]
+    assert change.script == "rm -f -- /etc/cron.d/datatier-x /scripts/x.sh"
+    assert [line.split(": ")[0] for line in told] == [f"{UNITS}/redis-6379.service.d/x.conf"]
 
 
 # --- Traces --------------------------------------------------------------------------------------
