@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from tests.lab import cgroups, engine, network
+from tests.lab import cgroups, engine, network, shell
 from tests.lab.archive import Entry, pack
 from tests.lab.images import (
     FIRST_BOOT,
@@ -73,9 +73,7 @@ class Host:
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command inside, without SSH; a failure is a LabError."""
-        command = ["exec", "-i", "-u", user, self.container, "sh", "-c", cmd]
-        data = (stdin or "").encode()
-        done = docker(*command, data=data, check=False, timeout=timeout)
+        done = shell.run(self.container, user, cmd, (stdin or "").encode(), timeout)
         if check and done.returncode:
             output = (done.stderr.strip() or done.stdout.strip())[-2000:]
             raise LabError(f"{self.name}: {cmd!r} exited with {done.returncode}: {output}")
@@ -101,6 +99,7 @@ class Host:
     def kill(self) -> None:
         """Cut the power."""
         docker("kill", self.container)
+        shell.forget(self.container)
 
     def start(self) -> None:
         """Switch on again after kill() and wait until the host is up."""
