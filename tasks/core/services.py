@@ -349,7 +349,10 @@ last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
 
 _MANAGER: dict[Manager, str] = {
     "systemd": """
-enable_service() { systemctl -q unmask "$2"; systemctl -q enable "$2" 2>/dev/null; }
+enable_service() { # what a boot starts takes no reading of all units
+  case $(systemctl is-enabled "$2" 2>/dev/null) in masked*) systemctl -q unmask "$2" ;; esac
+  systemctl -q --no-reload enable "$2" 2>/dev/null
+}
 start_service() { restart_service "$@"; }
 restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
 stop_service() { systemctl stop "$2"; }
