@@ -49,6 +49,12 @@ _HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()
 _LOOPBACK_ARGS = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=0") if _HAS_IPV6 else ()
 # Home, user and group of those who may log in over SSH, as the image makes them.
 _ACCOUNTS = (("/root", 0, 0), ("/home/deploy", 2001, 2001), ("/home/operator", 2002, 37))
+# What these make of a machine's boot has no part in any story, and systemd runs all of them each
+# time it reads its units. An empty file of the same name switches one off.
+_GENERATORS = (
+    *("cryptsetup", "debug", "fstab", "getty", "gpt-auto", "hibernate-resume", "integritysetup"),
+    *("rc-local", "run", "ssh", "system-update", "tpm2", "veritysetup"),
+)
 _HOST_FIELDS = ("name", "release", "address", "systemd")
 
 
@@ -280,7 +286,7 @@ class Lab:
         wiring = ["--network", network.network_name(self.name), "--ip", host.address]
         wiring += ["--network-alias", host.name, *_LOOPBACK_ARGS]
         docker("create", *identity, *wiring, *_labels(host), *access.env_args(), *args, *image)
-        files = [*access.files, *(_login_files() if host.systemd else ())]
+        files = [*access.files, *(_system_files() if host.systemd else ())]
         docker("cp", "-", f"{host.container}:/", data=pack(files))
         docker("start", host.container)
         host.wait_until_up()
@@ -325,9 +331,11 @@ def _labels(host: Host) -> list[str]:
     return [word for name, value in labels.items() for word in ("--label", f"{name}={value}")]
 
 
-def _login_files() -> list[Entry]:
+def _system_files() -> list[Entry]:
     # Left to systemd, every host would take the same one from the machine below.
     files = [Entry("/etc/machine-id", f"{uuid.uuid4().hex}\n".encode())]
+    directory = "/etc/systemd/system-generators"
+    files += [Entry(f"{directory}/systemd-{name}-generator", b"") for name in _GENERATORS]
     for home, uid, gid in _ACCOUNTS:
         files.append(Entry(f"{home}/.ssh", None, 0o700, uid, gid))
         files.append(Entry(f"{home}/.ssh/authorized_keys", public_key(), 0o600, uid, gid))
