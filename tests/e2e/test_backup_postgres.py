@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 
 from tests.e2e.backup_site import Site, site
+from tests.e2e.groups import estates
 from tests.e2e.project import Project
 from tests.e2e.wait import eventually
 from tests.lab import Lab
-from tests.lab.images import Release
 
-ESTATES: list[tuple[Release, bool]] = [
-    ("debian12", False),
-    ("debian12", True),
-    ("debian13", False),
-    ("debian13", True),
-]
+ESTATES = estates(
+    "test_backup_postgres",
+    debian12_same=("debian12", False),
+    debian12_own=("debian12", True),
+    debian13_same=("debian13", False),
+    debian13_own=("debian13", True),
+)
 
 
-@pytest.fixture(scope="module", params=ESTATES, ids=lambda each: f"{each[0]}-{each[1]}")
+@pytest.fixture(scope="module", params=ESTATES)
 def estate(
     request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:

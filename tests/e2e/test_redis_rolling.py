@@ -15,12 +15,13 @@ import pytest
 from tasks.redis import IMMUTABLE
 from tasks.rolling import FUNCTIONS
 from tests.e2e import proof
+from tests.e2e.groups import estates
 from tests.e2e.project import PYINFRA, Project, footprint
 from tests.e2e.proof import processes, said
 from tests.e2e.redis_writers import Watch, Writers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
-from tests.lab.images import RELEASES, Release
+from tests.lab.images import Release
 
 PORT, SENTINEL_PORT = 6379, 26379
 # Of Redis's file, but no configuration that CONFIG GET knows.
@@ -29,6 +30,8 @@ ROLE = {"replicaof", "slaveof"}
 
 # Without the health table, which waits for what is not well.
 TASK = "tasks.redis.deploy"
+
+ESTATES = estates("test_redis_rolling", debian12="debian12", debian13="debian13")
 
 Changes = set[tuple[str, str]]
 
@@ -169,14 +172,16 @@ def _estate(lab: Lab, project: Project, release: Release) -> Estate:
     return Estate(hosts, project)
 
 
-@pytest.fixture(scope="module", params=RELEASES)
+@pytest.fixture(scope="module", params=ESTATES)
 def estate(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Estate]:
     """Three hosts of a release, deployed."""
     release: Release = request.param
-    with Lab(f"redis-rolling-{release}") as lab:
-        yield _estate(lab, Project(tmp_path_factory.mktemp(release)), release)
+    made = _estate(lab, Project(tmp_path_factory.mktemp(release)), release)
+    yield made
+    for host in made.hosts.values():
+        host.remove()
 
 
 def test_a_restart_rolls_and_loses_nothing(estate: Estate) -> None:
@@ -233,7 +238,7 @@ done
     }
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_key_that_is_taken_away_is_set_back_at_run_time(estate: Estate) -> None:
     """To what Redis has by itself; no instance restarts."""
     default = estate.config("cache1", "client-output-buffer-limit")
@@ -253,7 +258,7 @@ def test_a_key_that_is_taken_away_is_set_back_at_run_time(estate: Estate) -> Non
     assert processes(list(estate.hosts.values())) == before
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_two_failovers_stay(estate: Estate) -> None:
     """One by Sentinel, one by a run that loses nothing; a setting reaches all and moves nobody."""
     estate.fail_over()
@@ -271,7 +276,7 @@ def test_two_failovers_stay(estate: Estate) -> None:
     assert estate.settled() == master
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_master_that_is_down_gets_its_settings_when_it_is_back(estate: Estate) -> None:
     """The others take both kinds of settings; the run after it is back changes what is missing."""
     old = estate.settled()
@@ -305,7 +310,7 @@ def _replaced(estate: Estate, old: str) -> str:
     return estate.settled(down=old)
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_replica_that_is_cut_off_stops_the_roll(estate: Estate) -> None:
     """It has its settings; the master stays, since Sentinel might promote what is behind."""
     master = estate.settled()
@@ -350,7 +355,7 @@ printf '%s\\n' "$said"
 """
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_sentinel_whose_answer_is_late_loses_nothing(estate: Estate) -> None:
     """It promotes another one all the same, so the clients of the old master go on waiting."""
     master = estate.settled()
@@ -371,7 +376,7 @@ def _shell(estate: Estate, act: str) -> str:
     return f"REDIS_PASSWORD='{estate.password}'\n{FUNCTIONS}\n{act}\n"
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_replica_whose_copy_fails_over_and_over_ends_the_wait(estate: Estate) -> None:
     """A copy may take long, but not for ever: the host is locked meanwhile."""
     master = estate.settled()
@@ -418,7 +423,7 @@ def _drowned(estate: Estate, master: str) -> Iterator[None]:
             estate.redis(master, "CONFIG", "SET", key, value)
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_nothing_begins_where_nobody_could_replace_the_master(estate: Estate) -> None:
     """No replica, or no quorum: refused before anything is touched, in one line."""
     master = estate.settled()
@@ -450,7 +455,7 @@ def _has_no_quorum(estate: Estate, name: str) -> None:
     assert "NOQUORUM" in asked.stderr, asked
 
 
-@pytest.mark.parametrize("estate", RELEASES[:1], indirect=True)
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 @pytest.mark.parametrize("victims", ["the controller and its script", "all of it"])
 def test_a_run_that_is_killed_while_it_hands_over_is_finished_by_the_next(
     estate: Estate, victims: str

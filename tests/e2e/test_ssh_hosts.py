@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
+from tests.e2e.groups import estates
 from tests.e2e.project import Project, Run, embedded
 from tests.e2e.proof import SERVICES, CommandLines, Stack, command_lines
 from tests.e2e.wait import eventually
@@ -37,8 +38,12 @@ class Site:
 
 @pytest.fixture(
     scope="module",
-    params=[("debian12", "root"), ("debian13", "deploy"), ("debian12", "operator")],
-    ids=["debian12-root", "debian13-sudo", "debian12-sudo-password"],
+    params=estates(
+        "test_ssh_hosts",
+        debian12_root=("debian12", "root"),
+        debian13_sudo=("debian13", "deploy"),
+        debian12_sudo_password=("debian12", "operator"),
+    ),
 )
 def site(
     request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
