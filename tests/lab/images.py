@@ -31,8 +31,8 @@ _DOWNLOADS = (
     " python3-psycopg python3-redis python3-boto3 gnupg openssl logrotate"
 )
 _INSTALLED_PACKAGES = (
-    "pgbouncer redis-server redis-tools pgbackrest cron"
-    " python3-psycopg python3-redis python3-boto3 gnupg openssl logrotate"
+    "postgresql-client pgbouncer redis-server redis-tools pgbackrest cron"
+    " python3 python3-psycopg python3-redis python3-boto3 gnupg openssl logrotate"
 )
 _VERSIONS: dict[Release, int] = {"debian12": 15, "debian13": 17}
 _PULL_SECONDS = 30
