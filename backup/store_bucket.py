@@ -31,6 +31,8 @@ WORKERS = 4
 REPOSITORY = "pgbackrest"
 _PLACES = ("postgres/", "redis/", f"{REPOSITORY}/")
 _CHUNK = 1024 * 1024
+# Bytes of a manifest; it takes about one thousand.
+_LONGEST = 1024 * 1024
 
 
 class Away(Failed):
@@ -193,10 +195,17 @@ class Bucket:
         with _asking(key):
             self._client.delete_object(**self._at(key))
 
-    def read(self, key: str) -> bytes:
-        """A small object."""
+    def read(self, key: str, longest: int = _LONGEST) -> bytes:
+        """A small object.
+
+        Raises:
+            Failed: it is not small, whoever made it so; it would have to fit into memory.
+        """
         with _asking(key):
-            return bytes(self._client.get_object(**self._at(key))["Body"].read())
+            content = bytes(self._client.get_object(**self._at(key))["Body"].read(longest + 1))
+        if len(content) > longest:
+            raise Failed(f"{key} has more than {longest} bytes")
+        return content
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """An object of any size, as it comes."""

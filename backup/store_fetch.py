@@ -26,7 +26,7 @@ from backup.store_bucket import (
     is_safe,
 )
 from backup.store_layout import is_info, key_of, stored_manifests, summary
-from backup.store_signed import LIST, Signed, damaged
+from backup.store_signed import LIST, LONGEST, Signed, damaged
 
 # Lines about objects that are refused; whoever can write to the bucket could add any number.
 _SAID = 100
@@ -87,7 +87,7 @@ def _signed(bucket: Bucket, there: Listed | None) -> Signed:
     if there is None:
         raise Failed(f"{bucket.address(LIST)} is missing: bring it back, {way_out}")
     try:
-        return Signed.opened(bucket.s3, bucket.read(LIST))
+        return Signed.opened(bucket.s3, bucket.read(LIST, LONGEST))
     except Failed as failure:
         raise Failed(f"{failure}: put the .env of that time back, {way_out}") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from backup.config import Config
 from backup.job import Failed
 from backup.manifest import SUFFIX, Manifest, digest
-from backup.store_bucket import REPOSITORY, WORKERS, Bucket, Listed
+from backup.store_bucket import REPOSITORY, WORKERS, Away, Bucket, Listed
 from backup.store_signed import Entry, Signed, damaged
 
 
@@ -76,13 +76,16 @@ def stored_manifests(
     keys = [key for key in listed if key.endswith(SUFFIX) and not key.startswith(REPOSITORY)]
     found, failures = [], {}
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(WORKERS) as pool:
-        for key, content in zip(keys, pool.map(bucket.read, keys), strict=True):
+        for key, reading in [(key, pool.submit(bucket.read, key)) for key in keys]:
             path = Path(scratch) / PurePosixPath(key).name
-            path.write_bytes(content)
             try:
+                content = reading.result()
+                path.write_bytes(content)
                 if signed and Entry(len(content), digest(path)) not in signed.names(key):
                     raise Failed(damaged(key))
                 found.append(Manifest.read(path))
+            except Away:
+                raise
             except Failed as failure:
                 failures[key] = str(failure)
     return found, failures

@@ -18,7 +18,7 @@ from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, encoded, update
 from backup.store_bucket import REPOSITORY, WORKERS, Away, Bucket, Listed, bucket_of
 from backup.store_layout import Item, Repository, key_of, labels_of, repository_of, summary
-from backup.store_signed import LIST, Entry, Signed, signer
+from backup.store_signed import LIST, LONGEST, Entry, Signed, signer
 from backup.store_state import State, remembered
 
 # A run ends; what is left is copied by the next one. Seconds.
@@ -166,7 +166,7 @@ class SignedCopy:
         state = self._state
         if self._there and self._there.etag != state.signed_etag:
             try:
-                there = Signed.opened(self._bucket.s3, self._bucket.read(LIST))
+                there = Signed.opened(self._bucket.s3, self._bucket.read(LIST, LONGEST))
                 if there.written > state.signed.written:
                     state.signed = there
             except Failed as failure:

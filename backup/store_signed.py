@@ -14,6 +14,8 @@ from backup.job import Failed
 
 # Where the list lies, below the prefix.
 LIST = "signed-list.json"
+# Bytes; a copy takes about 150.
+LONGEST = 256 * 1024 * 1024
 _CONTEXT = b"datatier list of copies 1\n"
 
 

@@ -928,6 +928,19 @@ def test_each_refusal_names_its_object(
     assert not (tmp_path / "escape").exists()
 
 
+def test_what_has_to_fit_into_memory_has_a_limit(
+    here: Config, attacker: Attacker, log: Log, tmp_path: Path
+) -> None:
+    estate(here)
+    store.mirror(here, log)
+    key = f"redis/redis_29990101_000000.rdb.gz{SUFFIX}"
+    attacker.put(key, b" " * (1024 * 1024 + 1))
+    with pytest.raises(Failed, match=f"{key} has more than 1048576 bytes"):
+        fetch(here, tmp_path / "new", log, unsigned=True)
+    store.prune(here, log)
+    assert tree(tmp_path / "new") == tree(here.directory)
+
+
 @pytest.mark.parametrize("how", ["replaced", "removed", "another key"])
 def test_without_a_list_of_ours_nothing_comes(
     here: Config, attacker: Attacker, log: Log, tmp_path: Path, how: str
