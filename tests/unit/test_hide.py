@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from tasks.core import hide
+from tests.e2e.project import ROOT
 from tests.unit import helpers
 
 CANARY = 'canary "word" of mine/1'
@@ -90,3 +93,31 @@ def test_an_estate_tells_the_filter_what_it_knows(tmp_path: Path) -> None:
     everything.gather_secrets()
     for value in (*helpers.SECRETS.values(), "of the key file", "https://beat.example/abc"):
         assert hide.hidden(value) == hide.SHOWN
+
+
+DEPLOY = f"""
+from tasks.core import hide
+from tasks.core.change import Change, converge
+hide.begin()
+hide.secret({CANARY!r})
+converge("Echo", lambda: Change([{CANARY!r}], "printf '%s\\\\n' \\"$SAID\\" >&2; exit 1",
+                                {{"SAID": "ERR with args 'requirepass' " + {CANARY!r}}}))
+"""
+
+
+def test_what_a_host_says_and_pyinfra_prints_is_hidden(tmp_path: Path) -> None:
+    """As a server's error that echoes its arguments; also at -vvv."""
+    (tmp_path / "deploy.py").write_text(DEPLOY)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "pyinfra", "-y", "-vvv", "@local", "deploy.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "ERR with args 'requirepass' <secret>" in said
+    assert "canary" not in said
