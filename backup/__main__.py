@@ -43,6 +43,7 @@ from backup.job import (
     log_of,
     waited,
 )
+from backup.text import shown
 
 Work = Callable[[Config, argparse.Namespace, Log], None]
 
@@ -213,7 +214,7 @@ def _look(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     try:
         job.run(config, arguments, log_of(config, arguments.job))
     except Failed as failure:
-        print(config.hidden(str(failure)), file=sys.stderr)
+        print(shown(config.hidden(str(failure))), file=sys.stderr)
         return FAILED
     return DONE
 

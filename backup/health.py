@@ -11,6 +11,7 @@ from functools import partial
 from backup import alert, catalogue, postgres, redis, scratch, swap
 from backup.config import Config, Endpoint
 from backup.job import Failed, Log
+from backup.text import shown
 
 _FILE = "health.log"
 
@@ -28,9 +29,9 @@ def check(config: Config, log: Log) -> None:
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name, probe in _probes(config, log):
         try:
-            lines.append(f"{moment} ok    {name}: {probe()}")
+            lines.append(f"{moment} ok    {name}: {shown(probe())}")
         except Exception as failure:
-            lines.append(f"{moment} DOWN  {name}: {' '.join(str(failure).split())}")
+            lines.append(f"{moment} DOWN  {name}: {shown(' '.join(str(failure).split()))}")
             bad.append(name)
     for write in (partial(_note, config), partial(print, flush=True)):
         # Neither a full disk nor a reader that has gone may hide what is down.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from backup.config import Config
+from backup.text import shown
 
 # Not the world-writable /run/lock: whoever makes a lock file first could keep it.
 LOCKS = Path("/run/datatier")
@@ -58,7 +59,7 @@ class Log:
         """One line, stamped; line breaks in the message are folded."""
         moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         text = f"{moment} {self._job}[{os.getpid()}] {' '.join(message.split())}"
-        text = self._hidden(text)
+        text = shown(self._hidden(text))
         # Neither a full disk nor a terminal that has gone may end a job or keep an alert back.
         with contextlib.suppress(OSError), self._path.open("a") as file:
             file.write(text + "\n")

@@ -411,11 +411,17 @@ def _converge_inside(node: Node) -> None:
         lambda: cast(sql.Server, server.read("postgres")["server"]),
         lambda change: _within({server: change}),
     )
+    instances = inside.having(RedisSettings)
+    converge(
+        "Redis: prune",
+        lambda: _within({each: redis.prune(each) for each in instances}),
+        notices=lambda: [line for each in instances for line in redis.unknown_users(each)],
+    )
     converge("Sentinel: monitoring", lambda: _within({w: sentinel.monitoring(w) for w in watchers}))
     gone = _leaving(node)
     converge(
         "Sentinel: prune",
-        lambda: _within({w: sentinel.forget(w, gone) for w in watchers}),
+        lambda: _within({w: sentinel.prune(w, gone) for w in watchers}),
         notices=lambda: [line for w in watchers for line in sentinel.remembered(w, gone)],
     )
     converge("Backup: repository", lambda: _within({keeper: _new_stanza(keeper)}))
@@ -586,7 +592,9 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     now = _status(node, service.name)
     yield _Reloadable(pooler, service, pgbouncer.because(wanted, now))
     for container in inside.having(RedisSettings):
-        yield _redis_reloadable(container, container.service, _status(node, container.service))
+        now = _status(node, container.service)
+        now = replace(now, outdated=redis.lets_in_others(container))
+        yield _redis_reloadable(container, container.service, now)
     for container in inside.having(SentinelSettings):
         content = sentinel.configuration(container, project.SENTINEL_PORT)
         watcher = Service(container.service, "", "", "redis", "redis", ready=":", reload=":")

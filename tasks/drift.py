@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backup.text import shown
 from tasks.core import hide
-from tasks.core.change import Impact, announced, impact_of, summary
+from tasks.core.change import Impact, announced, impact_of, noticed, summary
 
 NOTHING, FAILED, PENDING = 0, 1, 2
 
@@ -58,16 +59,20 @@ def _gate(as_json: bool, operations: Sequence[str], **options: Any) -> int:
 
     OPERATIONS is a deploy file or a task; deploy.py where there is none. The other options are
     pyinfra's. Exits with 0 when nothing is pending, with 2 when something is, and with 1 when a
-    host could not be compared or the settings are refused.
+    host could not be compared or the settings are refused. What is on a host beside the settings
+    and changed by no run is named below, and is no drift.
     """
     state = _dry_run(operations or ("deploy.py",), options)
     if not state.op_meta:
         raise click.ClickException("nothing was compared: no operation for these hosts")
     pending, failed = list(_pending(state)), sorted(host.name for host in state.failed_hosts)
+    notices = [(host.name, line) for host in state.inventory for line in noticed(host)]
     if as_json:
-        _print_json(pending, failed)
+        _print_json(pending, failed, notices)
     else:
         _print_table(pending, len(state.active_hosts))
+        for name, line in notices:
+            print(f"[{name}] {line}")
     if failed:
         raise click.ClickException(f"could not be compared: {', '.join(failed)}")
     return PENDING if pending else NOTHING
@@ -103,11 +108,14 @@ def _pending(state: State) -> Iterator[Pending]:
                     yield Pending(host.name, name, str(line), impact_of(line))
 
 
-def _print_json(pending: Sequence[Pending], failed: Sequence[str]) -> None:
+def _print_json(
+    pending: Sequence[Pending], failed: Sequence[str], notices: Sequence[tuple[str, str]]
+) -> None:
     impacts = Counter(each.impact for each in pending)
     totals = {"changes": len(pending), "impacts": impacts, "failed_hosts": failed}
     changes = [asdict(each) for each in pending]
-    print(json.dumps({"changes": changes, "summary": totals}, indent=2))
+    told = [{"host": name, "notice": line} for name, line in notices]
+    print(json.dumps({"changes": changes, "notices": told, "summary": totals}, indent=2))
 
 
 def _print_table(pending: Sequence[Pending], compared: int) -> None:
@@ -117,7 +125,8 @@ def _print_table(pending: Sequence[Pending], compared: int) -> None:
     if pending:
         table = Table("host", "operation", "change", "impact", box=None)
         for each in pending:
-            table.add_row(each.host, each.operation, Text(each.change), _coloured(each.impact))
+            cells = (each.host, each.operation, shown(each.change))
+            table.add_row(*map(Text, cells), _coloured(each.impact))
         console.print(table)
     hosts = f"{compared} host{'s' * (compared != 1)} compared"
     console.print(f"{hosts}: {summary(each.impact for each in pending)}", highlight=False)

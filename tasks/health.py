@@ -13,7 +13,9 @@ from pyinfra.api import Host, StringCommand, operation
 from pyinfra.context import ctx_host
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from backup.text import shown
 from tasks import engine
 from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
@@ -88,9 +90,30 @@ def _at(node: Node, port: int) -> str:
     return f"{node.address}:{port}"
 
 
+# What runs is the truth: whoever asks at the address of the table has to be refused.
+_LOOK = (
+    SHELL
+    + """
+asks_for_password() { # ADDRESS PORT
+  said=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
+  case $said in
+    *NOAUTH*) return ;;
+    *PONG* | *DENIED*) echo "asks nobody for a password" ;;
+    *) echo "no answer at $1: $said" ;;
+  esac
+  exit 1
+}
+also() { # PORT
+  users=$(users "$1" | cut -d ' ' -f 2 | grep -vx default | paste -s -d ,)
+  printf '%s' "${users:+; ACL users that are not in the settings: $users}"
+}
+"""
+)
+
 # An instance that takes itself for the master while Sentinel names another loses what it is told.
 _REDIS = """
 accepted {port} || {{ echo "no answer to PING"; exit 1; }}
+asks_for_password {address} {port}
 leader=$(for sentinel in {sentinels}; do
   timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" \\
     SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
@@ -99,13 +122,13 @@ if redis-cli -p {port} INFO replication | grep -q '^role:master' &&
    [ "${{leader:-{me}}}" != "{me}" ]; then
   echo "master, but Sentinel says $leader"; exit 1
 fi
-redis-cli -p {port} INFO replication | tr -d '\\r' | awk -F: '
+redis-cli -p {port} INFO replication | tr -d '\\r' | awk -F: -v also="$(also {port})" '
   {{ v[$1] = $2 }}
   END {{
-    if (v["role"] == "master") print "master, " v["connected_slaves"] " replicas"
+    if (v["role"] == "master") print "master, " v["connected_slaves"] " replicas" also
     else {{
       up = v["master_link_status"] == "up"
-      print "replica of " v["master_host"] ":" v["master_port"] (up ? "" : ", link down")
+      print "replica of " v["master_host"] ":" v["master_port"] (up ? "" : ", link down") also
       exit !up
     }}
   }}'
@@ -118,6 +141,7 @@ def _redis(node: Node) -> Iterator[Check]:
     for port in node.the(RedisSettings).ports:
         script = _REDIS.format(
             port=port,
+            address=node.address,
             me=f"{node.address} {port}",
             sentinels=sentinels,
             name=name,
@@ -129,16 +153,20 @@ def _redis(node: Node) -> Iterator[Check]:
 # An identity in the file proves that Sentinel can save what it learns.
 _SENTINEL = """
 accepted {port} || {{ echo "no answer to PING"; exit 1; }}
+asks_for_password {address} {port}
 answer=$(redis-cli -p {port} SENTINEL CKQUORUM {name})
 case $answer in OK*) ;; *) echo "$answer"; exit 1 ;; esac
 id=$(redis-cli -p {port} SENTINEL MYID)
 grep -q "^sentinel myid $id" /var/lib/redis/sentinel-{port}/sentinel.conf ||
   {{ echo "cannot save its file"; exit 1; }}
-redis-cli -p {port} SENTINEL MASTER {name} | paste -d ' ' - - | awk '
+others=$(redis-cli --no-raw -p {port} SENTINEL MASTERS | sed -n 's/^ *2) "//p' |
+  grep -vx '{name}"' | tr -d '"' | paste -s -d ,)
+redis-cli -p {port} SENTINEL MASTER {name} | paste -d ' ' - - |
+  awk -v also="$(also {port})${{others:+; watches $others too}}" '
   {{ v[$1] = $2 }}
   END {{
     print "master " v["ip"] ":" v["port"] ", " v["num-slaves"] " replicas, " \\
-      v["num-other-sentinels"] " other Sentinels"
+      v["num-other-sentinels"] " other Sentinels" also
     exit !(v["num-slaves"] {exactly} {replicas} && v["num-other-sentinels"] == {others})
   }}'
 """
@@ -149,6 +177,7 @@ def _sentinel(node: Node) -> Iterator[Check]:
     for port in chosen.ports:
         script = _SENTINEL.format(
             port=port,
+            address=node.address,
             name=chosen.master_name,
             # A project may have been scaled, and Sentinel forgets no replica.
             exactly=">=" if node.estate.subnet else "==",
@@ -173,7 +202,7 @@ def _docker(node: Node) -> Iterator[Check]:
     for number, container in enumerate(node.inside.nodes):
         for check in _checks(container):
             script, variables = engine.inside(
-                container, f"{SHELL}{check.script}", _variables(container), number
+                container, f"{_LOOK}{check.script}", _variables(container), number
             )
             yield replace(
                 check,
@@ -238,7 +267,7 @@ def _ask(node: Node) -> list[Row]:
     checks = list(_checks(node))
     if not checks:
         return []
-    script = f"cd /\n{SHELL}"
+    script = f"cd /\n{_LOOK}"
     for check in checks:
         script += (
             f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
@@ -250,7 +279,7 @@ def _ask(node: Node) -> list[Row]:
     if len(answers) != len(checks):
         return [Row(check, False, output.last_word or "no answer") for check in checks]
     return [
-        Row(check, status == "0", answer.replace("\t", " "))
+        Row(check, status == "0", shown(answer).replace("\t", " "))
         for check, (answer, _, status) in zip(checks, answers, strict=True)
     ]
 
@@ -305,8 +334,9 @@ def table(answers: list[Row]) -> Table:
     result = Table("service", "host", "listens on", "health", box=None)
     for row in answers:
         check = row.check
-        mark = "[green]ok[/]" if row.healthy else "[red bold]FAILS[/]"
-        result.add_row(check.service, check.node.name, check.where, f"{mark}  {row.answer}")
+        mark = ("ok", "green") if row.healthy else ("FAILS", "bold red")
+        cells = (check.service, check.node.name, check.where)
+        result.add_row(*map(Text, cells), Text.assemble(mark, f"  {row.answer}"))
     return result
 
 
@@ -331,7 +361,7 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     console.print(table(answers))
     console.print("\nconnect (passwords: .env)")
     for line in reversed({r.check.rank: r.check.connect for r in reversed(answers)}.values()):
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, markup=False)
     sent = sum(remote.commands(node.host) for node in nodes)
     logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
     failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
 
 from tasks.core import files, packages, services
-from tasks.core.change import Change, Trial, converge, refusing
+from tasks.core.change import Change, Line, Trial, converge, refusing
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
@@ -28,7 +28,15 @@ from tasks.core.settings import (
     matching,
     wrong,
 )
-from tasks.core.topology import Address, Instance, Watcher, master
+from tasks.core.topology import (
+    Address,
+    Instance,
+    User,
+    Watcher,
+    guarded,
+    master,
+    strangers,
+)
 
 Policy = Literal[
     "noeviction",
@@ -109,9 +117,9 @@ def _rules(everything: Estate) -> list[Problem]:
             problems.append(Problem(node.name, "address", message))
         problems += not_ipv4(node)
         problems += [
-            Problem(node.name, f"redis_extra/{key}", _duplicate(key))
+            Problem(node.name, f"redis_extra/{key}", message)
             for key in chosen.extra
-            if key.replace("_", "-") in {*_parameters(node, 0), *_OWNED}
+            if (message := _not_extra(node, key))
         ]
     return problems
 
@@ -124,14 +132,23 @@ def not_ipv4(node: Node) -> list[Problem]:
     return [Problem(node.name, "address", message)]
 
 
-_OWNED = {"replicaof", "slaveof", "include", "user", "masteruser"}
+_OWNED = {"replicaof", "include", "user", "masteruser"}
+_REFUSED = {
+    "aclfile": "should not be set: redis_password would be void beside it",
+    "rename-command": "should not be set: Sentinel could promote nobody without its commands",
+}
 
 
-def _duplicate(key: str) -> str:
-    field = key.replace("-", "_")
-    if field in RedisSettings.model_fields:
-        return f"has a key of its own: redis_{field}"
-    return "is set by Datatier"
+def _not_extra(node: Node, key: str) -> str:
+    """Why a key cannot be in `redis_extra`; some have an older name too."""
+    name = re.sub("slave(?!of)", "replica", key.replace("_", "-")).replace("slaveof", "replicaof")
+    if name in _REFUSED:
+        return _REFUSED[name]
+    if name not in {*_parameters(node, 0), *_OWNED}:
+        return ""
+    field = name.replace("-", "_")
+    own = field in RedisSettings.model_fields
+    return f"has a key of its own: redis_{field}" if own else "is set by Datatier"
 
 
 def _listens(node: Node) -> list[Listener]:
@@ -149,7 +166,28 @@ def _checks(node: Node) -> list[Problem]:
             f"{node.host.print_prefix}Redis of {node.system.release.name} here and of "
             f"{peers[0].system.release.name} on {peers[0].name}: an older one cannot follow a newer"
         )
-    return []
+    return [*foreign(node, _listens(node), "redis"), *_renamed(node)]
+
+
+# What Redis calls its data, as long as nobody says otherwise.
+_NAMES = {
+    "dbfilename": "dump.rdb",
+    "appendfilename": "appendonly.aof",
+    "appenddirname": "appendonlydir",
+}
+
+
+def _renamed(node: Node) -> Iterator[Problem]:
+    """Names that Redis would look for at its next start, beside data under the old ones."""
+    found = node.read("redis")["files"]
+    for port in node.the(RedisSettings).ports:
+        content = found[_configuration_path(port)].content.decode(errors="replace")
+        before = dict(line.split(" ", 1) for line in content.splitlines() if " " in line)
+        for key, default in _NAMES.items():
+            old, new = (of.get(key, default) for of in (before, node.the(RedisSettings).extra))
+            if content and old != new:
+                message = f"should stay {old}: the data of redis-{port} have that name"
+                yield Problem(node.name, f"redis_extra/{key}", message)
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
@@ -159,8 +197,54 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "services": services.probe(_services(node), node.manager),
         "kernel": kernel_probe(),
         "roles": roles_probe(node),
+        "foreign": foreign_probe(),
         "sentinels": sentinels_probe(node.estate, password(node)),
     }
+
+
+# Units of others that start at the next boot, each with its port, and data that others have left.
+# What is masked starts never; ours say whose they are.
+_FOREIGN = """
+for wanted in /etc/systemd/system/*.wants/*; do
+  unit=${wanted##*/}
+  case $unit in redis*|valkey*|keydb*|redict*) ;; *) continue ;; esac
+  ! grep -qs 'Written by Datatier' "/etc/systemd/system/$unit" || continue
+  case $(systemctl is-enabled "$unit" 2>/dev/null) in enabled*) ;; *) continue ;; esac
+  file=$(systemctl show -p ExecStart --value "$unit" | grep -o '/[^ ;]*[.]conf' | head -n 1)
+  port=$(sed -n 's/^port //p' "${file:-/}" 2>/dev/null | tail -n 1)
+  case $unit in *sentinel*) default=26379 ;; *) default=6379 ;; esac
+  echo "unit $unit ${port:-$default}"
+done
+cd /var/lib/redis 2>/dev/null || exit 0
+for ours in [0-9]*/redis.conf; do [ ! -e "$ours" ] || exit 0; done
+for file in dump.rdb appendonly.aof appendonlydir/*.aof appendonlydir/*.rdb; do
+  file=/var/lib/redis/$file
+  peek "$file" test -s "$file" 2>/dev/null || continue
+  case $file in *.rdb)
+    ! peek "$file" redis-check-rdb "$file" 2>/dev/null | grep -q ' 0 keys read' || continue ;;
+  esac
+  echo "data $file"
+done
+"""
+
+
+def foreign_probe() -> Probe[list[str]]:
+    """Reads what there is of a Redis that is not ours."""
+    return Probe(_FOREIGN, list)
+
+
+def foreign(node: Node, listeners: Sequence[Listener], group: str) -> Iterator[Problem]:
+    """What would take a port of ours at the next boot, or is the data of somebody else's Redis."""
+    key = f"{group}_ports"
+    for line in node.read(group)["foreign"]:
+        kind, what, *rest = line.split(" ")
+        if kind == "unit" and int(rest[0]) in {listener.port for listener in listeners}:
+            then = f"would take port {rest[0]} at the next boot: systemctl disable --now {what}"
+            yield Problem(node.name, key, f"{what} is not ours and {then}")
+        if kind == "data" and group == "redis":
+            home = f"/var/lib/redis/{listeners[0].port}"
+            then = f"move it to {home} to go on with it, or away"
+            yield Problem(node.name, key, f"{what} has the data of another Redis: {then}")
 
 
 def password(node: Node) -> str:
@@ -187,6 +271,8 @@ fi
 for port in {ports}; do
   file=/var/lib/redis/$port/redis.conf
   accepted "$port" || true
+  role=
+  ! is_redis "$port" ||
   role=$(timeout 3 redis-cli -p "$port" INFO replication 2>/dev/null | tr -d '\\r' | awk -F: '
     {{ v[$1] = $2 }}
     /^slave[0-9]*:.*state=online/ {{ online++ }}
@@ -196,18 +282,27 @@ for port in {ports}; do
   elif [ -n "$role" ]; then echo "$role"
   else peek "$file" sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
   fi
+  [ -z "$role" ] || users "$port"
 done
 """
 
 
 def roles_probe(node: Node) -> Probe[list[Instance]]:
-    """Reads what each instance follows, and how many follow it."""
+    """Reads what each instance follows, how many follow it, and who may log in."""
     ports = node.the(RedisSettings).ports
 
     def parse(lines: list[str]) -> list[Instance]:
+        users: list[list[User]] = []
+        roles = list[str]()
+        for line in lines:
+            if line.startswith('"'):
+                users[-1].append(User.of(line))
+            else:
+                roles.append(line)
+                users.append([])
         return [
-            _instance(Address(node.address, port), line)
-            for port, line in zip(ports, lines, strict=True)
+            replace(_instance(Address(node.address, port), role), users=tuple(may_log_in))
+            for port, role, may_log_in in zip(ports, roles, users, strict=True)
         ]
 
     script = SHELL + _ROLES.format(ports=" ".join(map(str, ports)))
@@ -465,7 +560,9 @@ def kept(change: Change | None) -> Change | None:
 
 def client() -> File:
     """Lets root talk to its local instances as the documentation shows, without a password."""
-    return File("/usr/local/bin/redis-cli", render("redis/redis-cli.j2"), mode="755")
+    return File(
+        "/usr/local/bin/redis-cli", render("redis/redis-cli.j2", is_redis=IS_REDIS), mode="755"
+    )
 
 
 def before_start() -> File:
@@ -558,10 +655,12 @@ def _activation(node: Node) -> Change | None:
     """What is done without a restart of what runs."""
     wanted, now = list[Activation](), dict[str, Status]()
     variables = {"REDIS_PASSWORD": password(node)}
+    open_ports = {port for port, users in _users(node).items() if not guarded(users)}
     for port, each in activations(node).items():
         status = node.read("redis")["services"][each.service.name]
         if services.impact(each, status) == "restart":
             each, status = still(each, status), replace(status, outdated=False)
+        status = replace(status, outdated=status.outdated or port in open_ports)
         wanted.append(each)
         now[each.service.name] = status
         variables[f"CONFIG_{port}"] = config_set(node, port)
@@ -697,8 +796,25 @@ try "$new" {path}
 
 # Of two passwords the server accepts one: the settings', or until it has taken that the last
 # one. Commands with secrets go to redis-cli on standard input.
-SHELL = """
+IS_REDIS = """\
+# Only the user redis listens there: anybody else would be told the password.
+is_redis() { # PORT
+  cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+  awk -v port="$(printf %04X "$1")" -v uid="$(id -u redis)" '
+    BEGIN {
+      local["0100007F:" port]; local["00000000:" port]
+      local["00000000000000000000000000000000:" port]
+      local["0000000000000000FFFF00000100007F:" port]
+    }
+    $4 == "0A" && $2 in local { if ($8 == uid) ours++; else others++ }
+    END { exit !(ours && !others) }'
+}
+"""
+SHELL = (
+    IS_REDIS
+    + """
 accepted() {
+  is_redis "$1" || return 1
   for REDISCLI_AUTH in "$REDIS_PASSWORD" "$(cat /etc/redis/redis-cli.auth 2>/dev/null)"; do
     export REDISCLI_AUTH
     pong=$(timeout 3 redis-cli -p "$1" PING 2>/dev/null) || :
@@ -715,12 +831,24 @@ loaded() { # PORT
 config_set() { # PORT COMMAND SERVICE KEY...
   loaded "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
   port=$1 command=$2 service=$3; shift 3
-  answer=$(printf '%s\n' "$command$(defaults "$@")" | redis-cli -p "$port" 2>&1)
+  answer=$(printf '%s\n' "$command$(defaults "$@")" | redis-cli -p "$port" 2>&1 |
+    grep -v '^AUTH failed') || :
   case $answer in
     OK*) ;;
     *) echo "$service keeps its old settings: $answer" >&2; exit 1 ;;
   esac
+  REDISCLI_AUTH=$REDIS_PASSWORD
+  guard "$port" "$service"
   leave_log "$port" "$service"
+}
+# CONFIG SET of the password that it has already does nothing, whoever else is let in.
+guard() { # PORT SERVICE
+  printf 'ACL SETUSER default reset on ~* &* +@all ">%s"\n' "$REDIS_PASSWORD" |
+    redis-cli -p "$1" 2>/dev/null | grep -qx OK || {
+    echo "$2 does not take the password of the settings for its only one" >&2; exit 1; }
+}
+users() { # PORT
+  redis-cli --no-raw -p "$1" ACL LIST 2>/dev/null | sed -n 's/^ *[0-9]*) "user /"user /p'
 }
 # Redis leaves a file that it does not append to any more, and a later start would read it.
 leave_log() { # PORT SERVICE
@@ -733,9 +861,7 @@ leave_log() { # PORT SERVICE
   while redis-cli -p "$1" INFO persistence | grep -q '^rdb_bgsave_in_progress:1'; do sleep 0.2; done
   redis-cli -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
     echo "$2 keeps $log, since it cannot save a snapshot: see its log; run again" >&2; exit 1; }
-  set -- sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
-  if [ "$(id -u)" = 0 ]; then set -- runuser -u redis -- "$@"; fi
-  "$@"
+  at "$log" sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
 }
 # What a server without settings has, as CONFIG SET takes it.
 defaults() { # KEY...
@@ -750,6 +876,60 @@ defaults() { # KEY...
   kill $!; rm -r "$home"
 }
 """
+)
+
+# --- Users ---------------------------------------------------------------------------------------
+
+
+def _users(node: Node) -> dict[int, tuple[User, ...]]:
+    """The ACL users of each instance that answers, by port."""
+    roles: list[Instance] = node.read("redis")["roles"]
+    return {role.address.port: role.users for role in roles}
+
+
+def lets_in_others(node: Node) -> bool:
+    """Whether an instance takes other passwords than that of the settings, or none."""
+    return not all(guarded(users) for users in _users(node).values())
+
+
+def unknown_users(node: Node) -> Iterator[str]:
+    """What is said of ACL users that are not in the settings and stay."""
+    if not node.the(RedisSettings).prune:
+        for port, users in _users(node).items():
+            for name in strangers(users):
+                what = f"the ACL user {name} is not in the settings"
+                yield f"{node.service or f'redis-{port}'}: {what}; redis_prune would remove it"
+
+
+def prune(node: Node) -> Change | None:
+    """Removes the ACL users that are not in the settings; their connections end."""
+    going = {port: strangers(users) for port, users in _users(node).items() if strangers(users)}
+    if not going or not node.the(RedisSettings).prune:
+        return None
+    lines, script, variables = list[str](), SHELL + _PRUNE, {"REDIS_PASSWORD": password(node)}
+    for port, names in going.items():
+        service = node.service or f"redis-{port}"
+        lines += [remove_user(service, name) for name in names]
+        variables[f"USERS_{port}"] = " ".join(names)
+        script += f'remove_users {port} {service} "$USERS_{port}"\n'
+    return Change(lines, script, variables)
+
+
+def remove_user(service: str, name: str) -> Line:
+    """The removal of a user, as a sentence of the plan."""
+    return Line(f"{service}: remove the ACL user {name}; its connections end", "restart")
+
+
+# The file would have them until the next start.
+_PRUNE = """
+remove_users() { # PORT SERVICE NAMES
+  accepted "$1" || { echo "$2 does not answer" >&2; exit 1; }
+  bad=$(printf 'ACL DELUSER %s\n' "$3" | redis-cli -p "$1" 2>&1 | grep -vx '[0-9]*') || :
+  if [ -n "$bad" ]; then echo "$2 keeps its users: $bad" >&2; exit 1; fi
+  redis-cli -p "$1" CONFIG REWRITE >/dev/null 2>&1 || :
+}
+"""
+
 
 KEEP_PASSWORD = """
 (umask 077; printf '%s\n' "$REDIS_PASSWORD" >/etc/redis/redis-cli.auth.new)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from backup.arguments import SCRIPTS
-from tasks import archive, engine, sentinel
+from tasks import archive, engine, redis, sentinel
 from tasks.backup import BackupSettings
 from tasks.core import estate, preflight, remote, traces
 from tasks.core.change import Change, Line, converge
@@ -131,10 +131,16 @@ def prune() -> None:
         lambda: _cleared(node, strangers),
         notices=lambda: _strangers(node),
     )
+    if RedisSettings in node.settings:
+        converge(
+            "Redis: prune",
+            lambda: redis.prune(node),
+            notices=lambda: redis.unknown_users(node),
+        )
     if SentinelSettings in node.settings:
         converge(
             "Sentinel: prune",
-            lambda: sentinel.forget(node, gone),
+            lambda: sentinel.prune(node, gone),
             one_by_one=True,
             notices=lambda: sentinel.remembered(node, gone),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, ip_address
 from typing import Annotated, Any, ClassVar
 
@@ -17,7 +18,7 @@ from tasks.core.preflight import Listener
 from tasks.core.remote import Probe, quoted
 from tasks.core.services import Service
 from tasks.core.settings import Ports, Problem, Settings, matching
-from tasks.core.topology import Address
+from tasks.core.topology import Address, User, guarded, strangers
 from tasks.redis import (
     DIRECTORY,
     KEEP_PASSWORD,
@@ -27,10 +28,13 @@ from tasks.redis import (
     addresses,
     client,
     current_master,
+    foreign,
+    foreign_probe,
     kept,
     not_ipv4,
     password,
     quote,
+    remove_user,
     required,
 )
 
@@ -105,8 +109,8 @@ def _listens(node: Node) -> list[Listener]:
     ]
 
 
-def _checks(_node: Node) -> list[Problem]:
-    return []
+def _checks(node: Node) -> list[Problem]:
+    return [*foreign(node, _listens(node), "sentinel")]
 
 
 # The live configuration, as `key=value` words; the password is only compared, never printed.
@@ -130,6 +134,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "packages": packages.probe(required(node)),
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
+        "foreign": foreign_probe(),
         "monitors": monitors_probe(node),
         "views": views_probe(node),
     }
@@ -241,7 +246,7 @@ def monitoring(node: Node) -> Change | None:
         live = monitors.get(port, {})
         if live is None:
             continue
-        orders = _orders(node, chosen, live)
+        orders = [*_orders(node, chosen, live), *_guard(node, port)]
         if orders:
             commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
             name = _name(node, port)
@@ -255,7 +260,8 @@ def monitoring(node: Node) -> Change | None:
 _ORDER = """
 order() {
   accepted "$1" || { echo "redis-sentinel-$1 does not answer" >&2; exit 1; }
-  bad=$(printf '%s\\n' "$2" | redis-cli -p "$1" 2>&1 | grep -v -x -e OK -e '' | head -n 1) || true
+  bad=$(printf '%s\\n' "$2" | redis-cli -p "$1" 2>&1 |
+    grep -vxE '|OK|[0-9]+|AUTH failed.*' | head -n 1) || true
   if [ -n "$bad" ]; then echo "redis-sentinel-$1: $bad" >&2; exit 1; fi
 }
 """
@@ -284,15 +290,30 @@ def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> li
     return orders
 
 
+def _guard(node: Node, port: int) -> Iterator[tuple[str, str]]:
+    view = node.read("sentinel")["views"].get(port, View())
+    if not guarded(view.users):
+        only = quote(f">{_password(node)}")
+        line = "only the password of the settings lets in"
+        yield line, f"ACL SETUSER default reset on ~* &* +@all {only}"
+
+
 # --- Forget --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class View:
-    """What a Sentinel knows: the flags of replicas and of other Sentinels by their address."""
+    """What a Sentinel knows: the flags of replicas and of other Sentinels by their address.
+
+    Attributes:
+        users: its ACL users.
+        masters: what else it watches; the names are quoted.
+    """
 
     replicas: Mapping[Address, str] = field(default_factory=dict)
     sentinels: Mapping[Address, str] = field(default_factory=dict)
+    users: tuple[User, ...] = ()
+    masters: tuple[str, ...] = ()
 
 
 # `master`, `replica` or `sentinel`, its address and its flags. What is empty has an empty line.
@@ -314,7 +335,9 @@ command -v redis-cli >/dev/null || exit 0
 for port in {ports}; do
   [ -e /var/lib/redis/sentinel-$port/sentinel.conf ] || continue
   accepted "$port" || continue
-  known "$port" | sed "s/^/$port /"
+  {{ known "$port"
+     redis-cli --no-raw -p "$port" SENTINEL MASTERS | sed -n 's/^ *2) "/watches "/p'
+     users "$port"; }} | sed "s/^/$port /"
 done
 """
 
@@ -324,17 +347,31 @@ def views_probe(node: Node) -> Probe[dict[int, View]]:
     chosen = node.the(SentinelSettings)
     ports = " ".join(map(str, chosen.ports))
     script = SHELL + _KNOWN.format(name=chosen.master_name) + _VIEWS.format(ports=ports)
-    return Probe(script, _parse_views, tuple(_secrets(node).items()))
+    return Probe(
+        script, lambda lines: _parse_views(lines, chosen.master_name), tuple(_secrets(node).items())
+    )
 
 
-def _parse_views(lines: list[str]) -> dict[int, View]:
-    found: dict[int, dict[str, dict[Address, str]]] = {}
+def _parse_views(lines: list[str], master: str) -> dict[int, View]:
+    views = defaultdict[int, View](View)
     for line in lines:
-        number, kind, place, flags = line.split(" ")
-        ip, _, port = place.rpartition(":")
-        kinds = found.setdefault(int(number), {"master": {}, "replica": {}, "sentinel": {}})
-        kinds[kind][Address(ip, int(port))] = flags
-    return {number: View(kinds["replica"], kinds["sentinel"]) for number, kinds in found.items()}
+        number, kind, rest = line.split(" ", 2)
+        port = int(number)
+        view = views[port]
+        if kind == "watches":
+            others = () if rest == f'"{master}"' else (rest,)
+            views[port] = replace(view, masters=(*view.masters, *others))
+        elif kind == '"user':
+            views[port] = replace(view, users=(*view.users, User.of(f"{kind} {rest}")))
+        else:
+            place, flags = rest.split(" ")
+            ip, _, at = place.rpartition(":")
+            known = {Address(ip, int(at)): flags}
+            if kind == "replica":
+                views[port] = replace(view, replicas={**view.replicas, **known})
+            elif kind == "sentinel":
+                views[port] = replace(view, sentinels={**view.sentinels, **known})
+    return dict(views)
 
 
 @dataclass(frozen=True)
@@ -399,6 +436,36 @@ def unforgettable(node: Node, leaving: Set[Address]) -> list[Problem]:
     return [Problem(node.name, "sentinel_prune", message)]
 
 
+def prune(node: Node, leaving: Set[Address]) -> Change | None:
+    """Removes what is not in the settings: masters, users, then whom the Sentinels remember."""
+    changes = [each for each in (_expel(node), forget(node, leaving)) if each]
+    if not changes:
+        return None
+    return Change(
+        [line for each in changes for line in each.lines],
+        "\n".join(each.script for each in changes),
+        {name: value for each in changes for name, value in each.variables.items()},
+    )
+
+
+def _expel(node: Node) -> Change | None:
+    """The removal of masters and users that are not in the settings."""
+    lines, script = list[str](), SHELL + _ORDER
+    variables = _secrets(node)
+    views: Mapping[int, View] = node.read("sentinel")["views"]
+    for port, view in views.items():
+        name, users = _name(node, port), strangers(view.users)
+        lines += [f"{name}: stop watching the master {each}" for each in view.masters]
+        lines += [remove_user(name, each) for each in users]
+        orders = [f"SENTINEL REMOVE {each}" for each in view.masters]
+        orders += [f"ACL DELUSER {' '.join(users)}"] if users else []
+        if orders:
+            variables[f"EXPEL_{port}"] = "\n".join(orders)
+            script += f'order {port} "$EXPEL_{port}"\n'
+    prunes = node.the(SentinelSettings).prune
+    return Change(lines, script, variables) if lines and prunes else None
+
+
 def forget(node: Node, leaving: Set[Address]) -> Change | None:
     """Makes the Sentinels of a node forget who is not in the inventory, one after the other."""
     going = _forgotten(node, leaving)
@@ -421,13 +488,20 @@ def _name(node: Node, port: int) -> str:
 
 
 def remembered(node: Node, leaving: Set[Address]) -> Iterator[str]:
-    """What is said of those whom the Sentinels know and who are not forgotten."""
+    """What is said of what the Sentinels know and the settings do not, as long as it stays."""
     prune, going = node.the(SentinelSettings).prune, _forgotten(node, leaving)
     for each in _strangers(node):
         if each not in going:
             then = "it runs: stop it first" if prune else "sentinel_prune would make it forget"
             known = f"knows the {each.kind} {each.address}, which is not in the inventory"
             yield f"{_name(node, each.port)}: {known}; {then}"
+    views: Mapping[int, View] = {} if prune else node.read("sentinel")["views"]
+    for port, view in views.items():
+        found = [f"watches the master {each}, which" for each in view.masters]
+        found += [f"the ACL user {each}" for each in strangers(view.users)]
+        for what in found:
+            stays = f"{what} is not in the settings; sentinel_prune would remove it"
+            yield f"{_name(node, port)}: {stays}"
 
 
 # Before it forgets, everybody who is to be found again has to be there to be found. A replica is

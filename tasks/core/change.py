@@ -16,6 +16,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.output import echo, format_text
 from pyinfra.context import ctx_host
 
+from backup.text import shown
 from tasks.core import lock, remote
 
 # What a change does to those who use the service, from the least to the most.
@@ -103,7 +104,8 @@ def refusing(host: Host) -> Iterator[None]:
     try:
         yield
     except remote.Unreadable as obstacle:
-        raise PyinfraError(f"{host.name}: {obstacle}; nothing was changed") from obstacle
+        why = shown(str(obstacle))
+        raise PyinfraError(f"{host.name}: {why}; nothing was changed") from obstacle
 
 
 def converge(
@@ -137,9 +139,10 @@ def _converge(
         if not host.state.is_executing:
             with refusing(host):
                 raise
-        yield StringCommand("echo", QuoteString(str(unreadable)), ">&2; exit 1")
+        yield StringCommand("echo", QuoteString(shown(str(unreadable))), ">&2; exit 1")
         return
-    for line in told:
+    _noticed.setdefault(host, []).extend(map(shown, told))
+    for line in map(shown, told):
         logger.info(f"{host.print_prefix}  {line}")
     if change is None:
         host.noop("as the settings say")
@@ -151,9 +154,10 @@ def _converge(
     yield remote.command(script, change.variables)
     remote.forget(host)
     if wrong := change.wrong():
-        yield StringCommand("echo", QuoteString(wrong), ">&2; exit 1")
+        yield StringCommand("echo", QuoteString(shown(wrong)), ">&2; exit 1")
 
 
+_noticed: WeakKeyDictionary[Host, list[str]] = WeakKeyDictionary()
 _announced: WeakKeyDictionary[Host, dict[str | None, Sequence[str]]] = WeakKeyDictionary()
 
 
@@ -166,15 +170,20 @@ def announce(host: Host, lines: Sequence[str], diff: Sequence[str] = ()) -> None
         return
     _announced.setdefault(host, {})[host.current_op_hash] = lines
     for line in lines:
-        logger.info(f"{host.print_prefix}{format_text('  ' + _plain(line), 'yellow')}")
+        logger.info(f"{host.print_prefix}{format_text('  ' + shown(_plain(line)), 'yellow')}")
     if host.state.config.DIFF:
         for line in diff:
-            echo(_coloured(line), err=True)
+            echo(_coloured(shown(line)), err=True)
 
 
 def announced(host: Host) -> Mapping[str | None, Sequence[str]]:
     """What `announce` was told in this run, by the operation's hash."""
     return _announced.get(host, {})
+
+
+def noticed(host: Host) -> Sequence[str]:
+    """What was said of a host in this run although nothing is changed for it."""
+    return _noticed.get(host, [])
 
 
 def _plain(line: str) -> str:

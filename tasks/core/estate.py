@@ -20,6 +20,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
+from backup.text import shown
 from tasks.core import hide, preflight, remote, secrets
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
@@ -425,6 +426,6 @@ def _refuse(problems: Sequence[Problem]) -> None:
         return
     distinct = sorted(set(problems))
     for problem in distinct:
-        logger.error(f"    {problem}")
+        logger.error(f"    {shown(str(problem))}")
     count = f"{len(distinct)} problem{'s' if len(distinct) > 1 else ''}"
     raise PyinfraError(f"{count}; nothing was changed")

@@ -13,15 +13,32 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import paramiko.file
 from paramiko import SSHException
 from pyinfra import logger
 from pyinfra.api import Host, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.connectors import util
 
+from backup.text import shown
 from tasks.core import lock
 
 # A host that hangs is one line of pyinfra's; paramiko would add two Python tracebacks.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+def decoded(line: bytes | str) -> str:
+    """A line of output, whatever its bytes are."""
+    return line if isinstance(line, str) else line.decode(errors="backslashreplace")
+
+
+# Both expect UTF-8, and one byte of somebody's that is none would end the run. Local commands are
+# read by the one, those over SSH by the other.
+_read_buffer = util.read_buffer
+util.read_buffer = lambda name, io, *more, **named: _read_buffer(
+    name, map(decoded, io), *more, **named
+)
+cast(Any, paramiko.file).u = decoded
 
 T = TypeVar("T")
 
@@ -76,7 +93,7 @@ class Output:
     def last_word(self) -> str:
         """The line that says best why it failed; not for commands that read secrets."""
         lines = (*self.stdout, *self.stderr)
-        return next((line for line in reversed(lines) if line.strip()), "")
+        return shown(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 def assignments(variables: Mapping[str, str]) -> str:
@@ -89,9 +106,12 @@ class _Command(StringCommand):
 
     def execute(self, *arguments: Any) -> Any:
         try:
-            return super().execute(*arguments)
+            ok, output = super().execute(*arguments)
         except EOFError as error:
             raise SSHException(BROKEN) from error
+        for each in output.combined_lines:
+            each.line = shown(each.line)
+        return ok, output
 
 
 def command(script: str, variables: Mapping[str, str] | None = None) -> StringCommand:

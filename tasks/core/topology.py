@@ -20,6 +20,44 @@ class Address(NamedTuple):
         return f"{self.ip}:{self.port}"
 
 
+class User(NamedTuple):
+    """An ACL user of an instance or a Sentinel.
+
+    Attributes:
+        name: quoted, as redis-cli writes and reads it.
+    """
+
+    name: str
+    rules: frozenset[str]
+
+    @classmethod
+    def of(cls, line: str) -> User:
+        """A line of ACL LIST, quoted: `"user NAME RULE..."`."""
+        _, name, *rules = line.strip('"').split(" ")
+        return cls(f'"{name}"', frozenset(rules))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is the one that everybody with the password is."""
+        return self.name == '"default"'
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it may do everything, and takes one password."""
+        passwords = [rule for rule in self.rules if rule.startswith("#")]
+        return {"on", "~*", "&*", "+@all"} <= self.rules and len(passwords) == 1
+
+
+def guarded(users: Iterable[User]) -> bool:
+    """Whether who has the password, and only he, is let in; what is not known is no fault."""
+    return all(user.is_guarded for user in users if user.is_ours)
+
+
+def strangers(users: Iterable[User]) -> list[str]:
+    """The names of users beside ours."""
+    return sorted(user.name for user in users if not user.is_ours)
+
+
 @dataclass(frozen=True)
 class Instance:
     """What one Redis instance is known to be.
@@ -28,12 +66,14 @@ class Instance:
         kind: 'absent' was never started here, 'unseen' is on a host this run does not reach.
         follows: the master that it replicates from, None for a master.
         online: a master's replicas that have all of its data but what is on its way.
+        users: its ACL users, where it answers.
     """
 
     address: Address
     kind: str
     follows: Address | None = None
     online: int = 0
+    users: tuple[User, ...] = ()
 
 
 class Watcher(NamedTuple):

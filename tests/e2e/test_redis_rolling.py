@@ -238,6 +238,40 @@ done
     }
 
 
+INTRUDER = "[/x]\x1b[2J"
+
+
+def test_who_is_beside_ours_is_told_and_goes(estate: Estate) -> None:
+    """Users of both kinds of server, and a second master; what they are called is not obeyed."""
+    name = estate.settled()
+    host = estate.hosts[name]
+    assert estate.redis(name, "ACL", "SETUSER", INTRUDER, "on", ">known", "~*", "+@all") == "OK"
+    assert estate.redis(name, "ACL", "SETUSER", "default", "nopass") == "OK"
+    spy = "ACL", "SETUSER", "spy", "on", "nopass", "+@all"
+    assert said(proof.redis(host, SENTINEL_PORT, *spy, password=estate.password)) == "OK"
+    assert estate.sentinel(name, "MONITOR", "theirs", host.address, "7", "1") == "OK"
+    table = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+    assert "asks nobody for a password" in table.stdout
+    assert "watches theirs too" in table.stdout
+    drift = estate.project.drift()
+    assert drift.code == 2
+    for what in ('user "[/x]\\x1b[2J"', 'user "spy"', 'master "theirs"'):
+        assert what in drift.stdout, drift.output
+    assert "\x1b[2J" not in table.output + drift.output
+    estate.choose(restart=False, redis_prune=True, sentinel_prune=True)
+    assert estate.project.deploy().changed == {
+        ("Redis: service", name),
+        ("Redis: prune", name),
+        ("Sentinel: prune", name),
+    }
+    assert "NOAUTH" in proof.redis(host, PORT, "PING").stderr
+    assert estate.redis(name, "ACL", "USERS") == "default"
+    assert "theirs" not in estate.sentinel(name, "MASTERS")
+    del estate.choices["redis_prune"], estate.choices["sentinel_prune"]
+    estate.choose(restart=False)
+    assert estate.project.deploy().changed == set()
+
+
 @pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_key_that_is_taken_away_is_set_back_at_run_time(estate: Estate) -> None:
     """To what Redis has by itself; no instance restarts."""

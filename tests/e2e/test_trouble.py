@@ -400,12 +400,28 @@ def test_debians_own_redis_was_there_first(scratch: Scratch) -> None:
     pid = main_process(host, "redis-server").pid
     estate.refuses(("used1: redis_ports: port 6379 is held by redis-server", f"pid {pid}"))
     assert said(redis(host, 6379, "GET", "theirs")) == "kept"
-    host.run("systemctl disable --now redis-server")
+    host.run("systemctl stop redis-server")
+    data = ("used1: redis_ports: /var/lib/redis/dump.rdb has the data of another Redis",)
+    disable = "would take port 6379 at the next boot: systemctl disable --now redis-server.service"
+    estate.refuses(("used1: redis_ports: redis-server.service", disable), data)
+    host.run("systemctl disable --now redis-server.service")
+    estate.refuses(data)
+    host.run("install -d -o redis -g redis -m 750 /var/lib/redis/6379")
+    host.run("mv /var/lib/redis/dump.rdb /var/lib/redis/6379/")
     assert ("Redis: configuration", "used1") in estate.repairs()
     password = estate.secrets["REDIS_PASSWORD"]
-    assert said(redis(host, 6379, "PING", password=password)) == "PONG"
-    assert host.run("test -e /var/lib/redis/dump.rdb", check=False).returncode == 0
+    assert said(redis(host, 6379, "GET", "theirs", password=password)) == "kept"
+    host.kill()
+    host.start()
+    eventually(lambda: _answers(host, password), 20)
+    assert said(redis(host, 6379, "DEL", "theirs", password=password)) == "1"
     _check_never_starts_empty(estate, host, password)
+
+
+def _answers(host: Host, password: str) -> None:
+    """As ours does: only to who has the password."""
+    assert redis(host, 6379, "PING", password=password).stdout == "PONG\n"
+    assert "NOAUTH" in redis(host, 6379, "PING").stderr
 
 
 def _check_never_starts_empty(estate: Estate, host: Host, password: str) -> None:

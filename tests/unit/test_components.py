@@ -75,7 +75,7 @@ def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
 
 def activation(component: Any, one: Node, found: dict[str, Status]) -> Change | None:
     """What the component would do to services in this state."""
-    knows(one, component.COMPONENT.group, services=found)
+    knows(one, component.COMPONENT.group, services=found, roles=[])
     change: Change | None = component._activation(one)
     return change
 
@@ -183,6 +183,41 @@ def test_what_an_instance_says_of_its_role(tmp_path: Path) -> None:
         Instance(Address("10.0.0.1", 6380), "present", Address("10.0.0.1", 6379)),
         Instance(Address("10.0.0.1", 6381), "absent"),
     ]
+
+
+USERS = {
+    '"user default on sanitize-payload #ab12 ~* &* +@all"': True,
+    '"user default on nopass ~* &* +@all"': False,
+    '"user default on #ab12 #cd34 ~* &* +@all"': False,
+    '"user default off #ab12 ~* &* +@all"': False,
+    '"user default on #ab12 ~app:* &* +@all"': False,
+}
+
+
+@pytest.mark.parametrize(("line", "guarded"), USERS.items())
+def test_an_instance_that_lets_in_others_is_reloaded(
+    line: str, guarded: bool, tmp_path: Path
+) -> None:
+    """Nobody without the password of the settings, and nobody with another one."""
+    one = node(tmp_path, redis_ports=[6379])
+    knows(one, "redis", roles=redis.roles_probe(one).parse(["master 0", line]))
+    assert redis.lets_in_others(one) is not guarded
+    assert list(redis.unknown_users(one)) == []
+
+
+def test_users_beside_ours_are_told_and_removed(tmp_path: Path) -> None:
+    """By names as redis-cli quotes them, whatever is in them."""
+    lines = ["master 0", '"user default on #ab12 ~* &* +@all"', r'"user a\"\x1b on nopass"']
+    one = node(tmp_path, redis_ports=[6379])
+    knows(one, "redis", roles=redis.roles_probe(one).parse(lines))
+    told = 'the ACL user "a\\"\\x1b" is not in the settings; redis_prune would remove it'
+    assert (list(redis.unknown_users(one)), redis.prune(one)) == ([f"redis-6379: {told}"], None)
+    two = node(tmp_path, redis_ports=[6379], redis_prune=True)
+    knows(two, "redis", roles=redis.roles_probe(two).parse(lines))
+    change = redis.prune(two)
+    assert change is not None
+    assert (list(redis.unknown_users(two)), len(change.lines)) == ([], 1)
+    assert change.variables["USERS_6379"] == r'"a\"\x1b"'
 
 
 def test_what_the_sentinels_say(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ print("said by the deploy file")
 """
 NOTHING = """
 from tasks.core.change import converge
-converge("Nothing", lambda: None)
+converge("Nothing", lambda: None, notices=lambda: ["somebody's \\x1b[2J[/]"])
 """
 REFUSED = """
 from pyinfra.api.exceptions import PyinfraError
@@ -116,10 +116,14 @@ def test_no_secret_is_shown(gate: Gate, format: Sequence[str]) -> None:
 
 
 def test_nothing_pending_is_exit_0(gate: Gate) -> None:
+    """What a run would only tell of is told, and is no drift."""
     gate.files("hosts = ['@local']", NOTHING)
     done = gate.run("inventory.py")
-    assert (done.returncode, done.stdout) == (0, "1 host compared: 0 changes\n")
-    assert json.loads(gate.run("inventory.py", "--json").stdout)["changes"] == []
+    said = "1 host compared: 0 changes\n[@local] somebody's \\x1b[2J[/]\n"
+    assert (done.returncode, done.stdout) == (0, said)
+    plan = json.loads(gate.run("inventory.py", "--json").stdout)
+    notice = {"host": "@local", "notice": "somebody's \\x1b[2J[/]"}
+    assert (plan["changes"], plan["notices"]) == ([], [notice])
 
 
 def test_a_host_that_cannot_be_reached_is_exit_1(gate: Gate) -> None:

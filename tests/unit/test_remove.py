@@ -13,7 +13,7 @@ from tasks.core.change import Change, impact_of
 from tasks.core.estate import HOST, Estate, Node
 from tasks.core.preflight import System
 from tasks.core.services import Manager
-from tasks.core.topology import Address, Instance
+from tasks.core.topology import Address, Instance, User
 from tasks.core.traces import Traces
 from tasks.sentinel import View
 from tests.unit import helpers
@@ -262,12 +262,35 @@ def watched(made: Estate, flags: str, member: str = "slave") -> Node:
 
 def test_what_a_sentinel_knows_is_read() -> None:
     lines = ["26379 master 10.0.0.1:6379 master", "26379 replica 10.0.0.2:6379 slave,s_down",
-             "26379 sentinel 10.0.0.3:26379 sentinel"]  # fmt: skip
-    assert sentinel._parse_views(lines) == {
+             "26379 sentinel 10.0.0.3:26379 sentinel", '26379 watches "mymaster"',
+             '26379 watches "their master"', '26379 "user x on nopass"']  # fmt: skip
+    assert sentinel._parse_views(lines, "mymaster") == {
         26379: View(
-            {Address("10.0.0.2", 6379): "slave,s_down"}, {Address("10.0.0.3", 26379): "sentinel"}
+            {Address("10.0.0.2", 6379): "slave,s_down"},
+            {Address("10.0.0.3", 26379): "sentinel"},
+            (User('"x"', frozenset({"on", "nopass"})),),
+            ('"their master"',),
         )
     }
+
+
+def test_masters_and_users_beside_ours_are_told_and_removed(tmp_path: Path) -> None:
+    view = View(users=(User('"x"', frozenset()),), masters=('"theirs"',))
+    node = everything(tmp_path).nodes[1]
+    knows(node, "sentinel", views={26379: view})
+    assert list(sentinel.remembered(node, set())) == [
+        'redis-sentinel-26379: watches the master "theirs", which is not in the settings; '
+        "sentinel_prune would remove it",
+        'redis-sentinel-26379: the ACL user "x" is not in the settings; '
+        "sentinel_prune would remove it",
+    ]
+    assert sentinel.prune(node, set()) is None
+    chosen = node.the(sentinel.SentinelSettings)
+    node.settings[sentinel.SentinelSettings] = chosen.model_copy(update={"prune": True})
+    change = sentinel.prune(node, set())
+    assert change is not None
+    assert change.variables["EXPEL_26379"] == 'SENTINEL REMOVE "theirs"\nACL DELUSER "x"'
+    assert list(sentinel.remembered(node, set())) == []
 
 
 def test_who_left_is_told(tmp_path: Path) -> None:

@@ -370,6 +370,23 @@ EXTRA: list[Case] = [
     ("redis_extra", {"requirepass": SECRET}, "redis_extra/requirepass: is set by Datatier"),
     ("redis_extra", {"replicaof": "x 1"}, "redis_extra/replicaof: is set by Datatier"),
     ("redis_extra", {"include": "/x"}, "redis_extra/include: is set by Datatier"),
+    ("redis_extra", {"slaveof": "x 1"}, "redis_extra/slaveof: is set by Datatier"),
+    (
+        "redis_extra",
+        {"min-slaves-to-write": 1},
+        "redis_extra/min-slaves-to-write: has a key of its own: redis_min_replicas_to_write",
+    ),
+    (
+        "redis_extra",
+        {"aclfile": "/etc/redis/users.acl"},
+        "redis_extra/aclfile: should not be set: redis_password would be void beside it",
+    ),
+    (
+        "redis_extra",
+        {"rename-command": 'CONFIG ""'},
+        "redis_extra/rename-command: "
+        "should not be set: Sentinel could promote nobody without its commands",
+    ),
 ]
 
 PGBOUNCER: list[Case] = [
