@@ -125,6 +125,11 @@ class Config:
         """Where `backup.log` and `health.log` are."""
         return self.directory / "logs"
 
+    @property
+    def repository(self) -> Path:
+        """Where pgBackRest's repository is; PostgreSQL's user owns it."""
+        return self.directory / "pgbackrest"
+
     def artifacts(self, kind: str) -> Path:
         """Where the artifacts of a kind ('postgres' or 'redis') are."""
         return self.directory / kind

@@ -61,7 +61,8 @@ def _postgres(config: Config, started: datetime, log: Log) -> dict[str, Any]:
             with log.step(f"load of {manifest.name} and row counts"):
                 _load(config, server, manifest)
         with log.step("page checksums"):
-            _checksums(server, scratch.stop(config, server))
+            box = scratch.stop(config, server)
+            box.run(server.binary("pg_checksums"), "--check", "-D", box.data)
     ended = datetime.fromisoformat(newest.ended)
     return {
         "artifacts": sorted({newest.name, *(manifest.name for manifest in dumps)}),
@@ -84,7 +85,3 @@ def _load(config: Config, server: Postgres, manifest: Manifest) -> None:
     restore.require_counts(server, name, manifest.facts["rows"])
     with pg.connect(server, "postgres", admin=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
-
-
-def _checksums(server: Postgres, data: Path) -> None:
-    run([server.binary("pg_checksums"), "--check", "-D", str(data)], user="postgres")

@@ -260,6 +260,13 @@ def _range(first: str, last: str) -> list[str]:
     ]
 
 
+def up_to(first: str, timeline: int, end: str) -> list[tuple[str, str]]:
+    """The segments from one to that which ends before an LSN: where each begins, and its name."""
+    last = (_number(end) - 1) >> 24
+    names = _range(f"{timeline:08X}{first[8:]}", f"{timeline:08X}{last >> 8:08X}{last & 255:08X}")
+    return [(f"{int(name[8:16], 16):X}/{int(name[16:], 16) << 24:X}", name) for name in names]
+
+
 def verify(config: Config) -> None:
     """Checks every file of the repository against its checksum.
 

@@ -16,6 +16,8 @@ from tasks.core.settings import Problem
 HOME = "/etc/datatier/pgbackrest"
 TRUSTED = f"{HOME}/trusted.pem"
 CONFIG = "/etc/pgbackrest.conf"
+# The package's own directory, postgres's; anybody could have made pgBackRest's /tmp/pgbackrest.
+LOCKS = "/var/lib/pgbackrest/lock"
 PORT = 8432
 ROLE = "datatier_backup"
 ROLE_SECRET = "BACKUP_ROLE_PASSWORD"
@@ -135,6 +137,7 @@ def make_key(node: Node, certificate: str) -> Change | None:
 def tls(node: Node, other: Node, certificate: str) -> tuple[dict[str, str | int], list[Entry]]:
     """Options of a host's own server and the file that says whom it trusts."""
     options: dict[str, str | int] = {
+        "lock-path": LOCKS,
         "tls-server-address": node.address,
         "tls-server-port": PORT,
         "tls-server-ca-file": TRUSTED,

@@ -375,7 +375,7 @@ CONFIG_SECRETS = (
 
 def programme(chosen: BackupSettings) -> list[Entry]:
     """The programme, the scripts that start it, and how its logs are kept short."""
-    modules = sorted(PROGRAMME.glob("*.py"))
+    modules = sorted([*PROGRAMME.glob("*.py"), *PROGRAMME.glob("*.sh")])
     logrotate = render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
     return [
         Directory(LIBRARY),
@@ -508,7 +508,7 @@ def repository(node: Node, certificate: str = "") -> list[Entry]:
         "pg1-socket-path": "/var/run/postgresql",
     }
     entries: list[Entry] = []
-    scratch = {**common, "lock-path": "/tmp/datatier-pgbackrest"}
+    scratch = common
     if archive.is_remote(node):
         options, entries = archive.tls(node, server, certificate)
         common = {**common, **options}
@@ -533,6 +533,7 @@ def _repository_options(node: Node) -> dict[str, str | int]:
         "process-max": 2,
         "compress-type": "zst",
         "log-level-file": "off",
+        "lock-path": archive.LOCKS,
     }
     if _version(node) >= 17:
         options |= {"repo1-bundle": "y", "repo1-block": "y"}

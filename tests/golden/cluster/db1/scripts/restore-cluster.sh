@@ -18,7 +18,7 @@ aside='' socket=''
 usage() {
   cat <<END
 Usage: restore-cluster.sh [--latest | --time MOMENT | --incremental NAME] [--timeline N]
-                          [--backup LABEL] [--without-last-wal] [--yes]
+                          [--backup LABEL] [--without-last-wal] [--new-tablespaces] [--yes]
 
 Restores all of PostgreSQL's data directory from the physical repository. What is there now is
 moved aside, never deleted.
@@ -30,6 +30,8 @@ moved aside, never deleted.
                       restore left behind
   --backup LABEL      begin with this physical backup instead of the last one that is on the way
   --without-last-wal  go on although what the running server wrote last cannot be archived
+  --new-tablespaces   go on where the WAL creates a tablespace: you have seen that the directories
+                      of tablespaces newer than the backup are empty
   --yes               do it although the data directory is not empty
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 a backup or another restore is running.
@@ -81,12 +83,23 @@ closed_psql() ( # DATA PORT DATABASE [OPTION...]
     -v open="$kind '', false)) AS _ $known \\gset" "$@"
 )
 
+# What lies beside the data directory root touches only where the way there is all root's: anybody
+# else could turn it into a link.
+beside() { runuser -u "$owner" -- "$@"; }
+make() {
+  beside mkdir -m 700 "$1"
+  [ "$owner" = postgres ] || chown postgres:postgres "$1"
+}
+owner=root way=$data
+while way=${way%/*} && [ -n "$way" ]; do
+  [ "$(stat -c %U "$way")" = root ] || owner=postgres
+done
 repository() { as_postgres pgbackrest --stanza="$stanza" "$@"; }
 instant() { date -u -d "@$1" '+%Y-%m-%d %H:%M:%S+00'; }
 
 # --- What is wanted ------------------------------------------------------------------------------
 
-kind=default target='' before='' timeline=latest wanted='' without='' yes=''
+kind=default target='' before='' timeline=latest wanted='' without='' yes='' new_tablespaces=''
 choose() {
   [ "$kind" = default ] || wrong 'give one of --latest, --time and --incremental'
   kind=$1
@@ -120,6 +133,7 @@ while [ $# -gt 0 ]; do
       echo "$wanted" | grep -Eqx '[0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?' ||
         wrong '--backup needs a label, as pgbackrest info names them' ;;
     --without-last-wal) without=yes ;;
+    --new-tablespaces) new_tablespaces=yes ;;
     --yes) yes=yes ;;
     --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
@@ -155,7 +169,8 @@ trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 
 # --- What there is -------------------------------------------------------------------------------
 
-# Lines of "cluster SYSTEM-IDENTIFIER" and "backup LABEL STOP SIZE TIMELINE STOP-LSN ARCHIVE".
+# Lines of "cluster SYSTEM-IDENTIFIER" and
+# "backup LABEL STOP SIZE TIMELINE STOP-LSN ARCHIVE LAST-WAL".
 describe() {
   perl -MJSON::PP -e '
     my ($stanza) = @{decode_json(join "", <STDIN>)} or die "no stanza\n";
@@ -164,7 +179,7 @@ describe() {
     my %archive = map { $_->{database}{id} => $_->{id} } @{$stanza->{archive}};
     print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size} ",
       substr($_->{archive}{stop}, 0, 8), " ", $_->{lsn}{stop} // "FFFFFFFF/FFFFFFFF", " ",
-      $archive{$_->{database}{id}} // "none", "\n" for grep { !$_->{error} } @{$stanza->{backup}};
+      $archive{$_->{database}{id}} // "none", " ", $_->{archive}{stop}, "\n" for grep { !$_->{error} } @{$stanza->{backup}};
   ' 2>&1
 }
 # repo-ls and repo-get, of the archive that belongs to the backup.
@@ -214,10 +229,10 @@ choose_backup() {
     }
     $1 == "left" && NF > 2 { left[sprintf("%08X", $2)] = position($3) }
     $1 == "backup" && $7 == archive && (wanted != "" || $5 "" == followed "" ||
-      ($5 in left && position($6) <= left[$5])) { line = $2 " " $4 }
+      ($5 in left && position($6) <= left[$5])) { line = $2 " " $4 " " $8 }
     END { print line }')
-  [ $# = 2 ] || fail "$none from which timeline $((0x$followed)) can be reached"
-  label=$1 size=$2
+  [ $# = 3 ] || fail "$none from which timeline $((0x$followed)) can be reached"
+  label=$1 size=$2 last_wal=$3
   room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
   needed=$((size + 268435456))
   [ "$room" -ge "$needed" ] || fail "${data%/*} has $((room >> 20)) MB free and $label needs" \
@@ -226,10 +241,9 @@ choose_backup() {
 choose_backup
 
 case $kind in
-  time) goal="$target, timeline $timeline" options="--type=time --target-action=promote" ;;
-  name) goal="restore point $target, timeline $timeline"
-    options="--type=name --target-action=promote" ;;
-  *) goal="the end of the archive, timeline $timeline" options="--type=default" ;;
+  time) goal="$target, timeline $timeline" type=time action=--target-action=promote ;;
+  name) goal="restore point $target, timeline $timeline" type=name action=--target-action=promote ;;
+  *) goal="the end of the archive, timeline $timeline" type=default action='' ;;
 esac
 
 # The first timeline has no history, and pgBackRest looks for one.
@@ -248,6 +262,9 @@ if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
   fi
 fi
 
+[ -n "$aside" ] || [ ! -d "$data" ] || as_postgres test -O "$data" ||
+  fail "$data is not postgres's: chown postgres:postgres $data, then run this again"
+
 # --- Stop ----------------------------------------------------------------------------------------
 
 # A container's show here as well, with another root. Only the user of a process may always look at
@@ -263,7 +280,7 @@ signal_servers() { for p in $(servers); do kill -s "$1" "$p" 2>/dev/null || true
 
 # What the server wrote last can only be restored when it is in the repository.
 flush() {
-  mine=$("$bin/pg_controldata" "$data" 2>/dev/null | sed -n 's/^Database system identifier: *//p')
+  mine=$(as_postgres "$bin/pg_controldata" "$data" 2>/dev/null | sed -n 's/^Database system identifier: *//p')
   [ "$mine" = "$cluster" ] || return 0
   # Without a record of its own the switch would do nothing, and name a segment not yet begun.
   last=$(psql_live "SELECT pg_walfile_name(pg_create_restore_point('before_restore_$stamp'))" \
@@ -301,46 +318,86 @@ say 'PostgreSQL is stopped'
 # --- Restore -------------------------------------------------------------------------------------
 
 if [ -n "$aside" ]; then
-  mv -T "$data" "$aside"
+  beside mv -T "$data" "$aside"
   say "$data is now $aside"
 fi
-install -d -m 700 -o postgres -g postgres "$data"
-echo "$stamp" >"$marker"
-as_postgres pgbackrest --stanza="$stanza" --set="$label" $options ${target:+"--target=$target"} \
-  --target-timeline="$follow" --process-max=2 restore 9>&- ||
-  fail "pgBackRest could not restore $label"
-say "$label is restored"
+[ -d "$data" ] || make "$data"
+as_postgres chmod 700 "$data"
+beside sh -c 'echo "$1" >"$2"' sh "$stamp" "$marker"
+# restore TYPE TARGET
+restore() {
+  as_postgres pgbackrest --stanza="$stanza" --set="$label" --type="$1" ${2:+"--target=$2"} $action \
+    --target-timeline="$follow" --process-max=2 $delta restore 9>&- ||
+    fail "pgBackRest could not restore $label"
+  say "$label is restored"
+}
+delta=''
+restore "$type" "$target"
 
 # --- Recover: closed to clients, until it is known where recovery ended --------------------------
 
 socket=$(mktemp -d /run/datatier-restore.XXXXXX)
 chown postgres: "$socket"
-install -m 640 -o postgres -g adm /dev/null "$log"
 query() { printf '%s\n' "$1" | closed_psql "$data" 5432 postgres -h "$socket"; }
 ask() { query "$1" || fail "PostgreSQL does not answer: $1"; }
 recovery_failed() {
-  why=$(grep -E 'FATAL|PANIC|ERROR' "$log" | grep -v 'not accepting connections' | tail -n 1)
+  said=$(as_postgres cat "$log")
+  why=$(echo "$said" | grep -E 'FATAL|PANIC|ERROR' | grep -v 'not accepting connections' | tail -n 1)
+  location=$(echo "$said" | sed -n 's/.*Tablespace\/CREATE: [0-9]* "\(.*\)"$/\1/p' | tail -n 1)
   case $why in
     *'before configured recovery target'*)
       why="$why: the WAL does not reach it on timeline $timeline (--timeline chooses another)" ;;
+    *'could not '*' symbolic link'*)
+      why="the WAL creates a tablespace in $location, and what is there now may be newer: choose a
+        backup that has it (--backup), or move the content of such directories away and add
+        --new-tablespaces" ;;
   esac
-  fail "recovery: ${why:-see $log}"
+  fail "recovery: $(echo ${why:-see $log})"
 }
 
 # It archives nothing: what comes of a recovery that misses its goal must not become the newest
 # timeline. What it leaves to archive the service archives.
-set -- config_file="$config" archive_command="''" hot_standby=off listen_addresses="''" port=5432 \
-  unix_socket_directories="$socket" external_pid_file="$socket/pid" \
-  logging_collector=off log_destination=stderr
-as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" \
-  -o "$(printf -- '-c %s ' "$@")" >/dev/null 2>&1 9>&- || recovery_failed
-until query 'SELECT 1' >/dev/null 2>&1; do
-  [ -n "$(servers)" ] || recovery_failed
-  sleep 0.5
-done
-now=$(ask 'SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)')
-end=$(ask "SELECT pg_read_file('pg_wal/$now.history')" | grep . | tail -n 1)
-parent=$(echo "$end" | cut -f 1) lsn=$(echo "$end" | cut -f 2) reason=$(echo "$end" | cut -f 3)
+start_recovery() {
+  set -- config_file="$config" archive_command="''" hot_standby=off listen_addresses="''" \
+    port=5432 unix_socket_directories="$socket" external_pid_file="$socket/pid" \
+    logging_collector=off log_destination=stderr lc_messages=C max_logical_replication_workers=0
+  # Recovery would follow a link that it makes, and write old pages to newer files.
+  [ -n "$new_tablespaces" ] || as_postgres chmod 500 "$data/pg_tblspc"
+  as_postgres sh -c ': >"$1"' sh "$log"
+  as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" \
+    -o "$(printf -- '-c %s ' "$@")" >/dev/null 2>&1 9>&- || recovery_failed
+  until query 'SELECT 1' >/dev/null 2>&1; do
+    [ -n "$(servers)" ] || recovery_failed
+    sleep 0.5
+  done
+  as_postgres chmod 700 "$data/pg_tblspc"
+  now=$(ask 'SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)')
+  end=$(ask "SELECT pg_read_file('pg_wal/$now.history')" | grep . | tail -n 1)
+  parent=$(echo "$end" | cut -f 1) lsn=$(echo "$end" | cut -f 2) reason=$(echo "$end" | cut -f 3)
+}
+stop_recovery() { as_postgres "$bin/pg_ctl" stop -s -w -t 3600 -m fast -D "$data"; }
+
+# The LSN of the last commit that was replayed; nothing, if the backup itself ends with it.
+last_commit() {
+  wal=$data.wal.$stamp to=$lsn
+  make "$wal"
+  n=$(((0x${lsn%/*} << 8) + ((0x${lsn#*/} - 1) >> 24)))
+  first=$((0x$(echo "$last_wal" | cut -c 9-16) * 256 + 0x$(echo "$last_wal" | cut -c 17-)))
+  commit=''
+  while [ -z "$commit" ] && [ "$n" -ge "$first" ]; do
+    segment=$(printf '%08X%08X%08X' "$parent" $((n >> 8)) $((n & 255)))
+    from=$(printf '%X/%X' $((n >> 8)) $(((n & 255) << 24)))
+    repository archive-get "$segment" "$wal/$segment" || fail "WAL segment $segment is missing"
+    said=$(as_postgres "$bin/pg_waldump" --rmgr=Transaction --path="$wal" --timeline="$parent" \
+      --start="$from" --end="$to") || fail "pg_waldump cannot read $segment"
+    commit=$(echo "$said" | sed -n 's/.* lsn: \([0-9A-F/]*\), prev .* desc: COMMIT.*/\1/p' |
+      tail -n 1)
+    to=$from n=$((n - 1))
+  done
+  beside rm -rf "$wal"
+}
+
+start_recovery
 case $kind in
   time) echo "$reason" | grep -Eq '^(before|after) ' || missed=yes ;;
   name) [ "$reason" = "at restore point \"$target\"" ] || missed=yes ;;
@@ -355,15 +412,30 @@ case $kind in
     [ "$(printf '%s\n' "$reached" "${last#????????}" | sort | tail -n 1)" = "$reached" ] ||
       missed="the archive goes on to $last" ;;
 esac
-for parameter in restore_command recovery_target_name recovery_target_time \
-  recovery_target_action recovery_target_timeline; do
+# A database or tablespace loses its files before the commit that says so, and recovery to a moment
+# ends before the first commit after it.
+half_dropped() {
+  ask "SELECT EXISTS (SELECT FROM pg_database WHERE datconnlimit = -2)
+    OR EXISTS (SELECT FROM pg_tablespace t WHERE spcname NOT IN ('pg_default', 'pg_global')
+      AND t.oid::text NOT IN (SELECT pg_ls_dir('pg_tblspc')))"
+}
+if [ "$kind" = time ] && [ -z "${missed-}" ] && [ "$(half_dropped)" = t ]; then
+  stop_recovery
+  last_commit
+  say "a DROP had begun: recovering again, to the last commit before $target"
+  delta=--delta
+  if [ -n "$commit" ]; then restore lsn "$commit"; else restore immediate ''; fi
+  start_recovery
+fi
+for parameter in restore_command recovery_target recovery_target_name recovery_target_time \
+  recovery_target_lsn recovery_target_action recovery_target_timeline; do
   ask "ALTER SYSTEM RESET $parameter"
 done
-as_postgres "$bin/pg_ctl" stop -s -w -t 3600 -m fast -D "$data"
+stop_recovery
 rm -rf "$socket"
 socket=''
 # This is a whole cluster now, which somebody may start and keep, wherever it ended.
-rm -f "$marker"
+beside rm -f "$marker"
 [ -z "${missed-}" ] || fail "recovery ended at $lsn ($reason), not at $goal: ${missed#yes};" \
   "PostgreSQL is stopped"
 say "recovered to $lsn ($reason)"
