@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,19 +79,27 @@ def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
 
 
 def _give(root: Path, user: str) -> None:
-    """Gives the repository to a user; links in it are not followed."""
+    """Gives the repository to a user; no link is followed, and none is left in it.
+
+    pgBackRest makes the links that it needs again.
+    """
     root.mkdir(exist_ok=True)
-    to = pwd.getpwnam(user)
-    for _, _, names, directory in os.fwalk(root):
-        os.fchown(directory, to.pw_uid, to.pw_gid)
+    owner = pwd.getpwnam(user)
+    for _, _, _, directory in os.fwalk(root):
+        os.fchown(directory, owner.pw_uid, owner.pw_gid)
         os.fchmod(directory, 0o750)
-        for name in names:
-            with contextlib.suppress(OSError):  # a link
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-                file = os.open(name, flags, dir_fd=directory)
-                os.fchown(file, to.pw_uid, to.pw_gid)
-                os.fchmod(file, 0o640)
-                os.close(file)
+        # Listed anew: from now on nobody else changes what is in it.
+        for name in [entry.name for entry in os.scandir(directory)]:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                os.unlink(name, dir_fd=directory)
+                continue
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+            os.fchown(file, owner.pw_uid, owner.pw_gid)
+            os.fchmod(file, 0o640)
+            os.close(file)
 
 
 def require_known_cluster(config: Config) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -53,6 +55,10 @@ def history(estate: Site) -> dict[str, Any]:
     session = "CREATE TEMP TABLE of_a_session AS SELECT 1; SELECT pg_sleep(60)"
     estate.db.run(f'setsid -f psql -qd psscript -c "{session}" >/dev/null 2>&1', user="postgres")
     estate.sql("CREATE TABLE items AS SELECT g AS id FROM generate_series(1, 50) g", "shop")
+    estate.sql("CREATE DATABASE spaces")
+    estate.sql("CREATE DATABASE quiet")
+    estate.sql("CREATE TABLE kept AS SELECT g AS id FROM generate_series(1, 77) g", "quiet")
+    tablespace(estate, "old")
     points: dict[str, Any] = {"full": estate.rows(), "shop": estate.rows("shop")}
     estate.done("postgres-backup.sh full")
     estate.sql("UPDATE orders SET what = 'first' WHERE id <= 100")
@@ -65,6 +71,14 @@ def history(estate: Site) -> dict[str, Any]:
     estate.done("postgres-backup.sh incremental")
     estate.sql("DROP TABLE orders")
     return points
+
+
+def tablespace(estate: Site, name: str) -> None:
+    """A tablespace, and a table in it."""
+    estate.db.run(f"install -d -o postgres /srv/{name}")
+    estate.sql(f"CREATE TABLESPACE {name} LOCATION '/srv/{name}'")
+    rows = "SELECT g AS id FROM generate_series(1, 2000) g"
+    estate.sql(f"CREATE TABLE {name} TABLESPACE {name} AS {rows}", "spaces")
 
 
 def incrementals(estate: Site) -> list[str]:
@@ -206,6 +220,29 @@ def test_beside_a_table_that_is_there_stands_the_backups(
     estate.sql(f"DROP SCHEMA {schema} CASCADE")
 
 
+@contextlib.contextmanager
+def look(estate: Site, options: str) -> Iterator[Callable[[str, str], str]]:
+    """A scratch server, as long as the block lasts, and a way to ask it."""
+    script = f"/scripts/restore-postgres.sh {options} --to-scratch"
+    estate.keeper.run(f"rm -f /var/tmp/look; setsid -f {script} >/var/tmp/look 2>/dev/null")
+
+    def is_up() -> None:
+        assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout
+
+    eventually(is_up, 60)
+    there = estate.keeper.run("cat /var/tmp/look").stdout.rpartition(" ")[0]
+    yield lambda query, database: estate.keeper.run(
+        f'{there} {database} -XAtc "{query}"'
+    ).stdout.strip()
+    estate.keeper.run("pkill -INT -f 'm [b]ackup restore-postgres'")
+
+    def is_gone() -> None:
+        left = estate.keeper.run("ls -A --ignore=.lock /backups/scratch").stdout
+        assert left == ""
+
+    eventually(is_gone, 30)
+
+
 @pytest.mark.parametrize("what", ["dump", "incremental"])
 def test_a_look_at_a_backup_touches_nothing(
     estate: Site, history: dict[str, Any], what: str
@@ -215,23 +252,43 @@ def test_a_look_at_a_backup_touches_nothing(
         "dump": "/backups/postgres/psscript_full_LATEST.sql.gz",
         "incremental": f"--incremental {incrementals(estate)[1]}",
     }
-    script = f"/scripts/restore-postgres.sh {files[what]} --to-scratch"
-    estate.keeper.run(f"rm -f /var/tmp/look; setsid -f {script} >/var/tmp/look 2>/dev/null")
-
-    def is_up() -> None:
-        assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout
-
-    eventually(is_up, 60)
-    look = estate.keeper.run("cat /var/tmp/look").stdout.strip()
-    count = estate.keeper.run(f"{look} -XAtc 'SELECT count(*) FROM orders'").stdout.strip()
-    assert count == {"dump": "20000", "incremental": "15000"}[what]
-    # A backup does not wait until somebody has looked enough.
-    estate.done("postgres-backup.sh incremental")
-    estate.keeper.run("pkill -INT -f 'm [b]ackup restore-postgres'")
-
-    def is_gone() -> None:
-        left = estate.keeper.run("ls -A --ignore=.lock /backups/scratch").stdout
-        assert left == ""
-
-    eventually(is_gone, 30)
+    with look(estate, files[what]) as asked:
+        count = asked("SELECT count(*) FROM orders", "psscript")
+        assert count == {"dump": "20000", "incremental": "15000"}[what]
+        # A backup does not wait until somebody has looked enough.
+        estate.done("postgres-backup.sh incremental")
     assert (estate.rows(), estate.databases()) == (before, databases)
+
+
+def test_recovery_reaches_no_live_tablespace(estate: Site, history: dict[str, Any]) -> None:
+    """Made before the backup, after it, and dropped since; then a DROP on a quiet server."""
+    tablespace(estate, "young")
+    tablespace(estate, "gone")
+    estate.sql("DROP TABLE gone", "spaces")
+    estate.sql("DROP TABLESPACE gone")
+    time.sleep(1)
+    moment = estate.moment()
+    time.sleep(1)
+    estate.sql("DROP DATABASE quiet")
+    for name in ("old", "young"):
+        estate.sql(f"INSERT INTO {name} SELECT generate_series(2001, 9000)", "spaces")
+    estate.sql("CHECKPOINT")
+    files = "find /srv -printf '%p %u %m %t\\n' -type f -exec sha256sum {} +"
+    before = estate.db.run(files).stdout
+    with look(estate, f"--time {moment}") as asked:
+        assert asked(
+            "SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM young)", "spaces"
+        ) == ("2000|2000")
+        assert asked("SELECT count(*) FROM kept", "quiet") == "77"
+        # Nor can whoever is superuser in it: it has no live path, network, or right to anything.
+        asked(
+            "COPY (SELECT 1) TO PROGRAM 'ls -d /var/lib/postgresql /srv/o* >/tmp/seen; true'",
+            "quiet",
+        )
+        assert asked("SELECT pg_read_file('/tmp/seen')", "quiet") == ""
+        # Root works in directories that neither it nor postgres can put a link in.
+        links = "find /backups/scratch -writable ! -type s 2>/dev/null"
+        assert estate.keeper.run(f"runuser -u postgres -- {links} || :").stdout == ""
+    assert estate.db.run(files).stdout == before
+    writable = "find /srv /var/lib/postgresql /backups /etc -writable 2>/dev/null"
+    assert estate.keeper.run(f"runuser -u datatier-scratch -- {writable} || :").stdout == ""

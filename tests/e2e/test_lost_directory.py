@@ -44,9 +44,12 @@ def test_a_lost_data_directory_comes_back(alone: Stack) -> None:
     name = host.run("ls /backups/postgres | grep -o 'psscript_incremental_[0-9_]*'").stdout.strip()
 
     # To the end, with nothing there any more; the others with the last one's cluster there.
-    host.run(f"rm -rf {DATA}")
+    host.run(f"rm -rf {DATA}; echo mine >/root/victim; chmod 600 /root/victim")
+    for name in ("restoring", "restore.log"):
+        host.run(f"ln -s /root/victim {DATA}.{name}", user="postgres")
     done = succeeded(script(host, "restore-cluster.sh"))
     assert "timeline 2" in done.stderr
+    assert said(host.run("stat -c '%U %a' /root/victim; cat /root/victim")) == "root 600\nmine"
     eventually(lambda: rows(alone), 20)
     assert rows(alone) == ["incremental", "moment", "end"]
 

@@ -325,7 +325,7 @@ if [ -n "$aside" ]; then
 fi
 [ -d "$data" ] || make "$data"
 as_postgres chmod 700 "$data"
-beside sh -c 'echo "$1" >"$2"' sh "$stamp" "$marker"
+beside sh -c 'rm -f "$2"; echo "$1" >"$2"' sh "$stamp" "$marker"
 # restore TYPE TARGET
 restore() {
   as_postgres pgbackrest --stanza="$stanza" --set="$label" --type="$1" ${2:+"--target=$2"} $action \
@@ -365,7 +365,8 @@ start_recovery() {
     logging_collector=off log_destination=stderr lc_messages=C max_logical_replication_workers=0
   # Recovery would follow a link that it makes, and write old pages to newer files.
   [ -n "$new_tablespaces" ] || as_postgres chmod 500 "$data/pg_tblspc"
-  as_postgres sh -c ': >"$1"' sh "$log"
+  beside sh -c 'rm -f "$1"; : >"$1"' sh "$log"
+  [ "$owner" = postgres ] || chown postgres "$log"
   as_postgres "$bin/pg_ctl" start -s -w -t 604800 -D "$data" -l "$log" \
     -o "$(printf -- '-c %s ' "$@")" >/dev/null 2>&1 9>&- || recovery_failed
   until query 'SELECT 1' >/dev/null 2>&1; do
