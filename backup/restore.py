@@ -155,7 +155,8 @@ def from_point(
     """Restores databases as they were at a point: through a scratch server, then the same swap."""
     live = pg.server(config)
     with scratch.restored(config, target, log) as source:
-        contents = {database: _content(source, database) for database in databases}
+        whole = scratch.whole(source, databases) or databases
+        contents = {database: _content(source, database) for database in whole}
         # All of them are known to be there and to fit before the first is touched.
         _require_room(live, sum(content.bytes for content in contents.values()))
         for database, content in contents.items():
@@ -163,6 +164,8 @@ def from_point(
                 with log.step(f"copy into {fresh}"):
                     _copy(source, database, live, fresh)
                 _put(config, database, fresh, content, table, log)
+    if left := [database for database in databases if database not in contents]:
+        raise Failed(f"{', '.join(left)}: not whole at that point, so not restored; the others are")
 
 
 def _content(source: Postgres, database: str) -> Content:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -293,6 +293,14 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datconnlimit = -2)
   OR EXISTS (SELECT FROM pg_catalog.pg_tablespace t WHERE spcname NOT IN ('pg_default', 'pg_global')
     AND t.oid::text NOT IN (SELECT pg_catalog.pg_ls_dir('pg_tblspc')))
 """
+
+
+def whole(scratch: Postgres, databases: Sequence[str]) -> list[str]:
+    """Those of the databases that are there and can be entered."""
+    query = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND datconnlimit <> -2"
+    with connect(scratch, "postgres", admin=True) as connection:
+        there = {name for (name,) in connection.execute(query).fetchall()}
+    return [database for database in databases if database in there]
 
 
 def _is_half_dropped(config: Config, box: Sandbox) -> bool:
