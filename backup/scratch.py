@@ -246,9 +246,7 @@ def _is_started(config: Config, box: Sandbox, options: str) -> bool:
 
 
 # What recovery says of CREATE TABLESPACE where the directory is missing, or is another user's.
-_MAKES_TABLESPACE = re.compile(
-    r'(?:could not set permissions on )?directory "(/[^"]*)"(?: does not exist$|: )'
-)
+_MAKES_TABLESPACE = re.compile(r'(?:FATAL: +|could not set permissions on )directory "(/[^"]*)"')
 
 
 def _last_words(box: Sandbox) -> str:
