@@ -231,7 +231,7 @@ def look(estate: Site, options: str) -> Iterator[Callable[[str, str], str]]:
     def is_up() -> None:
         assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout
 
-    eventually(is_up, 60)
+    eventually(is_up, 120)
     there = estate.keeper.run("cat /var/tmp/look").stdout.rpartition(" ")[0]
     yield lambda query, database: estate.keeper.run(
         f'{there} {database} -XAtc "{query}"'
