@@ -292,5 +292,6 @@ def test_recovery_reaches_no_live_tablespace(estate: Site, history: dict[str, An
         links = "find /backups/scratch -writable ! -type s 2>/dev/null"
         assert estate.keeper.run(f"runuser -u postgres -- {links} || :").stdout == ""
     assert estate.db.run(files).stdout == before
-    writable = "find /srv /var/lib/postgresql /backups /etc -writable 2>/dev/null"
-    assert estate.keeper.run(f"runuser -u datatier-scratch -- {writable} || :").stdout == ""
+    user = "setpriv --reuid=datatier-scratch --regid=postgres --clear-groups"
+    writable = "find /srv /var/lib/postgresql /backups /etc ! -type l -writable 2>/dev/null"
+    assert estate.keeper.run(f"{user} {writable} || :").stdout == ""
