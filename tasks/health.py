@@ -23,7 +23,7 @@ from tasks.core import estate, psql, remote
 from tasks.core.change import announced, impact_of, summary
 from tasks.core.estate import Estate, Node
 from tasks.pgbouncer import PgbouncerSettings
-from tasks.postgres import PostgresSettings, clients, data_directory, role_password
+from tasks.postgres import PostgresSettings, clients, data_directory, role_names, role_password
 from tasks.project import DockerSettings, application
 from tasks.redis import SHELL, RedisSettings, addresses, password
 from tasks.sentinel import SentinelSettings, endpoints, master_name
@@ -54,12 +54,21 @@ class Row:
     answer: str
 
 
+_VERSION = """
+SELECT concat('PostgreSQL ', current_setting('server_version'),
+  '; beyond the settings: ' || string_agg(rolname, ', ' ORDER BY rolname))
+FROM pg_roles r WHERE rolname NOT IN ({ours}) AND rolname !~ '^pg_|[[:cntrl:]]' AND (
+  rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR EXISTS (
+    SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+    WHERE m.member = r.oid AND (g.rolsuper OR g.rolname ~ '^pg_')));
+"""
+
+
 def _postgres(node: Node) -> Iterator[Check]:
     port = node.the(PostgresSettings).port
     script = (
-        f"{psql.SHELL}within=30\n"
-        "echo \"SELECT 'PostgreSQL ' || current_setting('server_version')\" | "
-        f"closed_psql {data_directory(node)} {port} postgres"
+        f"{psql.SHELL}within=30\nclosed_psql {data_directory(node)} {port} postgres <<'__SQL__'\n"
+        f"{_VERSION.format(ours=', '.join(map(psql.literal, role_names(node))))}__SQL__"
     )
     connect = f"sudo -u postgres psql -p {port}"
     where = f"{node.address if clients(node) else '127.0.0.1'}:{port}"

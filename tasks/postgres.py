@@ -538,9 +538,18 @@ def _private(path: str, content: str, secret: str) -> File:
     return File(path, content, "640", "postgres", "postgres", secret)
 
 
+_TRACKING = "pg_stat_statements.track_utility"
+
+
 def configuration(node: Node, first: Mapping[str, str] = MappingProxyType({})) -> str:
     """The settings as postgresql.conf has them, after those of `first`."""
-    parameters = {**first, **_parameters(node), **node.the(PostgresSettings).extra}
+    parameters = {
+        **first,
+        **_parameters(node),
+        # Statements that set passwords are among them.
+        _TRACKING: False,
+        **node.the(PostgresSettings).extra,
+    }
     return render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
 
 
@@ -583,7 +592,14 @@ def _sql(node: Node) -> Change | None:
 def statements(node: Node, server: sql.Server) -> Change | None:
     """What a server lacks of the roles and databases, or None."""
     roles, databases = _wanted(node)
-    return sql.compare(server, roles, databases, data_directory(node), pooled=_is_pooled(node))
+    return sql.compare(
+        server,
+        roles,
+        databases,
+        data_directory(node),
+        pooled=_is_pooled(node),
+        forgets=_TRACKING not in node.the(PostgresSettings).extra,
+    )
 
 
 def prune(
@@ -606,9 +622,23 @@ def prune(
         return carried_out(surplus.drop(server, found, data_directory(node)))
 
     def notices() -> list[str]:
-        return [each.notice for each in _surplus(node, read()) if not _goes(node, each)]
+        server = read()
+        surplus = [each.notice for each in _surplus(node, server) if not _goes(node, each)]
+        return [*surplus, *_elsewhere(node, server)]
 
     converge("PostgreSQL: prune", compare, notices=notices)
+
+
+def _elsewhere(node: Node, server: sql.Server) -> Iterator[str]:
+    """Who may connect is said by our file, unless the server reads another one."""
+    used, ours = server.facts.get("access"), f"{configuration_directory(node)}/pg_hba.conf"
+    if used not in (None, ours):
+        yield f"PostgreSQL reads {used}, not {ours}: take hba_file out of its settings and restart"
+
+
+def role_names(node: Node) -> list[str]:
+    """The roles that the settings and the components want."""
+    return [role.name for role in _wanted(node)[0]]
 
 
 def _surplus(node: Node, server: sql.Server) -> list[surplus.Surplus]:

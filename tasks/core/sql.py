@@ -80,12 +80,17 @@ class Database:
 
 @dataclass(frozen=True)
 class Server:
-    """What a server said: 'absent' has no cluster yet, 'down' has one that does not run."""
+    """What a server said: 'absent' has no cluster yet, 'down' has one that does not run.
+
+    Attributes:
+        keeps_passwords: whether pg_stat_statements has a statement with a password in it.
+    """
 
     kind: Literal["absent", "down", "up"]
     port: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     databases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keeps_passwords: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,13 +164,22 @@ SELECT json_build_object(
   'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
   'waiting', ARRAY(SELECT coalesce(name, substring(error FROM '"(.*)" cannot be changed without'))
                    FROM pg_file_settings WHERE {WAITS}),
-  'checksums', current_setting('data_checksums')
+  'checksums', current_setting('data_checksums'),
+  'access', current_setting('hba_file')
 )
 """
 
 _DATABASE_FACTS = """
 SELECT json_build_object(
   'extensions', ARRAY(SELECT extname FROM pg_extension),
+  'executors', (SELECT json_agg(json_build_array(
+      CASE WHEN x.grantee = 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
+      p.oid::regprocedure::text) ORDER BY p.oid, x.grantee)
+    FROM pg_init_privs i JOIN pg_proc p ON p.oid = i.objoid AND i.classoid = 'pg_proc'::regclass,
+      aclexplode(p.proacl) x
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace AND x.privilege_type = 'EXECUTE'
+      AND x.grantee <> p.proowner
+      AND NOT EXISTS (SELECT FROM aclexplode(i.initprivs) y WHERE y.grantee = x.grantee)),
   'squatter', (SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
                WHERE n.nspname = 'pgbouncer' AND NOT r.rolsuper),
   'lookup', (SELECT json_build_object(
@@ -198,7 +212,11 @@ data={data}
 [ -e "$data/PG_VERSION" ] || {{ echo absent; exit 0; }}
 pid=$(peek "$data/postmaster.pid" head -n 1 "$data/postmaster.pid" 2>/dev/null) || pid=none
 [ -d "/proc/$pid" ] || {{ echo down; exit 0; }}
-port=$(peek "$data/postmaster.pid" sed -n 4p "$data/postmaster.pid"); echo "up $port"
+port=$(peek "$data/postmaster.pid" sed -n 4p "$data/postmaster.pid")
+texts=$data/pg_stat_tmp/pgss_query_texts.stat
+kept=$(peek "$texts" cat "$texts" 2>/dev/null | tr '\\n\\0' ' \\n' |
+  grep -ciaE '^[ \t]*(create|alter) +(role|user|group|subscription|server) .*password') || :
+echo "up $port ${{kept:-0}}"
 within=30
 ask() {{ closed_psql "$data" "$port" "$1" | tr -d '\\n'; echo; }}
 ask postgres <<'__SQL__'
@@ -231,13 +249,13 @@ def _parse(wanted: Collection[str], lines: list[str]) -> Server:
         return Server("absent" if lines[0] == "absent" else "down")
     if len(lines) < 2 or not lines[1].startswith("{") or len(lines) % 2:
         raise Unreadable("PostgreSQL runs but does not answer; see its log")
-    port = int(lines[0].removeprefix("up "))
+    port, kept = map(int, lines[0].removeprefix("up ").split())
     answers = dict(zip(lines[2::2], lines[3::2], strict=True))
     for name in sorted(wanted):
         if answers.get(name) == "":
             raise Unreadable(f"the database {name} does not answer; see PostgreSQL's log")
     inside = {name: json.loads(facts) for name, facts in answers.items() if facts}
-    return Server("up", port, json.loads(lines[1]), inside)
+    return Server("up", port, json.loads(lines[1]), inside, keeps_passwords=kept > 0)
 
 
 def compare(
@@ -247,15 +265,20 @@ def compare(
     data_directory: str,
     *,
     pooled: bool,
+    forgets: bool = True,
 ) -> Change | None:
     """The statements that make the server what the settings say, or None.
 
     Args:
         pooled: whether a PgBouncer looks passwords up in these databases.
+        forgets: whether pg_stat_statements is to keep no statement with a password.
     """
     if server.kind == "down":
         return None
     steps = list(_steps(server, roles, databases, pooled))
+    if forgets and server.keeps_passwords:
+        line = "pg_stat_statements: reset, because it keeps statements with passwords"
+        steps.insert(0, Step(line, _RESET))
     if not steps:
         return None
     variables = {"DATA": data_directory, "SQL": _script(steps)}
@@ -268,6 +291,16 @@ errors=$(mktemp); trap 'rm -f "$errors"' EXIT
 printf '%s\\n' "$SQL" | closed_psql "$DATA" "$port" postgres >/dev/null 2>"$errors" || {
   grep -m 1 -E 'ERROR|FATAL|error' "$errors" >&2 || tail -n 1 "$errors" >&2; exit 1; }
 """
+
+
+# Its counters are one for all databases and follow no transaction. In an application's database
+# the function of this name could be another one by now.
+_RESET = """BEGIN;
+DROP EXTENSION IF EXISTS pg_stat_statements CASCADE;
+CREATE SCHEMA datatier_reset;
+CREATE EXTENSION pg_stat_statements SCHEMA datatier_reset;
+SELECT datatier_reset.pg_stat_statements_reset();
+ROLLBACK;"""
 
 
 def _script(steps: Sequence[Step]) -> str:

@@ -31,6 +31,7 @@ class Surplus:
         destroys: whether data go with it.
         reason: why it cannot go yet, if it cannot.
         closed: whether it is a database that lets nobody in, as one whose drop was killed does.
+        rights: what it may do that others may not.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Surplus:
     destroys: bool = False
     reason: str = ""
     closed: bool = False
+    rights: str = ""
 
     def goes(self, *, prune: bool, destroy: bool) -> bool:
         """Whether it is dropped with these settings."""
@@ -48,11 +50,12 @@ class Surplus:
     @property
     def notice(self) -> str:
         """What is said of it while it stays."""
+        what = f"{self.what} ({self.rights})" if self.rights else self.what
         if self.reason:
-            return f"{self.what}: is not in the settings, but {self.reason}"
+            return f"{what}: is not in the settings, but {self.reason}"
         keys = "postgres_prune and destroy" if self.destroys else "postgres_prune"
         closed = " and is closed (CONNECTION LIMIT 0)" if self.closed else ""
-        return f"{self.what}: is not in the settings{closed}; {keys} would drop it"
+        return f"{what}: is not in the settings{closed}; {keys} would drop it"
 
 
 def find(
@@ -79,6 +82,7 @@ def find(
         *gone,
         *(each for database in databases for each in _extensions(server, database)),
         *(() if pooled else _lookups(server, kept)),
+        *_executors(server, roles, dropped),
         *_roles(server, {role.name for role in roles}, kept, dropped),
     ]
 
@@ -131,6 +135,44 @@ def _lookups(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
             yield Surplus(what, f"{what}: drop", ((name, statement),))
 
 
+def _executors(
+    server: Server, roles: Sequence[Role], dropped: Collection[str]
+) -> Iterator[Surplus]:
+    """Who may execute what PostgreSQL keeps for superusers, such as pg_read_file."""
+    wanted = {(role.name, function) for role in roles for function in role.functions}
+    for name, inside in sorted(server.databases.items()):
+        for role, function in inside.get("executors") or [] if name not in dropped else []:
+            what = f"right of {role} to execute {function} in {name}"
+            if (role, function) in wanted:
+                continue
+            if not (role.isprintable() and name.isprintable()):
+                yield Surplus(repr(what), reason="a name here is one for an operator's hands")
+                continue
+            grantee = "PUBLIC" if role == "public" else identifier(role)
+            statement = f"REVOKE EXECUTE ON FUNCTION {function} FROM {grantee} CASCADE;"
+            yield Surplus(what, f"{what}: revoke", ((name, statement),))
+
+
+_POWERS = ("superuser", "createrole", "replication", "bypassrls")
+
+
+def _rights(server: Server, name: str) -> str:
+    """What a role may do that others may not, by itself and by those whose member it is."""
+    roles = server.facts["roles"]
+    mighty = [power.upper() for power in _POWERS if roles[name].get(power)]
+    groups, pending = list[str](), list(roles[name].get("member_of", ()))
+    while pending:
+        group = pending.pop()
+        if group not in groups:
+            groups.append(group)
+            pending += roles.get(group, {}).get("member_of", ())
+    for group in sorted(groups):
+        powers = (roles.get(group, {}).get(power) for power in _POWERS)
+        if group.startswith("pg_") or any(powers):
+            mighty.append(f"member of {group}")
+    return ", ".join(mighty)
+
+
 def _roles(
     server: Server, wanted: Collection[str], kept: Collection[str], dropped: Collection[str]
 ) -> Iterator[Surplus]:
@@ -138,14 +180,18 @@ def _roles(
         if name in wanted or name == SUPERUSER or name.startswith("pg_"):
             continue
         owns, entered = _held(server, name, kept, dropped)
+        rights = _rights(server, name)
         if owns:
             again = f"REASSIGN OWNED BY {identifier(name)} TO another role there first"
-            yield Surplus(f"role {name}", reason=f"owns {', '.join(owns)}: {again}")
+            reason = f"owns {', '.join(owns)}: {again}"
+            yield Surplus(f"role {name}", reason=reason, rights=rights)
         elif not all(each.isprintable() for each in (name, *entered)):
-            yield Surplus(f"role {name!r}", reason="a name here is one for an operator's hands")
+            reason = "a name here is one for an operator's hands"
+            yield Surplus(f"role {name!r}", reason=reason, rights=rights)
         else:
             line = Line(f"role {name}: drop; its privileges and its connections end", "restart")
-            yield Surplus(f"role {name}", line, tuple(_drop_role(name, entered)))
+            statements = tuple(_drop_role(name, entered))
+            yield Surplus(f"role {name}", line, statements, rights=rights)
 
 
 def _held(
