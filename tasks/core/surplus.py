@@ -173,6 +173,13 @@ def _rights(server: Server, name: str) -> str:
     return ", ".join(mighty)
 
 
+def _disarm(server: Server, name: str) -> Iterator[tuple[str, str]]:
+    powers = " ".join(f"NO{power.upper()}" for power in _POWERS)
+    yield "postgres", f"ALTER ROLE {identifier(name)} {powers};"
+    for group in sorted(server.facts["roles"][name].get("member_of", ())):
+        yield "postgres", f"REVOKE {identifier(group)} FROM {identifier(name)};"
+
+
 def _roles(
     server: Server, wanted: Collection[str], kept: Collection[str], dropped: Collection[str]
 ) -> Iterator[Surplus]:
@@ -183,6 +190,9 @@ def _roles(
         rights = _rights(server, name)
         if owns:
             again = f"REASSIGN OWNED BY {identifier(name)} TO another role there first"
+            if rights and name.isprintable():
+                line = f"role {name}: {rights}: revoke"
+                yield Surplus(f"rights of role {name}", line, tuple(_disarm(server, name)))
             reason = f"owns {', '.join(owns)}: {again}"
             yield Surplus(f"role {name}", reason=reason, rights=rights)
         elif not all(each.isprintable() for each in (name, *entered)):

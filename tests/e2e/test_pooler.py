@@ -632,6 +632,16 @@ CREATE OR REPLACE FUNCTION pgbouncer.user_lookup(IN i_username text, OUT uname t
 """
 
 
+# What hands have typed, and a session of ours that is to be logged word for word.
+_BY_HAND = """
+SET pg_stat_statements.track_utility = on;
+ALTER ROLE trapper PASSWORD 'typed-Password-1';
+CREATE ROLE intruder SUPERUSER LOGIN;
+GRANT EXECUTE ON FUNCTION pg_read_file(text) TO PUBLIC;
+ALTER ROLE postgres SET log_statement = 'all';
+"""
+
+
 def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> None:
     """A plan, a run, the drift gate, the health table and a removal meet all of it."""
     host, project = pooled.host, pooled.project
@@ -641,11 +651,21 @@ def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> Non
     hostile.plant(host, secret, role="trapper", database="traps")
     for database in ("traps", "template1"):
         hostile.admin(host, _FIRST_LOOKUP.replace(" text", " pg_catalog.text"), database)
+    hostile.admin(host, _BY_HAND)
     project.settings(_MORE_TRAPS)
     plan, run = project.plan(), project.deploy()
     assert plan.planned == run.changed == {("PostgreSQL: roles and databases", host.name)}
-    for line in ("database traps: reset role", "password lookup of PgBouncer in traps: replace"):
+    for line in (
+        "database traps: reset role",
+        "password lookup of PgBouncer in traps: replace",
+        "pg_stat_statements: reset, because it keeps statements with passwords",
+        "role intruder (SUPERUSER): is not in the settings; postgres_prune would drop it",
+    ):
         assert f"[{host.name}] {line}" in run.announced
+    assert "beyond the settings: intruder" in run.output
+    kept = "SELECT count(*) FROM public.pg_stat_statements WHERE query ~* 'role.*password'"
+    assert admin(host, kept) == "0"
+    assert "SCRAM-SHA-256$" not in host.run("cat /var/log/postgresql/*.log").stdout
     assert project.drift().code == 0
     hostile.assert_harmless(host, role="trapper", database="traps")
     found = "SELECT count(*) FROM pg_extension WHERE extname = 'pg_trgm'"
@@ -653,7 +673,10 @@ def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> Non
     assert pooled.asks("trapper", "SELECT current_user", secret, "traps") == "trapper"
     project.settings({"postgres_prune": True, "destroy": True})
     project.deploy()
-    assert admin(host, "SELECT count(*) FROM pg_roles WHERE rolname = 'trapper'") == "0"
+    gone = "SELECT count(*) FROM pg_roles WHERE rolname IN ('trapper', 'intruder')"
+    assert admin(host, gone) == "0"
+    reads = "SELECT has_function_privilege('psscript', 'pg_read_file(text)', 'EXECUTE')"
+    assert admin(host, reads, "postgres") == "f"
     hostile.assert_harmless(host, role="trapper", database="postgres")
     host.run("rm -r /var/lib/postgresql/dropped")
 

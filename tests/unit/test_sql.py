@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg.sql
@@ -453,6 +456,42 @@ def test_a_schema_that_an_application_owns_is_not_trusted() -> None:
         sql.compare(there, [], SHOP_AND_STOCK, DATA, pooled=True)
 
 
+def test_statements_with_passwords_are_forgotten_once() -> None:
+    there = Server("up", 5432, {"roles": {}, "databases": {}}, keeps_passwords=True)
+    change = sql.compare(there, [], [], DATA, pooled=False)
+    assert change is not None
+    assert change.lines == ["pg_stat_statements: reset, because it keeps statements with passwords"]
+    # Nothing of it stays, but for what follows no transaction.
+    assert change.variables["SQL"].startswith("BEGIN;\n")
+    assert change.variables["SQL"].endswith("\nROLLBACK;")
+    assert sql.compare(there, [], [], DATA, pooled=False, forgets=False) is None
+
+
+KEPT = [
+    (b"SELECT $1\0CREATE ROLE a LOGIN PASSWORD 'x'\0", 1),
+    (b"SELECT 1\0  alter user a\n  with password 'x'\0", 1),
+    (b"SELECT password FROM role\0", 0),
+    (b"SELECT $1 /* ALTER ROLE a PASSWORD 'x' */\0", 0),
+    (b"", 0),
+    (None, 0),
+]
+
+
+@pytest.mark.parametrize(("texts", "count"), KEPT)
+def test_statements_with_passwords_are_found(
+    tmp_path: Path, texts: bytes | None, count: int
+) -> None:
+    """An application's text cannot look like one for ever: it begins with another word."""
+    (tmp_path / "pg_stat_tmp").mkdir()
+    (tmp_path / "PG_VERSION").write_text("17\n")
+    (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n{tmp_path}\n0\n5432\n")
+    if texts is not None:
+        (tmp_path / "pg_stat_tmp/pgss_query_texts.stat").write_bytes(texts)
+    script = sql.probe(str(tmp_path), []).script
+    done = subprocess.run(["sh"], input=script, capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == f"up 5432 {count}"
+
+
 def test_a_bare_host_gets_the_full_plan() -> None:
     shop = Database("shop", "app", ("pg_trgm",), grants={"reader": frozenset({"CONNECT"})})
     roles = [app(password=PASSWORD), Role("reader")]
@@ -510,14 +549,23 @@ def parse(*lines: str) -> Server:
 def test_the_answers_of_a_server() -> None:
     assert parse("absent") == Server("absent")
     assert parse("down") == Server("down")
-    there = parse("up 5433", '{"roles": {"a": {}}}', "template1", "{}", "shop", '{"lookup": null}')
+    there = parse(
+        "up 5433 0", '{"roles": {"a": {}}}', "template1", "{}", "shop", '{"lookup": null}'
+    )
     assert there.port == 5433
     assert there.facts == {"roles": {"a": {}}}
     assert there.databases == {"template1": {}, "shop": {"lookup": None}}
 
 
 @pytest.mark.parametrize(
-    "lines", [("up 5432",), ("up 5432", ""), ("up 5432", "{}", "shop"), ("up 5432", "FATAL: no")]
+    "lines",
+    [
+        ("up 5432",),
+        ("up 5432", ""),
+        ("up 5432", "{}", "shop"),
+        ("up 5432", "FATAL: no"),
+        ("up 5432 0", "{}", "shop", ""),
+    ],
 )
 def test_half_an_answer_is_unreadable(lines: tuple[str, ...]) -> None:
     with pytest.raises(Unreadable, match="does not answer"):

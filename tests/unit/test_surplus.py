@@ -95,6 +95,51 @@ def limit_after_failure(there: Server) -> str:
     return call.split()[-1]
 
 
+def _mighty() -> Server:
+    there = server(["app", "eve", "mallory"])
+    there.facts["roles"]["mallory"] = {"superuser": True, "member_of": ["clerks"]}
+    there.facts["roles"]["clerks"] = {"member_of": ["pg_monitor"]}
+    there.facts["roles"]["eve"] = {"member_of": ["clerks", "mallory"]}
+    return there
+
+
+def test_what_a_role_may_do_is_named() -> None:
+    """By itself, and by those whose member it is, however far away."""
+    notices = {each.what: each.notice for each in find(_mighty())}
+    assert "mallory (SUPERUSER, member of pg_monitor): is not" in notices["role mallory"]
+    assert "eve (member of mallory, member of pg_monitor): is not" in notices["role eve"]
+
+
+def test_rights_go_where_the_role_has_to_stay() -> None:
+    there = _mighty()
+    there.facts["owned"] = [("mallory", "shop", True, None, 2)]
+    found = {each.what: each for each in find(there)}
+    assert not found["role mallory"].goes(prune=True, destroy=True)
+    assert "role mallory (SUPERUSER, member of pg_monitor)" in found["role mallory"].notice
+    rights = found["rights of role mallory"]
+    assert rights.goes(prune=True, destroy=False)
+    assert rights.statements == (
+        ("postgres", 'ALTER ROLE "mallory" NOSUPERUSER NOCREATEROLE NOREPLICATION NOBYPASSRLS;'),
+        ("postgres", 'REVOKE "clerks" FROM "mallory";'),
+    )
+
+
+def test_rights_to_functions_of_superusers() -> None:
+    rows = [["app", "pg_read_file(text)"], ["public", "pg_ls_dir(text)"], ["app", "mine()"]]
+    there = server(inside={"shop": {"executors": rows}, "gone": {"executors": rows}})
+    role = Role("app", functions=frozenset({"mine()"}))
+    found = surplus.find(there, [role], [SHOP], pooled=True, destroy=False)
+    assert [each.what for each in found if "shop" in each.what] == [
+        "right of app to execute pg_read_file(text) in shop",
+        "right of public to execute pg_ls_dir(text) in shop",
+    ]
+    statements = [each.statements[0][1] for each in found][-2:]
+    assert statements == [
+        'REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM "app" CASCADE;',
+        "REVOKE EXECUTE ON FUNCTION pg_ls_dir(text) FROM PUBLIC CASCADE;",
+    ]
+
+
 def test_copies_of_restores_and_templates_stay() -> None:
     kept = ["shop_before_20250101_000000", "shop_restore_20250101_000000"]
     assert find(server(databases=["shop", *kept])) == []
