@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from tasks.core.remote import shell
 
 # Shell: `closed_psql DATA PORT DATABASE [OPTION...]`, and `closed … COMMAND...` for other clients.
-SHELL = (Path(__file__).parent / "shell/psql.sh").read_text()
+SHELL = shell("psql")
 
 
 def identifier(name: str) -> str:

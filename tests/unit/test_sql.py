@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from psycopg import pq
 
 from tasks.core import sql
-from tasks.core.remote import Unreadable
+from tasks.core.remote import PATHS, Unreadable
 from tasks.core.sql import Database, Role, Server
 
 DATA = "/var/lib/postgresql/17/main"
@@ -487,7 +487,7 @@ def test_statements_with_passwords_are_found(
     (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n{tmp_path}\n0\n5432\n")
     if texts is not None:
         (tmp_path / "pg_stat_tmp/pgss_query_texts.stat").write_bytes(texts)
-    script = sql.probe(str(tmp_path), []).script
+    script = PATHS + sql.probe(str(tmp_path), []).script
     done = subprocess.run(["sh"], input=script, capture_output=True, text=True)
     assert done.stdout.splitlines()[0] == f"up 5432 {count}"
 

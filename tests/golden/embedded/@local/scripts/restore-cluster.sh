@@ -48,8 +48,6 @@ fail() {
   exit 1
 }
 as_postgres() { runuser -u postgres -- "$@"; }
-# The one way into PostgreSQL: as postgres, closed to what lives in a database or is set for it.
-# Options that a session begins with win over what an owner sets with ALTER DATABASE or ALTER ROLE.
 closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where that is set
   options="-c search_path=pg_catalog,pg_temp -c role=none -c local_preload_libraries= \
     -c session_replication_role=replica -c row_security=off -c standard_conforming_strings=on \
@@ -59,7 +57,6 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
     -c default_tablespace= -c temp_tablespaces= -c default_table_access_method=heap \
     -c quote_all_identifiers=off -c transform_null_equals=off -c client_min_messages=warning \
     -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
-  # Verifiers of passwords are in what we say.
   options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
@@ -67,12 +64,9 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
     options="$options -c event_triggers=off -c transaction_timeout=0"
   port=$2 database=$3
   shift 3
-  # Inside runuser, which waits for two seconds before it passes a signal on.
   runuser -u postgres -- ${within:+timeout "$within"} env -i LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin \
     PGOPTIONS="$options" PGCLIENTENCODING=UTF8 PGPORT="$port" PGDATABASE="$database" "$@"
 )
-# SQL comes on standard input; what it says after a \connect begins with :closed as well. Views are
-# refused where the server knows how; :open is for the scripts of extensions, which may need theirs.
 closed_psql() ( # DATA PORT DATABASE [OPTION...]
   kind="SELECT pg_catalog.count(pg_catalog.set_config('restrict_nonsystem_relation_kind',"
   known="WHERE pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL"
