@@ -7,6 +7,7 @@ import csv
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -406,15 +407,30 @@ def _settings(
 ) -> Iterator[Step]:
     # PostgreSQL stores a parameter under its own spelling: `timezone` becomes TimeZone.
     wanted = {key.lower(): value for key, value in wanted.items()}
-    items = (item.split("=", 1) for item in now.get("settings") or [])
+    items = [item.split("=", 1) for item in now.get("settings") or []]
     current = {key.lower(): value for key, value in items}
+    spelled = {key.lower(): key for key, _ in items}
     for key in sorted(set(wanted) | set(current)):
         if key not in wanted:
-            yield Step(f"{name}: reset {key}", f"ALTER {target} RESET {key};")
+            statement = f"ALTER {target} RESET {_parameter(spelled[key])};"
+            if key in _RESET_WITH_ALL:
+                again = (f" ALTER {target} SET {k} = {_value(k, v)};" for k, v in wanted.items())
+                statement = f"ALTER {target} RESET ALL;{''.join(again)}"
+            yield Step(f"{name}: reset {key}", statement)
         elif key not in current or not _is_same(key, wanted[key], current[key]):
             shown = mask(f"{key} = {wanted[key]}", SECRET_PARAMETERS)
             statement = f"ALTER {target} SET {key} = {_value(key, wanted[key])};"
             yield Step(f"{name}: {shown}", statement)
+
+
+# PostgreSQL takes these and does not reset them alone (GUC_NO_RESET in guc_tables.c).
+_RESET_WITH_ALL = {"transaction_deferrable", "transaction_isolation", "transaction_read_only"}
+
+
+def _parameter(name: str) -> str:
+    """The name of a parameter as a server has it: one of an application's may be any text."""
+    is_plain = re.fullmatch(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*", name)
+    return name if is_plain else ".".join(map(identifier, name.split(".")))
 
 
 # Lists: quoted as a whole, their elements would be one name (GUC_LIST_QUOTE in guc_tables.c).

@@ -492,6 +492,23 @@ def test_statements_with_passwords_are_found(
     assert done.stdout.splitlines()[0] == f"up 5432 {count}"
 
 
+def test_a_parameter_of_the_server_is_no_sql() -> None:
+    found = ["x.a; DROP TABLE b=1", "My.Var=2", "TimeZone=UTC"]
+    there = server({"app": stored(settings=found)})
+    assert lines_and_sql(there, [app()])[1] == [
+        'ALTER ROLE "app" RESET "My"."Var";',
+        'ALTER ROLE "app" RESET "TimeZone";',
+        'ALTER ROLE "app" RESET "x"."a; DROP TABLE b";',
+    ]
+
+
+def test_what_is_only_reset_with_all_leaves_the_others() -> None:
+    there = server({"app": stored(settings=["transaction_read_only=on", "work_mem=7MB"])})
+    lines, statements = lines_and_sql(there, [app(settings={"work_mem": "7MB"})])
+    assert lines == ["role app: reset transaction_read_only"]
+    assert statements == ['ALTER ROLE "app" RESET ALL; ALTER ROLE "app" SET work_mem = \'7MB\';']
+
+
 def test_a_bare_host_gets_the_full_plan() -> None:
     shop = Database("shop", "app", ("pg_trgm",), grants={"reader": frozenset({"CONNECT"})})
     roles = [app(password=PASSWORD), Role("reader")]
