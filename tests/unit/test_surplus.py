@@ -95,8 +95,8 @@ def limit_after_failure(there: Server) -> str:
     return call.split()[-1]
 
 
-def _mighty() -> Server:
-    there = server(["app", "eve", "mallory"])
+def _mighty(owned: Sequence[tuple[Any, ...]] = ()) -> Server:
+    there = server(["app", "eve", "mallory"], owned=owned)
     there.facts["roles"]["mallory"] = {"superuser": True, "member_of": ["clerks"]}
     there.facts["roles"]["clerks"] = {"member_of": ["pg_monitor"]}
     there.facts["roles"]["eve"] = {"member_of": ["clerks", "mallory"]}
@@ -111,8 +111,7 @@ def test_what_a_role_may_do_is_named() -> None:
 
 
 def test_rights_go_where_the_role_has_to_stay() -> None:
-    there = _mighty()
-    there.facts["owned"] = [("mallory", "shop", True, None, 2)]
+    there = _mighty([("mallory", "shop", True, None, 2)])
     found = {each.what: each for each in find(there)}
     assert not found["role mallory"].goes(prune=True, destroy=True)
     assert "role mallory (SUPERUSER, member of pg_monitor)" in found["role mallory"].notice
