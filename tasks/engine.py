@@ -95,7 +95,7 @@ docker ps --format 'ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.
 docker network ls -q | xargs -r docker network inspect -f \\
   'network|{{.Name}}|{{index .Labels "com.docker.compose.project"}}|__SUBNETS__|__ATTACHED__'
 ls -d "${engine#*|}"/volumes/__STACK___postgres_data/_data/[0-9]* 2>/dev/null |
-  sed 's,.*/,cluster|,'
+  sed -n 's,^/.*/\\([0-9]*\\)$,cluster|\\1,p'
 docker image inspect -f '__IMAGE__' $(echo __IMAGES__ | sed "s/%/$glue/g") 2>/dev/null || :
 if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
   file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT

@@ -166,7 +166,7 @@ asks_for_password {address} {port}
 answer=$(redis-cli -p {port} SENTINEL CKQUORUM {name})
 case $answer in OK*) ;; *) echo "$answer"; exit 1 ;; esac
 id=$(redis-cli -p {port} SENTINEL MYID)
-grep -q "^sentinel myid $id" /var/lib/redis/sentinel-{port}/sentinel.conf ||
+timeout 5 grep -D skip -q "^sentinel myid $id" /var/lib/redis/sentinel-{port}/sentinel.conf ||
   {{ echo "cannot save its file"; exit 1; }}
 others=$(redis-cli --no-raw -p {port} SENTINEL MASTERS | sed -n 's/^ *2) "//p' |
   grep -vx '{name}"' | tr -d '"' | paste -s -d ,)

@@ -827,9 +827,11 @@ trap 'as_postgres "$bin/pg_ctl" stop -s -m immediate -D "$trial/data" 2>/dev/nul
   as_postgres rm -rf "$trial"' EXIT
 # What stands there as a link is tried as the file that will take its place.
 into() {{ as_postgres sh -c 'rm -f "$1"; umask 077; cat >"$1"' sh "$trial/etc/$1"; }}
-as_postgres cp -R "$etc" "$trial/etc"
-printf %s "$TRIAL_CONFIGURATION" | into {name}
-printf %s "$TRIAL_ACCESS" | into pg_hba.conf
+{{
+  as_postgres cp -R "$etc" "$trial/etc" && printf %s "$TRIAL_CONFIGURATION" | into {name} &&
+  printf %s "$TRIAL_ACCESS" | into pg_hba.conf
+}} 2>/dev/null || {{
+  echo "PostgreSQL keeps its old settings, since postgres cannot read or write $etc" >&2; exit 1; }}
 as_postgres "$bin/initdb" -D "$trial/data" --no-sync --locale C --encoding UTF8 >/dev/null
 options="-c data_directory=$trial/data -c config_file=$trial/etc/postgresql.conf"
 options="$options -c hba_file=$trial/etc/pg_hba.conf -c unix_socket_directories=$trial"

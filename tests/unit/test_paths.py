@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tasks.core import files, traces
 from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.remote import PATHS
+from tests.e2e.project import ROOT
 from tests.unit.helpers import carry_out, shell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
@@ -257,3 +259,59 @@ def test_a_name_with_a_line_break_adds_no_path() -> None:
     found = traces._parse((), lines)
     assert found.paths == {"redis-sentinel-1": ("/var/lib/redis/sentinel-1",)}
     assert found.data == ("/a",)
+
+
+# --- Who goes around it --------------------------------------------------------------------------
+
+# What changes a path, where a command begins; and who does it instead of root.
+_ACTS = re.compile(
+    r"(?:^|[;&|({'] ?|\b(?:then|do|else|trap) ['\"]?)"
+    r"(?:chown|chmod|install -d|mkdir|rm -\S+|mv|cp|ln|touch|sed -i|mkfifo) (?P<words>[^;&|]*)"
+)
+# Files that root has just made with mktemp, and places whose whole path is root's.
+_OF_ROOT = re.compile(
+    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f)\b|\{home\}/(?:key|cert)"
+    r"|/(?:etc/(?:cron\.d|service|redis|postgresql-common|datatier)|run|var/lib/datatier)\b"
+    r"|-o root -g postgres \{home\}|\{STATE_DIRECTORY\}|\{_HELD\}|\{_RECORD\}|__HOME__|docker/redis"
+    # redis-server of a trial, which root starts in a directory of its own; the records in traces.
+    r"|\"\$home\"|\{quoted\(\*sorted\(records\)\)\}"
+    # One level below /run, which is root's.
+    r"|\{\{ service\.runtime_directory \}\}"
+)
+# Of a script that a user's shell runs.
+_AS_THEM = re.compile(r"(?:as_postgres|set --|runuser -u \w+ --|\bat \S+) sh -c")
+
+# And the marker of a cluster that is being made, which a change of its own takes away.
+_FOR_PEOPLE = re.compile(r"and run again|others can|\{creating\}")
+
+
+def _around(path: Path) -> Iterator[str]:
+    for line in path.read_text().splitlines():
+        if line.lstrip().startswith("#") or _AS_THEM.search(line) or _FOR_PEOPLE.search(line):
+            continue
+        for act in _ACTS.finditer(line.strip().removeprefix('f"')):
+            if re.search(r"[$/{]", act["words"]) and not _OF_ROOT.search(act["words"]):
+                yield line.strip()
+
+
+SHELL = [
+    path
+    for place in ("tasks/**/*.py", "tasks/core/shell/*.sh", "templates/service/*")
+    for path in ROOT.glob(place)
+    if path.name != "paths.sh"
+]
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_nobody_goes_around_it(path: Path) -> None:
+    """Root's own places are named above; for all others there are `at`, `remove` and `File`."""
+    assert [*_around(path)] == []
+
+
+def test_who_goes_around_it_is_found(tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text(
+        'rm -rf "$data"\n[ -e x ] || touch {mark}\ncp -R "$etc" "$trial/etc"\n'
+        'remove "$data"\nas mv "$1" "$2"\nat "$f" touch "$f"\nrm -f "$errors"\n'
+    )
+    assert len([*_around(script)]) == 3
