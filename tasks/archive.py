@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tasks.core import certificates, psql, services
 from tasks.core.change import Change
@@ -97,6 +97,20 @@ def recovery(node: Node, server: Service, data: str, etc: str, port: int) -> lis
         supervisor=services.functions(node.manager),
     )
     return [Directory(directory), File(f"{directory}/restore-cluster.sh", content, mode="755")]
+
+
+def rivals_probe() -> Probe[list[str]]:
+    """Configurations that pgBackRest reads and that are not ours."""
+    places = "/etc/pgbackrest/pgbackrest.conf /etc/pgbackrest/conf.d/*.conf"
+    return Probe(f"ls -d {places} 2>/dev/null || true", list)
+
+
+def rivals(node: Node, found: Sequence[str]) -> list[Problem]:
+    """Our jobs would write into the repository of others, or ours would not be read at all."""
+    if backup_host(node.estate) is None:
+        return []
+    message = f"pgBackRest reads it with or before {CONFIG}, which Datatier writes: move it away"
+    return [Problem(node.name, path, message) for path in found]
 
 
 # --- Certificates --------------------------------------------------------------------------------

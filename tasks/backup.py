@@ -16,7 +16,7 @@ from backup.config import JOBS
 from tasks import archive
 from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
-from tasks.core.estate import Component, Estate, Node, here, on
+from tasks.core.estate import HOST, Component, Estate, Node, here, on
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.preflight import Listener
 from tasks.core.releases import RELEASES
@@ -192,6 +192,8 @@ def _checks(node: Node) -> list[Problem]:
         *_other_releases(node),
         *_old_python(node),
         *other_passphrase(node, before, there=found["artifacts"]),
+        *(Problem(node.name, "backup_dir", why) for why in found["occupied"]),
+        *archive.rivals(node, node.read(HOST)["rivals"]),
     ]
 
 
@@ -261,6 +263,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "services": services.probe(_services(node), node.manager),
         "certificate": archive.certificate_probe(node),
         "artifacts": artifacts_probe(node.the(BackupSettings).dir),
+        "occupied": files.occupied_probe("backups", node.the(BackupSettings).dir),
         "stanza": stanza_probe(node),
     }
 

@@ -200,13 +200,15 @@ def _records_probe(node: Node) -> Probe[dict[str, str]]:
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
-    inside = _inside(node)
+    inside, home = _inside(node), node.the(DockerSettings).project_dir
     for container in inside.nodes:
         container.reader = _reader(node, container)
     return {
         "files": files.probe(_entries(node)),
         "kernel": redis.kernel_probe(),
-        "artifacts": backup.artifacts_probe(f"{node.the(DockerSettings).project_dir}/backups"),
+        "artifacts": backup.artifacts_probe(f"{home}/backups"),
+        "occupied": files.occupied_probe("backups", f"{home}/backups"),
+        "taken": files.occupied_probe("docker", f"{home}/docker"),
         "engine": engine.probe(node, _images(node)),
         "records": _records_probe(node),
         **_inside_probes(node),
@@ -232,6 +234,10 @@ def _checks(node: Node) -> list[Problem]:
     return [
         *unfit,
         *backup.other_passphrase(keeper, before, there=said["artifacts"]),
+        *(
+            Problem(node.name, "docker_project_dir", why)
+            for why in (*said["occupied"], *said["taken"])
+        ),
         *_unremovable(node),
     ]
 
@@ -274,6 +280,14 @@ def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
             (
                 f"{chosen.debian} has PostgreSQL {version}, and the volume has a cluster of "
                 f"{found.cluster}: dump it, and load it in a new stack"
+            ),
+        )
+    if found.stranger:
+        yield (
+            "stack_name",
+            (
+                f"{found.stranger} has a cluster of PostgreSQL that another image made: dump it, "
+                "and give this stack another name or move the volume away"
             ),
         )
     places = {container.place for container in found.containers} - {chosen.project_dir}

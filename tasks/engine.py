@@ -40,6 +40,7 @@ class Engine:
         networks: subnets of the others, by name.
         foreign: ports that others' containers publish, and whose.
         cluster: the major version of PostgreSQL in the project's volume.
+        stranger: where that volume has a cluster which other images have made.
     """
 
     version: str = "absent"
@@ -53,6 +54,7 @@ class Engine:
     networks: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[int, str] = field(default_factory=dict)
     cluster: int = 0
+    stranger: str = ""
 
     def of(self, service: str) -> list[Container]:
         """The containers of a service."""
@@ -96,6 +98,9 @@ docker network ls -q | xargs -r docker network inspect -f \\
   'network|{{.Name}}|{{index .Labels "com.docker.compose.project"}}|__SUBNETS__|__ATTACHED__'
 ls -d "${engine#*|}"/volumes/__STACK___postgres_data/_data/[0-9]* 2>/dev/null |
   sed -n 's,^/.*/\\([0-9]*\\)$,cluster|\\1,p'
+find "${engine#*|}/volumes/__STACK___postgres_data/_data" -maxdepth 3 -name PG_VERSION \\
+  ! -path '*/_data/[0-9]*/main*' ! -path '*/_data/.*' -printf 'stranger|%h\\n' 2>/dev/null |
+  grep -x 'stranger|/[^|]*' | sort | head -n 1
 docker image inspect -f '__IMAGE__' $(echo __IMAGES__ | sed "s/%/$glue/g") 2>/dev/null || :
 if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
   file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT
@@ -156,6 +161,7 @@ def _parse(stack: str, lines: list[str]) -> Engine:
             for port in map(int, re.findall(r":(\d+)->", ports))
         },
         cluster=max((int(row[0]) for row in of("cluster")), default=0),
+        stranger="".join(row[0] for row in of("stranger")),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,8 +12,8 @@ from pydantic import Field
 from tasks import link
 from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, Trial, converge
-from tasks.core.estate import Component, Estate, Node, here, no_defaults, no_secrets, on
-from tasks.core.files import Directory, Entry, File, render
+from tasks.core.estate import HOST, Component, Estate, Node, here, no_defaults, no_secrets, on
+from tasks.core.files import MARK, Directory, Entry, File, Found, render
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe, Unreadable, quoted
 from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
@@ -55,6 +55,7 @@ class PgbouncerSettings(Settings):
     tcp_keepcnt: Positive = 5
     ignore_startup_parameters: Line = "extra_float_digits"
     prune: bool = False
+    adopt: bool = False
     extra: Extra = {}
 
     @property
@@ -155,7 +156,36 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 
 
 def _checks(node: Node) -> list[Problem]:
-    return unsupported(node, _version(node))
+    return [*unsupported(node, _version(node)), *_taken(node)]
+
+
+def _taken(node: Node) -> Iterator[Problem]:
+    """What is refused because others use it."""
+    foreign = _foreign(node)
+    if foreign and not node.the(PgbouncerSettings).adopt:
+        is_running = node.read("pgbouncer")["services"]["pgbouncer"].running
+        message = (
+            f"{' and '.join(foreign)} {'are' if foreign[1:] else 'is'} not Datatier's "
+            f"(PgBouncer is {'running' if is_running else 'stopped'}): "
+            "pgbouncer_adopt = True in one run replaces them and keeps copies"
+        )
+        yield Problem(node.name, "pgbouncer", message)
+
+
+def _foreign(node: Node) -> list[str]:
+    """Files of a PgBouncer that is not ours; those that the package brings are nobody's."""
+    said = node.read("pgbouncer")
+    found: Mapping[str, Found] = said["files"]
+    if MARK.encode() in found[_INI].content:
+        return []
+    taken = [
+        path
+        for path in files.strangers(found, node.read(HOST)["pristine"])
+        if path.startswith(COMPONENT.adopts)
+    ]
+    # The list of users has no mark of its own.
+    users_too = found[_USERLIST].content not in (b"", users(node).encode())
+    return [*taken, _USERLIST] if users_too else taken
 
 
 def unsupported(node: Node, version: tuple[int, int]) -> list[Problem]:
@@ -244,6 +274,8 @@ def _configuration(node: Node) -> Change | None:
     said = node.read("pgbouncer")
     pinned = _pinned(node)
     change = files.compare(_own_files(node, pinned), said["files"])
+    if change is not None and (foreign := _foreign(node)):
+        change = files.keeping(change, ["PgBouncer of others: adopt"], foreign)
     if change is None or not said["services"]["pgbouncer"].running:
         return change
     wanted = (configuration(node, pinned), users(node))
@@ -664,5 +696,13 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "pgbouncer", PgbouncerSettings, no_defaults, no_secrets, _rules, _listens, _probes, _checks
+    "pgbouncer",
+    PgbouncerSettings,
+    no_defaults,
+    no_secrets,
+    _rules,
+    _listens,
+    _probes,
+    _checks,
+    adopts=("/etc/pgbouncer/",),
 )

@@ -14,13 +14,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
-from tasks import archive, link
+from tasks import archive, clusters, link
 from tasks.core import certificates, files, packages, psql, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
-from tasks.core.estate import Component, Estate, Node, on
+from tasks.core.estate import HOST, Component, Estate, Node, on
 from tasks.core.files import Entry, File, render
 from tasks.core.preflight import Listener, hears
-from tasks.core.remote import Probe
+from tasks.core.remote import Probe, Unreadable
 from tasks.core.secrets import Secrets
 from tasks.core.services import Service
 from tasks.core.settings import (
@@ -173,6 +173,7 @@ class PostgresSettings(Settings):
     statement_timeout: Duration = "300s"
     lock_timeout: Duration = "10s"
     prune: bool = False
+    adopt: bool = False
     extra: Extra = {}
 
 
@@ -251,6 +252,9 @@ def _rules(everything: Estate) -> list[Problem]:
             for key in chosen.extra
             if not re.fullmatch(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?", key)
         ]
+        if chosen.adopt and chosen.prune:
+            message = "should not be set with postgres_prune: the cluster's roles would be dropped"
+            problems.append(Problem(node.name, "postgres_adopt", message))
         problems += _role_rules(node, chosen, known)
         problems += _limits(node, chosen)
     return problems
@@ -314,20 +318,30 @@ _LOOPBACK = "127.0.0.1", "localhost"
 
 def _listens(node: Node) -> list[Listener]:
     port = node.the(PostgresSettings).port
-    mine = Listener(port, "postgres_port", "postgres", "postgresql@")
+    mine = Listener(port, "postgres_port", "postgres", _unit(node))
     return [mine, archive.listener()] if archive.is_remote(node) else [mine]
 
 
 def _checks(node: Node) -> list[Problem]:
-    wanted = cluster_version(node)
-    others = [v for v in node.read("postgres")["clusters"] if v != wanted]
-    if not others:
-        return []
-    message = (
-        f"should be {others[0]}: the host has a cluster of PostgreSQL {others[0]}, and "
-        f"{wanted} would make an empty second one; upgrade it first (pg_upgradecluster)"
-    )
-    return [Problem(node.name, "postgres_version", message)]
+    wanted, found = cluster_version(node), _clusters(node)
+    if others := [version for version in found.versions if version != wanted]:
+        message = (
+            f"should be {others[0]}: the host has a cluster of PostgreSQL {others[0]}, and "
+            f"{wanted} would make an empty second one; upgrade it first (pg_upgradecluster)"
+        )
+        return [Problem(node.name, "postgres_version", message)]
+    refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in _refused(node)]
+    return refused + archive.rivals(node, node.read(HOST)["rivals"])
+
+
+def _clusters(node: Node) -> clusters.Clusters:
+    found: clusters.Clusters = node.read(HOST)["clusters"]
+    return found
+
+
+def _refused(node: Node) -> Iterator[str]:
+    adopt = node.the(PostgresSettings).adopt
+    return clusters.refused(cluster_version(node), _clusters(node), adopt=adopt)
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
@@ -335,17 +349,8 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 
     chosen = node.the(PostgresSettings)
     data = data_directory(node)
-    clusters = "ls -d /etc/postgresql/*/* /var/lib/postgresql/*/main 2>/dev/null | cut -d/ -f4,5"
     return {
         "packages": packages.probe(_packages(node)),
-        "clusters": Probe(
-            f"{clusters} | tr / '\\n' | grep -x '[0-9]*' | sort -un || true",
-            lambda lines: [int(line) for line in lines],
-        ),
-        "created": Probe(
-            f"if [ -e {data}/PG_VERSION ] && [ ! -e {_CREATING} ]; then echo yes; fi",
-            lambda lines: lines == ["yes"],
-        ),
         "files": files.probe(_files(node)),
         "services": services.probe(_services(node), node.manager),
         "certificate": archive.certificate_probe(node),
@@ -370,8 +375,6 @@ _OURS = "conf.d/datatier.conf"
 
 
 # --- Install -------------------------------------------------------------------------------------
-
-_CREATING = "/var/lib/postgresql/.datatier-creating"
 
 
 def cluster_version(node: Node, like: Node | None = None) -> int:
@@ -417,29 +420,15 @@ def _missing_packages(node: Node) -> Change | None:
     )
 
 
-# A cluster whose creation was interrupted has never run: it holds nothing and is made anew.
-_CREATE = """
-if [ -e {creating} ]; then rm -rf {data} {etc}; fi
-touch {creating}
-pg_createcluster {version} main --port {port} --locale {locale} --encoding UTF8 -- \\
-  --data-checksums --auth-local=peer --auth-host=scram-sha-256 >/dev/null
-rm {creating}
-"""
-
-
 def _missing_cluster(node: Node) -> Change | None:
-    if node.read("postgres")["created"]:
+    found, version = _clusters(node), cluster_version(node)
+    for why in _refused(node):
+        raise Unreadable(f"cluster {version}/main {why}")
+    if found.is_whole:
         return None
     chosen = node.the(PostgresSettings)
-    script = _CREATE.format(
-        creating=_CREATING,
-        data=data_directory(node),
-        etc=configuration_directory(node),
-        version=cluster_version(node),
-        port=chosen.port,
-        locale=chosen.locale,
-    )
-    return Change([f"cluster {cluster_version(node)}/main: create, with data checksums"], script)
+    script, variables = clusters.creation(version, chosen.port, chosen.locale)
+    return Change([f"cluster {version}/main: create, with data checksums"], script, variables)
 
 
 # --- Configure -----------------------------------------------------------------------------------
@@ -466,12 +455,22 @@ def _missing_key(node: Node) -> Change | None:
 def _configuration(node: Node) -> Change | None:
     said = node.read("postgres")
     change = files.compare(_files(node, _trusted(node)), said["files"])
+    if change is not None and _clusters(node).is_foreign:
+        change = _adopted(node, change)
     if change is None or said["server"].kind != "up":
         return change
     etc, wanted = configuration_directory(node), (configuration(node), access(node))
     now = (said["files"][f"{etc}/{name}"].content for name in (_OURS, "pg_hba.conf"))
     tried = [trial(node, _OURS, *wanted)] if [text.encode() for text in wanted] != [*now] else []
     return change.after(tried)
+
+
+def _adopted(node: Node, change: Change) -> Change:
+    """The change that also makes somebody's cluster ours."""
+    archives = archive.backup_host(node.estate) is not None
+    lines = clusters.adoption(cluster_version(node), _clusters(node), archives=archives)
+    etc = configuration_directory(node)
+    return files.keeping(change, lines, [f"{etc}/pg_hba.conf"])
 
 
 def _trusted(node: Node) -> str:
@@ -861,6 +860,10 @@ def trial(node: Node, name: str, configuration: str, access: str) -> Trial:
     return Trial(script, {"TRIAL_CONFIGURATION": configuration, "TRIAL_ACCESS": access})
 
 
+def _unit(node: Node) -> str:
+    return f"postgresql@{cluster_version(node)}-main.service"
+
+
 def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Service:
     """PostgreSQL as a service of a host or in a container.
 
@@ -871,7 +874,7 @@ def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Serv
 
     hold, release = pgbouncer.hold(node, console or partial(pgbouncer.console, node))
     version, port = cluster_version(node), node.the(PostgresSettings).port
-    unit = f"postgresql@{version}-main.service"
+    unit = _unit(node)
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
     etc = configuration_directory(node)
     command = f"{binary} -D {data_directory(node)} -c config_file={etc}/postgresql.conf"
@@ -901,5 +904,13 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "postgres", PostgresSettings, _defaults, _secrets, _rules, _listens, _probes, _checks
+    "postgres",
+    PostgresSettings,
+    _defaults,
+    _secrets,
+    _rules,
+    _listens,
+    _probes,
+    _checks,
+    adopts=("/etc/postgresql/",),
 )

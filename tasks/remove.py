@@ -10,12 +10,13 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from backup.arguments import SCRIPTS
-from tasks import archive, engine, redis, sentinel
+from tasks import archive, clusters, engine, redis, sentinel
 from tasks.backup import BackupSettings
-from tasks.core import estate, preflight, remote, traces
+from tasks.core import estate, packages, preflight, remote, traces
 from tasks.core.change import Change, Line, converge
 from tasks.core.estate import Estate, Node
-from tasks.core.remote import Probe, Unreadable, quoted
+from tasks.core.files import MARK
+from tasks.core.remote import Probe, Unreadable, quoted, shell
 from tasks.core.services import STATE_DIRECTORY
 from tasks.core.settings import Problem, Settings
 from tasks.core.surplus import DROPPED
@@ -30,16 +31,20 @@ from tasks.sentinel import SentinelSettings
 # --- What is on a host ---------------------------------------------------------------------------
 
 
-def probes(node: Node) -> dict[str, Probe[Traces]]:
-    """What one read of a host tells about what Datatier has left there."""
+def probes(node: Node) -> dict[str, Probe[Any]]:
+    """What one read of a host tells about what Datatier and others have left there."""
     chosen = node.of(RedisSettings)
+    postgres = PostgresSettings in node.settings
     return {
+        **({"clusters": clusters.probe(cluster_version(node))} if postgres else {}),
+        "rivals": archive.rivals_probe(),
+        "pristine": packages.pristine_probe(["pgbouncer", "pgbackrest"]),
         "traces": traces.probe(
             _backup(node).scripts_dir,
             [*_data(node)],
             chosen.ports if chosen else (),
             _scripts(node),
-        )
+        ),
     }
 
 
@@ -60,15 +65,14 @@ def _data(node: Node) -> Iterator[str]:
     """Globs of directories with data of the components that this host has."""
     if PostgresSettings in node.settings:
         version = cluster_version(node)
-        yield f"/etc/postgresql/{version}/main"
-        yield f"/var/lib/postgresql/{version}/main"
-        # What restores have kept beside it, and their log.
-        yield f"/var/lib/postgresql/{version}/main.*"
-        yield DROPPED
+        etc, data = f"/etc/postgresql/{version}/main", f"/var/lib/postgresql/{version}/main"
+        # Also what restores have kept beside it, and their log. The configuration tells that the
+        # cluster is ours, so it goes last.
+        yield f"$(is_ours {etc} {data} && echo {data} {data}.* {DROPPED} {etc})"
     if RedisSettings in node.settings:
         yield "/var/lib/redis/[0-9]*"
     if BackupSettings in node.settings:
-        yield _backup(node).dir
+        yield f'$(ours_in {quoted(_backup(node).dir)} "$in_backups")'
 
 
 # What a service or file of Datatier's is of, by how its name begins.
@@ -395,8 +399,14 @@ def _without_secrets(owner: str) -> str:
 # --- A project of containers ---------------------------------------------------------------------
 
 _PROJECT = """
-ls -d {home}/docker {home}/docker-compose.yml {records} 2>/dev/null | sed 's/^/path /'
-if [ -n "$(ls -A {home}/backups 2>/dev/null)" ]; then echo 'data {home}/backups'; fi
+ls -d {records} 2>/dev/null | sed 's/^/path /'
+if grep -rqsF '{mark}' {home}/docker; then
+  ours_in {home}/docker "$in_docker" | sed 's/^/path /'
+fi
+if grep -qsF '{mark}' {home}/docker-compose.yml; then echo path {home}/docker-compose.yml; fi
+for d in $(ours_in {home}/backups "$in_backups"); do
+  if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
+done
 if [ -e {home}/.env ]; then echo 'keeps {home}/.env'; fi
 command -v docker >/dev/null || exit 0
 docker info >/dev/null 2>&1 || {{ echo 'the engine does not answer' >&2; exit 1; }}
@@ -451,7 +461,8 @@ def _in_project(node: Node) -> Mapping[str, list[str]]:
     stack = node.stack.stack_name
     home = quoted(node.the(DockerSettings).project_dir)
     records = f"{STATE_DIRECTORY}/docker/{stack}"
-    probe = Probe(_PROJECT.format(home=home, stack=stack, records=records), _by_kind)
+    script = _PROJECT.format(home=home, stack=stack, records=records, mark=MARK)
+    probe = Probe(shell("ours") + script, _by_kind)
     found: Mapping[str, list[str]]
     found = remote.read(node.host, {"project": {"project": probe}}, "project")["project"]
     return found
@@ -502,11 +513,12 @@ def _stays(node: Node) -> Iterator[str]:
 
 
 _DESTROY = """
-for pid in /var/lib/postgresql/*/main/postmaster.pid; do
-  [ ! -e "$pid" ] || [ ! -d "/proc/$(peek "$pid" head -n 1 "$pid")" ] || {
-    echo "PostgreSQL runs in ${pid%/*}: stop it first" >&2; exit 1; }
+for each in {paths}; do
+  pid=$each/postmaster.pid
+  [ ! -e "$pid" ] || [ ! -d "/proc/$(peek "$pid" head -n 1 "$pid")" ] || {{
+    echo "PostgreSQL runs in $each: stop it first" >&2; exit 1; }}
 done
-destroy() { at "$1" find "$1" -xdev -mindepth 1 -delete; at "$1" rm -df "$1" 2>/dev/null || :; }
+destroy() {{ at "$1" find "$1" -xdev -mindepth 1 -delete; at "$1" rm -df "$1" 2>/dev/null || :; }}
 """
 
 
@@ -518,4 +530,4 @@ def _destroyed(node: Node) -> Change | None:
     steps = [f"destroy {quoted(path)}" for path in found.data]
     clusters = {path.removesuffix("/main") for path in found.data if path.endswith("/main")}
     steps += [f"at {path} rmdir --ignore-fail-on-non-empty {path}" for path in sorted(clusters)]
-    return Change(lines, "\n".join([_DESTROY, *steps]))
+    return Change(lines, "\n".join([_DESTROY.format(paths=quoted(*found.data)), *steps]))

@@ -21,7 +21,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
 from backup.text import shown
-from tasks.core import hide, preflight, remote, secrets
+from tasks.core import files, hide, preflight, remote, secrets
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
 from tasks.core.services import Manager
@@ -49,6 +49,7 @@ class Component:
         listens: the ports it wants on a host.
         probes: what one read of a host tells about it.
         checks: what was found on a host and must not be there.
+        adopts: directories whose files of others it refuses or adopts itself.
     """
 
     group: str
@@ -59,6 +60,7 @@ class Component:
     listens: Callable[[Node], list[Listener]]
     probes: Callable[[Node], dict[str, Probe[Any]]]
     checks: Callable[[Node], list[Problem]]
+    adopts: tuple[str, ...] = ()
 
 
 def no_defaults(
@@ -415,10 +417,20 @@ def _read(node: Node) -> list[Problem]:
         problems += preflight.intruders(node, _listeners(node))
         for component in node.components():
             problems += component.checks(node)
+            problems += _taken(node, component)
         node.read(HOST)
     except remote.Unreadable as unreadable:
         problems.append(Problem(node.name, "state", str(unreadable)))
     return problems
+
+
+def _taken(node: Node, component: Component) -> Iterator[Problem]:
+    """Files of others where ours should be, but for those that the component can adopt."""
+    found = node.read(component.group).get("files", {})
+    for path in files.strangers(found, node.read(HOST)["pristine"]):
+        if not path.startswith(component.adopts):
+            message = "is not Datatier's: move it away, or take what it says into the settings"
+            yield Problem(node.name, path, message)
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

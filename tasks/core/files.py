@@ -8,16 +8,21 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks.core.change import Change
-from tasks.core.remote import Probe, quoted
+from tasks.core.remote import Probe, assignments, quoted, shell
+
+# What says of a file that it is ours.
+MARK = "Written by Datatier"
+# Where copies of what an adoption replaces are kept: root's, and no removal takes them.
+COPIES = "/var/backups/datatier"
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 
@@ -52,7 +57,11 @@ class Directory:
 
 @dataclass(frozen=True)
 class Found:
-    """What stands at a path: kind is 'file', 'dir', 'other' or 'absent'."""
+    """What stands at a path: kind is 'file', 'dir', 'other' or 'absent'.
+
+    Attributes:
+        is_strange: others wrote it where a file of ours should be.
+    """
 
     kind: str
     mode: str = ""
@@ -61,6 +70,7 @@ class Found:
     content: bytes = b""
     uid: str = ""
     gid: str = ""
+    is_strange: bool = False
 
 
 Entry = File | Directory
@@ -98,11 +108,26 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
         places.setdefault(entry.path.rpartition("/")[0], []).append(entry.path)
 
     def parse(lines: list[str]) -> dict[str, Found]:
+        listed = {entry.path: entry for entry in entries}
         paths = [path for each in places.values() for path in each]
-        return {path: _found(line) for path, line in zip(paths, lines, strict=True)}
+        found = {path: _found(line) for path, line in zip(paths, lines, strict=True)}
+        return {
+            path: replace(now, is_strange=_is_strange(listed[path], now))
+            for path, now in found.items()
+        }
 
     looks = [f"look_at {quoted(place, *paths)}\n" for place, paths in places.items()]
     return Probe("".join(looks), parse)
+
+
+def _is_strange(entry: Entry, now: Found) -> bool:
+    """Whether others wrote it; a file of ours without our mark is in a directory of ours."""
+    if not isinstance(entry, File) or MARK not in entry.content:
+        return False
+    # A program, a link; where a service's user decides what stands there, it is just put right.
+    if now.kind in ("other", "dir"):
+        return entry.user == "root"
+    return bool(now.content.strip()) and MARK.encode() not in now.content
 
 
 def _found(line: str) -> Found:
@@ -166,6 +191,40 @@ while IFS= read -r line; do eval "order $line" || exit 1; done <<__ORDERS__
 $ORDERS
 __ORDERS__
 """
+
+
+def strangers(found: Mapping[str, Found], pristine: Collection[str]) -> list[str]:
+    """Paths where a file of ours should be and one of others is.
+
+    Args:
+        found: what a probe of files has read.
+        pristine: MD5 sums of files that packages bring: these are nobody's yet.
+    """
+    return [
+        path
+        for path, now in found.items()
+        if now.is_strange
+        and hashlib.md5(now.content, usedforsecurity=False).hexdigest() not in pristine
+    ]
+
+
+def occupied_probe(kind: Literal["backups", "docker"], directory: str) -> Probe[list[str]]:
+    """Why a directory cannot be ours: it would get our owner and mode, and a removal takes it."""
+    ask = f"if has_others_{kind} {quoted(directory)}; then echo occupied; fi"
+    why = f"{directory} has files of others: it should be empty, or not exist"
+    script = assignments({"MARK": MARK}) + shell("ours") + ask
+    return Probe(script, lambda lines: [why for _ in lines])
+
+
+def keeping(change: Change, lines: Sequence[str], paths: Sequence[str]) -> Change:
+    """The same change, which first makes copies of files.
+
+    Args:
+        lines: what else the plan says of it.
+    """
+    copies = [f"{path}: keep a copy, {COPIES}{path}" for path in paths]
+    script = f"copies={COPIES}\n{shell('keep')}keep {quoted(*paths)}\n{change.script}"
+    return replace(change, lines=[*lines, *copies, *change.lines], script=script)
 
 
 def mask(text: str, secret: str | None) -> str:

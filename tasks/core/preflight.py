@@ -26,7 +26,7 @@ class Listener:
     """A port that a service of ours wants, and the key that chose it.
 
     Attributes:
-        unit: the systemd unit, how its name begins, or the program that listens for it.
+        unit: the systemd unit, or the program that listens for it.
     """
 
     port: int
@@ -181,10 +181,15 @@ class Holder:
     cgroup: str
     parent: str
 
+    def __str__(self) -> str:
+        """What it is, for who has to stop it."""
+        units = re.findall(r"[^/ ]+\.service", self.cgroup)
+        return f"{self.command} ({', '.join([f'pid {self.pid}', *units[-1:]])})"
+
     def is_of(self, listener: Listener) -> bool:
         """Whether the supervisor runs this process as the service that wants the port."""
         return (
-            listener.unit in (self.command, *re.split(r"[ /]|(?<=@)", self.cgroup))
+            listener.unit in (self.command, *re.split(r"[ /]", self.cgroup))
             or self.parent.strip() == f"runsv {listener.service}"
         )
 
@@ -216,7 +221,7 @@ def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
         here = [holder for holder in holders if holder.port == listener.port]
         if here and not any(holder.is_of(listener) for holder in here):
             message = (
-                f"port {listener.port} is held by {here[0].command} (pid {here[0].pid}), "
+                f"port {listener.port} is held by {here[0]}, "
                 f"which is not {listener.service}: stop it or choose another port"
             )
             problems.append(Problem(node.name, listener.key, message))

@@ -56,7 +56,7 @@ _commands: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
 
 
 def shell(name: str) -> str:
-    """The functions of `tasks/core/shell/NAME.sh`, without the comments."""
+    """What `tasks/core/shell/NAME.sh` has, without the comments."""
     text = (Path(__file__).parent / "shell" / f"{name}.sh").read_text()
     return re.sub(r"(?m)^ *#.*\n", "", text)
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from tasks.core import packages
-from tasks.core.remote import Probe, quoted
+from tasks.core import packages, remote
+from tasks.core.files import MARK
+from tasks.core.remote import Probe, assignments, quoted
 from tasks.core.services import STATE_DIRECTORY, Manager, removal
 
 # Debian's own instance, which would take Redis's port.
@@ -108,7 +109,7 @@ def _rank(owner: str) -> int:
 
 # An instance that does not answer is not the master, whatever its file says.
 _READ = """
-{{ ls -d {named} 2>/dev/null; timeout 20 grep -D skip -ls 'Written by Datatier' {marked}
+{{ ls -d {named} 2>/dev/null; timeout 20 grep -D skip -ls '{mark}' {marked}
   grep -ls datatier /usr/sbin/policy-rc.d
   [ "$(readlink {mask})" != /dev/null ] || echo {mask}; }} | sort -u | sed 's/^/path /'
 ls -db {beside} 2>/dev/null | sed 's/^/beside /'
@@ -137,11 +138,12 @@ def probe(
     Args:
         scripts: the directory of the backup scripts.
         known: the names of the scripts, where the directory is this host's by the settings.
-        data: globs of directories that hold data.
+        data: globs of directories that hold data, or shell that prints some.
         ports: of the Redis instances that are not asked, because they are to be there.
     """
     script = _READ.format(
         named=" ".join(_NAMED),
+        mark=MARK,
         mask=f"/etc/systemd/system/{MASKED}.service",
         marked=" ".join([*_MARKED, f"{quoted(scripts)}/*.sh"]),
         beside=" ".join([*_BESIDE, *([f"{quoted(scripts)}/*"] if known else [])]),
@@ -149,6 +151,7 @@ def probe(
         state=STATE_DIRECTORY,
         ports=" ".join(map(str, ports)),
     )
+    script = assignments({"MARK": MARK}) + remote.shell("ours") + script
     return Probe(script, partial(_parse, {f"{scripts}/{name}" for name in known}))
 
 

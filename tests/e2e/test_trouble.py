@@ -17,6 +17,7 @@ from tests.e2e.project import PYINFRA, Data, Project, Run, footprint
 from tests.e2e.proof import Stack, admin, main_process, redis, said
 from tests.e2e.wait import eventually
 from tests.lab import OPERATOR_PASSWORD, Host, Lab
+from tests.lab.images import Release
 
 DATABASE = ("postgres", "pgbouncer")
 
@@ -455,9 +456,113 @@ def _check_never_starts_empty(estate: Estate, host: Host, password: str) -> None
     assert keys() == {"a", "b"}
 
 
+# --- What is there and is not ours ---------------------------------------------------------------
+
+_OWNER = "runuser -u postgres -- psql -XAtqw"
+_CLERK = "PGPASSWORD=clerks-own psql -XAtqw -h 127.0.0.1 -U clerk -d shop"
+_MARKER = "/var/lib/postgresql/.datatier-creating"
+
+
+def _somebodys_database(host: Host, version: int, *options: str) -> None:
+    """Debian's PostgreSQL and PgBouncer, in use: rows, a role of theirs, a client in both."""
+    packages = "apt-get install -y -q --no-install-recommends postgresql pgbouncer"
+    host.run(f"{packages} && pg_dropcluster --stop {version} main", timeout=180)
+    # What the first release has left behind where its creation failed.
+    host.run(f"touch {_MARKER}")
+    create = f"pg_createcluster {version} main {' '.join(options)}"
+    host.run(f"{create} && pg_ctlcluster {version} main start")
+    role = "CREATE ROLE clerk LOGIN PASSWORD 'clerks-own'"
+    host.run(f'cd / && {_OWNER} -c "CREATE DATABASE shop" -c "{role}"')
+    grant = "GRANT SELECT ON notes TO clerk"
+    host.run(f"cd / && {_OWNER} -d shop -c 'CREATE TABLE notes AS SELECT 7 AS n' -c '{grant}'")
+    host.run(
+        "sed -i 's/^.databases.*/&\\nshop = host=127.0.0.1/' /etc/pgbouncer/pgbouncer.ini"
+        ' && echo \'"clerk" "clerks-own"\' >/etc/pgbouncer/userlist.txt'
+        " && systemctl restart pgbouncer"
+    )
+    eventually(lambda: _serves_the_clerk(host, 5432, 6432), 20)
+
+
+def _serves_the_clerk(host: Host, *ports: int) -> None:
+    for port in ports:
+        assert said(host.run(f"{_CLERK} -p {port} -c 'TABLE notes'")) == "7"
+
+
+def _refuses_to_plan(estate: Estate, *lines: tuple[str, ...]) -> None:
+    """A dry run says the same and ends with 1 too."""
+    run = estate.project.pyinfra("--dry", "inventory.py", "deploy.py")
+    assert run.code == 1, run.output
+    check_lines(run, [*lines, ("nothing was changed",)])
+
+
+@pytest.mark.parametrize(("release", "version"), [("debian12", 15), ("debian13", 17)])
+def test_somebodys_cluster_and_pooler(
+    lab: Lab, tmp_path: Path, release: Release, version: int
+) -> None:
+    """In use, elsewhere, and beside a marker of ours: refused; adopted with all that is in them."""
+    host = lab.host("theirs", release)
+    estate = Estate(Project(tmp_path), {"theirs": (host, DATABASE)})
+    estate.describe()
+    home, elsewhere = f"/var/lib/postgresql/{version}/main", f"/srv/pg/{version}"
+    etc, cluster = f"/etc/postgresql/{version}/main", f"theirs: cluster {version}/main: "
+    _somebodys_database(host, version, "-d", elsewhere)
+    pooler = ("theirs: pgbouncer: /etc/pgbouncer/pgbouncer.ini and /etc/pgbouncer/userlist.txt",)
+    estate.refuses((cluster, f"has its data in {elsewhere}", home), pooler)
+
+    # Moved as the line says.
+    host.run(f"pg_ctlcluster {version} main stop")
+    host.run(f"install -d -o postgres -g postgres {home[:-5]} && mv {elsewhere} {home}")
+    host.run(f"sed -i \"s,'{elsewhere}','{home}',\" {etc}/postgresql.conf")
+    host.run(f"pg_ctlcluster {version} main start")
+    serving = main_process(host, f"postgresql@{version}-main")
+    theirs = (cluster, "is not Datatier's", "1 database", "postgres_adopt")
+    _refuses_to_plan(estate, theirs, pooler)
+    data = ("--data", "destroy_data=true", "--data", "confirm=psscript")
+    assert estate.project.plan("tasks.remove.deploy", *data).planned == set()
+    assert main_process(host, f"postgresql@{version}-main") == serving
+    _serves_the_clerk(host, 5432, 6432)
+
+    access = host.run(f"sha256sum <{etc}/pg_hba.conf").stdout
+    estate.project.settings({"postgres_adopt": True, "pgbouncer_adopt": True})
+    plan = estate.project.plan()
+    for line in ("1 database besides PostgreSQL's own): adopt", "PgBouncer of others: adopt"):
+        assert line in plan.output
+    assert estate.project.deploy().changed == plan.planned
+    estate.project.settings({})
+    assert estate.project.deploy().changed == set()
+    _serves_the_clerk(host, 5432)
+    assert Stack(host, estate.secrets).sql("SELECT 1") == "1"
+    copies = "/var/backups/datatier"
+    assert host.run(f"sha256sum <{copies}{etc}/pg_hba.conf").stdout == access
+    kept = host.run(f"stat -c '%a %U' {copies} {copies}/etc/pgbouncer/*").stdout.splitlines()
+    assert kept == ["700 root", "640 root", "640 root"]
+    assert "clerks-own" in host.run(f"cat {copies}/etc/pgbouncer/userlist.txt").stdout
+
+    # From now on it is ours, and another one is not: what it leaves behind proves nothing.
+    host.run(f"pg_dropcluster --stop {version} main && pg_createcluster {version} main")
+    estate.refuses((cluster, "is not Datatier's", "stopped", "no databases"))
+    host.run(f"pg_dropcluster {version} main")
+    host.run(f"pg_createcluster {version} app --port 5432 && pg_ctlcluster {version} app start")
+    estate.refuses(("theirs: postgres_port: port 5432 is held by postgres", f"{version}-app"))
+    host.run(f"pg_ctlcluster {version} app stop && install -d {home} && touch {home}/their-notes")
+    estate.refuses((cluster, f"{home} has files and is no cluster's"))
+    host.run(f"rm -r {home}")
+    assert ("PostgreSQL: cluster", "theirs") in estate.plans()
+    host.remove()
+
+
+def test_files_of_others_under_our_names(bare: Estate, settings: Project) -> None:
+    cache = bare.host("cache1")
+    cache.run("echo 'vm.swappiness = 1' >/etc/sysctl.d/60-datatier-redis.conf")
+    try:
+        bare.refuses(("cache1: /etc/sysctl.d/60-datatier-redis.conf: is not Datatier's",))
+    finally:
+        cache.run("rm /etc/sysctl.d/60-datatier-redis.conf")
+
+
 # --- Interrupted ---------------------------------------------------------------------------------
 
-CREATING = "/var/lib/postgresql/.datatier-creating"
+CREATING = "main.datatier-creating"
 POLICY = "/usr/sbin/policy-rc.d"
 
 
@@ -486,8 +591,14 @@ def test_a_first_run_that_is_cut_off(scratch: Scratch) -> None:
     host = estate.host("cut1")
     _power_cut(estate, host, "pidof dpkg")
     assert host.run(f"cat {POLICY}").stdout
-    _power_cut(estate, host, f"test -e {CREATING} && pidof initdb")
-    assert host.run(f"ls {CREATING} /var/lib/postgresql/15/main").stdout
+    _power_cut(estate, host, f"test -e /var/lib/postgresql/15/{CREATING} && pidof initdb")
+    assert host.run("ls /var/lib/postgresql/15").stdout.split() == [CREATING]
+    # Its configuration has its name already, its data have not.
+    _interrupt(estate, host, "test -e /etc/postgresql/15/main")
+    host.run(
+        f"test ! -e /var/lib/postgresql/15/main || mv /var/lib/postgresql/15/main "
+        f"/var/lib/postgresql/15/{CREATING}"
+    )
     _interrupt(estate, host, "test -e /etc/postgresql/15/main/conf.d/datatier.conf")
     estate.repairs()
     _check_whole(host)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from tasks import backup, pgbouncer, postgres, redis, rolling, sentinel
+from tasks.core import estate as estates
 from tasks.core import remote, sql
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
+from tasks.core.files import Found
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES
 from tasks.core.services import Status
@@ -387,7 +389,9 @@ def test_keys_that_this_hosts_pgbouncer_does_not_know(
     groups = {"postgres": ["@local"], "pgbouncer": ["@local"]}
     hosts = {"@local": {"address": "127.0.0.1", "_sudo": False, **data}}
     (one,) = helpers.estate(hosts, groups, tmp_path).nodes
-    knows(one, "pgbouncer", packages={})
+    absent = {path: Found("absent") for path in (pgbouncer._INI, pgbouncer._USERLIST)}
+    knows(one, "pgbouncer", packages={}, files=absent)
+    knows(one, estates.HOST, pristine=frozenset())
     assert [str(problem) for problem in pgbouncer._checks(one)] == expected
 
 

@@ -19,7 +19,7 @@ from tests.unit import helpers
 
 DEBIAN = ["debian 12", "none", "2048000", "0", "no"]
 # How a probe ends that has found nothing.
-NO_TRACES = "\x1ehost/traces 0"
+NOTHING_THERE = [f"\x1ehost/{name} 0" for name in ("rivals", "pristine", "traces")]
 FAKE = {"address": "10.0.0.1", "fake_delay": 0, "fake_delay_jitter": 0}
 
 
@@ -27,7 +27,7 @@ def connected(
     groups: tuple[str, ...], directory: Path, answers: list[str] = DEBIAN, **data: Any
 ) -> Estate:
     """One simulated host that says `answers` when asked what it is, and nothing else."""
-    responses: Mapping[str, Any] = {"/etc/os-release": answers, "host/traces": [NO_TRACES]}
+    responses: Mapping[str, Any] = {"/etc/os-release": answers, "host/traces": NOTHING_THERE}
     hosts = {"@fake/db1": {**FAKE, "fake_responses": responses, **data}}
     everything = helpers.estate(hosts, {group: ["@fake/db1"] for group in groups}, directory)
     for node in everything.nodes:

@@ -78,6 +78,10 @@ STACK: list[Case] = [
         (f"{component}_prune", "some", f"{component}_prune: should be true or false")
         for component in ("postgres", "pgbouncer", "redis", "sentinel")
     ),
+    *(
+        (f"{component}_adopt", "some", f"{component}_adopt: should be true or false")
+        for component in ("postgres", "pgbouncer")
+    ),
 ]
 
 UNKNOWN: list[Case] = [

@@ -1,0 +1,23 @@
+# Creates the cluster $VERSION/main under a name of ours; it gets its own when it is whole.
+new=main.datatier-creating etc=/etc/postgresql/$VERSION data=/var/lib/postgresql/$VERSION
+# A mount point or a link cannot be replaced: the cluster is made in it.
+where=$data/$new place=
+if [ -L "$data/main" ] || mountpoint -q "$data/main"; then where=$data/main place=$where; fi
+# An earlier run may have ended between the two renames.
+if [ ! -e "$etc/main/postgresql.conf" ]; then
+  remove "$etc/$new" "$data/$new"
+  pg_createcluster "$VERSION" "$new" ${place:+-d "$place"} --start-conf disabled --port "$PORT" \
+    --locale "$LOCALE" --encoding UTF8 -- --data-checksums --auth-local=peer \
+    --auth-host=scram-sha-256 >/dev/null
+  remove "/var/log/postgresql/postgresql-$VERSION-$new.log"
+  at "$etc/$new/x" sed -i 's/main\.datatier-creating/main/' "$etc/$new/postgresql.conf"
+  at "$etc/$new/x" sed -i 's/^disabled$/auto/' "$etc/$new/start.conf"
+  at "$etc/$new/x" sed -i "1i # $MARK" "$etc/$new/pg_hba.conf"
+  # What pg_dropcluster has left of ours.
+  at "$etc/main/conf.d/x" rm -f -- "$etc/main/conf.d/datatier.conf"
+  at "$etc/main/x" rmdir -- "$etc/main/conf.d" "$etc/main" 2>/dev/null || :
+  at "$where/x" sync -f "$where"
+  at "$etc/main" mv -T -- "$etc/$new" "$etc/main"
+fi
+[ -n "$place" ] || at "$data/main" mv -T -- "$where" "$data/main"
+at /var/lib/postgresql/x rm -f /var/lib/postgresql/.datatier-creating
