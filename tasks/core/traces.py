@@ -176,9 +176,10 @@ def _parse(known: Collection[str], lines: list[str]) -> Traces:
 def is_in_our_place(path: str) -> bool:
     """Whether a file that is not ours is where nobody else has a reason to put one.
 
-    Drop-ins of units and files in conf.d may be an administrator's.
+    Drop-ins of units and files in conf.d may be an administrator's, and so may be what is in a
+    chosen directory of scripts, such as /usr/local/bin.
     """
-    return not path.startswith(("/etc/systemd/", "/etc/postgresql/"))
+    return path.startswith(("/etc/cron.d/", "/scripts/"))
 
 
 def _owner(path: str) -> str:

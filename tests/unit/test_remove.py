@@ -36,7 +36,7 @@ def beside(tmp_path: Path, *, prune: bool = False) -> tuple[Change | None, list[
     groups = {group: ["db1"] for group in ("postgres", "backup")}
     everything = helpers.estate({"db1": data}, groups, tmp_path)
     node = helpers.node(everything, "db1")
-    (probe,) = remove.probes(node).values()
+    probe = remove.probes(node)["traces"]
     ours = ["/etc/cron.d/datatier-backup", "/scripts/backup.sh", "/scripts/restore-cluster.sh"]
     ours += ["/scripts/postgres-backup.sh", f"{UNITS}/redis-6379.service.d/datatier.conf"]
     ours += ["/etc/postgresql/15/main/conf.d/datatier.conf"]
@@ -68,6 +68,11 @@ def test_it_is_removed_only_where_nobody_else_puts_files(tmp_path: Path) -> None
     assert change.lines == ["/etc/cron.d/datatier-x: remove", "/scripts/x.sh: remove"]
     assert change.script == "rm -f -- /etc/cron.d/datatier-x /scripts/x.sh"
     assert [line.split(": ")[0] for line in told] == [f"{UNITS}/redis-6379.service.d/x.conf"]
+
+
+def test_a_chosen_directory_of_scripts_may_be_everybodys() -> None:
+    assert traces.is_in_our_place("/scripts/x.sh")
+    assert not traces.is_in_our_place("/usr/local/bin/aws")
 
 
 # --- Traces --------------------------------------------------------------------------------------
