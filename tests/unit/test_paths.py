@@ -270,7 +270,7 @@ _ACTS = re.compile(
 )
 # Files that root has just made with mktemp, and places whose whole path is root's.
 _OF_ROOT = re.compile(
-    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f)\b|\{home\}/(?:key|cert)"
+    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f|copies)\b|\{home\}/(?:key|cert)"
     r"|/(?:etc/(?:cron\.d|service|redis|postgresql-common|datatier)|run|var/lib/datatier)\b"
     r"|-o root -g postgres \{home\}|\{STATE_DIRECTORY\}|\{_HELD\}|\{_RECORD\}|__HOME__|docker/redis"
     # redis-server of a trial, which root starts in a directory of its own; the records in traces.
@@ -280,9 +280,7 @@ _OF_ROOT = re.compile(
 )
 # Of a script that a user's shell runs.
 _AS_THEM = re.compile(r"(?:as_postgres|set --|runuser -u \w+ --|\bat \S+) sh -c")
-
-# And the marker of a cluster that is being made, which a change of its own takes away.
-_FOR_PEOPLE = re.compile(r"and run again|others can|\{creating\}")
+_FOR_PEOPLE = re.compile(r"and run again|others can")
 
 
 def _around(path: Path) -> Iterator[str]:
