@@ -54,17 +54,18 @@ class Target:
 
     def options(self) -> list[str]:
         """The options of pgBackRest that say so."""
+        if self.lsn == "immediate":
+            timeline = "--recovery-option=recovery_target_timeline=current"
+            return ["--type=immediate", "--target-action=promote", timeline]
+        kind = "lsn" if self.lsn else "name" if self.name else "time"
         # The first timeline has no history file, which pgBackRest would ask for.
         own = self.name or self.timeline == 1
-        timeline = "current" if own else self.timeline or "latest"
-        return [*self._kind(), "--target-action=promote", f"--target-timeline={timeline}"]
-
-    def _kind(self) -> list[str]:
-        if self.lsn == "immediate":
-            return ["--type=immediate"]
-        if self.lsn:
-            return ["--type=lsn", f"--target={self.lsn}"]
-        return [f"--type={'name' if self.name else 'time'}", f"--target={self.name or self.time}"]
+        return [
+            f"--type={kind}",
+            f"--target={self.lsn or self.name or self.time}",
+            "--target-action=promote",
+            f"--target-timeline={'current' if own else self.timeline or 'latest'}",
+        ]
 
 
 @contextlib.contextmanager

@@ -21,13 +21,18 @@ MOMENT = "2026-11-22 14:03:00+00:00"
         (scratch.Target("L", time=MOMENT), ["--type=time", f"--target={MOMENT}", "latest"]),
         (scratch.Target("L", time=MOMENT, timeline=3), ["--type=time", f"--target={MOMENT}", "3"]),
         (scratch.Target("L", time=MOMENT, lsn="0/5"), ["--type=lsn", "--target=0/5", "latest"]),
-        (scratch.Target("L", time=MOMENT, lsn="immediate"), ["--type=immediate", "latest"]),
     ],
 )
 def test_a_target_is_said_in_full(target: scratch.Target, options: list[str]) -> None:
     *kind, timeline = options
     promoted = ["--target-action=promote", f"--target-timeline={timeline}"]
     assert target.options() == [*kind, *promoted]
+
+
+def test_the_end_of_a_backup_has_no_timeline_to_choose() -> None:
+    options = scratch.Target("L", time=MOMENT, lsn="immediate").options()
+    assert options[0] == "--type=immediate"
+    assert not any(option.startswith("--target-timeline") for option in options)
 
 
 @pytest.mark.parametrize(

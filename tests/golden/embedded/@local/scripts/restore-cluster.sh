@@ -320,14 +320,14 @@ fi
 [ -d "$data" ] || make "$data"
 as_postgres chmod 700 "$data"
 beside sh -c 'rm -f "$2"; echo "$1" >"$2"' sh "$stamp" "$marker"
-# restore TYPE TARGET
+# restore TYPE TARGET; the end of a backup is on its own timeline.
 restore() {
   as_postgres pgbackrest --stanza="$stanza" --set="$label" --type="$1" ${2:+"--target=$2"} $action \
-    --target-timeline="$follow" --process-max=2 $delta restore 9>&- ||
+    "$path=$follow" --process-max=2 $delta restore 9>&- ||
     fail "pgBackRest could not restore $label"
   say "$label is restored"
 }
-delta=''
+delta='' path=--target-timeline
 restore "$type" "$target"
 
 # --- Recover: closed to clients, until it is known where recovery ended --------------------------
@@ -421,6 +421,7 @@ if [ "$kind" = time ] && [ -z "${missed-}" ] && [ "$(half_dropped)" = t ]; then
   last_commit
   say "a DROP had begun: recovering again, to the last commit before $target"
   delta=--delta
+  [ -n "$commit" ] || path=--recovery-option=recovery_target_timeline follow=current
   if [ -n "$commit" ]; then restore lsn "$commit"; else restore immediate ''; fi
   start_recovery
 fi
