@@ -258,8 +258,8 @@ def test_who_is_beside_ours_is_told_and_goes(estate: Estate) -> None:
     for what in ('user "[/x]\\x1b[2J"', 'user "spy"', 'master "theirs"'):
         assert what in drift.stdout, drift.output
     assert "\x1b[2J" not in table.output + drift.output
-    estate.choose(restart=False, redis_prune=True, sentinel_prune=True)
-    assert estate.project.deploy().changed == {
+    prune = "--data", "redis_prune=true", "--data", "sentinel_prune=true"
+    assert estate.project.deploy("deploy.py", *prune).changed == {
         ("Redis: service", name),
         ("Redis: prune", name),
         ("Sentinel: prune", name),
@@ -267,9 +267,7 @@ def test_who_is_beside_ours_is_told_and_goes(estate: Estate) -> None:
     assert "NOAUTH" in proof.redis(host, PORT, "PING").stderr
     assert estate.redis(name, "ACL", "USERS") == "default"
     assert "theirs" not in estate.sentinel(name, "MASTERS")
-    del estate.choices["redis_prune"], estate.choices["sentinel_prune"]
-    estate.choose(restart=False)
-    assert estate.project.deploy().changed == set()
+    assert estate.project.plan().planned == set()
 
 
 @pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
