@@ -14,6 +14,8 @@ from backup import postgres as pg
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, run
 from backup.manifest import Manifest, all_of, update
+from backup.repository import USER
+from backup.session import tool
 
 
 def drill(config: Config, log: Log) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _postgres(config: Config, started: datetime, log: Log) -> dict[str, Any]:
             _read_everything(server)
         for manifest in dumps:
             with log.step(f"load of {manifest.name} and row counts"):
-                _load(config, server, manifest)
+                _load(config, server, manifest, log)
         with log.step("page checksums"):
             box = scratch.stop(config, server)
             box.run(server.binary("pg_checksums"), "--check", "-D", box.data)
@@ -72,16 +74,21 @@ def _postgres(config: Config, started: datetime, log: Log) -> dict[str, Any]:
     }
 
 
+_READERS = {
+    "pg_amcheck": ["-a", "--install-missing"],
+    "pg_dumpall": ["--no-sync", "-f", "/dev/null"],
+}
+
+
 def _read_everything(server: Postgres) -> None:
-    place = ["-h", server.host, "-p", str(server.port), "-U", "postgres", "-w"]
-    run([server.binary("pg_amcheck"), "-a", "--install-missing", *place])
-    run([server.binary("pg_dumpall"), "--no-sync", "-f", "/dev/null", *place])
+    for name, arguments in _READERS.items():
+        command, environment = tool(server, name, admin=True)
+        run([*command, *arguments], user=USER, env=environment)
 
 
-def _load(config: Config, server: Postgres, manifest: Manifest) -> None:
+def _load(config: Config, server: Postgres, manifest: Manifest, log: Log) -> None:
     pg.verify(config, manifest)
     name = f"drill_{manifest.stamp}"
-    restore.load_dump(config, server, manifest, name)
-    restore.require_counts(server, name, manifest.facts["rows"])
+    restore.load_dump(config, server, manifest, name, log)
     with pg.connect(server, "postgres", admin=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from backup import alert, catalogue, postgres, redis, scratch, swap
+from psycopg.rows import dict_row
+
+from backup import alert, catalogue, postgres, redis, scratch, session
 from backup.config import Config, Endpoint
 from backup.job import Failed, Log
 from backup.text import shown
 
 _FILE = "health.log"
+_CONSOLE_SECONDS = 5
 
 
 def check(config: Config, log: Log) -> None:
@@ -82,18 +84,10 @@ def _archive(config: Config) -> str:
 
 
 def _pooler(config: Config, pooler: Endpoint) -> str:
-    done = subprocess.run(
-        ["psql", "-XAw", "-F", "|", "-P", "footer=off", "-c", "SHOW DATABASES"],
-        env={**swap.console(postgres.server(config), pooler), "PGCONNECT_TIMEOUT": "5"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Failed(done.stderr.strip() or "no answer")
-    head, *rows = (line.split("|") for line in done.stdout.splitlines())
-    databases = [dict(zip(head, row, strict=True)) for row in rows]
-    if paused := [row["name"] for row in databases if row["paused"] != "0"]:
+    with session.console(postgres.server(config), pooler, _CONSOLE_SECONDS) as console:
+        cursor = console.cursor(row_factory=dict_row)
+        databases = cursor.execute("SHOW DATABASES").fetchall()
+    if paused := [row["name"] for row in databases if int(row["paused"])]:
         raise Failed(f"{paused[0]} is paused: give its console RESUME {paused[0]}")
     return f"{len(databases) - 1} databases"
 

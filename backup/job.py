@@ -118,11 +118,10 @@ def run(
     Raises:
         Failed: it exited with something else than 0; the message holds what it said of that.
     """
-    prefix = ["runuser", "-u", user, "--"] if user and os.geteuid() == 0 else []
     try:
         done = subprocess.run(
-            [*prefix, *command],
-            env={**os.environ, **(env or {})},
+            [*_as(user), *command],
+            env=_environment(env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -138,12 +137,23 @@ def run(
     return done.stdout
 
 
+def _as(user: str) -> list[str]:
+    return ["runuser", "-u", user, "--"] if user and os.geteuid() == 0 else []
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What a programme gets: messages that we can read, and of PostgreSQL's only what is given."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    return {**inherited, "LC_ALL": "C.UTF-8", **given}
+
+
 @dataclass(frozen=True)
 class Program:
     """A running programme whose streams somebody uses."""
 
     process: subprocess.Popen[bytes]
     _errors: IO[bytes]
+    _name: str
 
     def finish(self) -> None:
         """Waits for its end.
@@ -154,36 +164,31 @@ class Program:
         if self.process.wait():
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip()
-            raise Failed(f"{Path(str(self.process.args[0])).name}: {_gist(said)}")  # type: ignore[index]
+            raise Failed(f"{self._name}: {_gist(said)}")
 
 
 @contextlib.contextmanager
-def program(
-    command: Sequence[str], env: Mapping[str, str], *, stdin: int | None = None
-) -> Iterator[Program]:
-    """Starts a programme; one that the block does not finish is killed.
-
-    Its standard output is a pipe unless its standard input is one.
-    """
+def program(command: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Iterator[Program]:
+    """Starts a programme whose output is a pipe; one that the block does not finish is killed."""
     with tempfile.TemporaryFile() as errors:
+        # Without a process between, which a kill would hit in its place.
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         process = subprocess.Popen(
-            command,
-            env={**os.environ, **env},
-            stdin=stdin if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if stdin is not None else subprocess.PIPE,
+            [*become, *command],
+            env=_environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=errors,
             cwd="/",
         )
         try:
-            yield Program(process, errors)
+            yield Program(process, errors, Path(command[0]).name)
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _gist(said: str) -> str:

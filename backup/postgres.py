@@ -5,23 +5,21 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import shutil
-import subprocess
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import psycopg
-
-from backup import crypt, repository
+from backup import crypt, load, properties, repository
 from backup.config import Config, Postgres
-from backup.job import Failed, Log, program, stamp
+from backup.job import Failed, Log, program, run, stamp
 from backup.manifest import SUFFIX, Manifest, all_of, digest, finish
 from backup.retention import link_latest
+from backup.script import Script, Stream
+from backup.session import Connection, connect, tool
 
 # The last words of a whole dump; a pg_dump that began with \restrict ends with \unrestrict.
 _TRAILERS = {
@@ -41,29 +39,6 @@ def server(config: Config) -> Postgres:
     if config.postgres is None:
         raise Failed("this estate has no PostgreSQL")
     return config.postgres
-
-
-def connect(
-    postgres: Postgres, database: str, *, admin: bool = False
-) -> psycopg.Connection[tuple[Any, ...]]:
-    """A connection as the backup role, or as the superuser.
-
-    Raises:
-        Failed: the server does not answer or refuses.
-    """
-    try:
-        return psycopg.connect(
-            host=postgres.host,
-            port=postgres.port,
-            dbname=database,
-            user="postgres" if admin else postgres.user,
-            password=postgres.admin_password if admin else postgres.password,
-            connect_timeout=10,
-            autocommit=True,
-            options="-c statement_timeout=0 -c lock_timeout=0",
-        )
-    except psycopg.OperationalError as error:
-        raise Failed(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
 
 
 def await_start(config: Config, log: Log) -> None:
@@ -94,6 +69,7 @@ def full(config: Config, log: Log) -> list[Manifest]:
     postgres, moment = server(config), stamp()
     directory = config.artifacts("postgres")
     _clean(directory)
+    load.sweep(postgres)
     with log.step("physical backup"):
         physical = repository.take(config, "full")
     with log.step("restore point"):
@@ -155,8 +131,8 @@ def _dump(config: Config, kind: str, moment: str, database: str, point: dict[str
     name = stem + crypt.suffix(config)
     partial = directory / f".{name}.partial"
     try:
-        with _counted(postgres, database) as (snapshot, counted):
-            tool = _write(config, kind, database, snapshot, partial)
+        facts = _facts(postgres, database) if database else {}
+        version, rows = _write(config, kind, database, partial)
         _read_whole(config, kind, partial)
         checksum, size = digest(partial), partial.stat().st_size
         finish(partial, directory / name)
@@ -173,86 +149,82 @@ def _dump(config: Config, kind: str, moment: str, database: str, point: dict[str
         started=started.isoformat(timespec="seconds"),
         ended=ended.isoformat(timespec="seconds"),
         duration=round((ended - started).total_seconds(), 3),
-        facts={**point, "tool": tool, **counted},
+        facts={**point, "tool": version, "rows": rows, **facts},
     ).with_verification("read back whole", ended.isoformat(timespec="seconds"))
     manifest.write(directory)
     return manifest
 
 
-@contextmanager
-def _counted(postgres: Postgres, database: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A snapshot for the dump to use, and what it will contain, rows counted exactly."""
-    if not database:
-        yield "", {}
-        return
-    with connect(postgres, database) as connection, connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        row = connection.execute("SELECT pg_export_snapshot()").fetchone()
-        assert row is not None
-        yield row[0], {"rows": row_counts(connection), **described(connection)}
+def _facts(postgres: Postgres, database: str) -> dict[str, Any]:
+    with connect(postgres, database) as connection:
+        return described(connection)
 
 
-_SHARED = "ACCESS SHARE MODE"
-
-
-def row_counts(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int]:
-    """Exact row counts of all tables of a database, by qualified name."""
-    with connection.transaction():
-        return _counted_rows(connection)
-
-
-def _counted_rows(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, int]:
-    tables = connection.execute(
-        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
-        " AND schemaname !~ '^pg_temp_' ORDER BY 1"
-    ).fetchall()
-    if tables:
-        # None of them may go while they are counted, and then dumped.
-        connection.execute(f"LOCK TABLE {', '.join(name for (name,) in tables)} IN {_SHARED}")
-    counts = {}
-    for (table,) in tables:
-        row = connection.execute(f"SELECT count(*) FROM ONLY {table}").fetchone()
-        counts[table] = row[0] if row else 0
-    return counts
-
-
-def described(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, Any]:
-    """The owner of a connection's database, and what it takes on its server's disk in bytes."""
+def described(connection: Connection) -> dict[str, Any]:
+    """The owner of a connection's database, its size on disk in bytes, and its properties."""
     row = connection.execute(
         "SELECT pg_get_userbyid(datdba), pg_database_size(oid)"
         " FROM pg_database WHERE datname = current_database()"
     ).fetchone()
     assert row is not None
-    return {"owner": row[0], "database_bytes": row[1]}
+    return {
+        "owner": row[0],
+        "database_bytes": row[1],
+        "properties": properties.read(connection),
+        "not_in_dump": properties.not_in_dump(connection),
+    }
 
 
-def _write(config: Config, kind: str, database: str, snapshot: str, partial: Path) -> str:
-    """Dumps into the partial file, compressed and perhaps encrypted; returns the tool's version."""
+def _write(config: Config, kind: str, database: str, partial: Path) -> tuple[str, dict[str, int]]:
+    """Dumps into the partial file, compressed and perhaps encrypted.
+
+    Returns:
+        The tool's version, and the number of rows of each table in the file. They are counted
+        there: to ask the server is to plan a query, which runs what an owner's index has.
+    """
     postgres = server(config)
-    tool = "pg_dumpall" if kind == "globals" else "pg_dump"
-    binary = postgres.binary(tool)
-    command = [binary, "-h", postgres.host, "-p", str(postgres.port), "-U", postgres.user, "-w"]
+    name = "pg_dumpall" if kind == "globals" else "pg_dump"
+    command, environment = tool(postgres, name, database)
     # Passwords of roles are not for the backup role to read; they are in the settings.
-    command += (
-        ["--globals-only", "--no-role-passwords", "-l", "postgres"]
-        if kind == "globals"
-        else [f"--snapshot={snapshot}", "-d", database]
-    )
+    if kind == "globals":
+        command += ["--globals-only", "--no-role-passwords", "-l", "postgres"]
     with (
         partial.open("wb") as raw,
         crypt.writer(config, raw) as sealed,
-        program(command, {"PGPASSWORD": postgres.password}) as dump,
+        program(command, environment, user=repository.USER) as dump,
     ):
         assert dump.process.stdout is not None
         with gzip.GzipFile(fileobj=sealed, mode="wb", mtime=0, filename="") as packed:
-            shutil.copyfileobj(dump.process.stdout, packed, _CHUNK)
+            rows = row_counts(_Tee(dump.process.stdout, packed))
         dump.finish()
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.chmod(0o600)
-    version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
-    return version.stdout.strip()
+    return run([postgres.binary(name), "--version"]).strip(), rows
+
+
+class _Tee:
+    """What is read of it is also written."""
+
+    def __init__(self, source: IO[bytes], copy: gzip.GzipFile) -> None:
+        self._source = source
+        self._copy = copy
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes."""
+        chunk = self._source.read(size)
+        self._copy.write(chunk)
+        return chunk
+
+
+def row_counts(dump: Stream) -> dict[str, int]:
+    """The number of rows of each table in a dump, by qualified name."""
+    script = Script(dump)
+    return {
+        statement.name_after("COPY"): sum(rows.count(b"\n") for rows in script.rows())
+        for statement in script
+        if statement.copies
+    }
 
 
 def _read_whole(config: Config, kind: str, path: Path) -> None:

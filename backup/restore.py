@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from backup import postgres as pg
-from backup import repository, scratch
+from backup import properties, repository, scratch
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, Program, WrongUse, program, stamp
+from backup.load import Opener, load, sweep
 from backup.manifest import SUFFIX, Manifest, all_of
-from backup.swap import name_beside, quoted, swap
-
-_NO_LIMITS = "-c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=warning"
+from backup.properties import Properties
+from backup.script import Script, Stream
+from backup.session import quoted, tool
+from backup.swap import name_beside, swap
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a database has to hold after it was restored; bytes on the server's disk."""
+    """What a database has to be after it was restored; bytes on the server's disk.
+
+    Attributes:
+        rows: of a dump; those of a copy are compared while it is made.
+    """
 
     owner: str
     bytes: int
     rows: dict[str, int]
+    properties: Properties
+    unlogged: tuple[str, ...] = ()
 
 
 # --- What is restored ----------------------------------------------------------------------------
@@ -141,12 +147,18 @@ def from_dump(config: Config, given: str, log: Log, table: str = "") -> None:
     """
     with log.step("validation"):
         manifest = find(config, given)
-    content = Content(*(manifest.facts[key] for key in ("owner", "database_bytes", "rows")))
-    path = manifest.path(config.artifacts("postgres"))
+    # Manifests of the first release say nothing of properties.
+    known = manifest.facts.get("properties", {})
+    owner, size, rows = (manifest.facts[key] for key in ("owner", "database_bytes", "rows"))
+    content = Content(owner, size, rows, known)
     with _beside(config, manifest.of, content, log) as fresh:
-        with log.step(f"load into {fresh}"), pg.plain(config, path) as stream:
-            load(pg.server(config), fresh, stream)
+        with log.step(f"load into {fresh}"):
+            counts = load(pg.server(config), fresh, _dumped(config, manifest), log)
+        with log.step("row counts"):
+            require_counts(pg.server(config), fresh, counts, content.rows)
         _put(config, manifest.of, fresh, content, table, log)
+    for what in [] if table else manifest.facts.get("not_in_dump", []):
+        log.line(f"not restored: {what}: a dump does not have it; --time and --incremental do")
 
 
 def from_point(
@@ -161,8 +173,12 @@ def from_point(
         _require_room(live, sum(content.bytes for content in contents.values()))
         for database, content in contents.items():
             with _beside(config, database, content, log) as fresh:
+                if table in content.unlogged:
+                    raise Failed(f"{table} is unlogged: a dump has its rows, a moment does not")
+                for name in [] if table else content.unlogged:
+                    log.line(f"not restored: rows of {name}: it is unlogged, so WAL has none")
                 with log.step(f"copy into {fresh}"):
-                    _copy(source, database, live, fresh)
+                    load(live, fresh, _dump_of(source, database, admin=True), log)
                 _put(config, database, fresh, content, table, log)
     if left := [database for database in databases if database not in contents]:
         raise Failed(f"{', '.join(left)}: not whole at that point, so not restored; the others are")
@@ -171,17 +187,24 @@ def from_point(
 def _content(source: Postgres, database: str) -> Content:
     with pg.connect(source, database, admin=True) as connection:
         described = pg.described(connection)
-        return Content(described["owner"], described["database_bytes"], pg.row_counts(connection))
+        owner, size = described["owner"], described["database_bytes"]
+        unlogged = connection.execute(
+            "SELECT format('%I.%I', nspname, relname) FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE relpersistence = 'u' AND relkind = 'r' ORDER BY 1"
+        ).fetchall()
+        names = tuple(name for (name,) in unlogged)
+        return Content(owner, size, {}, described["properties"], names)
 
 
 def _put(config: Config, database: str, fresh: str, content: Content, table: str, log: Log) -> None:
     live = pg.server(config)
-    with log.step("row counts"):
-        require_counts(live, fresh, content.rows)
     if table:
         _put_table(live, database, fresh, table, log)
-    else:
-        swap(live, database, fresh, log)
+        return
+    with log.step("statistics"), pg.connect(live, fresh, admin=True) as connection:
+        connection.execute("ANALYZE")
+    swap(live, database, fresh, content.properties, log)
 
 
 @contextlib.contextmanager
@@ -192,8 +215,12 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
     _require_room(live, content.bytes)
     with pg.connect(live, "postgres", admin=True) as connection:
         _drop_leftovers(connection, database)
-        create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0")
-        connection.execute(create.format(sql.Identifier(fresh), sql.Identifier(content.owner)))
+        sweep(live)
+        like = content.properties
+        if not like and _exists(live, database):
+            with pg.connect(live, database, admin=True) as other:
+                like = properties.read(other)
+        properties.create(connection, fresh, content.owner, like, log)
     try:
         yield fresh
     except BaseException:
@@ -249,45 +276,22 @@ def _require_room(live: Postgres, size: int) -> None:
 # --- Content -------------------------------------------------------------------------------------
 
 
-def load(live: Postgres, database: str, stream: IO[bytes] | Any, before: bytes = b"") -> None:
-    """Feeds plain SQL to psql: all of it, or nothing is committed.
-
-    Raises:
-        Failed: psql or the decompression failed.
-    """
-    command = [
-        live.binary("psql"),
-        *("-XAtq", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
-        *("-h", live.host, "-p", str(live.port), "-U", "postgres", "-d", database, "-f", "-"),
-    ]
-    environment = {"PGPASSWORD": live.admin_password, "PGOPTIONS": _NO_LIMITS}
-    with program(command, environment, stdin=subprocess.PIPE) as psql:
-        assert psql.process.stdin is not None
-        # It ends early where a statement fails; what it says of that is the reason then.
-        with contextlib.suppress(BrokenPipeError):
-            _feed(psql.process.stdin, before, stream)
-        psql.finish()
+def _dumped(config: Config, manifest: Manifest) -> Opener:
+    """The SQL of an artifact."""
+    return lambda _: pg.plain(config, manifest.path(config.artifacts("postgres")))
 
 
-def _feed(psql: IO[bytes], before: bytes, stream: IO[bytes] | Any) -> None:
-    # Not psql's own single transaction: that is committed when its input ends, even by kill -9.
-    psql.write(b"BEGIN;\n" + before)
-    while chunk := stream.read(1 << 20):
-        psql.write(chunk)
-    psql.write(b"\nCOMMIT;\n")
-    psql.close()
+def _dump_of(source: Postgres, database: str, *options: str, admin: bool) -> Opener:
+    """What pg_dump writes of a database."""
 
+    @contextlib.contextmanager
+    def opened(outline: bool) -> Iterator[_Whole]:
+        command, environment = tool(source, "pg_dump", database, admin=admin)
+        command += [*options, *(["--schema-only"] if outline else [])]
+        with program(command, environment, user=repository.USER) as dump:
+            yield _Whole(dump)
 
-def _copy(
-    source: Postgres, database: str, live: Postgres, fresh: str, *options: str, before: bytes = b""
-) -> None:
-    command = [
-        live.binary("pg_dump"),
-        *("-h", source.host, "-p", str(source.port), "-U", "postgres", "-w", "-d", database),
-        *options,
-    ]
-    with program(command, {"PGPASSWORD": source.admin_password}) as dump:
-        load(live, fresh, _Whole(dump), before)
+    return opened
 
 
 class _Whole:
@@ -296,7 +300,7 @@ class _Whole:
     def __init__(self, dump: Program) -> None:
         self._dump = dump
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """The next bytes.
 
         Raises:
@@ -309,61 +313,142 @@ class _Whole:
         return chunk
 
 
-def require_counts(live: Postgres, database: str, wanted: dict[str, int]) -> None:
+def require_counts(
+    server: Postgres, database: str, counts: dict[str, int], wanted: dict[str, int]
+) -> None:
     """Compares exact row counts.
 
     Raises:
         Failed: a table is missing, or has another number of rows.
     """
-    with pg.connect(live, database, admin=True) as connection:
-        now = pg.row_counts(connection)
-    for table in sorted(set(wanted) | set(now)):
-        if wanted.get(table) != now.get(table):
-            raise Failed(f"{table}: {now.get(table)} rows, and the backup has {wanted.get(table)}")
+    with pg.connect(server, database, admin=True) as connection:
+        # A dump has no rows of partitioned tables and of extensions, which old manifests count.
+        others = {
+            name
+            for (name,) in connection.execute(
+                "SELECT format('%I.%I', nspname, relname) FROM pg_class c"
+                " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'p' OR EXISTS"
+                " (SELECT FROM pg_depend d WHERE d.objid = c.oid AND deptype = 'e')"
+            ).fetchall()
+        }
+    for table in sorted((set(wanted) | set(counts)) - others):
+        if wanted.get(table) != counts.get(table):
+            raise Failed(
+                f"{table}: {counts.get(table)} rows, and the backup has {wanted.get(table)}"
+            )
 
 
 # --- One table -----------------------------------------------------------------------------------
 
 
 def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) -> None:
-    """Brings a table that is gone back to its place; beside one that is there, its content."""
+    """Brings a table that is gone back to its place; beside one that is there, its content.
+
+    It is loaded into a schema of its own, which a kill leaves behind: it can be dropped.
+    """
     schema, name = _table(live, fresh, table)
-    pattern = f"--table={quoted(schema)}.{quoted(name)}"
-    if _table_or_none(live, database, f"{quoted(schema)}.{quoted(name)}") is None:
-        with log.step(f"table {schema}.{name}"):
-            _copy(live, fresh, live, database, pattern)
-            _require_same(live, (fresh, schema), (database, schema), name)
-        log.line(f"{schema}.{name} is back in {database}")
-        return
+    gone = _table_or_none(live, database, f"{quoted(schema)}.{quoted(name)}") is None
+    relatives = _relatives(live, fresh, schema, name)
     beside = f"restored_{stamp()}"
-    with log.step(f"table {beside}.{name}"):
-        with pg.connect(live, fresh, admin=True) as connection:
-            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(beside)))
-            connection.execute(
-                sql.SQL("ALTER TABLE {} SET SCHEMA {}").format(
-                    sql.Identifier(schema, name), sql.Identifier(beside)
-                )
-            )
-        # No keys and indexes: they could refer to what the live database does not have.
-        sections = ("--section=pre-data", "--section=data")
+    with log.step(f"table {beside}.{name}"), _schema(live, (fresh, database), beside):
+        if not gone:
+            _set_free(live, fresh, (schema, name))
+        _move(live, fresh, name, schema, beside)
+        # Beside another one no keys and indexes: they could refer to what the database lacks.
+        sections = () if gone else ("--section=pre-data", "--section=data")
         pattern = f"--table={quoted(beside)}.{quoted(name)}"
-        create = f"CREATE SCHEMA {quoted(beside)};\n".encode()
-        _copy(live, fresh, live, database, pattern, *sections, before=create)
-        _require_same(live, (fresh, beside), (database, beside), name)
-    log.line(f"{database} has its {schema}.{name} as before, and the backup's as {beside}.{name}")
-
-
-def _require_same(live: Postgres, one: tuple[str, str], other: tuple[str, str], name: str) -> None:
-    counts = [_count(live, database, schema, name) for database, schema in (one, other)]
-    if counts[0] != counts[1]:
-        raise Failed(f"{name}: {counts[1]} rows have arrived of {counts[0]}")
-
-
-def _count(live: Postgres, database: str, schema: str, name: str) -> int:
+        dump = _dump_of(live, fresh, pattern, *sections, admin=False)
+        load(live, database, dump, log, [quoted(beside), quoted(schema)])
+    if not gone:
+        log.line(f"{database} has its {schema}.{name} as before, the backup's as {beside}.{name}")
+        return
+    _move(live, database, name, beside, schema)
     with pg.connect(live, database, admin=True) as connection:
-        count = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, name))
-        row = connection.execute(count).fetchone()
-    return int(row[0]) if row else 0
+        connection.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(beside)))
+        connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, name)))
+    log.line(f"{schema}.{name} is back in {database}")
+    back = _relatives(live, database, schema, name)
+    for what in relatives.keys() - back.keys():
+        log.line(f"not restored: {what}: {relatives[what]}")
+
+
+@contextlib.contextmanager
+def _schema(live: Postgres, databases: tuple[str, str], name: str) -> Iterator[None]:
+    """A schema in two databases; what fails leaves it in neither."""
+    fresh, database = databases
+    for each in databases:
+        with pg.connect(live, each, admin=True) as connection:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+            if each == fresh:
+                enter = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
+                connection.execute(enter.format(sql.Identifier(fresh), sql.Identifier(live.user)))
+    try:
+        yield
+    except BaseException:
+        with pg.connect(live, database, admin=True) as connection:
+            drop = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE")
+            connection.execute(drop.format(sql.Identifier(name)))
+        raise
+
+
+def _set_free(live: Postgres, fresh: str, table: tuple[str, str]) -> None:
+    """Beside the one that is there it is no partition and no child: rows would count twice."""
+    with pg.connect(live, fresh, admin=True) as connection:
+        rows = connection.execute(
+            "SELECT format(CASE WHEN c.relispartition THEN 'ALTER TABLE %%s DETACH PARTITION %%s'"
+            "  ELSE 'ALTER TABLE %%2$s NO INHERIT %%1$s' END,"
+            "  inhparent::regclass, inhrelid::regclass)"
+            " FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
+            " JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s",
+            table,
+        ).fetchall()
+        for (statement,) in rows:
+            connection.execute(statement.encode())
+
+
+def _move(live: Postgres, database: str, name: str, schema: str, to: str) -> None:
+    with pg.connect(live, database, admin=True) as connection:
+        move = sql.SQL("ALTER TABLE {} SET SCHEMA {}")
+        connection.execute(move.format(sql.Identifier(schema, name), sql.Identifier(to)))
+
+
+def _relatives(live: Postgres, database: str, schema: str, name: str) -> dict[str, str]:
+    """What other things have of a table, each with the way to make it again."""
+    with pg.connect(live, database, admin=True) as connection:
+        found = connection.execute(_RELATIVES, {"schema": schema, "name": name}).fetchall()
+    return {what: statement for what, statement in found}
+
+
+_RELATIVES = """
+WITH it AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+            WHERE nspname = %(schema)s AND relname = %(name)s)
+SELECT format('foreign key %%I of %%s', conname, conrelid::regclass),
+       format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname,
+              pg_get_constraintdef(k.oid))
+FROM pg_constraint k WHERE contype = 'f' AND confrelid IN (SELECT oid FROM it)
+  AND conrelid <> confrelid AND conparentid = 0
+UNION ALL
+SELECT DISTINCT format('view %%s', v.oid::regclass), 'make it again, with what is made of it'
+FROM pg_depend d JOIN pg_rewrite r ON r.oid = objid AND classid = 'pg_rewrite'::regclass
+JOIN pg_class v ON v.oid = ev_class
+WHERE refclassid = 'pg_class'::regclass AND refobjid IN (SELECT oid FROM it)
+  AND v.oid <> refobjid
+UNION ALL
+SELECT format('publication %%I', pubname),
+       format('ALTER PUBLICATION %%I ADD TABLE %%I.%%I', pubname, %(schema)s::text, %(name)s::text)
+FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid
+WHERE prrelid IN (SELECT oid FROM it)
+UNION ALL
+SELECT format('child %%s', inhrelid::regclass), 'it inherits from nothing now'
+FROM pg_inherits WHERE inhparent IN (SELECT oid FROM it)
+UNION ALL
+SELECT format('statistics %%I', stxname), pg_get_statisticsobjdef(oid)
+FROM pg_statistic_ext WHERE stxrelid IN (SELECT oid FROM it)
+UNION ALL
+SELECT pg_describe_object(classid, objid, objsubid), 'make it again'
+FROM pg_depend d JOIN pg_type t ON t.oid = refobjid AND refclassid = 'pg_type'::regclass
+WHERE typrelid IN (SELECT oid FROM it) AND classid = 'pg_proc'::regclass
+"""
 
 
 def _table(live: Postgres, database: str, table: str) -> tuple[str, str]:
@@ -394,32 +479,40 @@ def dump_to_scratch(config: Config, given: str, log: Log) -> None:
     with log.step("validation"):
         manifest = find(config, given)
     with scratch.empty(config, log, manifest.facts["database_bytes"]) as server:
-        load_dump(config, server, manifest, manifest.of)
-        require_counts(server, manifest.of, manifest.facts["rows"])
+        load_dump(config, server, manifest, manifest.of, log)
         _hold(server, manifest.of, log)
 
 
-def load_dump(config: Config, server: Postgres, manifest: Manifest, database: str) -> None:
-    """Loads an artifact into a new database of a scratch server, with the roles it needs."""
+def load_dump(
+    config: Config, server: Postgres, manifest: Manifest, database: str, log: Log
+) -> None:
+    """Loads an artifact into a new database of a scratch server, with the roles it needs.
+
+    Raises:
+        Failed: it does not load, or has other row counts than its manifest says.
+    """
     directory = config.artifacts("postgres")
     for other in all_of(directory):
         if other.kind == "globals" and other.stamp == manifest.stamp:
             pg.verify(config, other)
             with pg.plain(config, other.path(directory)) as stream:
-                _create_roles(server, stream.read())
+                _create_roles(server, stream)
     with pg.connect(server, "postgres", admin=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE template0")
-        connection.execute(create.format(sql.Identifier(database)))
-    with pg.plain(config, manifest.path(directory)) as stream:
-        load(server, database, stream)
+        known = manifest.facts.get("properties", {})
+        properties.create(connection, database, manifest.facts["owner"], known, log)
+    counts = load(server, database, _dumped(config, manifest), log)
+    require_counts(server, database, counts, manifest.facts["rows"])
 
 
-def _create_roles(server: Postgres, globals_: bytes) -> None:
+def _create_roles(server: Postgres, globals_: Stream) -> None:
+    """The names of the roles, none of which may log in or do anything else."""
     with pg.connect(server, "postgres", admin=True) as connection:
         there = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
-    for line in globals_.decode().splitlines():
-        if line.startswith("CREATE ROLE ") and line[12:].rstrip(";").strip('"') not in there:
-            load(server, "postgres", io.BytesIO(line.encode()))
+        for statement in Script(globals_):
+            role = statement.text[len(b"CREATE ROLE ") :].decode().strip()
+            name = role[1:-1].replace('""', '"') if role.startswith('"') else role
+            if statement.starts("CREATE", "ROLE") and name not in there:
+                connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
 
 
 def point_to_scratch(config: Config, database: str, target: scratch.Target, log: Log) -> None:

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-import psycopg
 from psycopg import errors, sql
 
 from backup import postgres as pg
+from backup import properties
 from backup.config import Endpoint, Postgres
 from backup.job import Failed, Log, stamp
+from backup.properties import Properties
+from backup.session import Connection, quoted
 
 # How long PgBouncer may take to let running transactions finish before the swap is given up.
 PAUSE_SECONDS = 30
@@ -23,24 +24,25 @@ _TIMED_OUT = 124
 # A client that connects directly may come back between its end and the rename.
 RENAME_TRIES = 3
 
-# Settings that hold a list of names, each quoted on its own where it has to be.
-_LISTS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
 
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-def swap(live: Postgres, database: str, fresh: str, log: Log) -> str:
+def swap(live: Postgres, database: str, fresh: str, wanted: Properties, log: Log) -> str:
     """Puts `fresh` in the place of `database`; returns the name that the old one is kept under.
+
+    Args:
+        wanted: what the backup knows of the database, for what the live one does not say.
 
     Raises:
         Failed: the clients could not be held back; the live database is as it was.
     """
     kept = name_beside(database, "before")
     with log.step("settings and privileges of the database"):
-        _carry_over(live, database, fresh)
+        properties.give(live, database, fresh, wanted, log)
     with log.step("swap"), paused(live, database, log):
         _rename(live, database, fresh, kept)
         log.line(f"{database} is restored; what it was is kept as {kept} until you drop it")
+    with pg.connect(live, "postgres", admin=True) as connection:
+        for line in properties.left_behind(connection, kept):
+            log.line(line)
     return kept
 
 
@@ -77,51 +79,6 @@ def _exists(connection: Connection, database: str) -> bool:
     return row.fetchone() is not None
 
 
-# --- What belongs to the database and not to its content -----------------------------------------
-
-
-def _carry_over(live: Postgres, database: str, fresh: str) -> None:
-    with pg.connect(live, "postgres", admin=True) as connection, connection.transaction():
-        _carry_settings(connection, database, fresh)
-        _carry_privileges(connection, database, fresh)
-
-
-def _carry_settings(connection: Connection, database: str, fresh: str) -> None:
-    rows = connection.execute(
-        "SELECT CASE WHEN setrole <> 0 THEN pg_get_userbyid(setrole) END, unnest(setconfig)"
-        " FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase WHERE datname = %s",
-        (database,),
-    ).fetchall()
-    place = sql.SQL("DATABASE {}").format(sql.Identifier(fresh))
-    for role, setting in rows:
-        key, value = setting.split("=", 1)
-        whose = sql.SQL("ROLE {} IN ").format(sql.Identifier(role)) if role else sql.SQL("")
-        new = sql.SQL(value) if key in _LISTS else sql.Literal(value)
-        connection.execute(
-            sql.SQL("ALTER {}{} SET {} = {}").format(whose, place, sql.SQL(key), new)
-        )
-
-
-def _carry_privileges(connection: Connection, database: str, fresh: str) -> None:
-    rows = connection.execute(
-        "SELECT CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END, privilege_type,"
-        " is_grantable FROM pg_database, aclexplode(datacl) WHERE datname = %s",
-        (database,),
-    ).fetchall()
-    name = sql.Identifier(fresh)
-    if rows:
-        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
-    for role, privilege, grantable in rows:
-        connection.execute(
-            sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-                sql.SQL(privilege),
-                name,
-                sql.Identifier(role) if role else sql.SQL("PUBLIC"),
-                sql.SQL(" WITH GRANT OPTION" if grantable and role else ""),
-            )
-        )
-
-
 # --- Clients wait --------------------------------------------------------------------------------
 
 
@@ -150,18 +107,17 @@ def _answers(pooler: Endpoint) -> bool:
 def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
     # A child that outlives us: when its pipe closes, however we end, it resumes the database.
     guard = subprocess.Popen(
-        [sys.executable, "-c", _GUARD],
+        [sys.executable, "-P", "-c", _CONSOLE, f"RESUME {quoted(database)}", "RELOAD"],
         stdin=subprocess.PIPE,
         start_new_session=True,
-        env={**console(live, pooler), "RESUME": f"RESUME {quoted(database)}"},
+        env=_console(live, pooler, GUARD="1"),
     )
     assert guard.stdin is not None
     pipe = guard.stdin.fileno()
     try:
         # It would go on opening connections to fill the pool, and hold it against the database
         # that one of them failed: https://www.pgbouncer.org/config.html#server_login_retry
-        _command(live, pooler, "SET min_pool_size = 0", pipe)
-        _command(live, pooler, f"PAUSE {quoted(database)}", pipe)
+        _commands(live, pooler, pipe, "SET min_pool_size = 0", f"PAUSE {quoted(database)}")
         yield
     finally:
         guard.stdin.close()
@@ -172,35 +128,45 @@ def _paused(live: Postgres, pooler: Endpoint, database: str) -> Iterator[None]:
         )
 
 
-_GUARD = """
-import os, subprocess, sys
-sys.stdin.buffer.read()
-failed = False
-for command in (os.environ["RESUME"], "RELOAD"):
-    psql = ["psql", "-XAtqw", "-c", command]
-    done = subprocess.run(psql, capture_output=True, text=True)
-    failed |= done.returncode != 0 and "not paused" not in done.stderr
-sys.exit(failed)
+# Commands to PgBouncer's console, which knows no transaction and no start options; a guard waits.
+_CONSOLE = """
+import os, sys
+import psycopg
+if "GUARD" in os.environ:
+    sys.stdin.buffer.read()
+try:
+    with psycopg.connect(
+        host=os.environ["POOLER"], port=os.environ["POOLER_PORT"], user="postgres",
+        password=os.environ["POOLER_PASSWORD"], dbname="pgbouncer", autocommit=True,
+        connect_timeout=10,
+    ) as console:
+        for command in sys.argv[1:]:
+            try:
+                console.execute(command)
+            except psycopg.Error as error:
+                if "not paused" not in str(error):
+                    raise
+except psycopg.Error as error:
+    sys.exit(str(error).strip())
 """
 
 
-def console(live: Postgres, pooler: Endpoint) -> dict[str, str]:
-    """The environment in which psql reaches PgBouncer's console."""
+def _console(live: Postgres, pooler: Endpoint, **more: str) -> dict[str, str]:
+    """The environment in which a child reaches PgBouncer's console."""
     return {
-        **os.environ,
-        "PGPASSWORD": live.admin_password,
-        "PGHOST": pooler.host,
-        "PGPORT": str(pooler.port),
-        "PGUSER": "postgres",
-        "PGDATABASE": "pgbouncer",
+        **{key: value for key, value in os.environ.items() if not key.startswith("PG")},
+        "POOLER": pooler.host,
+        "POOLER_PORT": str(pooler.port),
+        "POOLER_PASSWORD": live.admin_password,
+        **more,
     }
 
 
-def _command(live: Postgres, pooler: Endpoint, command: str, pipe: int) -> None:
+def _commands(live: Postgres, pooler: Endpoint, pipe: int, *commands: str) -> None:
     # It outlives us too, and keeps the guard's pipe open: RESUME must not come before PAUSE.
     done = subprocess.run(
-        ["timeout", str(PAUSE_SECONDS), "psql", "-XAtqw", "-c", command],
-        env=console(live, pooler),
+        ["timeout", str(PAUSE_SECONDS), sys.executable, "-P", "-c", _CONSOLE, *commands],
+        env=_console(live, pooler),
         pass_fds=[pipe],
         capture_output=True,
         text=True,
@@ -213,8 +179,3 @@ def _command(live: Postgres, pooler: Endpoint, command: str, pipe: int) -> None:
         )
     if done.returncode:
         raise Failed(f"PgBouncer at {pooler}: {done.stderr.strip()}")
-
-
-def quoted(name: str) -> str:
-    """A quoted SQL identifier, for what is not psycopg's to send."""
-    return '"' + name.replace('"', '""') + '"'

@@ -180,11 +180,15 @@ def _disarm(server: Server, name: str) -> Iterator[tuple[str, str]]:
         yield "postgres", f"REVOKE {identifier(group)} FROM {identifier(name)};"
 
 
+# Of a restore (backup/load.py), for as long as it lasts; the next job drops what a kill has left.
+LOADING = "datatier_load_"
+
+
 def _roles(
     server: Server, wanted: Collection[str], kept: Collection[str], dropped: Collection[str]
 ) -> Iterator[Surplus]:
     for name in sorted(server.facts["roles"]):
-        if name in wanted or name == SUPERUSER or name.startswith("pg_"):
+        if name in wanted or name == SUPERUSER or name.startswith(("pg_", LOADING)):
             continue
         owns, entered = _held(server, name, kept, dropped)
         rights = _rights(server, name)

@@ -20,6 +20,14 @@ CONTENT = FULL.read_bytes()
 REPOSITORY = Path("/backups/pgbackrest")
 
 
+TAMPERED = (
+    b"\\! touch /var/tmp/obeyed",
+    b"ALTER ROLE psscript SUPERUSER;",
+    b"COPY pg_catalog.pg_class TO PROGRAM 'touch /var/tmp/obeyed';",
+    b"DO $$ BEGIN NULL; END $$;",
+)
+
+
 def attempt(name: str, expected: str, *arguments: str, code: int = 1) -> None:
     done = subprocess.run(
         ["/scripts/restore-postgres.sh", *(arguments or (str(FULL),))],
@@ -118,6 +126,12 @@ def damaged_before_the_checksum() -> None:
         write(FULL, gzip.compress(b"".join(lines[: row + 1] + lines[row + 2 :])))
         reseal()
         attempt("a row that is gone", "19999 rows, and the backup has 20000")
+    for words in TAMPERED:
+        with aside(FULL, MANIFEST):
+            after = b"SET row_security = off;\n"
+            write(FULL, gzip.compress(plain.replace(after, after + words + b"\n")))
+            reseal()
+            attempt(f"dump with {words.decode()}", "not what pg_dump wrote|pg_dump does not write")
 
 
 def manifests() -> None:

@@ -82,6 +82,9 @@ def test_every_damaged_artifact_is_refused_before_anything_is_touched(
     ]
     assert [(case["name"], case["code"], case["said"]) for case in wrong] == []
     assert state(estate) == before
+    # What was put into a dump was not obeyed either.
+    assert estate.keeper.run("test -e /var/tmp/obeyed", check=False).returncode == 1
+    assert estate.sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'psscript'") == "f"
     # The same artifacts, whole again, are accepted: it was the damage that was refused.
     assert "verified" in estate.script("backup.sh verify").stderr
 
@@ -308,7 +311,7 @@ def test_a_restore_that_is_killed_while_it_waits_for_clients_lets_them_go_on(
 # It takes two seconds before PgBouncer hears of a PAUSE.
 SLOW = """#!/bin/sh
 case "$*" in *PAUSE*) sleep 2 ;; esac
-exec /usr/bin/psql "$@"
+exec /usr/bin/timeout "$@"
 """
 
 
@@ -316,14 +319,14 @@ def test_a_restore_that_is_killed_before_pgbouncer_hears_of_its_pause(
     estate: Site, backed_up: dict[str, str]
 ) -> None:
     live = estate.rows()
-    estate.keeper.run("cat >/usr/local/bin/psql; chmod 755 /usr/local/bin/psql", stdin=SLOW)
+    estate.keeper.run("cat >/usr/local/bin/timeout; chmod 755 /usr/local/bin/timeout", stdin=SLOW)
     try:
         start(estate, f"restore-postgres.sh {DIRECTORY}/{backed_up['psscript']}")
         eventually(lambda: _pauses(estate, 0), 60)
         kill(estate)
         eventually(lambda: _pauses(estate, 1), 10)
     finally:
-        estate.keeper.run("rm /usr/local/bin/psql")
+        estate.keeper.run("rm /usr/local/bin/timeout")
     eventually(lambda: goes_on(estate), RETRY_SECONDS)
     assert estate.rows() == live
 

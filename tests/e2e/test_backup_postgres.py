@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import hostile
 from tests.e2e.backup_site import Site, site
 from tests.e2e.groups import estates
 from tests.e2e.project import Project
@@ -295,3 +296,62 @@ def test_recovery_reaches_no_live_tablespace(estate: Site, history: dict[str, An
     user = "setpriv --reuid=datatier-scratch --regid=postgres --clear-groups"
     writable = "find /srv /var/lib/postgresql /backups /etc ! -type l -writable 2>/dev/null"
     assert estate.keeper.run(f"{user} {writable} || :").stdout == ""
+
+
+# --- What an owner leaves for others to run ------------------------------------------------------
+
+_OTHERS = """
+CREATE ROLE other; CREATE SCHEMA hidden AUTHORIZATION other;
+CREATE TABLE hidden.keys (i int PRIMARY KEY); ALTER TABLE hidden.keys OWNER TO other;
+INSERT INTO hidden.keys VALUES (1);
+GRANT USAGE ON SCHEMA hidden TO psscript; GRANT SELECT, REFERENCES ON hidden.keys TO psscript;
+CREATE FUNCTION public.known(i int) RETURNS boolean LANGUAGE sql
+  AS 'SELECT EXISTS (SELECT FROM hidden.keys k WHERE k.i = known.i)';
+CREATE TABLE public.refers (i int CHECK (public.known(i)) REFERENCES hidden.keys);
+INSERT INTO public.refers VALUES (1); ALTER TABLE public.refers OWNER TO psscript;
+REVOKE INSERT ON public.refers FROM psscript; REVOKE REFERENCES ON hidden.keys FROM psscript;
+CREATE TYPE public.mood AS ENUM ('1', '2'); ALTER TYPE public.mood OWNER TO psscript;
+CREATE FUNCTION public.as_int(m public.mood) RETURNS int LANGUAGE plpgsql IMMUTABLE
+  AS 'BEGIN PERFORM public.hostile_ran(''cast''); RETURN m::text::int; END';
+ALTER FUNCTION public.as_int OWNER TO psscript;
+CREATE CAST (public.mood AS int) WITH FUNCTION public.as_int(public.mood) AS IMPLICIT;
+SET ROLE psscript;
+CREATE TABLE public.moods (m public.mood REFERENCES public.hostile_rows);
+INSERT INTO public.moods VALUES ('1');
+CREATE TABLE public.literals (d public.hostile_domain[] DEFAULT '{1}'::public.hostile_domain[]);
+RESET ROLE;
+ALTER DATABASE shop CONNECTION LIMIT 77; COMMENT ON DATABASE shop IS 'it''s';
+SELECT set_config('search_path', 'public;ALTER/**/ROLE/**/psscript/**/SUPERUSER', false);
+ALTER DATABASE shop SET search_path FROM CURRENT;
+"""
+
+
+def test_what_an_owner_left_is_run_by_nobody_else(estate: Site, history: dict[str, Any]) -> None:
+    """Not by a backup, a restore or a drill; and all of it is there again."""
+    if estate.keeper is not estate.db:
+        pytest.skip("what runs where makes no difference to it")
+    password = estate.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+    hostile.plant(estate.db, password, database="shop", settings=False)
+    hostile.admin(estate.db, _OTHERS, "shop")
+    dump = "pg_dump -d shop | grep -v restrict"
+    before = estate.db.run(dump, user="postgres").stdout
+    estate.done("postgres-backup.sh full")
+    estate.done("restore-postgres.sh /backups/postgres/shop_full_LATEST.sql.gz")
+    assert estate.db.run(dump, user="postgres").stdout == before
+    like = "SELECT datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database"
+    assert hostile.admin(estate.db, f"{like} WHERE datname = 'shop'") == "77|it's"
+    statistics = "SELECT count(*) > 0 FROM pg_stats WHERE tablename = 'hostile_partition'"
+    assert hostile.admin(estate.db, statistics, "shop") == "t"
+    estate.done("backup.sh drill")
+    hostile.assert_harmless(estate.db, database="shop")
+    assert estate.sql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'datatier_load%'") == "0"
+
+
+def test_a_table_that_comes_back_says_what_it_lost(estate: Site, history: dict[str, Any]) -> None:
+    if estate.keeper is not estate.db:
+        pytest.skip("where the repository is makes no difference to it")
+    hostile.admin(estate.db, "DROP TABLE hidden.keys CASCADE", "shop")
+    file = "/backups/postgres/shop_full_LATEST.sql.gz"
+    said = estate.script(f"restore-postgres.sh {file} --table hidden.keys").stderr
+    assert "not restored: foreign key refers_i_fkey of public.refers: ALTER TABLE" in said, said
+    assert hostile.admin(estate.db, "SELECT i FROM hidden.keys", "shop") == "1"

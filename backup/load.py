@@ -1,0 +1,505 @@
+"""Loads plain SQL with the rights of those who own what is in it, and without psql.
+
+To define a thing can run code as well as to fill it: a default `'{1}'::public.d[]` or a partition's
+bound runs the check of the domain `d` when it is parsed, a foreign key the cast between its types.
+So every entry of pg_dump is made by a session that logged in as a role which has its owner's rights
+and no others. (SET ROLE by a superuser is no protection: what runs can say RESET ROLE.)
+
+| entry of | is made by |
+|---|---|
+| a role | a login of ours that is a member of this role only |
+| a superuser | a login that is a member of all owners and no superuser; handed over at the end |
+| no matter whom, in `_OURS` | the superuser: it evaluates nothing of the database's |
+
+Grants come before the rows, since checks may read other tables, and once more at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import errors, sql
+
+from backup.config import Postgres
+from backup.job import Failed, Log
+from backup.script import Script, Statement, Stream, require_known
+from backup.session import Connection, Login, connect, connect_as, quoted
+
+SUPERUSER = "postgres"
+PREFIX = "datatier_load_"
+_VALID = "1 day"
+
+# Opens the SQL anew; with True its rows may be missing.
+Opener = Callable[[bool], AbstractContextManager[Stream]]
+
+_GRANTS = {"GRANT", "REVOKE", "SET", "RESET"}
+_ROWS = {"TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA"}
+_AFTER_ROWS = {
+    *("CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "INDEX", "INDEX ATTACH", "TRIGGER"),
+    *("RULE", "POLICY", "ROW SECURITY", "STATISTICS", "MATERIALIZED VIEW DATA", "PUBLICATION"),
+}
+_EXTENSION = ("IF", "NOT", "EXISTS", "WITH", "SCHEMA")
+# They would have an effect on what is loaded after them.
+_LAST = {"DEFAULT ACL", "EVENT TRIGGER"}
+
+# What only a superuser may do, and what evaluates nothing of the database's.
+_OURS = (
+    ("COMMENT", "ON"),
+    ("SECURITY", "LABEL"),
+    ("CREATE", "SERVER"),
+    ("CREATE", "USER", "MAPPING"),
+    ("CREATE", "FOREIGN", "DATA", "WRAPPER"),
+    ("CREATE", "OPERATOR", "CLASS"),
+    ("CREATE", "OPERATOR", "FAMILY"),
+    ("ALTER", "OPERATOR", "FAMILY"),
+    ("CREATE", "SUBSCRIPTION"),
+    ("CREATE", "EVENT", "TRIGGER"),
+    ("ALTER", "EVENT", "TRIGGER"),
+    ("ALTER", "DEFAULT", "PRIVILEGES"),
+    ("BEGIN",),
+    ("COMMIT",),
+)
+
+
+def load(
+    server: Postgres, database: str, opened: Opener, log: Log, schemas: Sequence[str] = ()
+) -> dict[str, int]:
+    """Loads SQL into a database, statement by statement; what fails is for the caller to drop.
+
+    Args:
+        schemas: those that it goes to, quoted, in a database that is in use; else the database
+            is only ours until it is loaded.
+
+    Returns:
+        The number of rows that the server has taken for each table, by qualified name.
+
+    Raises:
+        Failed: a statement failed, is not of pg_dump, or an owner is missing; nothing of the
+            latter two was begun.
+    """
+    with opened(True) as stream:
+        outline = _outlined(stream)
+    with _sessions(server, database, outline, whole=not schemas) as sessions:
+        return _Load(sessions, outline, log, schemas).run(opened)
+
+
+def sweep(server: Postgres) -> None:
+    """Drops the roles that a killed load has left; a lock says that none is running."""
+    with connect(server, "postgres", admin=True) as connection:
+        left = connection.execute(
+            "SELECT rolname, ARRAY(SELECT DISTINCT datname FROM pg_shdepend"
+            "  JOIN pg_database d ON d.oid = dbid OR (dbid = 0 AND d.oid = objid)"
+            "  WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid)"
+            " FROM pg_roles r WHERE starts_with(rolname, %s)",
+            (PREFIX,),
+        ).fetchall()
+        for role, databases in left:
+            for database in databases:
+                with connect(server, database, admin=True) as inside:
+                    _disown(inside, [role], keep=True)
+            _execute(connection, "DROP ROLE {}", role)
+
+
+def _execute(connection: Connection, statement: str, *names: str) -> None:
+    connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+# --- The outline ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Outline:
+    """What has to be known of a script before any of it is run."""
+
+    owners: dict[str, str] = field(default_factory=dict)
+    schemas: dict[str, Statement] = field(default_factory=dict)
+    extensions: list[Statement] = field(default_factory=list)
+    grants: list[Statement] = field(default_factory=list)
+    last: list[Statement] = field(default_factory=list)
+
+
+def _outlined(stream: Stream) -> _Outline:
+    outline = _Outline()
+    for statement in Script(stream):
+        require_known(statement)
+        header = statement.header
+        if header.owner not in ("-", ""):
+            outline.owners.setdefault(header.owner, str(header))
+        if statement.starts("CREATE", "SCHEMA"):
+            outline.schemas[statement.name_after("SCHEMA")] = statement
+        elif statement.starts("CREATE", "EXTENSION"):
+            outline.extensions.append(statement)
+        elif header.type in _LAST or header.name.startswith("EVENT TRIGGER "):
+            outline.last.append(statement)
+        elif header.type == "ACL" and statement.tokens[0] in _GRANTS:
+            outline.grants.append(statement)
+    return outline
+
+
+# --- Who does it ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Sessions:
+    """Connections of the superuser and of the logins, opened when they are first needed.
+
+    Attributes:
+        superusers: names of the roles that are superusers.
+        owner: of the database.
+        logins: by owner; '' is the one for what superusers own.
+    """
+
+    server: Postgres
+    database: str
+    admin: Connection
+    superusers: frozenset[str]
+    owner: str
+    logins: dict[str, Login]
+    settings: list[Statement] = field(default_factory=list)
+    opened: dict[str | None, Connection] = field(default_factory=dict)
+
+    def of(self, owner: str | None) -> Connection:
+        """The session for what a role owns; None is the superuser's."""
+        if owner not in self.opened:
+            if owner is None:
+                session = connect(self.server, self.database, admin=True)
+            else:
+                session = connect_as(self.server, self.database, self.logins[owner])
+            session.prepare_threshold = None
+            self.opened[owner] = session
+            session.execute("SET synchronous_commit = off")
+            for setting in self.settings:
+                send(session, setting)
+        return self.opened[owner]
+
+    def set(self, setting: Statement) -> None:
+        """Sets something in all sessions, those to come too."""
+        self.settings.append(setting)
+        for session in self.opened.values():
+            send(session, setting)
+
+    def login_of(self, owner: str) -> str:
+        """Whose login makes what a role owns."""
+        if owner == "pg_database_owner":
+            owner = self.owner
+        return "" if owner in self.superusers or owner not in self.logins else owner
+
+    @property
+    def roles(self) -> list[str]:
+        """Those who make things: the owners, and the login that stands in for superusers."""
+        return [owner or self.logins[""].user for owner in self.logins]
+
+
+@contextlib.contextmanager
+def _sessions(
+    server: Postgres, database: str, outline: _Outline, *, whole: bool
+) -> Iterator[_Sessions]:
+    with connect(server, database, admin=True) as admin:
+        roles: dict[str, bool] = dict(
+            admin.execute("SELECT rolname, rolsuper FROM pg_roles").fetchall()
+        )
+        row = admin.execute(
+            "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"
+        ).fetchone()
+        for owner, what in outline.owners.items():
+            if owner not in roles:
+                raise Failed(f"{what} belongs to role {owner}, which is missing: create it first")
+        superusers = frozenset(name for name, is_super in roles.items() if is_super)
+        owners = [o for o in outline.owners if o not in superusers and not o.startswith("pg_")]
+        owner = row[0] if row else ""
+        if owner not in superusers and owner not in owners:
+            owners.append(owner)
+        logins = {each: _login(admin, [each], each) for each in owners}
+        logins[""] = _login(admin, owners, "none")
+        sessions = _Sessions(server, database, admin, superusers, owner, logins)
+        users = [login.user for login in logins.values()]
+        done = False
+        try:
+            _admit(sessions, whole=whole)
+            yield sessions
+            done = True
+        finally:
+            for session in sessions.opened.values():
+                session.close()
+            _disown(admin, users, keep=done)
+            for user in users:
+                _execute(admin, "DROP ROLE {}", user)
+
+
+def _login(admin: Connection, owners: list[str], role: str) -> Login:
+    """A login of ours with the rights of some roles; it ends by itself if we cannot end it."""
+    user, password = f"{PREFIX}{secrets.token_hex(6)}", secrets.token_urlsafe(24)
+    # The server, and whatever it logs, never sees the password.
+    verifier = admin.pgconn.encrypt_password(password.encode(), user.encode(), b"scram-sha-256")
+    until = admin.execute("SELECT (now() + %s::interval)::text", (_VALID,)).fetchone()
+    assert until is not None
+    statement = sql.SQL("CREATE ROLE {} LOGIN INHERIT PASSWORD {} VALID UNTIL {}").format(
+        sql.Identifier(user), sql.Literal(verifier.decode()), sql.Literal(until[0])
+    )
+    if owners:
+        groups = sql.SQL(", ").join(map(sql.Identifier, owners))
+        statement = sql.SQL("{} IN ROLE {}").format(statement, groups)
+    admin.execute(statement)
+    return Login(user, password, role)
+
+
+def _admit(sessions: _Sessions, *, whole: bool) -> None:
+    database, users = sessions.database, [login.user for login in sessions.logins.values()]
+    for user in users:
+        _execute(sessions.admin, "GRANT CONNECT ON DATABASE {} TO {}", database, user)
+    if whole:
+        for role in sessions.roles:
+            _execute(sessions.admin, "GRANT CREATE, TEMPORARY ON DATABASE {} TO {}", database, role)
+
+
+def _disown(admin: Connection, users: list[str], *, keep: bool) -> None:
+    """Takes everything from logins of ours; what they own is given away or goes."""
+    for user in users:
+        if keep:
+            _execute(admin, "REASSIGN OWNED BY {} TO postgres", user)
+        _execute(admin, "DROP OWNED BY {} CASCADE", user)
+
+
+# --- The load ------------------------------------------------------------------------------------
+
+
+class _Load:
+    """One load, in the order in which it is done."""
+
+    def __init__(
+        self, sessions: _Sessions, outline: _Outline, log: Log, schemas: Sequence[str]
+    ) -> None:
+        self._sessions = sessions
+        self._admin = sessions.admin
+        self._outline = outline
+        self._log = log
+        self._rows_begun = False
+        self._handed_over: list[Statement] = []
+        self._counts: dict[str, int] = {}
+        self._attached: list[Statement] = []
+        self._whole = not schemas
+        self._schemas_in_use = schemas or ["public"]
+        self._opened: list[tuple[str, str]] = []
+
+    def run(self, opened: Opener) -> dict[str, int]:
+        """All of it; returns how many rows each table got."""
+        self._schemas()
+        with opened(False) as stream:
+            script = Script(stream)
+            for statement in script:
+                require_known(statement)
+                self._one(statement, script)
+        self._begin_rows()
+        for statement in self._attached:
+            self._make(statement)
+        for statement in self._handed_over:
+            self._send(None, statement)
+        self._close_schemas()
+        self._grant(lambda _: True, final=True)
+        for statement in self._outline.last:
+            self._send(None, statement)
+        return self._counts
+
+    def _schemas(self) -> None:
+        for name, statement in self._outline.schemas.items():
+            if len(statement.tokens) != len(("CREATE", "SCHEMA", name)):
+                raise Failed(f"{statement.header}: it is not as pg_dump writes it")
+            role = self._sessions.login_of(statement.header.owner) or SUPERUSER
+            self._admin.execute(f"CREATE SCHEMA {name} AUTHORIZATION {quoted(role)}".encode())
+        for statement in self._outline.extensions:
+            if statement.tokens[2:5] + statement.tokens[6:8] != _EXTENSION:
+                raise Failed(f"{statement.header}: it is not as pg_dump writes it")
+            self._send(None, statement)
+        self._open_schemas()
+
+    def _open_schemas(self) -> None:
+        """Whoever makes things may use all schemas for that long."""
+        for schema in {**self._outline.schemas, **dict.fromkeys(self._schemas_in_use)}:
+            for role in self._sessions.roles:
+                row = self._admin.execute(
+                    "SELECT has_schema_privilege(%s, %s::regnamespace, 'CREATE')"
+                    " AND has_schema_privilege(%s, %s::regnamespace, 'USAGE')",
+                    (role, schema, role, schema),
+                ).fetchone()
+                if row and not row[0]:
+                    self._admin.execute(
+                        f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {quoted(role)}".encode()
+                    )
+                    self._opened.append((schema, role))
+
+    def _close_schemas(self) -> None:
+        for schema, role in self._opened:
+            revoke = f"REVOKE USAGE, CREATE ON SCHEMA {schema} FROM {quoted(role)}"
+            self._admin.execute(revoke.encode())
+
+    def _one(self, statement: Statement, script: Script) -> None:
+        header, tokens = statement.header, statement.tokens
+        if header.type in _ROWS or header.type in _AFTER_ROWS:
+            self._begin_rows()
+        if statement.starts("CREATE", "SCHEMA") or statement.starts("CREATE", "EXTENSION"):
+            return
+        if (header.type == "ACL" and tokens[0] in _GRANTS) or header.type in _LAST:
+            return
+        if header.name.startswith("EVENT TRIGGER "):
+            return
+        if tokens[0] == "SET" or statement.starts("SELECT", "PG_CATALOG", ".", "SET_CONFIG"):
+            self._sessions.set(statement)
+        elif header.type == "TABLE ATTACH" and not self._whole:
+            # Nobody sees a partition before all of its rows are there.
+            self._attached.append(statement)
+        elif statement.copies:
+            self._copy(statement, script)
+        elif tokens[0] == "ALTER" and tokens[-3:-1] == ("OWNER", "TO"):
+            self._own(statement)
+        else:
+            self._make(statement)
+
+    def _begin_rows(self) -> None:
+        if not self._rows_begun:
+            self._rows_begun = True
+            # Those of schemas would close what is open for the load.
+            self._grant(lambda name: not name.startswith(("SCHEMA ", "LARGE OBJECT ")))
+
+    def _grant(self, which: Callable[[str], bool], *, final: bool = False) -> None:
+        for statement in self._outline.grants:
+            if which(statement.header.name):
+                try:
+                    self._send(None, statement)
+                except _Missing as missing:
+                    # Nobody has rights through a role that is gone.
+                    if final:
+                        self._log.line(f"not restored: {missing}")
+
+    def _own(self, statement: Statement) -> None:
+        """Gives a thing to its owner: at the end if that is a superuser, whose login made it."""
+        if "," in statement.top:
+            raise Failed(f"{statement.header}: it is not as pg_dump writes it")
+        if self._sessions.login_of(statement.header.owner):
+            self._send(None, statement)
+        else:
+            self._handed_over.append(statement)
+
+    def _make(self, statement: Statement) -> None:
+        header = statement.header
+        if self._is_ours(statement):
+            self._send(None, statement)
+            if header.type in ("SERVER", "FOREIGN DATA WRAPPER"):
+                self._grant(lambda name: name.endswith(f" {header.name}"))
+            return
+        owner = self._sessions.login_of(header.owner)
+        if owner and len(self._sessions.logins) > 1 and self._has_others_parents(statement, owner):
+            owner = ""
+        with self._may_refer(statement, owner):
+            self._send(owner, statement)
+
+    def _is_ours(self, statement: Statement) -> bool:
+        if statement.starts("CREATE", "FOREIGN", "DATA", "WRAPPER"):
+            # A function of the database's would be called with our rights.
+            return not {"VALIDATOR", "HANDLER"} & {*statement.tokens}
+        if statement.starts("CREATE", "SUBSCRIPTION"):
+            return "connect = false" in statement.text.decode(errors="replace")
+        if statement.starts("CREATE", "PUBLICATION") or statement.starts("ALTER", "PUBLICATION"):
+            # Each is a superuser's; of single tables it may have a condition, which is parsed.
+            return " FOR ALL TABLES" in " ".join(statement.top) or (
+                statement.tokens[3:7] == ("ADD", "TABLES", "IN", "SCHEMA")
+            )
+        if statement.starts("SELECT", "PG_CATALOG", "."):
+            return statement.tokens[3].startswith("LO")
+        return any(statement.starts(*words) for words in _OURS)
+
+    def _has_others_parents(self, statement: Statement, owner: str) -> bool:
+        """Whether it joins a table to one of somebody else's, which only an owner of both may."""
+        tokens = statement.tokens
+        if statement.header.type in ("TABLE ATTACH", "INDEX ATTACH"):
+            names = [statement.name_after("ONLY" if "ONLY" in tokens else "INDEX")]
+        elif statement.header.type == "TABLE" and "INHERITS" in statement.top:
+            names = statement.names_in(len(tokens) - 1 - tokens[::-1].index("INHERITS"))
+        else:
+            return False
+        return any(self._owner_of(name) != owner for name in names)
+
+    def _owner_of(self, name: str) -> str:
+        row = self._admin.execute(
+            "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(%s)", (name,)
+        ).fetchone()
+        return row[0] if row else ""
+
+    @contextlib.contextmanager
+    def _may_refer(self, statement: Statement, owner: str) -> Iterator[None]:
+        """A foreign key stands whether or not its owner could make it today."""
+        role = owner or self._sessions.logins[""].user
+        if statement.header.type != "FK CONSTRAINT" or "REFERENCES" not in statement.tokens:
+            yield
+            return
+        name = statement.name_after("REFERENCES")
+        lacking = self._lacks(role, name, "REFERENCES")
+        if lacking:
+            self._rights("GRANT REFERENCES", name, "TO", role)
+        yield
+        if lacking:
+            self._rights("REVOKE REFERENCES", name, "FROM", role)
+
+    def _lacks(self, role: str, table: str, privilege: str) -> bool:
+        row = self._admin.execute(
+            "SELECT has_table_privilege(%s, to_regclass(%s), %s)", (role, table, privilege)
+        ).fetchone()
+        return row is not None and row[0] is False
+
+    def _rights(self, verb: str, table: str, preposition: str, role: str) -> None:
+        self._admin.execute(f"{verb} ON TABLE {table} {preposition} {quoted(role)}".encode())
+
+    def _copy(self, statement: Statement, script: Script) -> None:
+        owner = self._sessions.login_of(statement.header.owner)
+        role, table = owner or self._sessions.logins[""].user, statement.name_after("COPY")
+        if self._lacks(role, table, "INSERT"):
+            # Its owner may have no right to; and tables of extensions are not the stand-in's.
+            self._rights("GRANT INSERT", table, "TO", role)
+            self._usable(table, role)
+        try:
+            cursor, sent = self._sessions.of(owner).cursor(), 0
+            with cursor.copy(statement.text) as copy:
+                for piece in script.rows():
+                    sent += piece.count(b"\n")
+                    copy.write(piece)
+        except psycopg.Error as error:
+            raise _failed(statement, error) from None
+        if cursor.rowcount != sent:
+            raise Failed(f"{table}: {cursor.rowcount} rows have arrived of {sent}")
+        self._counts[table] = sent
+
+    def _usable(self, table: str, role: str) -> None:
+        row = self._admin.execute(
+            "SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, %s::text) FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = to_regclass(%s)"
+            " AND NOT has_schema_privilege(%s, n.oid, 'USAGE')",
+            (role, table, role),
+        ).fetchone()
+        if row:
+            self._admin.execute(row[0].encode())
+
+    def _send(self, owner: str | None, statement: Statement) -> None:
+        try:
+            send(self._sessions.of(owner), statement)
+        except errors.UndefinedObject as error:
+            raise _Missing(str(_failed(statement, error))) from None
+        except psycopg.Error as error:
+            raise _failed(statement, error) from None
+
+
+class _Missing(Failed):
+    """What a statement names is not there."""
+
+
+def send(session: Connection, statement: Statement) -> None:
+    """Sends one statement, by the protocol that takes no second one."""
+    session.cursor(binary=True).execute(statement.text)
+
+
+def _failed(statement: Statement, error: psycopg.Error) -> Failed:
+    said = " ".join(filter(None, [error.diag.message_primary or str(error), error.diag.context]))
+    return Failed(f"{statement.header} of {statement.header.owner}: {said}")

@@ -1,0 +1,164 @@
+"""The one way into a server: no setting and no object of a database changes what our SQL means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from backup.config import Endpoint, Postgres
+from backup.job import Failed
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_CONNECT_SECONDS = 10
+
+# Given at the start, where they win over what is set for the database or the role.
+_OPTIONS = {
+    "search_path": "pg_catalog,pg_temp",
+    "local_preload_libraries": "",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "default_tablespace": "",
+    "temp_tablespaces": "",
+    "default_table_access_method": "heap",
+    "client_min_messages": "notice",
+    "DateStyle": "ISO",
+    "bytea_output": "hex",
+}
+# From 17.
+_TRANSACTION_TIMEOUT = 17
+_EVENT_TRIGGERS = 17
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who connects, and the role whose rights the session has ('none': its own)."""
+
+    user: str
+    password: str
+    role: str = "none"
+
+
+def options(postgres: Postgres, *, superuser: bool, role: str = "none") -> str:
+    """The start options of a session, as PGOPTIONS and a connection string take them."""
+    chosen = {**_OPTIONS, "role": role}
+    if postgres.version >= _TRANSACTION_TIMEOUT:
+        chosen["transaction_timeout"] = "0"
+    if superuser:
+        # No trigger and no event trigger of others runs with a superuser's rights.
+        chosen["session_replication_role"] = "replica"
+        if postgres.version >= _EVENT_TRIGGERS:
+            chosen["event_triggers"] = "off"
+    return " ".join(f"-c {key}={_escaped(value)}" for key, value in chosen.items())
+
+
+def _escaped(value: str) -> str:
+    return "".join(f"\\{each}" if each in " \\\t\n\r\f\v" else each for each in value)
+
+
+def login(postgres: Postgres, *, admin: bool) -> Login:
+    """The backup role, or the superuser."""
+    if admin:
+        return Login("postgres", postgres.admin_password)
+    return Login(postgres.user, postgres.password)
+
+
+def connect(postgres: Postgres, database: str, *, admin: bool = False) -> Connection:
+    """A connection as the backup role, or as the superuser.
+
+    Raises:
+        Failed: the server does not answer or refuses.
+    """
+    return connect_as(postgres, database, login(postgres, admin=admin), superuser=admin)
+
+
+def connect_as(
+    postgres: Postgres, database: str, who: Login, *, superuser: bool = False
+) -> Connection:
+    """A connection as somebody else.
+
+    Raises:
+        Failed: the server does not answer or refuses.
+    """
+    try:
+        connection = psycopg.connect(
+            host=postgres.host,
+            port=postgres.port,
+            dbname=database,
+            user=who.user,
+            password=who.password,
+            connect_timeout=_CONNECT_SECONDS,
+            client_encoding="UTF8",
+            autocommit=True,
+            options=options(postgres, superuser=superuser, role=who.role),
+        )
+        # Only some minor releases know it, and as a start option it would lock us out of others.
+        connection.execute(
+            "SELECT pg_catalog.set_config(name, 'view,foreign-table', false)"
+            " FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+        )
+    except psycopg.OperationalError as error:
+        raise Failed(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
+    return connection
+
+
+def console(postgres: Postgres, pooler: Endpoint, timeout: int = _CONNECT_SECONDS) -> Connection:
+    """A connection to PgBouncer's console, which takes no start options.
+
+    Raises:
+        Failed: it does not answer or refuses.
+    """
+    try:
+        return psycopg.connect(
+            host=pooler.host,
+            port=pooler.port,
+            dbname="pgbouncer",
+            user="postgres",
+            password=postgres.admin_password,
+            connect_timeout=timeout,
+            autocommit=True,
+        )
+    except psycopg.OperationalError as error:
+        raise Failed(f"PgBouncer at {pooler}: {error}") from None
+
+
+def tool(
+    postgres: Postgres, name: str, database: str = "", *, admin: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """The command of a client programme without its own arguments, and its environment.
+
+    Args:
+        admin: as the superuser, of a scratch server: no password is handed out.
+    """
+    who = login(postgres, admin=admin)
+    command = [postgres.binary(name), "-h", postgres.host, "-p", str(postgres.port)]
+    command += ["-U", who.user, "-w"]
+    if database:
+        # What has a '=' would be read as a whole connection string.
+        escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+        command += ["-d", f"dbname='{escaped}'"]
+    environment = {
+        "PGOPTIONS": options(postgres, superuser=admin),
+        "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS),
+        # Not root's, whose certificates it could not open: it would go on without encryption.
+        "HOME": "/nonexistent",
+    }
+    # The superuser's is for this programme only; a scratch server does not ask for it.
+    if not admin:
+        environment["PGPASSWORD"] = who.password
+    return command, environment
+
+
+def quoted(name: str) -> str:
+    """A quoted SQL identifier, for what is not psycopg's to send."""
+    return '"' + name.replace('"', '""') + '"'

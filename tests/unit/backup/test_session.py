@@ -1,0 +1,62 @@
+"""What is set for a role or a database does not reach our sessions, and lists stay lists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backup import session
+from backup.config import Postgres
+from backup.properties import elements
+from tests.unit.backup.builders import config
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Postgres:
+    """PostgreSQL 15."""
+    made = config(tmp_path).postgres
+    assert made is not None
+    return made
+
+
+def test_a_tool_gets_our_options_and_no_password_of_the_superuser(server: Postgres) -> None:
+    command, environment = session.tool(server, "pg_dump", "a='b\\")
+    assert command[-2:] == ["-d", "dbname='a=\\'b\\\\'"]
+    assert environment["PGPASSWORD"] == server.password
+    assert "-c search_path=pg_catalog,pg_temp" in environment["PGOPTIONS"]
+    assert "-c role=none" in environment["PGOPTIONS"]
+    assert "PGPASSWORD" not in session.tool(server, "pg_dump", admin=True)[1]
+
+
+@pytest.mark.parametrize(("version", "known"), [(15, False), (16, False), (17, True)])
+def test_only_what_a_release_knows_is_set_at_the_start(
+    server: Postgres, version: int, known: bool
+) -> None:
+    chosen = session.options(replace(server, version=version), superuser=True)
+    assert ("transaction_timeout" in chosen, "event_triggers=off" in chosen) == (known, known)
+    # They are a superuser's to set.
+    chosen = session.options(replace(server, version=version), superuser=False)
+    assert "event_triggers" not in chosen and "session_replication_role" not in chosen
+
+
+def test_the_name_of_a_role_stays_one_word(server: Postgres) -> None:
+    assert "-c role=a\\ b\\\\c" in session.options(server, superuser=False, role="a b\\c")
+
+
+@pytest.mark.parametrize(
+    ("stored", "names"),
+    [
+        ('"$user", public', ["$user", "public"]),
+        ("", [""]),
+        ('""', [""]),
+        ('"a""b", c', ['a"b', "c"]),
+        ("Public", ["public"]),
+        ("public;ALTER/**/ROLE/**/app/**/SUPERUSER", ["public;alter/**/role/**/app/**/superuser"]),
+        ('"; DROP DATABASE x; --"', ["; DROP DATABASE x; --"]),
+        ("a,b", ["a", "b"]),
+    ],
+)
+def test_a_list_is_taken_apart_as_the_server_does(stored: str, names: list[str]) -> None:
+    assert elements(stored) == names
