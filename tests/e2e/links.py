@@ -25,6 +25,8 @@ for top in json.loads(sys.argv[1]):
 print(json.dumps([p for p in found if not stat.S_ISSOCK(os.lstat(p).st_mode)]))
 """
 
+CONTENT = "victim of root"
+
 # Each entry becomes a link of the directory's owner to a victim of its own kind.
 _PLANT = """
 import json, os, sys

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
-from tests.e2e import proof
+from tests.e2e import links, proof
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.project import PYINFRA, Project, embedded, footprint
+from tests.e2e.project import PYINFRA, Project, Run, embedded, footprint
 from tests.e2e.proof import SERVICES, Stack
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
@@ -57,6 +58,51 @@ def test_refused_while_a_backup_job_runs(stack: Stack, project: Project) -> None
     check_lines(run, [("[whole]", "a backup job holds /run/datatier/backup-redis.lock")])
     for service in SERVICES:
         stack.check(service, KEPT)
+
+
+# Where service users have directories; what we write there, and what else the run has to read.
+PLACES = (
+    *("/etc/redis", "/etc/postgresql", "/run/postgresql"),
+    *("/var/lib/redis", "/var/lib/postgresql"),
+)
+WRITTEN = re.compile(r"/datatier\.conf|/redis\.conf|/postmaster\.opts")
+
+
+def _changed(project: Project, number: int) -> Run:
+    """A run with something to change in every file, and other passwords."""
+    names = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "PGBOUNCER_AUTH_PASSWORD")
+    secrets = {name: f"{project.secrets[name]}{number}" for name in names}
+    choices = {
+        "postgres_work_mem": f"{number}MB",
+        "postgres_hba": [f"host psscript psscript 203.0.113.{number}/32 scram-sha-256"],
+        "pgbouncer_query_wait_timeout": 100 + number,
+        "redis_maxmemory": f"{300 + number}mb",
+        "redis_password": secrets["REDIS_PASSWORD"],
+        "postgres_password": secrets["POSTGRES_PASSWORD"],
+    }
+    project.settings({**NO_SCHEDULES, **choices})
+    return project.pyinfra("-y", "--diff", "inventory.py", "deploy.py")
+
+
+def test_links_of_service_users_lead_root_nowhere(stack: Stack, project: Project) -> None:
+    """Every entry of their directories in turn: no victim is touched, and none is shown."""
+    found = links.entries(stack.host, *PLACES)
+    ours = [path for path in found if WRITTEN.search(path)]
+    assert len(ours) == 5
+    with links.planted(stack.host, ours):
+        run = _changed(project, 5)
+        assert run.code == 0, run.output
+        assert links.CONTENT not in run.output
+        assert proof.admin(stack.host, "SHOW work_mem") == "5MB"
+    others = [path for path in found if path not in ours]
+    for number, wave in enumerate(links.waves(others), 6):
+        with links.planted(stack.host, wave):
+            assert links.CONTENT not in _changed(project, number).output
+    project.settings(NO_SCHEDULES)
+    project.deploy()
+    for service in SERVICES:
+        eventually(lambda service=service: stack.check(service, KEPT), 60)  # type: ignore[misc]
+    assert project.plan().planned == set()
 
 
 def _killed_at(project: Project, operation: str) -> None:

@@ -6,6 +6,12 @@ if [ -L "$data/main" ] || mountpoint -q "$data/main"; then where=$data/main plac
 # An earlier run may have ended between the two renames.
 if [ ! -e "$etc/main/postgresql.conf" ]; then
   remove "$etc/$new" "$data/$new"
+  # Debian's tool gives postgres what it finds there, also behind a link.
+  for each in "$etc" "$data" ${place:+"$place"}; do
+    [ -e "$each" ] && { [ -L "$each" ] || ! mountpoint -q "$each"; } || continue
+    runuser -u postgres -- test -O "$each" ||
+      { echo "$each does not belong to postgres: give it to postgres, or move it away" >&2; exit 1; }
+  done
   pg_createcluster "$VERSION" "$new" ${place:+-d "$place"} --start-conf disabled --port "$PORT" \
     --locale "$LOCALE" --encoding UTF8 -- --data-checksums --auth-local=peer \
     --auth-host=scram-sha-256 >/dev/null
