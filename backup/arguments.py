@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument(
         "--unsigned",
         action="store_true",
-        help="believe a bucket without this estate's signature, and whoever can write to it",
+        help="believe a bucket without this estate's signature: trusts all its writers",
     )
     jobs.add("adopt", "take a new cluster into the repository of a lost one")
     return whole

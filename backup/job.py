@@ -142,7 +142,7 @@ def _as(user: str) -> list[str]:
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What a programme gets: messages that we can read, and of PostgreSQL's only what is given."""
+    """What a program gets: messages that we can read, and of PostgreSQL's only what is given."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     return {**inherited, "LC_ALL": "C.UTF-8", **given}
 
@@ -169,7 +169,7 @@ class Program:
 
 @contextlib.contextmanager
 def program(command: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Iterator[Program]:
-    """Starts a programme whose output is a pipe; one that the block does not finish is killed."""
+    """Starts a program whose output is a pipe; one that the block does not finish is killed."""
     with tempfile.TemporaryFile() as errors:
         # Without a process between, which a kill would hit in its place.
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []

@@ -318,7 +318,7 @@ class _Load:
         self._open_schemas()
 
     def _open_schemas(self) -> None:
-        """Whoever makes things may use all schemas for that long."""
+        """Roles that make things may use all schemas for that long."""
         for schema in {**self._outline.schemas, **dict.fromkeys(self._schemas_in_use)}:
             for role in self._sessions.roles:
                 row = self._admin.execute(

@@ -70,7 +70,7 @@ def not_in_dump(connection: Connection) -> list[str]:
 
 
 def create(connection: Connection, name: str, owner: str, wanted: Properties, log: Log) -> None:
-    """An empty database that nobody else may enter, as like the original as the server can."""
+    """An empty database that no one else may enter, as like the original as the server can."""
     for choice in _choices(wanted, log):
         try:
             connection.execute(_create(name, owner, choice))

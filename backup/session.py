@@ -135,7 +135,7 @@ def console(postgres: Postgres, pooler: Endpoint, timeout: int = _CONNECT_SECOND
 def tool(
     postgres: Postgres, name: str, database: str = "", *, admin: bool = False
 ) -> tuple[list[str], dict[str, str]]:
-    """The command of a client programme without its own arguments, and its environment.
+    """The command of a client program without its own arguments, and its environment.
 
     Args:
         admin: as the superuser, of a scratch server: no password is handed out.

@@ -199,7 +199,7 @@ class Bucket:
         """A small object.
 
         Raises:
-            Failed: it is not small, whoever made it so; it would have to fit into memory.
+            Failed: it is not small; it would have to fit into memory.
         """
         with _asking(key):
             content = bytes(self._client.get_object(**self._at(key))["Body"].read(longest + 1))

@@ -54,7 +54,7 @@ class Offered(NamedTuple):
 
 
 def offered(bucket: Bucket, log: Log, *, unsigned: bool) -> Offered:
-    """What the bucket has that the signed list names; whoever else can write there is not believed.
+    """What the bucket has that the signed list names; nothing else there is believed.
 
     Args:
         unsigned: believes the bucket, for one that an earlier release has filled.

@@ -1,4 +1,4 @@
-"""Text that comes from servers and hosts: shown to people, whoever has written it."""
+"""Text that comes from servers and hosts: shown to people, whatever wrote it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ asks_for_password() { # ADDRESS PORT
   said=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
   case $said in
     *NOAUTH*) return ;;
-    *PONG* | *DENIED*) echo "asks nobody for a password" ;;
+    *PONG* | *DENIED*) echo "accepts clients without a password" ;;
     *) echo "no answer at $1: $said" ;;
   esac
   exit 1

@@ -173,7 +173,7 @@ def _taken(node: Node) -> Iterator[Problem]:
 
 
 def _foreign(node: Node) -> list[str]:
-    """Files of a PgBouncer that is not ours; those that the package brings are nobody's."""
+    """Files of a PgBouncer that is not ours; those that the package brings belong to no one."""
     said = node.read("pgbouncer")
     found: Mapping[str, Found] = said["files"]
     if MARK.encode() in found[_INI].content:

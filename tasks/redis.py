@@ -135,7 +135,7 @@ def not_ipv4(node: Node) -> list[Problem]:
 _OWNED = {"replicaof", "include", "user", "masteruser"}
 _REFUSED = {
     "aclfile": "should not be set: redis_password would be void beside it",
-    "rename-command": "should not be set: Sentinel could promote nobody without its commands",
+    "rename-command": "should not be set: Sentinel cannot promote a replica without these commands",
 }
 
 

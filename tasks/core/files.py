@@ -198,7 +198,7 @@ def strangers(found: Mapping[str, Found], pristine: Collection[str]) -> list[str
 
     Args:
         found: what a probe of files has read.
-        pristine: MD5 sums of files that packages bring: these are nobody's yet.
+        pristine: MD5 sums of files that packages bring: they belong to no one yet.
     """
     return [
         path

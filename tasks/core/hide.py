@@ -1,4 +1,4 @@
-"""The one filter on everything that a run prints, whoever wrote it: no value of a secret passes."""
+"""The one filter on everything that a run prints: no value of a secret passes."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def probe(names: Sequence[str]) -> Probe[dict[str, str]]:
 
 
 def pristine_probe(names: Sequence[str]) -> Probe[frozenset[str]]:
-    """MD5 sums of the configuration files that packages bring: one of these is nobody's yet."""
+    """MD5 sums of the configuration files of packages: one of these belongs to no one yet."""
     script = f"dpkg-query -W -f '${{Conffiles}}\\n' {quoted(*names)} 2>/dev/null || true"
     return Probe(script, lambda lines: frozenset(re.findall(r"\b[0-9a-f]{32}\b", " ".join(lines))))
 

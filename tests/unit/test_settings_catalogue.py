@@ -389,7 +389,7 @@ EXTRA: list[Case] = [
         "redis_extra",
         {"rename-command": 'CONFIG ""'},
         "redis_extra/rename-command: "
-        "should not be set: Sentinel could promote nobody without its commands",
+        "should not be set: Sentinel cannot promote a replica without these commands",
     ),
 ]
 
