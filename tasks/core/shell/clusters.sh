@@ -5,7 +5,8 @@ for d in /etc/postgresql/*/main /var/lib/postgresql/*/main; do
 done | sort -u
 value() { # PARAMETER FILE...
   name=$1; shift
-  sed -nE "s/^[[:space:]]*$name[[:space:]=]+('([^']*)'|[^'#[:space:]]+).*/\\1/p" "$@" 2>/dev/null |
+  grep -hsaD skip "$name" "$@" |
+    sed -nE "s/^[[:space:]]*$name[[:space:]=]+('([^']*)'|[^'#[:space:]]+).*/\\1/p" |
     tail -n 1 | tr -d "'"
 }
 where=$data mine=
@@ -14,11 +15,11 @@ if [ -e "$etc/postgresql.conf" ]; then
   where=$(value data_directory "$etc/postgresql.conf" "$etc"/conf.d/*.conf); where=${where:-$data}
   if is_ours "$etc" "$where"; then mine=1; echo ours; fi
 # What pg_dropcluster has left of ours goes.
-elif [ -n "$(grep -rLF "$MARK" "$etc" 2>/dev/null)" ]; then echo "left $etc"
+elif [ -n "$(grep -rLFD skip "$MARK" "$etc" 2>/dev/null)" ]; then echo "left $etc"
 fi
 # A configuration may have changed since the start, and a server may have been started by hand.
 [ -n "$mine" ] || for p in $(grep -lsF "config_file=$etc/postgresql.conf" /proc/[0-9]*/cmdline) \
-  "/proc/$(head -n 1 "$where/postmaster.pid" 2>/dev/null)/cmdline"; do
+  "/proc/$(grep -saD skip -m 1 . "$where/postmaster.pid")/cmdline"; do
   p=${p%/cmdline}
   [ "$(cat "$p/comm" 2>/dev/null)" = postgres ] && [ "$p/root" -ef / ] || continue
   echo "running ${p#/proc/}"

@@ -6,15 +6,19 @@ if [ -L "$data/main" ] || mountpoint -q "$data/main"; then where=$data/main plac
 # An earlier run may have ended between the two renames.
 if [ ! -e "$etc/main/postgresql.conf" ]; then
   remove "$etc/$new" "$data/$new"
-  # Debian's tool gives postgres what it finds there, also behind a link.
   for each in "$etc" "$data" ${place:+"$place"}; do
-    [ -e "$each" ] && { [ -L "$each" ] || ! mountpoint -q "$each"; } || continue
+    [ -e "$each" ] || [ -L "$each" ] || at "$each" install -d -o postgres -g postgres -- "$each"
+    # A new file system is root's; one that stands in a directory of postgres is its own.
+    (cd -P "$each" 2>/dev/null && mountpoint -q . && [ "$(stat -c %U ..)" = postgres ] &&
+      chown postgres:postgres .) || :
     runuser -u postgres -- test -O "$each" ||
       { echo "$each does not belong to postgres: give it to postgres, or move it away" >&2; exit 1; }
   done
-  pg_createcluster "$VERSION" "$new" ${place:+-d "$place"} --start-conf disabled --port "$PORT" \
-    --locale "$LOCALE" --encoding UTF8 -- --data-checksums --auth-local=peer \
-    --auth-host=scram-sha-256 >/dev/null
+  runuser -u postgres -- pg_createcluster "$VERSION" "$new" ${place:+-d "$place"} \
+    --start-conf disabled --port "$PORT" --locale "$LOCALE" --encoding UTF8 -- --data-checksums \
+    --auth-local=peer --auth-host=scram-sha-256 >/dev/null
+  # What it leaves out unless it is root: apt keeps the packages of versions that have a cluster.
+  timeout 20 /usr/share/postgresql-common/pg_updateaptconfig >/dev/null 2>&1 || :
   remove "/var/log/postgresql/postgresql-$VERSION-$new.log"
   at "$etc/$new/x" sed -i 's/main\.datatier-creating/main/' "$etc/$new/postgresql.conf"
   at "$etc/$new/x" sed -i 's/^disabled$/auto/' "$etc/$new/start.conf"
