@@ -815,7 +815,7 @@ SHELL = (
     + """
 accepted() {
   is_redis "$1" || return 1
-  for REDISCLI_AUTH in "$REDIS_PASSWORD" "$(cat /etc/redis/redis-cli.auth 2>/dev/null)"; do
+  for REDISCLI_AUTH in "$REDIS_PASSWORD" "$(glance /etc/redis/redis-cli.auth)"; do
     export REDISCLI_AUTH
     pong=$(timeout 3 redis-cli -p "$1" PING 2>/dev/null) || :
     case $pong in PONG) return 0 ;; LOADING*) return 1 ;; esac
@@ -932,8 +932,9 @@ remove_users() { # PORT SERVICE NAMES
 
 
 KEEP_PASSWORD = """
-(umask 077; printf '%s\n' "$REDIS_PASSWORD" >/etc/redis/redis-cli.auth.new)
-mv /etc/redis/redis-cli.auth.new /etc/redis/redis-cli.auth
+rm -rf /etc/redis/redis-cli.auth.new
+(umask 077; set -C; printf '%s\n' "$REDIS_PASSWORD" >/etc/redis/redis-cli.auth.new)
+mv -fT /etc/redis/redis-cli.auth.new /etc/redis/redis-cli.auth
 """
 
 

@@ -60,6 +60,7 @@ class Found:
     """What stands at a path: kind is 'file', 'dir', 'other' or 'absent'.
 
     Attributes:
+        uid: its owner; of another kind who decides what stands there, if anybody can be trusted.
         is_strange: others wrote it where a file of ours should be.
     """
 
@@ -125,7 +126,9 @@ def _is_strange(entry: Entry, now: Found) -> bool:
     if not isinstance(entry, File) or MARK not in entry.content:
         return False
     # A program, a link; where a service's user decides what stands there, it is just put right.
-    if now.kind in ("other", "dir"):
+    if now.kind == "other":
+        return now.uid == "0"
+    if now.kind == "dir":
         return entry.user == "root"
     return bool(now.content.strip()) and MARK.encode() not in now.content
 
@@ -138,7 +141,7 @@ def _found(line: str) -> Found:
     if kind == "dir":
         mode, user, group, uid, gid = rest
         return Found(kind, mode, user, group, uid=uid, gid=gid)
-    return Found(kind)
+    return Found(kind, uid="".join(rest))
 
 
 def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | None:

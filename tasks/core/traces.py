@@ -116,7 +116,7 @@ ls -db {beside} 2>/dev/null | sed 's/^/beside /'
 for d in {data}; do
   if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
 done
-auth=$(cat /etc/redis/redis-cli.auth 2>/dev/null); export REDISCLI_AUTH="$auth"
+auth=$(glance /etc/redis/redis-cli.auth); export REDISCLI_AUTH="$auth"
 for f in {state}/redis-[0-9]*.active; do
   port=${{f##*/redis-}}; port=${{port%.active}}
   case " {ports} " in *" $port "*) continue ;; esac

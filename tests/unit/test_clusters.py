@@ -111,6 +111,9 @@ def test_creation_is_shell() -> None:
     assert helpers.syntax_error(clusters.probe(15).script) == ""
     assert "rm -rf" not in script.replace('rm -rf -- "$etc/$new" "$data/$new"', "")
     assert variables["VERSION"] == "15"
+    assert script.count("pg_createcluster") == script.count(
+        "runuser -u postgres -- pg_createcluster"
+    )
 
 
 # --- Files of others -----------------------------------------------------------------------------
@@ -127,10 +130,10 @@ def test_what_others_wrote_is_seen(content: bytes, is_stranger: bool) -> None:
     found = files.probe([INI]).parse([line])
     assert files.strangers(found, ()) == [INI.path] * is_stranger
     assert files.strangers(found, {hashlib.md5(content).hexdigest()}) == []
-    for kind in ("other", "dir 755 root root 0 0"):
+    for kind in ("other 0", "dir 755 root root 0 0"):
         assert files.strangers(files.probe([INI]).parse([kind]), ()) == [INI.path]
     theirs = File(INI.path, INI.content, user="postgres")
-    assert files.strangers(files.probe([theirs]).parse(["other"]), ()) == []
+    assert files.strangers(files.probe([theirs]).parse(["other 101"]), ()) == []
     unmarked, place = File(INI.path, "ours by its place"), Directory(INI.path)
     for entry in (unmarked, place):
         assert files.strangers(files.probe([entry]).parse([line]), ()) == []

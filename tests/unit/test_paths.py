@@ -11,9 +11,11 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from tasks import redis
 from tasks.core import files, traces
 from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.remote import PATHS
+from tasks.core.remote import shell as remote_shell
 from tests.e2e.project import ROOT
 from tests.unit.helpers import carry_out, shell
 
@@ -107,9 +109,25 @@ def test_its_owner_writes_there(home: Path) -> None:
 
 def test_a_link_is_no_file_and_is_replaced(home: Path, victim: Path) -> None:
     path = link(home / "a", victim / "file")
-    assert read(theirs(path)) == Found("other")
+    assert read(theirs(path)) == Found("other", uid=str(EVE))
     assert write(theirs(path)).returncode == 0
     assert path.read_text() == "new"
+
+
+def test_a_link_of_roots_is_strange_and_one_of_a_services_user_is_not(
+    home: Path, top: Path, victim: Path
+) -> None:
+    """Only root could have made it, to keep the file elsewhere; a user's would stop every run."""
+    for place, is_strange in ((top, True), (home, False)):
+        entry = theirs(link(place / "a", victim / "file"), f"# {files.MARK}\n")
+        found = read(entry)
+        assert found.is_strange is is_strange
+        assert files.strangers({entry.path: found}, ()) == [entry.path] * is_strange
+    copies = top / "copies"
+    output = run(f"copies={copies}\n{remote_shell('keep')}keep {top}/a")
+    assert output.returncode == 0
+    kept = Path(f"{copies}{top}/a")
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == ("root's", 0o640)
 
 
 def test_a_link_in_place_of_what_is_written_first_is_not_followed(home: Path, victim: Path) -> None:
@@ -135,7 +153,7 @@ def test_a_secret_behind_such_a_link_is_not_read(home: Path, top: Path) -> None:
     (secrets / "shadow").write_text("root's")
     (secrets / "shadow").chmod(0o600)
     place = link(home / "conf.d", secrets)
-    assert read(theirs(place / "shadow")) == Found("other")
+    assert read(theirs(place / "shadow")) == Found("other", uid=str(EVE))
 
 
 def test_a_hard_link_is_replaced_and_keeps_owner_and_mode(home: Path, victim: Path) -> None:
@@ -187,10 +205,31 @@ def test_nothing_is_opened_that_keeps_a_reader_waiting(home: Path) -> None:
     link(home / "dangling", home / "nowhere")
     link(home / "endless", "/dev/zero")
     for name in ("pipe", "zero", "huge", "loop", "dangling", "endless"):
-        assert read(theirs(home / name)) == Found("other"), name
+        assert read(theirs(home / name)) == Found("other", uid=str(EVE)), name
         assert write(theirs(home / name)).returncode == 0, name
         assert (home / name).read_text() == "new"
     assert not (home / "nowhere").exists()
+
+
+def test_what_only_root_may_read_is_read_as_what_it_is(home: Path, victim: Path) -> None:
+    (home / "auth").write_text("word\n")
+    os.mkfifo(home / "pipe")
+    link(home / "link", victim / "file")
+    link(home / "endless", "/dev/zero")
+    said = [run(f"glance {home}/{name}") for name in ("auth", "pipe", "link", "endless", "none")]
+    assert [each.stdout for each in said] == ["word\n", "", "", "", ""]
+    assert {(each.returncode, each.stderr) for each in said} == {(0, "")}
+
+
+def test_the_password_is_kept_along_no_link(top: Path, victim: Path) -> None:
+    """Those were left by redis when the directory was its own."""
+    auth = link(top / "redis-cli.auth", victim)
+    link(top / "redis-cli.auth.new", victim / "file")
+    script = redis.KEEP_PASSWORD.replace("/etc/redis", str(top))
+    assert run(f"REDIS_PASSWORD=word\n{script}").returncode == 0
+    assert (auth.is_symlink(), auth.read_text()) == (False, "word\n")
+    assert stat.S_IMODE(auth.stat().st_mode) == 0o600
+    assert {each.name for each in top.iterdir()} == {"redis-cli.auth", "victim"}
 
 
 # --- Whose path it is ----------------------------------------------------------------------------

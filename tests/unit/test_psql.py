@@ -73,7 +73,7 @@ FORCED = (
 )
 
 
-@pytest.mark.parametrize(("version", "newer"), [("15", False), ("17", True)])
+@pytest.mark.parametrize(("version", "newer"), [("15", False), ("17", True), ("1\nroot:x", True)])
 def test_a_session_begins_closed(tmp_path: Path, version: str, newer: bool) -> None:
     """Seen by what stands in for runuser: the options, and nothing of the caller's environment."""
     (tmp_path / "PG_VERSION").write_text(f"{version}\n")
@@ -86,6 +86,7 @@ echo 'SELECT 1' | closed_psql {tmp_path} 5433 'dbname=x host=evil'
 """
     script = script.replace("PATH=/usr/local/bin:", f"PATH={tmp_path}:")
     done = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
     lines = done.stdout.splitlines()
     (options,) = (line for line in lines if line.startswith("PGOPTIONS="))
     words = options.removeprefix("PGOPTIONS=").split()

@@ -2,7 +2,7 @@
 keep() { # PATH...
   install -d -m 700 "$copies"
   for each; do
-    mode=$(stat -c %a -- "$each" 2>/dev/null) || continue
+    mode=$(stat -Lc %a -- "$each" 2>/dev/null) || continue
     mkdir -p "$copies${each%/*}"
     (umask 077; peek "$each" cat -- "$each" >"$copies$each.new")
     chmod "$mode" "$copies$each.new"

@@ -55,6 +55,8 @@ at() ( # PATH COMMAND...
 )
 # The same for what reads, which a pipe or a terminal in place of a file would keep waiting.
 peek() (patience=5; at "$@")
+# What only root may read, in a directory that was of others: no link, pipe or endless file.
+glance() { dd if="$1" iflag=nofollow,nonblock bs=4096 count=1 2>/dev/null || :; } # FILE
 remove() ( # PATH...
   for each; do at "$each" rm -rf --one-file-system -- "$each" || exit 1; done
 )
@@ -69,14 +71,14 @@ look() { # PATH...
     case $((0x$mode & 0xf000)) in
       16384) echo "dir $said" ;;
       32768)
-        if [ "$size" -gt 4194304 ] || [ ! -r "$p" ]; then echo other; continue; fi
+        if [ "$size" -gt 4194304 ] || [ ! -r "$p" ]; then echo "other $(id -u)"; continue; fi
         printf "file %s " "$said"; head -c 4194304 -- "$p" | base64 -w0 || exit 1
         echo ;;
       40960)
         if [ -d "$p" ] && { [ "${said%% 0 *}" != "$said" ] || [ "$(id -u)" != 0 ]; }; then
           stat -L -c "dir %a %U %G %u %g" -- "$p"
-        else echo other; fi ;;
-      *) echo other ;;
+        else echo "other $(id -u)"; fi ;;
+      *) echo "other $(id -u)" ;;
     esac
   done <<EOF
 $(stat -c "%f %s %a %U %G %u %g" -- "$@" 2>/dev/null)

@@ -13,8 +13,10 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
   options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
-  [ "$(runuser -u postgres -- timeout 5 cat "$1/PG_VERSION")" -lt 17 ] ||
-    options="$options -c event_triggers=off -c transaction_timeout=0"
+  case $(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") in
+    1[0-6]) ;;
+    *) options="$options -c event_triggers=off -c transaction_timeout=0" ;;
+  esac
   port=$2 database=$3
   shift 3
   # Inside runuser, which waits for two seconds before it passes a signal on.
