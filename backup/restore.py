@@ -18,7 +18,7 @@ from backup import postgres as pg
 from backup import properties, repository, scratch
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, Program, WrongUse, program, stamp
-from backup.load import Opener, load, sweep
+from backup.load import Admission, Opener, anything, load, nothing, same_as, sweep
 from backup.manifest import SUFFIX, Manifest, all_of
 from backup.properties import Properties
 from backup.script import Script, Stream
@@ -153,7 +153,9 @@ def from_dump(config: Config, given: str, log: Log, table: str = "") -> None:
     content = Content(owner, size, rows, known)
     with _beside(config, manifest.of, content, log) as fresh:
         with log.step(f"load into {fresh}"):
-            counts = load(pg.server(config), fresh, _dumped(config, manifest), log)
+            known = _same_as_live(pg.server(config), manifest.of)
+            dump = _dumped(config, manifest)
+            counts = load(pg.server(config), fresh, dump, log, admits=known)
         with log.step("row counts"):
             require_counts(pg.server(config), fresh, counts, content.rows)
         _put(config, manifest.of, fresh, content, table, log)
@@ -178,7 +180,9 @@ def from_point(
                 for name in [] if table else content.unlogged:
                     log.line(f"not restored: rows of {name}: it is unlogged, so WAL has none")
                 with log.step(f"copy into {fresh}"):
-                    load(live, fresh, _dump_of(source, database, admin=True), log)
+                    dump = _dump_of(source, database, admin=True)
+                    # Its catalog is ours: it comes from the physical backup.
+                    load(live, fresh, dump, log, admits=same_as(dump))
                 _put(config, database, fresh, content, table, log)
     if left := [database for database in databases if database not in contents]:
         raise Failed(f"{', '.join(left)}: not whole at that point, so not restored; the others are")
@@ -281,6 +285,12 @@ def _dumped(config: Config, manifest: Manifest) -> Opener:
     return lambda _: pg.plain(config, manifest.path(config.artifacts("postgres")))
 
 
+def _same_as_live(live: Postgres, database: str) -> Admission:
+    """What the live database has already; a dump by itself is not believed that far."""
+    there = _exists(live, database)
+    return same_as(_dump_of(live, database, admin=False)) if there else nothing
+
+
 def _dump_of(source: Postgres, database: str, *options: str, admin: bool) -> Opener:
     """What pg_dump writes of a database."""
 
@@ -358,7 +368,8 @@ def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) 
         sections = () if gone else ("--section=pre-data", "--section=data")
         pattern = f"--table={quoted(beside)}.{quoted(name)}"
         dump = _dump_of(live, fresh, pattern, *sections, admin=False)
-        load(live, database, dump, log, [quoted(beside), quoted(schema)])
+        schemas = [quoted(beside), quoted(schema)]
+        load(live, database, dump, log, schemas, admits=nothing)
     if not gone:
         log.line(f"{database} has its {schema}.{name} as before, the backup's as {beside}.{name}")
         return
@@ -500,7 +511,7 @@ def load_dump(
     with pg.connect(server, "postgres", admin=True) as connection:
         known = manifest.facts.get("properties", {})
         properties.create(connection, database, manifest.facts["owner"], known, log)
-    counts = load(server, database, _dumped(config, manifest), log)
+    counts = load(server, database, _dumped(config, manifest), log, admits=anything)
     require_counts(server, database, counts, manifest.facts["rows"])
 
 

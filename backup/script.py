@@ -284,8 +284,9 @@ SETTINGS = {
     *("DEFAULT_TABLE_ACCESS_METHOD", "DEFAULT_WITH_OIDS"),
 }
 _SELECTS = re.compile(
-    rb"SELECT pg_catalog\.(set_config|setval|lo_create|lo_open|lowrite|lo_close)"
-    rb"\(('[^'\\]*'|'\\\\?x[0-9a-fA-F]*'|-?\d+|true|false|,|\s)*\)"
+    rb"SELECT pg_catalog\.(set_config\('search_path', '', false\)|"
+    rb"(setval|lo_create|lo_open|lowrite|lo_close)"
+    rb"\(('[^'\\]*'|'\\\\?x[0-9a-fA-F]*'|-?\d+|true|false|,|\s)*\))"
 )
 
 

@@ -13,13 +13,17 @@ from backup.job import Failed
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _CONNECT_SECONDS = 10
+# A session that waits for a lock holds up all who come after it, so ours gives up; a dump, which
+# only reads, may wait for a migration.
+_LOCK_TIMEOUT = "1min"
+_DUMP_LOCK_TIMEOUT = "10min"
 
 # Given at the start, where they win over what is set for the database or the role.
 _OPTIONS = {
     "search_path": "pg_catalog,pg_temp",
     "local_preload_libraries": "",
     "statement_timeout": "0",
-    "lock_timeout": "0",
+    "lock_timeout": _LOCK_TIMEOUT,
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
@@ -143,6 +147,8 @@ def tool(
     who = login(postgres, admin=admin)
     command = [postgres.binary(name), "-h", postgres.host, "-p", str(postgres.port)]
     command += ["-U", who.user, "-w"]
+    if name in ("pg_dump", "pg_dumpall"):
+        command.append(f"--lock-wait-timeout={_DUMP_LOCK_TIMEOUT}")
     if database:
         # What has a '=' would be read as a whole connection string.
         escaped = database.replace("\\", "\\\\").replace("'", "\\'")

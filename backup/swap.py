@@ -25,8 +25,8 @@ _TIMED_OUT = 124
 RENAME_TRIES = 3
 
 
-def swap(live: Postgres, database: str, fresh: str, wanted: Properties, log: Log) -> str:
-    """Puts `fresh` in the place of `database`; returns the name that the old one is kept under.
+def swap(live: Postgres, database: str, fresh: str, wanted: Properties, log: Log) -> None:
+    """Puts `fresh` in the place of `database`, which is kept under another name.
 
     Args:
         wanted: what the backup knows of the database, for what the live one does not say.
@@ -38,12 +38,12 @@ def swap(live: Postgres, database: str, fresh: str, wanted: Properties, log: Log
     with log.step("settings and privileges of the database"):
         properties.give(live, database, fresh, wanted, log)
     with log.step("swap"), paused(live, database, log):
-        _rename(live, database, fresh, kept)
-        log.line(f"{database} is restored; what it was is kept as {kept} until you drop it")
+        was = _rename(live, database, fresh, kept)
+        what = f"what it was is kept as {kept} until you drop it" if was else "it was gone"
+        log.line(f"{database} is restored; {what}")
     with pg.connect(live, "postgres", admin=True) as connection:
         for line in properties.left_behind(connection, kept):
             log.line(line)
-    return kept
 
 
 def name_beside(database: str, what: str) -> str:
@@ -51,16 +51,18 @@ def name_beside(database: str, what: str) -> str:
     return f"{database[:39]}_{what}_{stamp()}"
 
 
-def _rename(live: Postgres, database: str, fresh: str, kept: str) -> None:
+def _rename(live: Postgres, database: str, fresh: str, kept: str) -> bool:
+    """Renames both, or the new one if there is no old one; returns whether there was."""
     for last in (*[False] * (RENAME_TRIES - 1), True):
         try:
             return _rename_both(live, database, fresh, kept)
         except errors.ObjectInUse as busy:
             if last:
                 raise Failed(f"{busy.diag.message_primary}: {busy.diag.message_detail}") from None
+    raise AssertionError("the last try returns or raises")
 
 
-def _rename_both(live: Postgres, database: str, fresh: str, kept: str) -> None:
+def _rename_both(live: Postgres, database: str, fresh: str, kept: str) -> bool:
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     with pg.connect(live, "postgres", admin=True) as connection, connection.transaction():
         # Both need to be free of sessions: direct ones, and what the pool has not ended.
@@ -69,9 +71,10 @@ def _rename_both(live: Postgres, database: str, fresh: str, kept: str) -> None:
             " WHERE datname = ANY(%s) AND pid <> pg_backend_pid()",
             ([database, fresh],),
         )
-        if _exists(connection, database):
+        if there := _exists(connection, database):
             connection.execute(rename.format(sql.Identifier(database), sql.Identifier(kept)))
         connection.execute(rename.format(sql.Identifier(fresh), sql.Identifier(database)))
+        return there
 
 
 def _exists(connection: Connection, database: str) -> bool:

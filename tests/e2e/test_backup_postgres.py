@@ -320,6 +320,19 @@ CREATE TABLE public.moods (m public.mood REFERENCES public.hostile_rows);
 INSERT INTO public.moods VALUES ('1');
 CREATE TABLE public.literals (d public.hostile_domain[] DEFAULT '{1}'::public.hostile_domain[]);
 RESET ROLE;
+CREATE FUNCTION public."+"(i int, j int DEFAULT 1) RETURNS int LANGUAGE internal AS 'int4pl';
+CREATE FUNCTION public.sure(i int) RETURNS int LANGUAGE sql LEAKPROOF AS 'SELECT i';
+CREATE AGGREGATE public.listed(anynonarray) (
+  SFUNC = array_agg_transfn, STYPE = internal, FINALFUNC = array_agg_finalfn, FINALFUNC_EXTRA);
+CREATE TYPE public.based;
+CREATE FUNCTION public.based_in(cstring) RETURNS public.based LANGUAGE internal STRICT AS 'int4in';
+CREATE FUNCTION public.based_out(public.based) RETURNS cstring LANGUAGE internal STRICT
+  AS 'int4out';
+CREATE TYPE public.based (
+  INPUT = public.based_in, OUTPUT = public.based_out, INTERNALLENGTH = 4, PASSEDBYVALUE);
+CREATE CAST (public.based AS int) WITHOUT FUNCTION;
+CREATE TABLE public.bases (b public.based); ALTER TABLE public.bases OWNER TO psscript;
+INSERT INTO public.bases VALUES ('5');
 ALTER DATABASE shop CONNECTION LIMIT 77; COMMENT ON DATABASE shop IS 'it''s';
 SELECT set_config('search_path', 'public;ALTER/**/ROLE/**/psscript/**/SUPERUSER', false);
 ALTER DATABASE shop SET search_path FROM CURRENT;
@@ -342,6 +355,11 @@ def test_what_an_owner_left_is_run_by_nobody_else(estate: Site, history: dict[st
     assert hostile.admin(estate.db, f"{like} WHERE datname = 'shop'") == "77|it's"
     statistics = "SELECT count(*) > 0 FROM pg_stats WHERE tablename = 'hostile_partition'"
     assert hostile.admin(estate.db, statistics, "shop") == "t"
+    # A dump alone does not make what only a superuser may: the live database has to have it so.
+    hostile.admin(estate.db, 'ALTER FUNCTION public."+" OWNER TO psscript', "shop")
+    said = estate.refused("restore-postgres.sh /backups/postgres/shop_full_LATEST.sql.gz")
+    assert "function public.+(integer, integer) of postgres: permission denied" in said, said
+    hostile.admin(estate.db, 'ALTER FUNCTION public."+" OWNER TO postgres', "shop")
     estate.done("backup.sh drill")
     hostile.assert_harmless(estate.db, database="shop")
     assert estate.sql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'datatier_load%'") == "0"

@@ -134,6 +134,8 @@ FOREIGN = {
     "session": b"SET SESSION AUTHORIZATION postgres;",
     "role set": b"SET ROLE postgres;",
     "path": b"SET search_path = public;",
+    "path, called": b"SELECT pg_catalog.set_config('search_path', 'public', false);",
+    "setting": b"SELECT pg_catalog.set_config('session_replication_role', 'origin', false);",
     "strings": b"SET standard_conforming_strings = off;",
     "encoding": b"SET client_encoding = 'SJIS';",
     "function": b"SELECT public.f();",

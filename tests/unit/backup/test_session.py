@@ -30,6 +30,12 @@ def test_a_tool_gets_our_options_and_no_password_of_the_superuser(server: Postgr
     assert "PGPASSWORD" not in session.tool(server, "pg_dump", admin=True)[1]
 
 
+def test_no_lock_is_waited_for_without_end(server: Postgres) -> None:
+    assert "-c lock_timeout=1min" in session.options(server, superuser=True)
+    for name in ("pg_dump", "pg_dumpall"):
+        assert "--lock-wait-timeout=10min" in session.tool(server, name)[0]
+
+
 @pytest.mark.parametrize(("version", "known"), [(15, False), (16, False), (17, True)])
 def test_only_what_a_release_knows_is_set_at_the_start(
     server: Postgres, version: int, known: bool
