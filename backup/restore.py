@@ -16,6 +16,7 @@ from psycopg import sql
 
 from backup import postgres as pg
 from backup import properties, repository, scratch
+from backup.ahead import ahead
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, Program, WrongUse, program, stamp
 from backup.load import Admission, Opener, anything, load, nothing, same_as, sweep
@@ -282,7 +283,14 @@ def _require_room(live: Postgres, size: int) -> None:
 
 def _dumped(config: Config, manifest: Manifest) -> Opener:
     """The SQL of an artifact."""
-    return lambda _: pg.plain(config, manifest.path(config.artifacts("postgres")))
+
+    @contextlib.contextmanager
+    def opened(_: bool) -> Iterator[Stream]:
+        path = manifest.path(config.artifacts("postgres"))
+        with pg.plain(config, path) as stream, ahead(stream) as early:
+            yield early
+
+    return opened
 
 
 def _same_as_live(live: Postgres, database: str) -> Admission:
