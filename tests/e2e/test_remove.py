@@ -161,12 +161,15 @@ def test_data_are_destroyed_by_name_only(
 
 
 def test_data_are_destroyed(stack: Stack, project: Project) -> None:
-    """Cluster, Redis directories and backups."""
+    """Cluster, Redis directories and backups; what links in them lead to stays."""
     given = ("--data", "destroy_data=true", "--data", "confirm=psscript")
     plan = project.plan(TASK, *given)
     for path in DATA:
         assert f"{path}: remove" in plan.output
-    assert project.deploy(TASK, *given).changed == plan.planned
+    old = f"{DATA[1]}/old"
+    stack.host.run(f"runuser -u redis -- touch {old}")
+    with links.planted(stack.host, [f"{DATA[0]}/pg_serial", old]):
+        assert project.deploy(TASK, *given).changed == plan.planned
     assert project.deploy(TASK, *given).changed == project.plan(TASK, *given).planned == set()
     _check_gone(stack.host)
     left = "ls -A /var/lib/postgresql /etc/postgresql /var/lib/redis; ls -d /backups"
