@@ -168,9 +168,9 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         there = engine.volume(container, f"{postgres.cluster_version(container)}/main/PG_VERSION")
         yield "server", probe, f"if [ -e {there} ]; then echo down; else echo absent; fi"
     if RedisSettings in container.settings:
-        file = engine.volume(container, "redis.conf")
-        role = f"peek {file} sed -n 's/^replicaof /replica /p' {file} | grep . || echo master"
-        stopped = f"if [ -e {file} ]; then {role}; else echo absent; fi"
+        home, file = engine.volume(container, ""), engine.volume(container, "redis.conf")
+        read = f"role=$(within {home} sed -n 's/^replicaof /replica /p' redis.conf) || exit 1"
+        stopped = f'if [ -e {file} ]; then {read}; echo "${{role:-master}}"; else echo absent; fi'
         yield "roles", redis.roles_probe(container), stopped
         secret = redis.password(container)
         # Whichever of them runs.
@@ -517,7 +517,7 @@ _TAKE = """
 root=$(docker info -f '{{.DockerRootDir}}')
 take() { # CONTAINER VOLUME HOW
   docker stop -t 300 "$1" >/dev/null
-  [ -z "$2" ] || remove "$root/volumes/$2/_data/redis.conf"
+  [ ! -d "$root/volumes/$2/_data" ] || within "$root/volumes/$2/_data" rm -f redis.conf
   docker rm "$1" >/dev/null
   [ "$3" != destroy ] || docker volume rm "$2" >/dev/null
 }

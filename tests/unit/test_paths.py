@@ -283,6 +283,23 @@ def test_a_removal_ends_at_what_somebody_has_linked(home: Path, victim: Path) ->
     assert [*home.iterdir()] == []
 
 
+def test_behind_a_door_that_is_closed_to_its_owner(top: Path, victim: Path) -> None:
+    closed = top / "closed"
+    closed.mkdir()
+    inside = owned(closed / "inside", EVE)
+    closed.chmod(0o700)
+    (inside / "file").write_text("hers\n")
+    (inside / "link").symlink_to(victim / "file")
+    assert run(f"within {inside}/ cat file").stdout == "hers\n"
+    assert run(f"within {inside} cat link").returncode != 0
+    assert run(f"within {inside} rm file link").returncode == 0
+    assert not (inside / "file").exists()
+    owned(inside / "deep", BOB)
+    refused = run(f"within {inside}/deep true")
+    assert refused.returncode != 0
+    assert f"could not touch {inside}/deep: it is not in a directory of root's" in refused.stderr
+
+
 def test_a_command_has_nothing_of_roots(home: Path) -> None:
     output = run(f"SECRET=x; export SECRET; at {home}/a sh -c 'id -u; id -G; env'")
     user, groups, *environment = output.stdout.splitlines()

@@ -57,6 +57,15 @@ at() ( # PATH COMMAND...
 peek() (patience=5; at "$@")
 # What only root may read, in a directory that was of others: no link, pipe or endless file.
 glance() { dd if="$1" iflag=nofollow,nonblock bs=4096 count=1 2>/dev/null || :; } # FILE
+# Reads or removes in a directory whose owner may not enter those above it, which are root's.
+within() ( # DIRECTORY COMMAND...: its paths are those below the directory
+  place=${1%/}
+  shift
+  actor_of "${place%/*}" && [ "$actor" = 0 ] && cd -P -- "$place" || {
+    echo "could not touch $place: ${why:-it is not in a directory of root's}" >&2; exit 1; }
+  patience=5
+  become "$(stat -c %u .)" "$@"
+)
 remove() ( # PATH...
   for each; do at "$each" rm -rf --one-file-system -- "$each" || exit 1; done
 )
