@@ -110,17 +110,21 @@ def run(
     command: Sequence[str],
     *,
     user: str = "",
+    through: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> str:
-    """Runs a programme and returns its output; secrets go into `env`, never into `command`.
+    """Runs a program and returns its output; secrets go into `env`, never into `command`.
+
+    Args:
+        through: the command that runs it, with other rights or in another place.
 
     Raises:
         Failed: it exited with something else than 0; the message holds what it said of that.
     """
     try:
         done = subprocess.run(
-            [*_as(user), *command],
+            [*_as(user), *through, *command],
             env=_environment(env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -47,8 +47,8 @@ class Sandbox:
         Raises:
             Failed: it exited with something else than 0.
         """
-        words = [*_AS_USER, *map(str, command)]
-        return run(words if self.exposed else [*self._apart(), *words])
+        apart = [] if self.exposed else self._apart()
+        return run([*map(str, command)], through=[*apart, *_AS_USER])
 
     def _apart(self) -> list[str]:
         # Without a network as well: what was restored could know where to connect to.
@@ -58,7 +58,7 @@ class Sandbox:
     def probed(self) -> Sandbox:
         """The same, knowing whether the kernel lets us hide anything."""
         try:
-            run([*self._apart(), "true"])
+            run(["true"], through=self._apart())
         except Failed as failure:
             return replace(self, exposed=f"no mount namespace can be made ({failure})")
         return self
