@@ -107,7 +107,7 @@ asks_for_password() { # ADDRESS PORT
   said=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
   case $said in
     *NOAUTH*) return ;;
-    *PONG* | *DENIED*) echo "accepts clients without a password" ;;
+    *PONG* | *DENIED*) echo "asks for no password" ;;
     *) echo "no answer at $1: $said" ;;
   esac
   exit 1
