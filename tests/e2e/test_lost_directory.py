@@ -45,8 +45,8 @@ def test_a_lost_data_directory_comes_back(alone: Stack) -> None:
 
     # To the end, with nothing there any more; the others with the last one's cluster there.
     host.run(f"rm -rf {DATA}; echo mine >/root/victim; chmod 600 /root/victim")
-    for name in ("restoring", "restore.log"):
-        host.run(f"ln -s /root/victim {DATA}.{name}", user="postgres")
+    for beside in ("restoring", "restore.log"):
+        host.run(f"ln -s /root/victim {DATA}.{beside}", user="postgres")
     done = succeeded(script(host, "restore-cluster.sh"))
     assert "timeline 2" in done.stderr
     assert said(host.run("stat -c '%U %a' /root/victim; cat /root/victim")) == "root 600\nmine"
