@@ -48,7 +48,7 @@ class Sandbox:
             Failed: it exited with something else than 0.
         """
         apart = [] if self.exposed else self._apart()
-        return run([*map(str, command)], through=[*apart, *_AS_USER])
+        return run([*map(str, command)], through=[*_CLEAN, *apart, *_AS_USER])
 
     def _apart(self) -> list[str]:
         # Without a network as well: what was restored could know where to connect to.
@@ -58,7 +58,7 @@ class Sandbox:
     def probed(self) -> Sandbox:
         """The same, knowing whether the kernel lets us hide anything."""
         try:
-            run(["true"], through=self._apart())
+            run(["true"], through=[*_CLEAN, *self._apart()])
         except Failed as failure:
             return replace(self, exposed=f"no mount namespace can be made ({failure})")
         return self
@@ -94,6 +94,11 @@ class Sandbox:
         return (self.home / "locations").read_text().splitlines()
 
 
+# Without root's variables: LD_PRELOAD and the like, which name files that are not there.
+_CLEAN = [
+    *("env", "-i", "LC_ALL=C.UTF-8"),
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+]
 _AS_USER = [
     *("setpriv", f"--reuid={USER}", f"--regid={KEEPER}", "--clear-groups"),
     *("--inh-caps=-all", "--no-new-privs"),
