@@ -276,7 +276,7 @@ def _ask(node: Node) -> list[Row]:
     checks = list(_checks(node))
     if not checks:
         return []
-    script = f"cd /\n{_LOOK}"
+    script = f"cd /\n{remote.PATHS}{_LOOK}"
     for check in checks:
         script += (
             f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
