@@ -814,6 +814,7 @@ SHELL = (
     IS_REDIS
     + """
 accepted() {
+  pong=
   is_redis "$1" || return 1
   for REDISCLI_AUTH in "$REDIS_PASSWORD" "$(glance /etc/redis/redis-cli.auth)"; do
     export REDISCLI_AUTH

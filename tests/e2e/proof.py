@@ -168,8 +168,9 @@ class Stack:
 
     def check_survives_kill(self, service: str, word: str, seconds: float) -> None:
         """Kills a service's main process; it must come back by itself, with its data."""
+        # A Sentinel asks a server that was killed before this one again after a second.
+        eventually(lambda: self.check(service, word), seconds)
         before = main_process(self.host, self.unit(service))
-        self.check(service, word)
         self.host.run(f"kill -9 {before.pid}")
         eventually(lambda: self.check(service, word), seconds)
 
