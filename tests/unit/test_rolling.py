@@ -217,3 +217,11 @@ def test_nobody_is_asked_where_nothing_restarts(tmp_path: Path) -> None:
     deployed(after, after, quorum="", online=0)
     assert [said(node) for node in after.nodes] == [""] * 3
     assert lines(after) == {}
+
+
+@pytest.mark.parametrize("wait", ["loaded 6379", "accepted 6379"])
+def test_an_instance_that_does_not_listen_yet_is_late(wait: str) -> None:
+    """No answer is an answer, not the end of the script: it is asked again."""
+    text = f"set -eu\nREDIS_PASSWORD=x\n{redis.SHELL}\nis_redis() {{ return 1; }}\n"
+    done = helpers.shell(f"{text}{wait} || echo late")
+    assert (done.stdout, done.stderr) == ("late\n", "")
