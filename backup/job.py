@@ -113,11 +113,13 @@ def run(
     through: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    place: Path = Path("/"),
 ) -> str:
     """Runs a program and returns its output; secrets go into `env`, never into `command`.
 
     Args:
         through: the command that runs it, with other rights or in another place.
+        place: its working directory.
 
     Raises:
         Failed: it exited with something else than 0; the message holds what it said of that.
@@ -131,7 +133,7 @@ def run(
             text=True,
             timeout=timeout,
             check=False,
-            cwd="/",
+            cwd=place,
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"{command[0]}: no end after {timeout:.0f} s") from None

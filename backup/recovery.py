@@ -85,21 +85,35 @@ def _give(root: Path, user: str) -> None:
     """
     root.mkdir(exist_ok=True)
     owner = pwd.getpwnam(user)
-    for _, _, _, directory in os.fwalk(root):
-        os.fchown(directory, owner.pw_uid, owner.pw_gid)
-        os.fchmod(directory, 0o750)
-        # Listed anew: from now on nobody else changes what is in it.
-        for name in [entry.name for entry in os.scandir(directory)]:
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                continue
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                os.unlink(name, dir_fd=directory)
-                continue
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-            os.fchown(file, owner.pw_uid, owner.pw_gid)
-            os.fchmod(file, 0o640)
-            os.close(file)
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _hand_over(directory, owner.pw_uid, owner.pw_gid)
+    finally:
+        os.close(directory)
+
+
+def _hand_over(directory: int, uid: int, gid: int) -> None:
+    """A directory is root's while what is in it changes hands: it is taken first or given last."""
+    if not uid:
+        os.fchown(directory, uid, gid)
+    for name in [entry.name for entry in os.scandir(directory)]:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if not is_directory and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1):
+            os.unlink(name, dir_fd=directory)
+            continue
+        item = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        try:
+            if is_directory:
+                _hand_over(item, uid, gid)
+            else:
+                os.fchown(item, uid, gid)
+                os.fchmod(item, 0o640)
+        finally:
+            os.close(item)
+    os.fchmod(directory, 0o750)
+    if uid:
+        os.fchown(directory, uid, gid)
 
 
 def require_known_cluster(config: Config) -> None:

@@ -57,11 +57,11 @@ def snapshot(config: Config, log: Log) -> Manifest:
         # Names are of a second, and a small snapshot takes less.
         time.sleep(0.1)
     clock = time.monotonic()
-    raw = directory / f".{name}.rdb.partial"
     packed = directory / f".{name}.partial"
     try:
-        dump = _take(redis, raw, log)
-        found, checks = _checked(config, raw, packed, log)
+        with rdb.workplace(config) as work:
+            dump = _take(redis, work, log)
+            found, checks = _checked(config, work / rdb.DUMP, packed, log)
         ended = datetime.now(UTC)
         manifest = Manifest(
             kind="redis",
@@ -98,7 +98,7 @@ def verify(config: Config, manifest: Manifest) -> None:
         Failed: the message names the check that failed.
     """
     with rdb.workplace(config) as work:
-        rdb.validate(config, manifest, work / "dump.rdb")
+        rdb.validate(config, manifest, work / rdb.DUMP)
 
 
 def _clean(directory: Path) -> None:
@@ -117,16 +117,15 @@ def _iso(moment: datetime) -> str:
 # --- Take ----------------------------------------------------------------------------------------
 
 
-def _take(redis: Redis, raw: Path, log: Log) -> _Dump:
+def _take(redis: Redis, work: Path, log: Log) -> _Dump:
     with log.step("choice of the node"):
         origin = _settled(redis)
         _require_tool(origin)
     with log.step(f"dump from {origin.role} {origin.endpoint}"):
-        raw.touch(mode=0o600)
         if origin.role == "replica":
-            _dump_replica(redis, origin, raw)
+            _dump_replica(redis, origin, work)
             return _Dump(origin, origin.follows or origin.endpoint, None)
-        return _Dump(origin, origin.endpoint, _dump_master(redis, origin, raw))
+        return _Dump(origin, origin.endpoint, _dump_master(redis, origin, work))
 
 
 def _settled(redis: Redis) -> Node:
@@ -158,16 +157,17 @@ def _require_tool(origin: Node) -> None:
         )
 
 
-def _dump_replica(redis: Redis, origin: Node, raw: Path) -> None:
-    place = ["-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
+def _dump_replica(redis: Redis, origin: Node, work: Path) -> None:
+    command = ["redis-cli", "-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
+    command += ["--rdb", rdb.DUMP]
     password = {"REDISCLI_AUTH": redis.password}
     try:
-        run(["redis-cli", *place, "--rdb", str(raw)], env=password, timeout=DUMP_SECONDS)
+        run(command, through=rdb.as_redis(), env=password, timeout=DUMP_SECONDS, place=work)
     except Failed as error:
         raise Failed(f"dump from {origin.endpoint}: {error}") from None
 
 
-def _dump_master(redis: Redis, origin: Node, raw: Path) -> Endpoint:
+def _dump_master(redis: Redis, origin: Node, work: Path) -> Endpoint:
     """Takes what the master sends to a replica of ours, under a name that Sentinel cannot use.
 
     `redis-cli --rdb` would make every Sentinel count a replica 127.0.0.1:0 from then on.
@@ -179,9 +179,7 @@ def _dump_master(redis: Redis, origin: Node, raw: Path) -> Endpoint:
         "repl-diskless-load": "disabled",
         "databases": "16384",
     }
-    home = Path(f"{raw}.scratch")
-    home.mkdir(mode=0o700)
-    with redis_scratch.running(home, redis.password, place, settings) as server:
+    with redis_scratch.running(work, redis.password, place, settings) as server:
 
         def received() -> bool | None:
             server.require_alive()
@@ -189,7 +187,6 @@ def _dump_master(redis: Redis, origin: Node, raw: Path) -> Endpoint:
             return link == "up" or None
 
         until(received, DUMP_SECONDS, f"{origin.endpoint} sends its data")
-        (home / "dump.rdb").replace(raw)
     return place
 
 
@@ -203,7 +200,7 @@ def _checked(config: Config, raw: Path, packed: Path, log: Log) -> tuple[rdb.Rdb
     with log.step("compression and encryption" if crypt.suffix(config) else "compression"):
         rdb.pack(config, raw, packed)
     with log.step("reading it back"):
-        if rdb.digest_inside(config, packed) != digest(raw):
+        if rdb.digest_inside(config, packed) != rdb.digest_of(raw):
             raise Failed("what was packed is not what was dumped")
     opened = "decrypted and unpacked" if crypt.suffix(config) else "unpacked"
     return found, ["redis-check-rdb", f"{opened} to what was dumped", "sha256"]
@@ -287,7 +284,7 @@ def drill(config: Config, log: Log) -> dict[str, Any]:
         log.step(f"load of {manifest.name} in a scratch server"),
         rdb.workplace(config) as work,
     ):
-        found = rdb.validate(config, manifest, work / "dump.rdb")
+        found = rdb.validate(config, manifest, work / rdb.DUMP)
         place = Endpoint("127.0.0.1", redis_scratch.free_port("127.0.0.1"))
         settings = {"databases": str(max(16, found.databases))}
         password = configured(config).password

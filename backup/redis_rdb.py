@@ -20,8 +20,14 @@ from backup import crypt
 from backup.config import Config
 from backup.job import Failed, run
 from backup.manifest import SUFFIX, Manifest
+from backup.owned import given, opened
 
 NAME = re.compile(r"redis_\d{8}_\d{6}\.rdb\.gz(\.gpg)?")
+
+# What Redis has sent or saved is read with its own rights; the package and the images have it.
+USER = "redis"
+# A snapshot while it is worked on, in a directory of that user's.
+DUMP = "dump.rdb"
 
 _WORK = ".work-"
 _CHUNK = 1 << 20
@@ -52,7 +58,7 @@ def inspect(path: Path) -> Rdb:
     Raises:
         Failed: it is cut, damaged, or newer than the tool; or its checksum is switched off.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = re.match(rb"REDIS(\d{4})", file.read(9))
     if start is None:
         raise Failed("redis-check-rdb: not an RDB file")
@@ -72,7 +78,8 @@ def _approval(path: Path) -> str:
     """What redis-check-rdb says of a file that it finds good."""
     try:
         done = subprocess.run(
-            ["redis-check-rdb", str(path)],
+            [*as_redis(), "redis-check-rdb", path.name],
+            cwd=path.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -128,7 +135,7 @@ def pack(config: Config, raw: Path, packed: Path) -> None:
     with os.fdopen(descriptor, "wb") as file:
         try:
             with (
-                raw.open("rb") as plain,
+                opened(raw) as plain,
                 crypt.writer(config, file) as sealed,
                 gzip.GzipFile("", "wb", 6, sealed, mtime=0) as stream,
             ):
@@ -155,6 +162,12 @@ def unpack(config: Config, packed: Path) -> Iterator[bytes]:
         raise Failed(f"{packed.name.strip('.')} does not unpack: {error}") from None
 
 
+def digest_of(raw: Path) -> str:
+    """The sha256 of an RDB in a directory of redis's."""
+    with opened(raw) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_inside(config: Config, packed: Path) -> str:
     """The sha256 of the RDB in an artifact."""
     total = hashlib.sha256()
@@ -163,15 +176,32 @@ def digest_inside(config: Config, packed: Path) -> str:
     return total.hexdigest()
 
 
+def as_redis(*options: str) -> list[str]:
+    """The command that runs another one as the user redis; as ourselves, where we are not root."""
+    if os.geteuid():
+        return ["setpriv", *options] if options else []
+    user = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all"]
+    return ["setpriv", *user, "--no-new-privs", *options]
+
+
 @contextlib.contextmanager
 def workplace(config: Config) -> Iterator[Path]:
-    """A directory for what is unpacked; those of jobs that were killed are removed."""
+    """A directory of redis's for what is unpacked; those of jobs that were killed are removed.
+
+    Nobody but root gets there by its path: it is the working directory of who uses it.
+    """
     directory = config.artifacts("redis")
     for path in directory.glob(f"{_WORK}*"):
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _occupied(path):
             shutil.rmtree(path)
-    with tempfile.TemporaryDirectory(prefix=_WORK, dir=directory) as work, _occupied(Path(work)):
-        yield Path(work)
+    work = Path(tempfile.mkdtemp(prefix=_WORK, dir=directory))
+    try:
+        with _occupied(work):
+            given(work, USER)
+            yield work
+    finally:
+        # It follows no link, nor one that appears meanwhile.
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -231,7 +261,8 @@ def _artifact(manifest: Manifest) -> Manifest:
 
 
 def _extract(config: Config, path: Path, raw: Path) -> None:
-    descriptor = os.open(raw, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(raw, flags, 0o600), "wb") as file:
+        given(file.fileno(), USER)
         for chunk in unpack(config, path):
             file.write(chunk)

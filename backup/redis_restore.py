@@ -83,7 +83,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
             _undo(config, redis, log)
         with log.step(f"validation of {path}"):
             manifest = rdb.find(config, path)
-            found = rdb.validate(config, manifest, work / "dump.rdb")
+            found = rdb.validate(config, manifest, work / rdb.DUMP)
         stop()
         with log.step("the master"):
             _await_start(redis)

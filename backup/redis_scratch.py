@@ -7,15 +7,18 @@ import hashlib
 import secrets
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from redis import Redis as Client
 from redis import exceptions
 
 from backup.config import Endpoint
 from backup.job import Failed
+from backup.redis_rdb import DUMP, as_redis
 from backup.redis_roles import connect, until
 
 LOAD_SECONDS = 3600
@@ -30,12 +33,14 @@ class Scratch:
     endpoint: Endpoint
     client: Client
     process: subprocess.Popen[bytes]
-    log: Path
+    log: IO[bytes]
 
     def require_alive(self) -> None:
         """Raises Failed with the server's last words if it has ended."""
         if self.process.poll() is not None:
-            lines = self.log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            self.log.seek(0)
+            said = self.log.read().decode(errors="replace")
+            lines = said.strip().splitlines() or ["no output"]
             raise Failed(f"the scratch redis-server ended: {lines[-1]}")
 
 
@@ -43,12 +48,14 @@ class Scratch:
 def running(
     directory: Path, password: str, place: Endpoint, settings: Mapping[str, str]
 ) -> Iterator[Scratch]:
-    """Starts a server with its files in `directory` and waits until it has loaded its data.
+    """Starts a server that works in `directory` and waits until it has loaded its data.
+
+    It runs as redis, and has its configuration, which holds passwords, from us and not from a file.
 
     With the estate's password it only replicates: it takes no other commands than that needs.
 
     Args:
-        directory: only for this server; a `dump.rdb` in it is loaded.
+        directory: of redis, and only for this server; a `dump.rdb` in it is loaded.
         place: where it listens.
         settings: more lines of its configuration.
 
@@ -56,40 +63,42 @@ def running(
         Failed: it did not start, or could not load the file.
     """
     own = secrets.token_hex(16)
-    config = directory / "scratch.conf"
-    config.touch(mode=0o600)
-    config.write_text(_configuration(directory, password, own, place, settings))
-    log = directory / "scratch.log"
-    with log.open("wb") as output:
+    with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "redis-server", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            [*as_redis("--pdeathsig", "KILL"), "redis-server", "-"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
             cwd=directory,
             # A Ctrl-C is for the programme, which then ends this server in its own time.
             start_new_session=True,
         )
-    client = connect(place, own, _USER)
-    server = Scratch(place, client, process, log)
-    try:
-        until(lambda: _loaded(server), LOAD_SECONDS, "the scratch redis-server loads the file")
-        yield server
-    finally:
-        client.close()
-        _stop(process)
+        client = connect(place, own, _USER)
+        server = Scratch(place, client, process, log)
+        try:
+            _give(process, _configuration(password, own, place, settings))
+            until(lambda: _loaded(server), LOAD_SECONDS, "the scratch redis-server loads the file")
+            yield server
+        finally:
+            client.close()
+            _stop(process)
 
 
-def _configuration(
-    directory: Path, password: str, own: str, place: Endpoint, settings: Mapping[str, str]
-) -> str:
+def _give(process: subprocess.Popen[bytes], configuration: str) -> None:
+    assert process.stdin is not None
+    # Where it has ended already, its last words say why.
+    with contextlib.suppress(BrokenPipeError), process.stdin as stream:
+        stream.write(configuration.encode())
+
+
+def _configuration(password: str, own: str, place: Endpoint, settings: Mapping[str, str]) -> str:
     lines = {
         "bind": place.host,
         "port": str(place.port),
         "protected-mode": "no",
         "daemonize": "no",
-        "dir": f'"{directory}"',
-        "dbfilename": "dump.rdb",
+        "dir": ".",
+        "dbfilename": DUMP,
         "save": '""',
         "appendonly": "no",
         "masterauth": quoted(password),

@@ -201,7 +201,9 @@ def _restore(config: Config, target: Target, box: Sandbox) -> None:
 
 
 def _server(config: Config, box: Sandbox) -> Postgres:
-    return replace(server(config), host=str(box.server), port=PORT)
+    # It asks for no password, and who would is not told one.
+    known = replace(server(config), password="", admin_password="")
+    return replace(known, host=str(box.server), port=PORT)
 
 
 def _start(config: Config, box: Sandbox) -> None:

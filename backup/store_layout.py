@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from backup.config import Config
 from backup.job import Failed
 from backup.manifest import SUFFIX, Manifest, digest
+from backup.owned import opened
 from backup.store_bucket import REPOSITORY, WORKERS, Away, Bucket, Listed
 from backup.store_signed import Entry, Signed, damaged
 
@@ -30,13 +32,21 @@ class Item:
     sha256: str = ""
 
     def size(self) -> int:
-        return self.path.stat().st_size if self.content is None else len(self.content)
+        return self.path.lstat().st_size if self.content is None else len(self.content)
+
+    def open(self) -> BufferedReader:
+        """The file; what is above it and not in its key is root's.
+
+        Raises:
+            Failed: its directory's owner has put something else in the way.
+        """
+        return opened(self.path, len(PurePosixPath(self.key).parts))
 
     def identity(self) -> str:
         """Changes when the content does, and is cheap to ask for."""
         if self.content is not None:
             return hashlib.sha256(self.content).hexdigest()
-        status = self.path.stat()
+        status = self.path.lstat()
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def entry(self) -> Entry:
@@ -53,7 +63,8 @@ class Item:
     def digest(self) -> str:
         if self.content is not None:
             return hashlib.sha256(self.content).hexdigest()
-        return digest(self.path)
+        with self.open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def summary(what: str, failures: Mapping[str, str]) -> str:
@@ -106,7 +117,7 @@ class Repository:
 def repository_of(config: Config) -> Repository:
     """Lists from the end to the beginning: what names a file is read before the file is."""
     root = config.directory / REPOSITORY
-    infos = [(path, path.read_bytes()) for path in _files(root) if is_info(path)]
+    infos = [(path, _content(config, path)) for path in _files(root) if is_info(path)]
     manifests = [path for path in _files(root) if _is_manifest(path)]
     data = [path for path in _files(root) if not is_info(path) and not _is_manifest(path)]
     return Repository(
@@ -114,6 +125,11 @@ def repository_of(config: Config) -> Repository:
         tuple(Item(_under(config, path), path) for path in manifests),
         tuple(Item(_under(config, path), path, content=content) for path, content in infos),
     )
+
+
+def _content(config: Config, path: Path) -> bytes:
+    with Item(_under(config, path), path).open() as file:
+        return file.read()
 
 
 def _files(root: Path) -> list[Path]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from backup import retention
@@ -316,7 +315,7 @@ class Run:
     def _put(self, item: Item, size: int, sha256: str) -> str:
         if size > PART and item.content is None:
             return self._put_large(item, size, sha256)
-        content = item.path.read_bytes() if item.content is None else item.content
+        content = b"".join(_chunks(item, PART)) if item.content is None else item.content
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Failed(f"{item.key} changed while it was read")
         etag = self.bucket.put(item.key, content, sha256)
@@ -326,7 +325,7 @@ class Run:
     def _put_large(self, item: Item, size: int, sha256: str) -> str:
         upload, arrived = self._resumed(item.key, sha256)
         etags, sums, running = [], [], hashlib.sha256()
-        for number, chunk in enumerate(_chunks(item.path, _part_size(size)), 1):
+        for number, chunk in enumerate(_chunks(item, _part_size(size)), 1):
             self._in_time()
             running.update(chunk)
             sums.append(md5_hex(chunk))
@@ -396,7 +395,7 @@ def _etag(item: Item) -> str:
     if item.content is not None:
         return md5_hex(item.content)
     size = item.size()
-    sums = [md5_hex(chunk) for chunk in _chunks(item.path, _part_size(size))] or [md5_hex(b"")]
+    sums = [md5_hex(chunk) for chunk in _chunks(item, _part_size(size))] or [md5_hex(b"")]
     return _joined(sums) if size > PART else sums[0]
 
 
@@ -404,7 +403,7 @@ def _part_size(size: int) -> int:
     return max(PART, -(-size // _PARTS))
 
 
-def _chunks(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
+def _chunks(item: Item, size: int) -> Iterator[bytes]:
+    with item.open() as file:
         while chunk := file.read(size):
             yield chunk

@@ -176,16 +176,15 @@ def _foreign(node: Node) -> list[str]:
     """Files of a PgBouncer that is not ours; those that the package brings belong to no one."""
     said = node.read("pgbouncer")
     found: Mapping[str, Found] = said["files"]
-    if MARK.encode() in found[_INI].content:
-        return []
     taken = [
         path
         for path in files.strangers(found, node.read(HOST)["pristine"])
         if path.startswith(COMPONENT.adopts)
     ]
-    # The list of users has no mark of its own.
+    # The list of users has no mark of its own: it is whose the configuration is.
+    is_ours = MARK.encode() in found[_INI].content
     users_too = found[_USERLIST].content not in (b"", users(node).encode())
-    return [*taken, _USERLIST] if users_too else taken
+    return [*taken, _USERLIST] if users_too and not is_ours else taken
 
 
 def unsupported(node: Node, version: tuple[int, int]) -> list[Problem]:

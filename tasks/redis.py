@@ -867,14 +867,16 @@ leave_log() { # PORT SERVICE
 # What a server without settings has, as CONFIG SET takes it.
 defaults() { # KEY...
   [ $# -gt 0 ] || return 0
-  home=$(mktemp -d)
-  redis-server --port 0 --unixsocket "$home/socket" --dir "$home" --save '' >/dev/null 2>&1 &
-  for _ in $(seq 50); do [ ! -S "$home/socket" ] || break; sleep 0.1; done
+  place=$(runuser -u redis -- mktemp -d)
+  (cd "$place"; exec timeout 20 runuser -u redis -- /usr/bin/redis-server --port 0 --save '' \
+    --unixsocket "$place/s" --dir "$place" >/dev/null 2>&1) &
+  for _ in $(seq 50); do [ ! -S "$place/s" ] || break; sleep 0.1; done
   for key; do
-    value=$(timeout 3 redis-cli -s "$home/socket" CONFIG GET "$key" 2>/dev/null | sed -n 2p)
+    value=$(timeout 3 runuser -u redis -- /usr/bin/redis-cli -s "$place/s" CONFIG GET "$key" \
+      2>/dev/null | sed -n 2p)
     printf ' %s "%s"' "$key" "$value"
   done
-  kill $!; rm -r "$home"
+  kill $!; runuser -u redis -- rm -r "$place"
 }
 """
 )

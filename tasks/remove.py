@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from backup.arguments import SCRIPTS
+from backup.sandbox import USER
 from tasks import archive, clusters, engine, redis, sentinel
 from tasks.backup import BackupSettings
 from tasks.core import estate, packages, preflight, remote, traces
@@ -41,6 +42,7 @@ def probes(node: Node) -> dict[str, Probe[Any]]:
         "pristine": packages.pristine_probe(["pgbouncer", "pgbackrest"]),
         "traces": traces.probe(
             _backup(node).scripts_dir,
+            f"{_backup(node).dir}/scratch",
             [*_data(node)],
             chosen.ports if chosen else (),
             _scripts(node),
@@ -228,8 +230,15 @@ def _pruned(node: Node, surplus: list[str]) -> Change | None:
         line, step = _pruning(node, owner)
         lines.append(line)
         script += f"{step}\n"
+    if "cron" in going and _found(node).user == "idle":
+        lines.append(_USER_GOES)
+        script += _DROP_USER
     return Change(lines, script)
 
+
+# Nothing runs as it, and nothing is its.
+_USER_GOES = f"user {USER}: remove"
+_DROP_USER = f"userdel {USER}\n"
 
 # A job that goes on would find its programme gone.
 _BUSY = """
@@ -319,6 +328,7 @@ def deploy() -> None:
     )
     converge("Remove: what is left", lambda: _rest(node), notices=lambda: _stays(node))
     converge("Remove: data", lambda: _destroyed(node))
+    converge("Remove: user", lambda: _without_user(node))
 
 
 def _wrong(everything: Estate) -> list[Problem]:
@@ -510,6 +520,19 @@ def _stays(node: Node) -> Iterator[str]:
     if not node.stack.destroy_data:
         for path in found.data:
             yield f"{path}: stays; destroy_data and confirm would remove it"
+    if found.user and not _user_goes(node):
+        why = "a program of it runs" if found.user == "runs" else "it has files in the backups"
+        yield f"user {USER}: stays; {why}"
+
+
+def _without_user(node: Node) -> Change | None:
+    return Change([_USER_GOES], _DROP_USER) if _user_goes(node) else None
+
+
+def _user_goes(node: Node) -> bool:
+    """Whether nothing is left that belongs to the user of scratch servers."""
+    user = _here(node).user
+    return user == "idle" or (user == "files" and node.stack.destroy_data)
 
 
 _DESTROY = """

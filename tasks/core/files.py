@@ -123,11 +123,13 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
 
 def _is_strange(entry: Entry, now: Found) -> bool:
     """Whether others wrote it; a file of ours without our mark is in a directory of ours."""
-    if not isinstance(entry, File) or MARK not in entry.content:
+    if not isinstance(entry, File):
         return False
     # A program, a link; where a service's user decides what stands there, it is just put right.
     if now.kind == "other":
         return now.uid == "0"
+    if MARK not in entry.content:
+        return False
     if now.kind == "dir":
         return entry.user == "root"
     return bool(now.content.strip()) and MARK.encode() not in now.content

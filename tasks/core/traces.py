@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from backup.sandbox import USER
 from tasks.core import packages, remote
 from tasks.core.files import MARK
 from tasks.core.remote import Probe, assignments, quoted
@@ -90,12 +91,14 @@ class Traces:
         roles: of Redis instances that are asked for: `master N` with N replicas, or `replica`.
         data: directories with something in them.
         beside: files that are not ours in places where ours take effect.
+        user: of scratch servers: 'idle', 'files' where it owns some, 'runs', or nothing.
     """
 
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: Mapping[int, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    user: str = ""
 
     def owners(self) -> list[str]:
         """What there is, in the order in which it goes."""
@@ -116,6 +119,12 @@ ls -db {beside} 2>/dev/null | sed 's/^/beside /'
 for d in {data}; do
   if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
 done
+if id -u {user} >/dev/null 2>&1; then
+  if [ -n "$(find /proc -maxdepth 1 -user {user} -print -quit 2>/dev/null)" ]; then echo user runs
+  elif [ -n "$(find {scratch} -maxdepth 2 -user {user} -print -quit 2>/dev/null)" ]; then
+    echo user files
+  else echo user idle; fi
+fi
 auth=$(glance /etc/redis/redis-cli.auth); export REDISCLI_AUTH="$auth"
 for f in {state}/redis-[0-9]*.active; do
   port=${{f##*/redis-}}; port=${{port%.active}}
@@ -131,12 +140,17 @@ done
 
 
 def probe(
-    scripts: str, data: Sequence[str], ports: Iterable[int], known: Collection[str] = ()
+    scripts: str,
+    scratch: str,
+    data: Sequence[str],
+    ports: Iterable[int],
+    known: Collection[str] = (),
 ) -> Probe[Traces]:
     """Reads what is there.
 
     Args:
         scripts: the directory of the backup scripts.
+        scratch: the one of scratch servers.
         known: the names of the scripts, where the directory is this host's by the settings.
         data: globs of directories that hold data, or shell that prints some.
         ports: of the Redis instances that are not asked, because they are to be there.
@@ -149,6 +163,8 @@ def probe(
         beside=" ".join([*_BESIDE, *([f"{quoted(scripts)}/*"] if known else [])]),
         data=" ".join(data),
         state=STATE_DIRECTORY,
+        user=USER,
+        scratch=quoted(scratch),
         ports=" ".join(map(str, ports)),
     )
     script = assignments({"MARK": MARK}) + remote.shell("ours") + script
@@ -157,7 +173,7 @@ def probe(
 
 def _parse(known: Collection[str], lines: list[str]) -> Traces:
     paths: dict[str, tuple[str, ...]] = {}
-    roles, data, beside = dict[int, str](), list[str](), list[str]()
+    roles, data, beside, user = dict[int, str](), list[str](), list[str](), ""
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "path":
@@ -170,7 +186,9 @@ def _parse(known: Collection[str], lines: list[str]) -> Traces:
             data.append(rest)
         elif kind == "beside" and not (rest in known or _EXPECTED.fullmatch(rest)):
             beside.append(rest)
-    return Traces(paths, roles, tuple(data), tuple(beside))
+        elif kind == "user":
+            user = rest
+    return Traces(paths, roles, tuple(data), tuple(beside), user)
 
 
 def is_in_our_place(path: str) -> bool:

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,12 +37,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def server() -> Iterator[None]:
     """A redis-server for whoever looks for one in PATH, whether or not this machine has one."""
-    directory = tmp_path_factory.mktemp("bin")
-    (directory / "redis-server").symlink_to(engine.ensure_redis())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(directory), prepend=os.pathsep)
+    # The user redis has to get there, too.
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        Path(directory).chmod(0o755)
+        (Path(directory) / "redis-server").symlink_to(engine.ensure_redis())
+        patch.setenv("PATH", directory, prepend=os.pathsep)
         yield
 
 
@@ -92,10 +94,12 @@ def _visible(config: Config) -> set[str]:
 
 def _scratch_servers(config: Config) -> list[str]:
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = path.read_bytes().decode(errors="replace")
-            if "redis-server" in words and str(config.directory) in words:
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            place = (process / "cwd").readlink()
+            if "redis-server" in words and place.is_relative_to(config.directory):
+                assert process.owner() == "redis" or os.geteuid()
                 found.append(words)
     return found
 

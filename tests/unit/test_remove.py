@@ -23,7 +23,9 @@ UNITS = "/etc/systemd/system"
 
 
 def parsed(*paths: str) -> dict[str, tuple[str, ...]]:
-    found = traces.probe("/scripts", [], []).parse([f"path {path}" for path in paths])
+    found = traces.probe("/scripts", "/backups/scratch", [], []).parse(
+        [f"path {path}" for path in paths]
+    )
     return dict(found.paths)
 
 
@@ -123,9 +125,29 @@ def test_who_asks_goes_before_who_answers() -> None:
 
 def test_roles_and_data() -> None:
     lines = ["role 6380 master 2", "role 6381 replica", "data /backups"]
-    found = traces.probe("/scripts", [], []).parse(lines)
+    found = traces.probe("/scripts", "/backups/scratch", [], []).parse(lines)
     assert found.roles == {6380: "master 2", 6381: "replica"}
     assert found.data == ("/backups",)
+    assert found.user == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "destroys", "goes"),
+    [("", True, False), ("idle", False, True), ("files", False, False), ("files", True, True),
+     ("runs", True, False)],
+)  # fmt: skip
+def test_the_user_of_scratch_servers_goes_when_nothing_is_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, destroys: bool, goes: bool
+) -> None:
+    data = {"address": "10.0.0.1", "destroy_data": destroys, "confirm": "psscript"}
+    everything = helpers.estate({"db1": data}, {"postgres": ["db1"], "backup": ["db1"]}, tmp_path)
+    node = helpers.node(everything, "db1")
+    found = remove.probes(node)["traces"].parse([f"user {said}"] if said else [])
+    monkeypatch.setattr(remove, "_here", lambda _node: found)
+    change = remove._without_user(node)
+    assert (change.lines if change else []) == ["user datatier-scratch: remove"] * goes
+    told = [line for line in remove._stays(node) if line.startswith("user ")]
+    assert len(told) == bool(said and not goes)
 
 
 @pytest.mark.parametrize("manager", ["systemd", "runit"])

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from backup import recovery
+from backup import recovery, store_layout
+from backup.job import Failed
+from backup.owned import opened
+from backup.store_layout import Item
 
 ROOT = Path(__file__).resolve().parents[3]
-# What gives files away: to the scratch user below a directory of root's, and the whole repository.
-_GIVING = {"sandbox.py", "recovery.py"}
+# What gives files away: to who works below a directory of root's, and the whole repository.
+_GIVING = {"owned.py", "sandbox.py", "recovery.py"}
 _BESIDE = r"\$\{?(data|marker|log|aside|wal)\b"
 _CHANGES = r"\b(mv|rm|mkdir|install|chown|chmod|cp|touch|tee|cat|ln)\b"
 
 
-def test_only_two_modules_give_files_away() -> None:
+def test_few_modules_give_files_away() -> None:
     giving = {p.name for p in (ROOT / "backup").glob("*.py") if "chown" in p.read_text()}
     assert giving == _GIVING
 
@@ -54,3 +57,69 @@ def test_a_repository_is_given_without_following_a_link(
     mine = [repository, repository / "archive", repository / "archive/segment"]
     assert sorted(given) == sorted(path.stat().st_ino for path in mine)
     assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("root's", 0o600)
+
+
+def test_what_redis_has_made_is_read_by_programs_with_its_rights() -> None:
+    """A server's file is read by what may have faults: never by root's own process."""
+    texts = {path.name: path.read_text() for path in (ROOT / "backup").glob("*.py")}
+    starts = r'"redis-(?:server|check-rdb|cli)", (?!"--version")'
+    assert {name for name, text in texts.items() if re.search(starts, text)} == {
+        *("redis.py", "redis_rdb.py", "redis_scratch.py")
+    }
+    assert all("as_redis(" in texts[n] for n in ("redis.py", "redis_rdb.py", "redis_scratch.py"))
+    shell = (ROOT / "tasks/redis.py").read_text()
+    started = re.findall(r"(?m)^.*redis-server (?:-|\S*conf).*$", shell)
+    assert started
+    assert [
+        line for line in started if "runuser -u redis" not in line and "command =" not in line
+    ] == []
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one segment, and a directory of root's beside it."""
+    place = tmp_path / "pgbackrest"
+    (place / "archive").mkdir(parents=True)
+    (place / "archive/segment").write_text("WAL")
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/segment").write_text("root's")
+    return place
+
+
+def test_a_file_of_others_is_read_where_it_lies(repository: Path) -> None:
+    with opened(repository / "archive/segment", 3) as file:
+        assert file.read() == b"WAL"
+    with pytest.raises(FileNotFoundError):
+        opened(repository / "archive/gone", 3)
+
+
+@pytest.mark.parametrize("what", ["link", "directory", "pipe", "hard link"])
+def test_what_leads_elsewhere_is_not_read(repository: Path, what: str) -> None:
+    segment, victim = repository / "archive/segment", repository.parent / "archive/segment"
+    segment.unlink()
+    if what == "link":
+        segment.symlink_to(victim)
+    elif what == "directory":
+        (repository / "archive").rmdir()
+        (repository / "archive").symlink_to(victim.parent)
+    elif what == "pipe":
+        os.mkfifo(segment)
+    elif os.geteuid():
+        pytest.skip("gives a directory away")
+    else:
+        segment.hardlink_to(victim)
+        os.chown(segment.parent, 54321, 54321)
+    with pytest.raises(Failed):
+        opened(segment, 3)
+    item = Item("pgbackrest/archive/segment", segment)
+    for read in (item.digest, item.open):
+        with pytest.raises(Failed):
+            read()
+
+
+def test_the_copy_to_the_bucket_opens_files_in_one_way_only() -> None:
+    for name in ("store_layout.py", "store_mirror.py"):
+        text = (ROOT / "backup" / name).read_text()
+        assert not re.search(r"\.read_bytes\(|\.read_text\(|(?<!item)(?<!self)\.open\(\"", text)
+        assert "digest(item.path" not in text and "digest(self.path" not in text
+    assert store_layout.opened is opened

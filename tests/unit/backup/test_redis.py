@@ -245,6 +245,8 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
         program.chmod(0o755)
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    # The user redis would not get to this directory.
+    monkeypatch.setattr(rdb, "as_redis", list)
     return says
 
 
@@ -365,8 +367,8 @@ def test_quoted_strings_end_where_they_should(text: str) -> None:
     assert inside.replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\") == text
 
 
-def test_the_scratch_servers_file_does_not_hold_the_estates_password_for_login() -> None:
-    text = scratch._configuration(Path("/x"), "secret", "own", A, {"databases": "3"})
+def test_the_scratch_servers_configuration_does_not_hold_the_estates_password_for_login() -> None:
+    text = scratch._configuration("secret", "own", A, {"databases": "3"})
     assert "requirepass" not in text and "databases 3\n" in text
     assert text.count("secret") == 1 and 'masterauth "secret"\n' in text
 

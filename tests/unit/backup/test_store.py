@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
-from backup import job, recovery, retention, store, store_bucket, store_mirror
+from backup import job, recovery, retention, store, store_bucket, store_layout, store_mirror
 from backup import repository as physical
 from backup.config import Alerts, Config
 from backup.job import Failed, Log
@@ -574,14 +575,14 @@ def test_a_repository_file_that_fails_holds_back_what_names_it(
     here: Config, client: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estate(here)
-    read = Path.read_bytes
+    read = store_layout.opened
 
-    def failing(path: Path) -> bytes:
+    def failing(path: Path, depth: int) -> BufferedReader:
         if path.name == "1.zst":
             raise OSError(5, "Input/output error")
-        return read(path)
+        return read(path, depth)
 
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(store_layout, "opened", failing)
     with pytest.raises(Failed, match="Input/output error"):
         store.mirror(here, log)
     there = keys(client)
