@@ -118,7 +118,7 @@ def sweep(server: Postgres) -> None:
         for role, databases in left:
             for database in databases:
                 with connect(server, database, admin=True) as inside:
-                    _disown(inside, [role], keep=True)
+                    _execute(inside, "DROP OWNED BY {} CASCADE", role)
             _execute(connection, "DROP ROLE {}", role)
 
 
@@ -276,17 +276,16 @@ def _sessions(
         logins[""] = _login(admin, owners, "none")
         sessions = _Sessions(server, database, admin, superusers, owner, logins)
         users = [login.user for login in logins.values()]
-        done = False
         try:
             _admit(sessions, whole=whole)
             yield sessions
-            done = True
         finally:
             for session in sessions.opened.values():
                 session.close()
-            _disown(admin, users, keep=done)
-            for user in users:
-                _execute(admin, "DROP ROLE {}", user)
+            # What is theirs still, code of the database has made: to hand it over is to trust it.
+            for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
+                for user in users:
+                    _execute(admin, statement, user)
 
 
 def _login(admin: Connection, owners: list[str], role: str) -> Login:
@@ -313,14 +312,6 @@ def _admit(sessions: _Sessions, *, whole: bool) -> None:
     if whole:
         for role in sessions.roles:
             _execute(sessions.admin, "GRANT CREATE, TEMPORARY ON DATABASE {} TO {}", database, role)
-
-
-def _disown(admin: Connection, users: list[str], *, keep: bool) -> None:
-    """Takes everything from logins of ours; what they own is given away or goes."""
-    for user in users:
-        if keep:
-            _execute(admin, "REASSIGN OWNED BY {} TO postgres", user)
-        _execute(admin, "DROP OWNED BY {} CASCADE", user)
 
 
 # --- The load ------------------------------------------------------------------------------------

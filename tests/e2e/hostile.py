@@ -2,7 +2,8 @@
 
 `plant` fills a database as its owner; `assert_harmless` asks afterwards who executed any of it.
 Each trap tells by every way there is: a line in the server's log, a row in `public.hostile_log`, a
-command of the operating system, and the owner as superuser.
+command of the operating system, and the owner as superuser. Who loads for the owner is made to own
+a function, which a superuser might inherit.
 """
 
 from __future__ import annotations
@@ -70,11 +71,22 @@ _CATALOGS = (
 _TRAP = """
 CREATE TABLE public.hostile_log (what text, who text, session text);
 GRANT ALL ON public.hostile_log TO PUBLIC;
+CREATE FUNCTION public.hostile_bequeath() RETURNS void LANGUAGE plpgsql AS $trap$
+BEGIN
+  SET ROLE NONE;
+  CREATE OR REPLACE FUNCTION public.hostile_heir() RETURNS name LANGUAGE sql SECURITY DEFINER
+    AS 'SELECT current_user';
+  SET ROLE "{role}";
+EXCEPTION WHEN OTHERS THEN NULL;
+END $trap$;
 CREATE FUNCTION public.hostile_ran(what text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE
   SET search_path = pg_catalog, pg_temp AS $trap$
 BEGIN
   RAISE LOG 'hostile: % as % of %', what, current_user, session_user;
-  IF current_user = '{role}' THEN RETURN true; END IF;
+  IF current_user = '{role}' THEN
+    IF session_user ~ '^datatier_load' THEN PERFORM public.hostile_bequeath(); END IF;
+    RETURN true;
+  END IF;
   BEGIN
     EXECUTE pg_catalog.format('COPY (SELECT %L) TO PROGRAM %L',
       what || ' as ' || current_user, 'cat >>{mark}');
@@ -252,6 +264,8 @@ def assert_harmless(
     assert strangers == [], strangers
     for each in (host, *others):
         assert each.run(f"cat {MARK} 2>/dev/null", check=False).stdout == ""
+    heirs = "SELECT count(*) FROM pg_proc p JOIN pg_roles r ON r.oid = proowner"
+    assert admin(host, f"{heirs} WHERE proname = 'hostile_heir' AND rolsuper", database) == "0"
     power = f"SELECT rolsuper OR rolcreaterole FROM pg_authid WHERE rolname = '{role}'"
     assert admin(host, power) != "t"
 
