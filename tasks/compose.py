@@ -473,7 +473,7 @@ def _prune(node: Node) -> None:
     converge(
         "Docker: prune",
         lambda: _pruned(node, [each for each in _surplus(node) if each.name in shown]),
-        notices=lambda: _told(node),
+        notices=lambda: told(node),
     )
 
 
@@ -483,7 +483,7 @@ def _surplus(node: Node) -> list[Container]:
     return [each for each in found.containers if each.service not in _roles(node)]
 
 
-def _told(node: Node) -> Iterator[str]:
+def told(node: Node) -> Iterator[str]:
     if not node.the(DockerSettings).prune:
         for each in _surplus(node):
             yield f"{each.service}: is not in the project any more; docker_prune would remove it"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backup.text import shown
-from tasks import engine
+from tasks import engine, remove
 from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import estate, psql, remote
@@ -368,6 +368,9 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     console = Console(stderr="--json" in sys.argv)
     console.width = max(console.width, 130)
     console.print(table(answers))
+    if not settle:
+        for name, line in _beside(nodes):
+            console.print(Text(f"[{name}] {shown(line)}"), soft_wrap=True)
     console.print("\nconnect (passwords: .env)")
     for line in reversed({r.check.rank: r.check.connect for r in reversed(answers)}.values()):
         console.print(f"  {line}", highlight=False, markup=False)
@@ -376,6 +379,15 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]
     if failing:
         yield StringCommand(f"echo 'not healthy: {', '.join(failing)}' >&2; exit 1")
+
+
+def _beside(nodes: list[Node]) -> Iterator[tuple[str, str]]:
+    """What is on the hosts beside ours; a run has told of it before."""
+    for node in nodes:
+        try:
+            yield from [(node.name, line) for line in remove.beside(node)]
+        except remote.Unreadable as unreadable:
+            yield node.name, str(unreadable)
 
 
 def _summarise(host: Host) -> None:

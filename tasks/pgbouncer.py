@@ -402,6 +402,13 @@ def users(node: Node) -> str:
 
 
 USERS_SECRET = r'^"[^"]*" "(.*)"$'
+# Who is in the list, and in the settings a key, or the whole line where that says who and whither.
+USERS = r'\s*("[^"]*")'
+OPENS = (
+    r"\s*(?![;#\[\s])"
+    r"((?:admin_users|stats_users|auth_\w+|%include|[^=]*=.*\bhost\s*=).*|[^=\s]+)"
+)
+LINK_SECRET = r"(?i)passw\w*\s*=\s*('[^']*'|\S+)"
 
 
 def _trusted(pinned: str) -> list[Entry]:
@@ -416,7 +423,15 @@ def _files(node: Node) -> list[Entry]:
 
 def _own_files(node: Node, pinned: str) -> list[Entry]:
     return [
-        File(_INI, configuration(node, pinned), mode="640", user="postgres", group="postgres"),
+        File(
+            _INI,
+            configuration(node, pinned),
+            mode="640",
+            user="postgres",
+            group="postgres",
+            secret=LINK_SECRET,
+            opens=OPENS,
+        ),
         File(
             _USERLIST,
             users(node),
@@ -424,6 +439,7 @@ def _own_files(node: Node, pinned: str) -> list[Entry]:
             user="postgres",
             group="postgres",
             secret=USERS_SECRET,
+            opens=USERS,
         ),
         *services.files(service_of(node), node.manager),
     ]

@@ -61,6 +61,8 @@ _RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE, archive.ROLE}
 _LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 # Secrets of ldap and radius; the rest of the line with them, for a value may have blanks in it.
 ACCESS_SECRETS = r'(?i)(?:passw|secret)\w*"?=(.*)$'
+# Whatever is no comment of it lets somebody in.
+ACCESS_LINES = r"\s*([^#\s].*?)\s*$"
 _WEAK = {"trust", "password", "md5", "ident"}
 
 
@@ -525,16 +527,16 @@ def _files(node: Node, certificate: str = "") -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
         _private(f"{etc}/{_OURS}", configuration(node), sql.SECRET_PARAMETERS),
-        _private(f"{etc}/pg_hba.conf", access(node), ACCESS_SECRETS),
+        _private(f"{etc}/pg_hba.conf", access(node), ACCESS_SECRETS, ACCESS_LINES),
         *_archiving(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
 
 
-def _private(path: str, content: str, secret: str) -> File:
+def _private(path: str, content: str, secret: str, opens: str | None = None) -> File:
     """A file that only the server and root read."""
-    return File(path, content, "640", "postgres", "postgres", secret)
+    return File(path, content, "640", "postgres", "postgres", secret, opens=opens)
 
 
 _TRACKING = "pg_stat_statements.track_utility"
@@ -620,19 +622,41 @@ def prune(
         found = [each for each in _surplus(node, server) if each.what in shown and going(each)]
         return carried_out(surplus.drop(server, found, data_directory(node)))
 
-    def notices() -> list[str]:
-        server = read()
-        surplus = [each.notice for each in _surplus(node, server) if not _goes(node, each)]
-        return [*surplus, *_elsewhere(node, server)]
+    converge("PostgreSQL: prune", compare, notices=lambda: beside(node))
 
-    converge("PostgreSQL: prune", compare, notices=notices)
+
+def beside(node: Node) -> Iterator[str]:
+    """What is said of what the server has beside the settings, as long as it stays."""
+    server: sql.Server = node.read("postgres")["server"]
+    yield from (each.notice for each in _surplus(node, server) if not _goes(node, each))
+    yield from _elsewhere(node, server)
+    for name, inside in sorted(server.databases.items()):
+        if mighty := inside.get("mighty"):
+            shown = [*mighty[:_SHOWN], *(["..."] if mighty[_SHOWN:] else [])]
+            yield f"database {name}: {', '.join(shown)}: {_MIGHTY}"
+
+
+# A database that was adopted may have many.
+_SHOWN = 5
+_MIGHTY = "can act with a superuser's rights; drop what is not yours"
 
 
 def _elsewhere(node: Node, server: sql.Server) -> Iterator[str]:
-    """Who may connect is said by our file, unless the server reads another one."""
-    used, ours = server.facts.get("access"), f"{configuration_directory(node)}/pg_hba.conf"
-    if used not in (None, ours):
-        yield f"PostgreSQL reads {used}, not {ours}: take hba_file out of its settings and restart"
+    """Who may connect, and what runs, is said by our files, unless the server reads others too."""
+    etc, data = configuration_directory(node), data_directory(node)
+    for key, file in (("access", "hba"), ("identity", "ident")):
+        used, ours = server.facts.get(key), f"{etc}/pg_{file}.conf"
+        if used not in (None, ours):
+            out = f"take {file}_file out of its settings and restart"
+            yield f"PostgreSQL reads {used}, not {ours}: {out}"
+    for line in server.facts.get("mappings") or []:
+        yield f"pg_ident.conf: {line!r} lets others in by a map; remove it if it is not yours"
+    files_of_ours = {f"{etc}/{name}" for name in ("postgresql.conf", _OURS)}
+    files_of_ours |= {f"{data}/postgresql.auto.conf", f"{data}/postgresql.conf"}
+    for path in server.facts.get("sources") or []:
+        # What is in conf.d on a host is named as a file.
+        if path not in files_of_ours and (node.service or not path.startswith(f"{etc}/conf.d/")):
+            yield f"PostgreSQL reads {path}: not written by Datatier; remove it if it is not yours"
 
 
 def role_names(node: Node) -> list[str]:

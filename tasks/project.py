@@ -268,9 +268,11 @@ def files(node: Node, environment: str = "") -> list[Entry]:
     ]
 
 
-def _owned(path: str, content: str, group: str, secret: str | None = None) -> File:
+def _owned(
+    path: str, content: str, group: str, secret: str | None = None, opens: str | None = None
+) -> File:
     """A file that only root and a group of the containers read."""
-    return File(path, content, "640", group=group, secret=secret)
+    return File(path, content, "640", group=group, secret=secret, opens=opens)
 
 
 def _postgres(docker: str, inside: Estate) -> list[Entry]:
@@ -279,7 +281,9 @@ def _postgres(docker: str, inside: Estate) -> list[Entry]:
     return [
         Directory(home),
         _owned(f"{home}/postgresql.conf", text, POSTGRES, sql.SECRET_PARAMETERS),
-        _owned(f"{home}/pg_hba.conf", access, POSTGRES, postgres.ACCESS_SECRETS),
+        _owned(
+            f"{home}/pg_hba.conf", access, POSTGRES, postgres.ACCESS_SECRETS, postgres.ACCESS_LINES
+        ),
     ]
 
 
@@ -302,9 +306,19 @@ def _pgbouncer(docker: str, inside: Estate) -> list[Entry]:
     escaped = re.sub(r"([\\:])", r"\\\1", admin)
     return [
         Directory(directory),
-        _owned(f"{directory}/pgbouncer.ini", pgbouncer.configuration(node), POSTGRES),
         _owned(
-            f"{directory}/userlist.txt", pgbouncer.users(node), POSTGRES, pgbouncer.USERS_SECRET
+            f"{directory}/pgbouncer.ini",
+            pgbouncer.configuration(node),
+            POSTGRES,
+            pgbouncer.LINK_SECRET,
+            pgbouncer.OPENS,
+        ),
+        _owned(
+            f"{directory}/userlist.txt",
+            pgbouncer.users(node),
+            POSTGRES,
+            pgbouncer.USERS_SECRET,
+            pgbouncer.USERS,
         ),
         File(
             f"{directory}/pgpass",

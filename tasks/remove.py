@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backup.arguments import SCRIPTS
 from backup.sandbox import USER
-from tasks import archive, clusters, engine, redis, sentinel
+from tasks import archive, clusters, compose, engine, postgres, redis, sentinel
 from tasks.backup import BackupSettings
 from tasks.core import estate, packages, preflight, remote, traces
 from tasks.core.change import Change, Line, converge
@@ -46,8 +46,17 @@ def probes(node: Node) -> dict[str, Probe[Any]]:
             [*_data(node)],
             chosen.ports if chosen else (),
             _scripts(node),
+            [*_users(node)],
         ),
     }
+
+
+def _users(node: Node) -> Iterator[str]:
+    """The users of the services that a host has by the settings."""
+    if {PostgresSettings, PgbouncerSettings, BackupSettings} & {*node.settings}:
+        yield "postgres"
+    if {RedisSettings, SentinelSettings} & {*node.settings}:
+        yield "redis"
 
 
 def _scripts(node: Node) -> list[str]:
@@ -201,6 +210,30 @@ def _strangers(node: Node) -> Iterator[str]:
             is_ours = traces.is_in_our_place(path)
             way_out = "backup_prune would remove it" if is_ours else "remove it if it is not yours"
             yield f"{path}: not written by Datatier, but takes effect beside its files; {way_out}"
+    for path in _found(node).acting:
+        what = "not written by Datatier, but acts as the user of a service"
+        yield f"{path}: {what}; remove it if it is not yours"
+
+
+def beside(node: Node) -> Iterator[str]:
+    """All that is beside ours and stays, as plan, run and drift tell of it."""
+    yield from _told(node)
+    yield from _strangers(node)
+    for each in (node, *(node.inside.nodes if node.inside else ())):
+        if PostgresSettings in each.settings:
+            yield from postgres.beside(each)
+        if RedisSettings in each.settings:
+            yield from redis.unknown_users(each)
+        if SentinelSettings in each.settings:
+            yield from sentinel.remembered(each, set())
+    if node.inside:
+        yield from compose.told(node)
+    for component in node.components():
+        for path, now in node.read(component.group).get("files", {}).items():
+            yield from (f"{path}: {line!r} was added by hand; {_RUN}" for line in now.by_hand)
+
+
+_RUN = "a run takes it out"
 
 
 def _title(owner: str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,8 @@ class File:
     Attributes:
         secret: regular expression whose first group is masked in diffs.
         seed: written only where it is missing; afterwards a server owns it.
+        opens: regular expression of a line that lets somebody in or leads elsewhere. Lines with
+            a first group that ours have not are named.
     """
 
     path: str
@@ -43,6 +45,7 @@ class File:
     group: str = "root"
     secret: str | None = None
     seed: bool = False
+    opens: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Found:
     Attributes:
         uid: its owner; of another kind who decides what stands there, if anybody can be trusted.
         is_strange: others wrote it where a file of ours should be.
+        by_hand: lines in a file of ours that let somebody in and are not ours.
     """
 
     kind: str
@@ -72,6 +76,7 @@ class Found:
     uid: str = ""
     gid: str = ""
     is_strange: bool = False
+    by_hand: tuple[str, ...] = ()
 
 
 Entry = File | Directory
@@ -113,7 +118,11 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
         paths = [path for each in places.values() for path in each]
         found = {path: _found(line) for path, line in zip(paths, lines, strict=True)}
         return {
-            path: replace(now, is_strange=_is_strange(listed[path], now))
+            path: replace(
+                now,
+                is_strange=_is_strange(listed[path], now),
+                by_hand=tuple(_by_hand(listed[path], now)),
+            )
             for path, now in found.items()
         }
 
@@ -133,6 +142,19 @@ def _is_strange(entry: Entry, now: Found) -> bool:
     if now.kind == "dir":
         return entry.user == "root"
     return bool(now.content.strip()) and MARK.encode() not in now.content
+
+
+def _by_hand(entry: Entry, now: Found) -> Iterator[str]:
+    """The lines of a file of ours that let somebody in and that we have not written."""
+    if not isinstance(entry, File) or entry.opens is None:
+        return
+    lines, head = now.content.decode(errors="replace").splitlines(), entry.content.splitlines()[:1]
+    # Of one that somebody else wrote a copy is kept.
+    if MARK in entry.content and head[0] not in lines:
+        return
+    opened = [re.match(entry.opens, line) for line in lines]
+    ours = {m[1] for line in entry.content.splitlines() if (m := re.match(entry.opens, line))}
+    yield from dict.fromkeys(mask(m[1], entry.secret) for m in opened if m and m[1] not in ours)
 
 
 def _found(line: str) -> Found:
@@ -179,7 +201,7 @@ def _sentence(entry: Entry, now: Found) -> str:
     if now.kind == "absent":
         return f"{entry.path}: create"
     if now.kind == "other" or (isinstance(entry, File) and now.content != entry.content.encode()):
-        return f"{entry.path}: change"
+        return f"{entry.path}: change{''.join(f'; takes out {line!r}' for line in now.by_hand)}"
     return f"{entry.path}: owner {entry.user}:{entry.group}, mode {entry.mode}"
 
 

@@ -166,8 +166,19 @@ SELECT json_build_object(
   'waiting', ARRAY(SELECT coalesce(name, substring(error FROM '"(.*)" cannot be changed without'))
                    FROM pg_file_settings WHERE {WAITS}),
   'checksums', current_setting('data_checksums'),
-  'access', current_setting('hba_file')
+  'access', current_setting('hba_file'),
+  'identity', current_setting('ident_file'),
+  'mappings', :mappings,
+  'sources', ARRAY(SELECT DISTINCT sourcefile FROM pg_file_settings
+                   WHERE sourcefile IS NOT NULL ORDER BY 1)
 )
+"""
+
+# PostgreSQL 14 does not tell of pg_ident.conf.
+_MAPPINGS = r"""
+SELECT CASE WHEN to_regclass('pg_ident_file_mappings') IS NULL THEN 'NULL' ELSE
+  '(SELECT json_agg(concat_ws(chr(32), map_name, sys_name, pg_username)) FROM pg_ident_file_mappings
+    WHERE map_name IS NOT NULL)' END AS mappings \gset
 """
 
 _DATABASE_FACTS = """
@@ -181,6 +192,16 @@ SELECT json_build_object(
     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND x.privilege_type = 'EXECUTE'
       AND x.grantee <> p.proowner
       AND NOT EXISTS (SELECT FROM aclexplode(i.initprivs) y WHERE y.grantee = x.grantee)),
+  'mighty', (SELECT json_agg(what ORDER BY what) FROM (
+      SELECT 'event trigger ' || evtname, 'pg_event_trigger'::regclass, oid
+      FROM pg_event_trigger WHERE evtenabled <> 'D'
+      UNION ALL SELECT 'function ' || p.oid::regprocedure, 'pg_proc'::regclass, p.oid
+      FROM pg_proc p JOIN pg_roles r ON r.oid = proowner JOIN pg_language l ON l.oid = prolang
+      WHERE p.oid >= 16384 AND rolsuper AND (prosecdef OR NOT lanpltrusted)
+        AND p.oid::regprocedure::text <> 'pgbouncer.user_lookup(text)'
+    ) AS found (what, class, object)
+    WHERE NOT EXISTS (SELECT FROM pg_depend
+                      WHERE classid = class AND objid = object AND deptype = 'e')),
   'squatter', (SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
                WHERE n.nspname = 'pgbouncer' AND NOT r.rolsuper),
   'lookup', (SELECT json_build_object(
@@ -221,7 +242,7 @@ echo "up $port ${{kept:-0}}"
 within=30
 ask() {{ closed_psql "$data" "$port" "$1" | tr -d '\\n'; echo; }}
 ask postgres <<'__SQL__'
-{facts};
+{mappings}{facts};
 __SQL__
 closed_psql "$data" "$port" postgres <<'__SQL__' | while IFS= read -r db; do
 {names};
@@ -240,7 +261,11 @@ def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
         databases: those that have to answer where they are there.
     """
     script = _READ.format(
-        data=data_directory, facts=_FACTS, names=_NAMES, database_facts=_DATABASE_FACTS
+        data=data_directory,
+        mappings=_MAPPINGS,
+        facts=_FACTS,
+        names=_NAMES,
+        database_facts=_DATABASE_FACTS,
     )
     return Probe(psql.SHELL + script, partial(_parse, frozenset(databases)))
 

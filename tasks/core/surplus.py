@@ -181,14 +181,23 @@ def _disarm(server: Server, name: str) -> Iterator[tuple[str, str]]:
 
 
 # Of a restore (backup/load.py), for as long as it lasts; the next job drops what a kill has left.
-LOADING = "datatier_load_"
+_LOADING = re.compile(r"datatier_load_[0-9a-f]{12}")
+
+
+def _loads(server: Server, name: str) -> bool:
+    """Whether a role is such a login: it has the rights of owners and no power of its own."""
+    roles = server.facts["roles"]
+    groups = (roles.get(group, {}) for group in roles[name].get("member_of", ()))
+    mighty = any(each.get(power) for each in (roles[name], *groups) for power in _POWERS)
+    is_reader = any(group.startswith("pg_") for group in roles[name].get("member_of", ()))
+    return bool(_LOADING.fullmatch(name)) and not mighty and not is_reader
 
 
 def _roles(
     server: Server, wanted: Collection[str], kept: Collection[str], dropped: Collection[str]
 ) -> Iterator[Surplus]:
     for name in sorted(server.facts["roles"]):
-        if name in wanted or name == SUPERUSER or name.startswith(("pg_", LOADING)):
+        if name in wanted or name == SUPERUSER or name.startswith("pg_") or _loads(server, name):
             continue
         owns, entered = _held(server, name, kept, dropped)
         rights = _rights(server, name)

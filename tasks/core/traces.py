@@ -46,14 +46,29 @@ _MARKED = (
 # Where what somebody puts beside ours takes effect: cron, systemd, PostgreSQL and root obey it.
 _BESIDE = (
     "/etc/cron.d/datatier*",
-    "/etc/systemd/system/postgresql*.service.d/*.conf",
-    "/etc/systemd/system/pgbouncer.service.d/*.conf",
-    "/etc/systemd/system/redis-*.service.d/*.conf",
-    "/etc/systemd/system/pgbackrest.service.d/*.conf",
     "/etc/postgresql/*/main/conf.d/*.conf",
+    *(
+        f"{place}/{unit}.service{kind}"
+        for place in ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system")
+        for unit in ("postgresql*", "pgbouncer*", "redis-*", "pgbackrest*")
+        for kind in ("", ".d/*.conf")
+    ),
 )
 # By their names, for a mark is easily copied; the scripts are told by the caller.
-_EXPECTED = re.compile(r"/etc/cron\.d/datatier-backup|/etc/(systemd|postgresql)/.*/datatier\.conf")
+_EXPECTED = re.compile(
+    r"/etc/cron\.d/datatier-backup|/etc/(systemd/system|postgresql)/.*/datatier\.conf"
+    r"|/etc/systemd/system/redis-(sentinel-)?[0-9]+\.service"
+    rf"|/etc/systemd/system/{MASKED}\.service"
+)
+
+# Where somebody acts as the user of a service: jobs, and keys with which he logs in.
+_AS_USER = (
+    "/var/spool/cron/crontabs/{user}",
+    "/var/lib/systemd/linger/{user}",
+    "/var/lib/{home}/.ssh/authorized_keys*",
+)
+_HOMES = {"postgres": "postgresql", "redis": "redis"}
+_JOBS = r"^\s*(@[a-z]+|[^[:space:]#=]+(\s+\S+){{4}})\s+({users})\s"
 
 # What a path belongs to: a service, by its name, or something that several services share.
 _OWNERS = tuple(
@@ -92,6 +107,7 @@ class Traces:
         data: directories with something in them.
         beside: files that are not ours in places where ours take effect.
         user: of scratch servers: 'idle', 'files' where it owns some, 'runs', or nothing.
+        acting: files that are not ours and act as the user of a service.
     """
 
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -99,6 +115,7 @@ class Traces:
     data: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     user: str = ""
+    acting: tuple[str, ...] = ()
 
     def owners(self) -> list[str]:
         """What there is, in the order in which it goes."""
@@ -116,6 +133,8 @@ _READ = """
   grep -ls datatier /usr/sbin/policy-rc.d
   [ "$(readlink {mask})" != /dev/null ] || echo {mask}; }} | sort -u | sed 's/^/path /'
 ls -db {beside} 2>/dev/null | sed 's/^/beside /'
+{{ ls -db {as_user} 2>/dev/null
+  timeout 20 grep -D skip -lsE {jobs} /etc/crontab /etc/cron.d/*; }} | sed 's/^/acts /'
 for d in {data}; do
   if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
 done
@@ -145,6 +164,7 @@ def probe(
     data: Sequence[str],
     ports: Iterable[int],
     known: Collection[str] = (),
+    users: Collection[str] = (),
 ) -> Probe[Traces]:
     """Reads what is there.
 
@@ -152,6 +172,7 @@ def probe(
         scripts: the directory of the backup scripts.
         scratch: the one of scratch servers.
         known: the names of the scripts, where the directory is this host's by the settings.
+        users: those of the services that are this host's by the settings.
         data: globs of directories that hold data, or shell that prints some.
         ports: of the Redis instances that are not asked, because they are to be there.
     """
@@ -161,6 +182,11 @@ def probe(
         mask=f"/etc/systemd/system/{MASKED}.service",
         marked=" ".join([*_MARKED, f"{quoted(scripts)}/*.sh"]),
         beside=" ".join([*_BESIDE, *([f"{quoted(scripts)}/*"] if known else [])]),
+        as_user=" ".join(
+            each.format(user=user, home=_HOMES[user]) for user in users for each in _AS_USER
+        )
+        or "/dev/null/none",
+        jobs=quoted(_JOBS.format(users="|".join(users) or "-")),
         data=" ".join(data),
         state=STATE_DIRECTORY,
         user=USER,
@@ -173,7 +199,8 @@ def probe(
 
 def _parse(known: Collection[str], lines: list[str]) -> Traces:
     paths: dict[str, tuple[str, ...]] = {}
-    roles, data, beside, user = dict[int, str](), list[str](), list[str](), ""
+    roles, user = dict[int, str](), ""
+    data, beside, acting = list[str](), list[str](), list[str]()
     for line in lines:
         kind, _, rest = line.partition(" ")
         if kind == "path":
@@ -188,7 +215,9 @@ def _parse(known: Collection[str], lines: list[str]) -> Traces:
             beside.append(rest)
         elif kind == "user":
             user = rest
-    return Traces(paths, roles, tuple(data), tuple(beside), user)
+        elif kind == "acts" and not _EXPECTED.fullmatch(rest):
+            acting.append(rest)
+    return Traces(paths, roles, tuple(data), tuple(beside), user, tuple(acting))
 
 
 def is_in_our_place(path: str) -> bool:

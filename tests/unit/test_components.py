@@ -207,6 +207,51 @@ def test_an_instance_that_lets_in_others_is_reloaded(
     assert list(redis.unknown_users(one)) == []
 
 
+def test_what_postgresql_reads_and_has_beside_ours_is_named(tmp_path: Path) -> None:
+    one = node(tmp_path)
+    etc, data = "/etc/postgresql/15/main", "/var/lib/postgresql/15/main"
+    facts = {
+        "roles": {name: {} for name in postgres.role_names(one)},
+        "databases": {},
+        "access": f"{etc}/pg_hba.conf",
+        "identity": "/srv/ident",
+        "mappings": ["m /^(.*)$ postgres"],
+        "sources": [
+            *(f"{etc}/postgresql.conf", f"{etc}/conf.d/datatier.conf", f"{etc}/conf.d/x.conf"),
+            *(f"{data}/postgresql.auto.conf", "/srv/x.conf"),
+        ],
+    }
+    inside = {"psscript": {"mighty": [f"function f{n}()" for n in range(7)]}, "postgres": {}}
+    knows(one, "postgres", server=sql.Server("up", 5432, facts, inside))
+    functions = ", ".join(f"function f{n}()" for n in range(5))
+    assert [*postgres.beside(one)] == [
+        f"PostgreSQL reads /srv/ident, not {etc}/pg_ident.conf: "
+        "take ident_file out of its settings and restart",
+        "pg_ident.conf: 'm /^(.*)$ postgres' lets others in by a map; remove it if it is not yours",
+        "PostgreSQL reads /srv/x.conf: not written by Datatier; remove it if it is not yours",
+        f"database psscript: {functions}, ...: can act with a superuser's rights; "
+        "drop what is not yours",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("%include /srv/evil.ini", "%include /srv/evil.ini"),
+        ("admin_users = postgres,evil", "admin_users = postgres,evil"),
+        ("* = host=203.0.113.9", "* = host=203.0.113.9"),
+        ("psscript = host=203.0.113.9", "psscript = host=203.0.113.9"),
+        ("verbose=2", "verbose"),
+        ("default_pool_size = 99", "default_pool_size"),
+        ("; evil = host=x", None),
+        ("[users]", None),
+    ],
+)
+def test_lines_of_the_pooler_that_say_who_and_whither(line: str, named: str | None) -> None:
+    found = re.match(pgbouncer.OPENS, line)
+    assert (found and found[1]) == named
+
+
 def test_users_beside_ours_are_told_and_removed(tmp_path: Path) -> None:
     """By names as redis-cli quotes them, whatever is in them."""
     lines = ["master 0", '"user default on #ab12 ~* &* +@all"', r'"user a\"\x1b on nopass"']

@@ -64,6 +64,37 @@ def mode_of(path: Path) -> str:
     return f"{stat.S_IMODE(path.stat().st_mode):o}"
 
 
+# --- What hands have added -----------------------------------------------------------------------
+
+ACCESS = "# Written by Datatier\nlocal all all peer\n"
+
+
+def _read_access(tmp_path: Path, content: str) -> tuple[Found, str]:
+    """What is found of a file that lets people in, and what a plan says of it."""
+    path = tmp_path / "access"
+    path.write_text(content)
+    wanted = file(path, ACCESS, secret=r"password=(\S+)", opens=r"\s*([^#\s].*?)\s*$")
+    probe = files.probe([wanted])
+    found = probe.parse(shell(PATHS + probe.script).stdout.splitlines())
+    change = files.compare([wanted], found)
+    return found[str(path)], change.lines[0].removeprefix(f"{path}: ") if change else ""
+
+
+def test_lines_that_hands_have_added_are_named(tmp_path: Path) -> None:
+    """Without what is secret in them; comments let nobody in."""
+    lines = "  host all evil trust \nhost all x ldap password=Key-1\n# note\n"
+    found, change = _read_access(tmp_path, f"{ACCESS}{lines}")
+    assert len(found.by_hand) == 2 and found.by_hand[0] == "host all evil trust"
+    assert found.by_hand[1].startswith("host all x ldap password=<secret ")
+    assert change == "change" + "".join(f"; takes out {line!r}" for line in found.by_hand)
+
+
+def test_a_file_of_others_has_nothing_added(tmp_path: Path) -> None:
+    found, change = _read_access(tmp_path, "local all all md5\n# Written by Datatier's cousin\n")
+    assert (found.by_hand, change) == ((), "change")
+    assert _read_access(tmp_path, ACCESS)[0].by_hand == ()
+
+
 # --- Creating and changing -----------------------------------------------------------------------
 
 

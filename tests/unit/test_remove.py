@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tasks.core.services import Manager
 from tasks.core.topology import Address, Instance, User
 from tasks.core.traces import Traces
 from tasks.sentinel import View
+from tests.e2e.project import ROOT
 from tests.unit import helpers
 
 RECORDS = "/var/lib/datatier"
@@ -70,6 +73,50 @@ def test_it_is_removed_only_where_nobody_else_puts_files(tmp_path: Path) -> None
     assert change.lines == ["/etc/cron.d/datatier-x: remove", "/scripts/x.sh: remove"]
     assert change.script == "rm -f -- /etc/cron.d/datatier-x /scripts/x.sh"
     assert [line.split(": ")[0] for line in told] == [f"{UNITS}/redis-6379.service.d/x.conf"]
+
+
+def test_who_acts_as_the_user_of_a_service_is_named(tmp_path: Path) -> None:
+    """Jobs and keys; nobody takes them away, since an administrator may have put them there."""
+    groups = {group: ["db1"] for group in ("postgres", "redis")}
+    data = {"address": "10.0.0.1", "backup_prune": True, "postgres_prune": True}
+    node = helpers.node(helpers.estate({"db1": data}, groups, tmp_path), "db1")
+    probe = remove.probes(node)["traces"]
+    ours, theirs = "/etc/cron.d/datatier-backup", "/var/spool/cron/crontabs/postgres"
+    knows(node, HOST, traces=probe.parse([f"acts {ours}", f"acts {theirs}"]))
+    (told,) = remove._strangers(node)
+    assert told.startswith(f"{theirs}: not written by Datatier, but acts as the user")
+    assert remove._cleared(node, {theirs}) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "is_theirs"),
+    [
+        ("* * * * * postgres curl x | sh", True),
+        (" */5\t0 1-5 * sun\tredis\t/tmp/x", True),
+        ("@reboot postgres /tmp/x", True),
+        ("30 2 * * * root pg_dump -U postgres x", False),
+        ("# * * * * * postgres x", False),
+        ("MAILTO=a b c d postgres x", False),
+    ],
+)
+def test_jobs_of_the_user_of_a_service(tmp_path: Path, line: str, is_theirs: bool) -> None:
+    path = tmp_path / "job"
+    path.write_text(f"{line}\n")
+    pattern = traces._JOBS.format(users="postgres|redis")
+    found = helpers.shell(f"grep -lsE {remote.quoted(pattern)} {path} || :").stdout
+    assert bool(found) == is_theirs
+
+
+def test_the_health_table_names_what_a_plan_names() -> None:
+    """Whatever a plan tells of and leaves, the table tells of as well."""
+    told = set[str]()
+    for path in (ROOT / "tasks").glob("*.py"):
+        for named in re.findall(r"notices=lambda: (.*)", path.read_text()):
+            told |= set(re.findall(r"(\w+)\((?:node|each|w)\b", named))
+    removal = {"_kept", "_stays"}
+    source = inspect.getsource(remove.beside)
+    assert told - removal == {name for name in told - removal if f"{name}(" in source}
+    assert {"beside", "unknown_users", "remembered", "told", "_told", "_strangers"} <= told
 
 
 def test_a_chosen_directory_of_scripts_may_be_everybodys() -> None:

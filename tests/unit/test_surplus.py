@@ -110,6 +110,17 @@ def test_what_a_role_may_do_is_named() -> None:
     assert "eve (member of mallory, member of pg_monitor): is not" in notices["role eve"]
 
 
+def test_a_login_of_a_restore_is_told_by_what_it_may_do() -> None:
+    """A name alone hides nobody."""
+    one, two, three = (f"datatier_load_0123456789a{n}" for n in "bcd")
+    there = server(["app", one, two, three, "datatier_load_x"])
+    there.facts["roles"][one] = {"member_of": ["app"]}
+    there.facts["roles"][two] = {"superuser": True}
+    there.facts["roles"][three] = {"member_of": ["pg_monitor"]}
+    found = [f"role {two}", f"role {three}", "role datatier_load_x"]
+    assert sorted(names(find(there))) == sorted(found)
+
+
 def test_rights_go_where_the_role_has_to_stay() -> None:
     there = _mighty([("mallory", "shop", True, None, 2)])
     found = {each.what: each for each in find(there)}
