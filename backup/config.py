@@ -39,6 +39,7 @@ class Postgres:
     """The server that is backed up.
 
     Attributes:
+        certificate: the file with the certificates that the server may show, if it has to.
         local: the server runs on this host, so its data directory is here too.
         incremental: 'block' takes block-level backups, 'wal' a restore point and its WAL.
         poolers: PgBouncers whose clients wait while a database is swapped.
@@ -55,6 +56,7 @@ class Postgres:
     local: bool
     incremental: str
     poolers: tuple[Endpoint, ...]
+    certificate: str = ""
 
     def binary(self, name: str) -> str:
         """Where Debian keeps a programme of the server's version."""
@@ -185,7 +187,7 @@ def _endpoints(rows: list[list[Any]]) -> tuple[Endpoint, ...]:
 def _postgres(raw: dict[str, Any] | None) -> Postgres | None:
     if raw is None:
         return None
-    values = {field.name: raw[field.name] for field in fields(Postgres)}
+    values = {field.name: raw[field.name] for field in fields(Postgres) if field.name in raw}
     values["databases"] = tuple(raw["databases"])
     values["poolers"] = _endpoints(raw["poolers"])
     return Postgres(**values)

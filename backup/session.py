@@ -105,6 +105,8 @@ def connect_as(
             client_encoding="UTF8",
             autocommit=True,
             options=options(postgres, superuser=superuser, role=who.role),
+            sslmode="verify-full" if postgres.certificate else None,
+            sslrootcert=postgres.certificate or None,
         )
         # Only some minor releases know it, and as a start option it would lock us out of others.
         connection.execute(
@@ -159,6 +161,8 @@ def tool(
         # Not root's, whose certificates it could not open: it would go on without encryption.
         "HOME": "/nonexistent",
     }
+    if postgres.certificate:
+        environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": postgres.certificate}
     # The superuser's is for this programme only; a scratch server does not ask for it.
     if not admin:
         environment["PGPASSWORD"] = who.password

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from backup import cron
 from backup.arguments import SCRIPTS
 from backup.config import JOBS
-from tasks import archive
+from tasks import archive, link
 from tasks.core import files, packages, services
 from tasks.core.change import Change, converge
 from tasks.core.estate import HOST, Component, Estate, Node, here, on
@@ -33,6 +33,7 @@ PROGRAMME = Path(__file__).resolve().parents[1] / "backup"
 LIBRARY = "/usr/lib/datatier"
 CONFIG = "/etc/datatier/backup.json"
 SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
+_TRUSTED = "/etc/datatier/postgres.pem"
 
 # Owner and mode of the directory become ours, so it has to be one that is nobody else's.
 _SHARED = re.compile(
@@ -335,6 +336,7 @@ def _side(node: Node) -> str:
 
 def configure() -> None:
     """Writes the programme, its configuration and its schedule."""
+    pin()
     _write()
     activate()
 
@@ -344,8 +346,48 @@ def _write(node: Node) -> None:
     converge("Backup: configuration", lambda: _configuration(node))
 
 
+def pin() -> None:
+    """The certificate that PostgreSQL on another host shows, before anything relies on it.
+
+    One operation of both hosts: pyinfra then runs it after what precedes it on either of them.
+    """
+    node = here()
+    server = _server(node)
+    if server is not None and _side(node) and link.is_ours(server, _extra(server)):
+        converge("Backup: certificate of PostgreSQL", lambda: _unpinned(node))
+
+
+def _extra(server: Node) -> Mapping[str, object]:
+    return server.the(PostgresSettings).extra
+
+
+def _unpinned(node: Node) -> Change | None:
+    if BackupSettings not in node.settings or not (pinned := _pinned(node)):
+        return None
+    return files.compare(_certificate(pinned), node.read("backup")["files"])
+
+
+def _pins(node: Node) -> bool:
+    """Whether PostgreSQL is on another host and has a certificate of ours."""
+    server = _server(node)
+    is_far = server is not None and link.is_remote(server, node)
+    return server is not None and is_far and link.is_ours(server, _extra(server))
+
+
+def _pinned(node: Node) -> str:
+    server = _server(node)
+    if server is None or not _pins(node):
+        return ""
+    return link.pinned(server, node, node.read("backup")["files"][_TRUSTED])
+
+
+def _certificate(pinned: str) -> list[Entry]:
+    return [Directory("/etc/datatier"), File(_TRUSTED, f"{pinned}\n")]
+
+
 def _configuration(node: Node) -> Change | None:
-    return files.compare(_files(node, _trusted(node)), node.read("backup")["files"])
+    entries = _own_files(node, _trusted(node), is_pinned=bool(_pinned(node)))
+    return files.compare(entries, node.read("backup")["files"])
 
 
 def _trusted(node: Node) -> str:
@@ -355,14 +397,22 @@ def _trusted(node: Node) -> str:
     return archive.trusted(node, "backup", server, "postgres")
 
 
-def _files(node: Node, certificate: str = "") -> list[Entry]:
+def _files(node: Node) -> list[Entry]:
+    is_pinned = _pins(node)
+    return [
+        *(_certificate(link.TO_COME) if is_pinned else []),
+        *_own_files(node, is_pinned=is_pinned),
+    ]
+
+
+def _own_files(node: Node, certificate: str = "", *, is_pinned: bool) -> list[Entry]:
     chosen = node.the(BackupSettings)
     return [
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
         *programme(chosen),
-        File(CONFIG, configuration(node), mode="600", secret=CONFIG_SECRETS),
+        File(CONFIG, configuration(node, is_pinned=is_pinned), mode="600", secret=CONFIG_SECRETS),
         File("/etc/cron.d/datatier-backup", schedule(node)),
         *repository(node, certificate),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
@@ -422,7 +472,7 @@ def _absent(everything: Estate) -> set[str]:
     return postgres if everything.having(RedisSettings) else {*postgres, "redis"}
 
 
-def configuration(node: Node) -> str:
+def configuration(node: Node, *, is_pinned: bool = False) -> str:
     """What the programme knows of the estate, as JSON."""
     chosen = node.the(BackupSettings)
     passphrase = chosen.encryption_passphrase
@@ -438,14 +488,14 @@ def configuration(node: Node) -> str:
             "command": chosen.alert_command,
             "heartbeat": chosen.heartbeat_url,
         },
-        "postgres": _postgres(node),
+        "postgres": _postgres(node, _TRUSTED if is_pinned else ""),
         "redis": _redis(node.estate),
         "s3": _s3(node),
     }
     return json.dumps(content, indent=2) + "\n"
 
 
-def _postgres(node: Node) -> dict[str, Any] | None:
+def _postgres(node: Node, certificate: str) -> dict[str, Any] | None:
     server = _server(node)
     if server is None:
         return None
@@ -453,6 +503,7 @@ def _postgres(node: Node) -> dict[str, Any] | None:
     return {
         "host": "127.0.0.1" if server is node else server.address,
         "port": settings.port,
+        "certificate": certificate,
         "version": _version(node),
         "databases": list(settings.databases),
         "user": archive.ROLE,

@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tasks import link
+from tasks import link, postgres
 from tasks.core import files, packages, services, sql
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import HOST, Component, Estate, Node, here, no_defaults, no_secrets, on
 from tasks.core.files import MARK, Directory, Entry, File, Found, render
 from tasks.core.preflight import Listener, hears
-from tasks.core.remote import Probe, Unreadable, quoted
+from tasks.core.remote import Probe, quoted
 from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
 from tasks.postgres import PostgresSettings, lookup_password
@@ -25,9 +25,6 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 _TRUSTED = "/etc/datatier/pgbouncer/postgres.pem"
-# In a plan: what the run is about to make.
-_TO_COME = "-"
-
 # With its pools full a pooler still has to look up the passwords of new clients.
 _LOOKUP_CONNECTIONS = 2
 
@@ -241,6 +238,7 @@ def configure() -> None:
     pin()
     _write()
     activate()
+    postgres.narrow()
 
 
 def pin() -> None:
@@ -286,26 +284,10 @@ def _configuration(node: Node) -> Change | None:
 
 
 def _pinned(node: Node) -> str:
-    """The certificate that PostgreSQL has to show; empty where there is none to pin.
-
-    It is the one that the server shows. While that cannot be asked nothing changes here.
-
-    Raises:
-        Unreadable: it shows none of ours, and none was pinned before.
-    """
-    server = _server(node)
+    """The certificates that PostgreSQL may show; empty where there is none to pin."""
     if not _pins(node):
         return ""
-    before = str(node.read("pgbouncer")["files"][_TRUSTED].content.decode().rstrip())
-    if server not in server.estate.active:
-        return before
-    said = server.read("postgres")
-    if not node.host.state.is_executing:
-        return str(said["key"]) or _TO_COME
-    if not said["served"] and not before:
-        message = f"PostgreSQL on {server.name} does not show its certificate: run deploy.py"
-        raise Unreadable(message)
-    return str(said["served"]) or before
+    return link.pinned(_server(node), node, node.read("pgbouncer")["files"][_TRUSTED])
 
 
 def _pins(node: Node) -> bool:
@@ -417,7 +399,7 @@ def _trusted(pinned: str) -> list[Entry]:
 
 
 def _files(node: Node) -> list[Entry]:
-    pinned = _TO_COME if _pins(node) else ""
+    pinned = link.TO_COME if _pins(node) else ""
     return [*(_trusted(pinned) if pinned else []), *_own_files(node, pinned)]
 
 
@@ -467,15 +449,31 @@ def because(wanted: Activation, now: Status) -> Activation:
     return replace(wanted, restart_means=takes) if keys else wanted
 
 
-def _activation(node: Node) -> Change | None:
-    pinned = _pinned(node)
-    wanted = services.activation(
+def _wanted(node: Node, pinned: str) -> Activation:
+    return services.activation(
         service_of(node),
         node.manager,
         restart=str(fixed(node)),
         reload=configuration(node, pinned) + users(node) + pinned,
         keys=services.fingerprints(fixed(node)),
     )
+
+
+def is_in_clear(node: Node) -> bool:
+    """Whether a pooler on another host may run with a configuration from before it had TLS."""
+    said = node.read("pgbouncer")
+    trusted = said["files"][_TRUSTED].content.decode().rstrip() if _pins(node) else ""
+    status = said["services"]["pgbouncer"]
+    return status.running and services.impact(_wanted(node, trusted), status) is not None
+
+
+def refuses_tls(node: Node) -> bool:
+    """Whether pgbouncer_extra wants the link in clear."""
+    return str(node.the(PgbouncerSettings).extra.get("server_tls_sslmode")) in ("disable", "allow")
+
+
+def _activation(node: Node) -> Change | None:
+    wanted = _wanted(node, _pinned(node))
     found = node.read("pgbouncer")["services"]
     change = services.compare([because(wanted, found["pgbouncer"])], found, node.manager)
     if change is None or services.impact(wanted, found["pgbouncer"]) != "restart":

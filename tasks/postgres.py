@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -15,14 +15,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from tasks import archive, clusters, link
-from tasks.core import certificates, files, packages, psql, services, sql, surplus
+from tasks.core import files, packages, psql, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
-from tasks.core.estate import HOST, Component, Estate, Node, on
-from tasks.core.files import Entry, File, render
+from tasks.core.estate import HOST, Component, Estate, Node, here, on
+from tasks.core.files import MARK, Entry, File, render
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe, Unreadable
 from tasks.core.secrets import Secrets
-from tasks.core.services import Service
+from tasks.core.services import Activation, Service
 from tasks.core.settings import (
     NOT_A_KEY,
     NOT_A_MOMENT,
@@ -364,12 +364,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 
 def _link_probes(node: Node) -> dict[str, Probe[str]]:
     chosen = node.the(PostgresSettings)
-    if not link.is_ours(node, chosen.extra):
-        return {}
-    return {
-        "key": certificates.probe(node, link.HOME),
-        "served": link.served_probe(node, chosen.port),
-    }
+    return link.probes(node, chosen.port) if link.is_ours(node, chosen.extra) else {}
 
 
 # The file of the cluster's configuration that is ours.
@@ -439,7 +434,7 @@ def _missing_cluster(node: Node) -> Change | None:
 @on(PostgresSettings)
 def configure(node: Node) -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
-    converge("PostgreSQL: key", lambda: _missing_key(node))
+    converge("PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")))
     converge(
         "PostgreSQL: configuration",
         lambda: _configuration(node),
@@ -449,19 +444,16 @@ def configure(node: Node) -> None:
     prune(node, lambda: node.read("postgres")["server"])
 
 
-def _missing_key(node: Node) -> Change | None:
-    said = node.read("postgres")
-    return certificates.make(node, link.HOME) if said.get("key") == "" else None
-
-
 def _configuration(node: Node) -> Change | None:
     said = node.read("postgres")
-    change = files.compare(_files(node, _trusted(node)), said["files"])
+    entries = _files(node, _trusted(node), _in_clear(node))
+    change = files.compare(entries, said["files"])
     if change is not None and _clusters(node).is_foreign:
         change = _adopted(node, change)
     if change is None or said["server"].kind != "up":
         return change
-    etc, wanted = configuration_directory(node), (configuration(node), access(node))
+    etc = configuration_directory(node)
+    wanted = configuration(node), access(node, _in_clear(node))
     now = (said["files"][f"{etc}/{name}"].content for name in (_OURS, "pg_hba.conf"))
     tried = [trial(node, _OURS, *wanted)] if [text.encode() for text in wanted] != [*now] else []
     return change.after(tried)
@@ -482,19 +474,104 @@ def _trusted(node: Node) -> str:
     return archive.trusted(node, "postgres", keeper, "backup")
 
 
-def clients(node: Node) -> list[dict[str, str]]:
+def clients(node: Node, in_clear: Collection[Node] = ()) -> list[dict[str, str]]:
     """Hosts that need to reach this server from outside: poolers and the backup host.
 
     To a container everybody comes from outside, its own host too.
+
+    Args:
+        in_clear: poolers that have no TLS yet.
     """
     if node.estate.subnet:
-        return [{"group": "docker", "name": "the project", "address": node.estate.subnet}]
+        project = {"group": "docker", "name": "the project", "address": node.estate.subnet}
+        return [{**project, "type": "host"}]
     return [
-        {"group": group, "name": other.name, "address": str(ip_network(other.address))}
-        for group in ("pgbouncer", "backup")
-        for other in node.estate.in_group(group)
-        if other is not node
+        {
+            "group": group,
+            "name": other.name,
+            "address": _address(other),
+            "type": "host" if other in in_clear or _stays_in_clear(node, other) else "hostssl",
+        }
+        for group, other in link.clients(node)
     ]
+
+
+def _address(node: Node) -> str:
+    return str(ip_network(node.address))
+
+
+def _stays_in_clear(node: Node, other: Node) -> bool:
+    """Whether the settings say that the link has no TLS."""
+    from tasks import pgbouncer
+
+    is_pooler = pgbouncer.PgbouncerSettings in other.settings
+    encrypted = link.is_encrypted(node.the(PostgresSettings).extra)
+    return not encrypted or (is_pooler and pgbouncer.refuses_tls(other))
+
+
+def _in_clear(node: Node) -> list[Node]:
+    """Poolers that keep the line which lets them in without TLS: they may not have it yet.
+
+    One that this run does not reach keeps the line that it has.
+    """
+    from tasks import pgbouncer
+
+    now = _access_now(node)
+    return [
+        other
+        for group, other in link.clients(node)
+        if group == "pgbouncer"
+        and not re.search(_line("hostssl", other), now)
+        and (
+            pgbouncer.is_in_clear(other)
+            if other in node.estate.active
+            else re.search(_line("host", other), now)
+        )
+    ]
+
+
+def _line(kind: str, other: Node) -> str:
+    """A pattern for the line of ours that lets a host in."""
+    return rf"(?m)^{kind} +(?=all  all  {re.escape(_address(other))}  )"
+
+
+def _access_now(node: Node) -> str:
+    found = node.read("postgres")["files"][f"{configuration_directory(node)}/pg_hba.conf"]
+    return str(found.content.decode(errors="replace"))
+
+
+def narrow() -> None:
+    """Lets poolers that have TLS in with it only.
+
+    One operation of both hosts: pyinfra then runs it after what precedes it on either of them.
+    """
+    node = here()
+    servers = node.estate.having(PostgresSettings)
+    if any(node in (server, *(each for _, each in link.clients(server))) for server in servers):
+        converge("PostgreSQL: access of poolers", lambda: _narrowed(node))
+
+
+def _narrowed(node: Node) -> Change | None:
+    if PostgresSettings not in node.settings:
+        return None
+    said, now, waiting = node.read("postgres"), _access_now(node), _in_clear(node)
+    if not node.host.state.is_executing:
+        # As the run finds it then.
+        now = now if MARK in now else access(node, waiting)
+        waiting = [other for other in waiting if other not in node.estate.active]
+    wanted = now
+    for group, other in link.clients(node):
+        if group == "pgbouncer" and other not in waiting and not _stays_in_clear(node, other):
+            wanted = re.sub(_line("host", other), "hostssl ", wanted)
+    if wanted == now:
+        return None
+    etc, found = configuration_directory(node), said["files"]
+    path, settings = f"{etc}/pg_hba.conf", found[f"{etc}/{_OURS}"].content.decode()
+    before = replace(found[path], kind="file", content=now.encode())
+    change = files.compare([_private(path, wanted, ACCESS_SECRETS)], {path: before})
+    assert change is not None
+    taken = services.due(_server(node, settings + wanted, "reload"), "reload", node.manager)
+    return _with_console(node, change.followed_by(taken))
 
 
 def _parameters(node: Node) -> dict[str, str | int | float]:
@@ -518,16 +595,16 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
         "statement_timeout": chosen.statement_timeout,
         "lock_timeout": chosen.lock_timeout,
         "shared_preload_libraries": "pg_stat_statements",
-        **(link.parameters() if link.is_ours(node, chosen.extra) else {}),
+        **link.parameters(node, chosen.extra),
         **archive.parameters(node),
     }
 
 
-def _files(node: Node, certificate: str = "") -> list[Entry]:
+def _files(node: Node, certificate: str = "", in_clear: Collection[Node] = ()) -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
         _private(f"{etc}/{_OURS}", configuration(node), sql.SECRET_PARAMETERS),
-        _private(f"{etc}/pg_hba.conf", access(node), ACCESS_SECRETS, ACCESS_LINES),
+        _private(f"{etc}/pg_hba.conf", access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
         *_archiving(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
@@ -554,10 +631,10 @@ def configuration(node: Node, first: Mapping[str, str] = MappingProxyType({})) -
     return render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
 
 
-def access(node: Node) -> str:
+def access(node: Node, in_clear: Collection[Node] = ()) -> str:
     """The content of pg_hba.conf."""
     lines = node.the(PostgresSettings).hba
-    return render("postgres/pg_hba.conf.j2", clients=clients(node), lines=lines)
+    return render("postgres/pg_hba.conf.j2", clients=clients(node, in_clear), lines=lines)
 
 
 def _archiving(node: Node, certificate: str) -> list[Entry]:
@@ -753,16 +830,8 @@ def activate(node: Node) -> None:
 def _activation(node: Node) -> Change | None:
     from tasks import pgbouncer
 
-    entries = _files(node, _trusted(node))
-    contents = [entry.content for entry in entries[:2] if isinstance(entry, File)]
     archiving = [e.content for e in _archiving(node, _trusted(node)) if isinstance(e, File)]
-    server = services.activation(
-        service_of(node),
-        node.manager,
-        reload="".join(contents) + node.read("postgres").get("key", ""),
-        reload_means=_pending(node),
-        restart_means=restarts(node, "its unit"),
-    )
+    server = _server(node, configuration(node) + access(node, _in_clear(node)), _pending(node))
     others = [
         services.activation(service, node.manager, restart="".join(archiving))
         for service in _services(node)[1:]
@@ -770,8 +839,21 @@ def _activation(node: Node) -> Change | None:
     found = node.read("postgres")["services"]
     change = services.compare([server, *others], found, node.manager)
     change = change or pgbouncer.resume(node, node.read("postgres")["held"])
-    if change is None:
-        return None
+    return None if change is None else _with_console(node, change)
+
+
+def _server(node: Node, contents: str, means: str) -> Activation:
+    """The server as it should run, with these contents of its files."""
+    return services.activation(
+        service_of(node),
+        node.manager,
+        reload=contents + node.read("postgres").get("key", ""),
+        reload_means=means,
+        restart_means=restarts(node, "its unit"),
+    )
+
+
+def _with_console(node: Node, change: Change) -> Change:
     secret = node.the(PostgresSettings).password.get_secret_value()
     return replace(change, variables={**change.variables, "CONSOLE_PASSWORD": secret})
 

@@ -9,7 +9,7 @@ from tasks.core.remote import Probe
 _MAKE = """
 install -d -m 750 -o root -g postgres {home}
 out=$(umask 077
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7300 \\
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days {days} \\
   -subj "/CN={address}" -addext "subjectAltName=DNS:{address},IP:{address}" \\
   -keyout {home}/key.new -out {home}/certificate.new 2>&1) || {{
   echo "openssl could not make a key: $(printf '%s\n' "$out" | tail -n 1)" >&2; exit 1; }}
@@ -19,11 +19,13 @@ mv {home}/key.new {home}/key.pem; mv {home}/certificate.new {home}/certificate.p
 """
 
 # openssl says whether the certificate is of an address, but not by its exit code. One that ends
-# within a month is made again.
+# within a month is made again, and so is one whose key is another: a run was cut off between them.
 _READ = """
 if [ -s {home}/key.pem ] && openssl x509 -in {home}/certificate.pem -noout -checkip {address} \\
   2>/dev/null | grep -q 'does match' &&
-  openssl x509 -in {home}/certificate.pem -noout -checkend 2592000 >/dev/null
+  openssl x509 -in {home}/certificate.pem -noout -checkend 2592000 >/dev/null &&
+  [ "$(openssl x509 -in {home}/certificate.pem -noout -pubkey)" = \\
+    "$(openssl pkey -in {home}/key.pem -pubout 2>/dev/null)" ]
 then cat {home}/certificate.pem; fi
 """
 
@@ -33,7 +35,7 @@ def probe(node: Node, home: str) -> Probe[str]:
     return Probe(_READ.format(home=home, address=node.address), "\n".join)
 
 
-def make(node: Node, home: str) -> Change:
+def make(node: Node, home: str, days: int = 7300) -> Change:
     """A key and a certificate for this host's address."""
-    script = _MAKE.format(home=home, address=node.address)
+    script = _MAKE.format(home=home, address=node.address, days=days)
     return Change([f"{home}: create a key and a certificate"], script)

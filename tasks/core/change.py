@@ -86,6 +86,16 @@ class Change:
         except remote.Unreadable as unreadable:
             return str(unreadable)
 
+    def followed_by(self, other: Change) -> Change:
+        """Both changes, the other one only if this one ends well."""
+        return Change(
+            [*self.lines, *other.lines],
+            f"(\n{self.script}\n)\n{other.script}",
+            {**self.variables, **other.variables},
+            [*self.diff, *other.diff],
+            other.then,
+        )
+
     def after(self, trials: Iterable[Trial]) -> Change:
         """The same change, which does not begin unless all trials end well."""
         tried = list(trials)

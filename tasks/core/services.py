@@ -225,6 +225,11 @@ def compare(
     return Change(lines, script(steps, manager))
 
 
+def due(wanted: Activation, impact: str, manager: Manager) -> Change:
+    """The change that does this to a service, whatever its record says."""
+    return Change([said(wanted, impact)], script([step(wanted, impact)], manager))
+
+
 def impact(wanted: Activation, now: Status) -> str | None:
     """What is due: start, restart, reload, enable, or None."""
     if not now.running:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import link, pgbouncer, postgres
+from tasks import backup, link, pgbouncer, postgres
 from tasks.core import certificates
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Found
 from tasks.core.remote import Unreadable
+from tasks.core.services import Status
 from tests.unit import helpers
 from tests.unit.helpers import shell
 from tests.unit.test_components import knows
@@ -28,10 +30,10 @@ def estate(directory: Path, **choices: Any) -> Estate:
 
 
 def pool(everything: Estate, *, key: str = "", served: str = "", before: str = "") -> Node:
-    """The pooler on the other host, and what is known of the certificate."""
+    """The pooler on the other host, and what is known of the certificates."""
     node = helpers.node(everything, "pool")
     everything.active = everything.nodes
-    knows(helpers.node(everything, "db"), "postgres", key=key, served=served)
+    knows(helpers.node(everything, "db"), "postgres", key=key, served=served, next="then")
     knows(node, "pgbouncer", files={pgbouncer._TRUSTED: Found("file", content=before.encode())})
     return node
 
@@ -75,7 +77,7 @@ def test_nothing_is_pinned_that_the_server_does_not_show(tmp_path: Path) -> None
     """A file that was written and not loaded would lock the pooler out."""
     everything = estate(tmp_path)
     everything.state.is_executing = True
-    assert pgbouncer._pinned(pool(everything, key="new", served="new", before="old")) == "new"
+    assert pgbouncer._pinned(pool(everything, key="new", served="new", before="old")) == "new\nthen"
     assert pgbouncer._pinned(pool(everything, key="new", served="", before="old")) == "old"
     with pytest.raises(Unreadable, match="db does not show its certificate"):
         pgbouncer._pinned(pool(everything, key="new"))
@@ -99,9 +101,112 @@ def test_a_certificate_that_ends_soon_or_is_of_another_address_is_made_again(
 ) -> None:
     node = helpers.node(estate(tmp_path), "db")
     home = str(tmp_path / "home")
-    script = certificates.make(node, home).script.replace("-o root -g postgres", "")
-    script = script.replace("chown postgres:postgres", ": ").replace("7300", str(days))
-    done = shell(script.replace(node.address, address))
+    script = certificates.make(node, home, days).script.replace("-o root -g postgres", "")
+    script = script.replace("chown postgres:postgres", ": ").replace(node.address, address)
+    done = shell(script)
     assert done.returncode == 0, done.stderr
     read = shell(certificates.probe(node, home).script)
     assert read.stdout.startswith(PEM if is_good else "") and bool(read.stdout) is is_good
+    assert shell(script.partition("mv ")[0]).returncode == 0
+    Path(home, "key.new").rename(Path(home, "key.pem"))
+    assert shell(certificates.probe(node, home).script).stdout == "", "the key of another"
+
+
+def test_the_next_certificate_takes_over_before_another_one_is_made(tmp_path: Path) -> None:
+    """Who pins both goes on without a moment in which it knows neither."""
+    server = helpers.node(estate(tmp_path), "db")
+    first, second = f"{link.HOME}: create a key and a certificate", f"{link.HOME}/next: create"
+    take = f"{link.HOME}: take the next key and certificate"
+    for key, following, lines in (
+        ("a", "b", []),
+        ("", "", [first, second]),
+        ("", "b", [take, second]),
+        ("a", "", [second]),
+    ):
+        change = link.missing_key(server, {"key": key, "next": following})
+        said = change.lines if change else []
+        assert len(said) == len(lines)
+        assert all(each.startswith(start) for each, start in zip(said, lines, strict=True))
+
+
+# --- Who is let in without TLS -------------------------------------------------------------------
+
+
+def access(everything: Estate, *, file: str, running: bool, reload: str = "") -> tuple[str, str]:
+    """The pooler's line as the first operation writes it, and as it is in the end."""
+    server, node = helpers.node(everything, "db"), pool(everything, before=f"{PEM}\nthen")
+    etc = postgres.configuration_directory(server)
+    found = {
+        f"{etc}/pg_hba.conf": Found("file", content=f"# Written by Datatier\n{file}".encode()),
+        f"{etc}/conf.d/datatier.conf": Found("file", content=b""),
+    }
+    knows(server, "postgres", files=found)
+    wanted = pgbouncer._wanted(node, f"{PEM}\nthen")
+    status = Status(running, True, wanted.restart, reload or wanted.reload, wanted.keys)
+    knows(node, "pgbouncer", files=_trusts(), services={"pgbouncer": status})
+    first = postgres.access(server, postgres._in_clear(server))
+    found[f"{etc}/pg_hba.conf"] = Found("file", content=first.encode())
+    change = postgres._narrowed(server)
+    line = next(each for each in first.splitlines() if "10.0.0.3/32" in each)
+    assert change is None or change.lines[1:] == ["postgres: reload"]
+    last = [each[1:] for each in change.diff if each.startswith("+host")] if change else [line]
+    return line.split(" ")[0], last[0].split(" ")[0]
+
+
+def _trusts() -> dict[str, Found]:
+    return {pgbouncer._TRUSTED: Found("file", content=f"{PEM}\nthen\n".encode())}
+
+
+CLEAR = "host    all  all  10.0.0.3/32  scram-sha-256\n"
+
+
+def test_a_pooler_that_may_have_no_tls_yet_is_let_in_until_it_has(tmp_path: Path) -> None:
+    everything = estate(tmp_path)
+    assert access(everything, file=CLEAR, running=True, reload="old") == ("host", "hostssl")
+    assert access(everything, file=CLEAR, running=True) == ("hostssl", "hostssl")
+    assert access(everything, file=CLEAR, running=False) == ("hostssl", "hostssl")
+    # Nothing makes it wider again.
+    closed = CLEAR.replace("host   ", "hostssl")
+    assert access(everything, file=closed, running=True, reload="old") == ("hostssl", "hostssl")
+    # While it runs, what counts is what the pooler has then.
+    everything.state.is_executing = True
+    assert access(everything, file=CLEAR, running=True, reload="old") == ("host", "host")
+
+
+def test_a_pooler_that_is_not_in_the_run_keeps_its_line(tmp_path: Path) -> None:
+    everything = estate(tmp_path)
+    server = helpers.node(everything, "db")
+    everything.active = [server]
+    path = f"{postgres.configuration_directory(server)}/pg_hba.conf"
+    for line, kind in ((CLEAR, "host "), ("", "hostssl ")):
+        knows(server, "postgres", files={path: Found("file", content=line.encode())})
+        wanted = postgres.access(server, postgres._in_clear(server))
+        assert f"\n{kind.ljust(8)}all  all  10.0.0.3/32" in wanted
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"postgres_extra": {"ssl": False}},
+        {"postgres_extra": {"ssl": "off"}},
+        {"pgbouncer_extra": {"server_tls_sslmode": "disable"}},
+    ],
+)
+def test_who_chose_a_link_in_clear_has_it(choices: dict[str, Any], tmp_path: Path) -> None:
+    server = helpers.node(estate(tmp_path, **choices), "db")
+    assert CLEAR in postgres.access(server)
+
+
+def test_the_backup_host_pins_too(tmp_path: Path) -> None:
+    hosts = {"db": {"address": "10.0.0.2"}, "keeper": {"address": "10.0.0.4"}}
+    groups = {"postgres": ["db"], "backup": ["keeper"]}
+    everything = helpers.estate(hosts, groups, tmp_path)
+    server, keeper = helpers.node(everything, "db"), helpers.node(everything, "keeper")
+    assert "ssl_cert_file" in postgres.configuration(server)
+    assert "hostssl all  all  10.0.0.4/32" in postgres.access(server)
+    everything.state.is_executing, everything.active = True, everything.nodes
+    knows(server, "postgres", key="a", served="a", next="b")
+    knows(keeper, "backup", files={backup._TRUSTED: Found("absent")})
+    assert backup._pinned(keeper) == "a\nb"
+    config = json.loads(backup.configuration(keeper, is_pinned=True))
+    assert config["postgres"]["certificate"] == backup._TRUSTED

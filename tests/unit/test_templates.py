@@ -180,11 +180,11 @@ def test_our_own_parameters_are_no_secrets(name: str, tmp_path: Path) -> None:
 def test_clients_of_another_host_get_in_with_a_password_and_nobody_else(tmp_path: Path) -> None:
     lines = content(shape("cluster", tmp_path), "db1", "/etc/postgresql/17/main/pg_hba.conf")
     rules = [line.split() for line in lines if line and not line.startswith("#")]
-    assert [rule[3] for rule in rules if rule[0] == "host"] == [
-        "127.0.0.1/32",
-        "::1/128",
-        "10.0.0.21/32",
-        "10.0.0.41/32",
+    assert [(rule[0], rule[3]) for rule in rules if rule[0] != "local"] == [
+        ("host", "127.0.0.1/32"),
+        ("host", "::1/128"),
+        ("hostssl", "10.0.0.21/32"),
+        ("hostssl", "10.0.0.41/32"),
     ]
     assert {rule[-1] for rule in rules} == {"peer", "scram-sha-256"}
 
