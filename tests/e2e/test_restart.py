@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.e2e.project import Data, Project
-from tests.e2e.proof import Process, admin, main_process, psql
+from tests.e2e.proof import Done, Process, admin, main_process, psql, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -397,16 +397,81 @@ def _link(estate: Estate) -> set[str]:
     return set(admin(estate.db, query).split())
 
 
+@contextmanager
+def new_links(estate: Estate) -> Iterator[None]:
+    """The pooler on the other host opens links all the time until it reloads; no client fails."""
+    place = f"host={estate.pool.address} port=6432 connect_timeout=10"
+    secret = estate.project.secrets["POSTGRES_PASSWORD"]
+    served = list[object]()
+
+    def work(done: threading.Event) -> None:
+        console = f"{place} dbname=pgbouncer user=postgres"
+        with psycopg.connect(console, password=secret, autocommit=True) as short:
+            short.execute("SET server_lifetime = 1")
+        while not done.wait(0.05):
+            with psycopg.connect(f"{place} user=psscript", password=estate.password) as client:
+                served.append(client.execute("SELECT 1").fetchone())
+
+    with meanwhile(work):
+        yield
+    assert len(served) > 10
+
+
+def _as_before(estate: Estate) -> None:
+    """What the previous release has written, and both have taken."""
+    access = "/etc/postgresql/15/main/pg_hba.conf"
+    estate.db.run(f"sed -i 's/^hostssl /host    /' {access}")
+    admin(estate.db, "SELECT pg_reload_conf()")
+    estate.pool.run(
+        "sed -i 's/^server_tls_sslmode.*/server_tls_sslmode = disable/; /^server_tls_ca/d'"
+        " /etc/pgbouncer/pgbouncer.ini; kill -HUP $(cat /var/run/postgresql/pgbouncer.pid)"
+    )
+    old = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr = '{}'"
+    admin(estate.db, old.format(estate.pool.address))
+
+
+def _direct(estate: Estate, mode: str) -> Done:
+    """A client on the pooler's host that goes to PostgreSQL itself."""
+    return psql(
+        estate.pool,
+        "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+        password=estate.password,
+        database=f"'dbname=psscript sslmode={mode}'",
+        address=estate.db.address,
+        port=5432,
+    )
+
+
+def test_the_pooler_of_another_host_gets_tls_first_and_then_has_to_have_it(estate: Estate) -> None:
+    _as_before(estate)
+    assert _link(estate) == {"f"}
+    plan = estate.project.plan()
+    with new_links(estate):
+        run = estate.project.deploy()
+    access = ("PostgreSQL: access of poolers", "db1")
+    assert access in run.changed and run.changed == plan.planned
+    assert estate.project.deploy().changed == set()
+    assert _link(estate) == {"t"}
+    refused = _direct(estate, "disable")
+    assert refused.returncode == 2 and "no encryption" in refused.stderr
+    assert said(_direct(estate, "require")) == "t"
+
+
 def test_the_link_to_another_host_is_encrypted_and_its_certificate_pinned(estate: Estate) -> None:
-    """One that is lost is made again and pinned by the next run; a stranger's gets no password."""
+    """The next one takes over from one that is lost or ends; a stranger's gets no password."""
     assert _link(estate) == {"t"}
     estate.db.run("rm /etc/datatier/postgres/certificate.pem")
-    assert estate.project.deploy().changed == {
+    refusals = "grep -c 'verify failed' /var/log/postgresql/pgbouncer.log"
+    before = estate.pool.run(refusals, check=False).stdout
+    with new_links(estate):
+        changed = estate.project.deploy().changed
+    assert changed == {
         ("PostgreSQL: key", "db1"),
         ("PostgreSQL: service", "db1"),
         ("PgBouncer: certificate of PostgreSQL", "pool1"),
         ("PgBouncer: service", "pool1"),
     }
+    assert estate.pool.run(refusals, check=False).stdout == before
     assert _link(estate) == {"t"}
 
     mine = "/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"
