@@ -31,9 +31,10 @@ def check(config: Config, log: Log) -> None:
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name, probe in _probes(config, log):
         try:
-            lines.append(f"{moment} ok    {name}: {shown(probe())}")
+            lines.append(f"{moment} ok    {name}: {shown(config.hidden(probe()))}")
         except Exception as failure:
-            lines.append(f"{moment} DOWN  {name}: {shown(' '.join(str(failure).split()))}")
+            why = config.hidden(" ".join(str(failure).split()))
+            lines.append(f"{moment} DOWN  {name}: {shown(why)}")
             bad.append(name)
     for write in (partial(_note, config), partial(print, flush=True)):
         # Neither a full disk nor a reader that has gone may hide what is down.

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backup.text import shown
 from tasks.core import hide
 from tasks.core.change import Impact, announced, impact_of, noticed, summary
+from tasks.core.hide import shown
 
 NOTHING, FAILED, PENDING = 0, 1, 2
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backup.text import shown
 from tasks import engine, remove
 from tasks.apps import App, AppsSettings
 from tasks.backup import BackupSettings
 from tasks.core import estate, psql, remote
 from tasks.core.change import announced, impact_of, summary
 from tasks.core.estate import Estate, Node
+from tasks.core.hide import shown
 from tasks.pgbouncer import PgbouncerSettings
 from tasks.postgres import PostgresSettings, clients, data_directory, role_names, role_password
 from tasks.project import DockerSettings, application

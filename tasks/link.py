@@ -33,8 +33,8 @@ if [ -s {home}/certificate.pem ]; then
 fi
 """
 
-_TAKE_NEXT = f"""
-mv {_NEXT}/key.pem {HOME}/key.pem; mv {_NEXT}/certificate.pem {HOME}/certificate.pem
+_TAKE_NEXT = """
+mv {next}/key.pem {home}/key.pem; mv {next}/certificate.pem {home}/certificate.pem
 """
 
 
@@ -85,7 +85,8 @@ def missing_key(server: Node, said: Mapping[str, Any]) -> Change | None:
         return None
     lines, script = list[str](), ""
     if not said["key"] and said["next"]:
-        lines, script = [f"{HOME}: take the next key and certificate"], _TAKE_NEXT
+        lines = [f"{HOME}: take the next key and certificate"]
+        script = _TAKE_NEXT.format(home=HOME, next=_NEXT)
     elif not said["key"]:
         change = certificates.make(server, HOME, _DAYS)
         lines, script = change.lines, change.script

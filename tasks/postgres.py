@@ -61,8 +61,8 @@ _RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE, archive.ROLE}
 _LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 # Secrets of ldap and radius; the rest of the line with them, for a value may have blanks in it.
 ACCESS_SECRETS = r'(?i)(?:passw|secret)\w*"?=(.*)$'
-# Whatever is no comment of it lets somebody in.
-ACCESS_LINES = r"\s*([^#\s].*?)\s*$"
+# Whatever is no comment of it lets somebody in. A line of ours may be with TLS or without.
+ACCESS_LINES = r"\s*(?:host(?:ssl)? +(?=all  all  ))?([^#\s].*?)\s*$"
 _WEAK = {"trust", "password", "md5", "ident"}
 
 

@@ -16,8 +16,8 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.output import echo, format_text
 from pyinfra.context import ctx_host
 
-from backup.text import shown
 from tasks.core import lock, remote
+from tasks.core.hide import shown
 
 # What a change does to those who use the service, from the least to the most.
 Impact = Literal["none", "reload", "restart", "failover", "destroys data"]

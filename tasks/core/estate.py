@@ -20,8 +20,8 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
-from backup.text import shown
 from tasks.core import files, hide, preflight, remote, secrets
+from tasks.core.hide import shown
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
 from tasks.core.services import Manager

@@ -20,8 +20,8 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.connectors import util
 
-from backup.text import shown
 from tasks.core import lock
+from tasks.core.hide import shown
 
 # A host that hangs is one line of pyinfra's; paramiko would add two Python tracebacks.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)

@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from tasks.core.hide import SHORTEST
+
 
 @dataclass(frozen=True, order=True)
 class Problem:
@@ -70,6 +72,8 @@ def printable(value: SecretStr) -> SecretStr:
     # SCRAM normalises other characters, and servers disagree about how.
     if not (text.isascii() and text.isprintable()):
         raise wrong("should have printable ASCII characters only")
+    if len(text) < SHORTEST:
+        raise wrong(f"should have at least {SHORTEST} characters")
     if len(text) > _LONGEST:
         raise wrong(f"should have at most {_LONGEST} characters")
     return value

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import click
 import pytest
 from pydantic import SecretStr
+from pyinfra_cli.exceptions import UnexpectedInternalError
 
 from tasks.core import hide
 from tests.e2e.project import ROOT
@@ -35,6 +36,8 @@ def _own(monkeypatch: pytest.MonkeyPatch) -> None:
         json.dumps(CANARY),
         quote(CANARY, safe=""),
         base64.b64encode(CANARY.encode()).decode(),
+        CANARY.replace('"', '""'),
+        "SCRAM-SHA-256$4096:canary$canary:canary=",
     ],
 )
 def test_a_secret_is_hidden_in_every_form(form: str) -> None:
@@ -49,6 +52,24 @@ def test_a_password_in_a_url_is_hidden_wherever_it_comes_from() -> None:
         "amqp://app:<secret>@t@mq:5672/x https://user:<secret>@host redis://:<secret>@cache"
     )
     assert hide.hidden("http://10.0.0.1:8080/a?b=c@d") == "http://10.0.0.1:8080/a?b=c@d"
+
+
+def test_no_half_of_a_secret_is_left_where_something_is_cut() -> None:
+    """By us at 1000 characters, by Redis at 128; what begins alike by chance is shorter."""
+    hide.secret("0123456789abcdefghij", "https://chat.example/hook")
+    assert hide.shown(f"{'x' * 990}0123456789abcdefghij") == f"{'x' * 990}<secret>"
+    assert hide.hidden("beginning with: '0123456789abcd' ") == "beginning with: '<secret>' "
+    assert hide.hidden("0123456789a https://chat.example/") == "0123456789a https://chat.example/"
+
+
+def test_nothing_goes_around_the_filter() -> None:
+    """What is cut is filtered before; tasks have one function for both."""
+    around = [
+        path.name
+        for path in (ROOT / "tasks").rglob("*.py")
+        if path.name != "hide.py" and "backup.text" in path.read_text()
+    ]
+    assert around == []
 
 
 def test_short_ones_and_names_stay() -> None:
@@ -105,19 +126,41 @@ converge("Echo", lambda: Change([{CANARY!r}], "printf '%s\\\\n' \\"$SAID\\" >&2;
 """
 
 
+def test_the_log_of_a_traceback_is_filtered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of pyinfra's own leaves pyinfra-debug.log, which others may read."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.StringIO())
+    monkeypatch.chdir(tmp_path)
+    hide.begin()
+    hide.begin()
+    hide.secret(CANARY)
+    try:
+        raise ValueError(CANARY)
+    except ValueError as error:
+        UnexpectedInternalError(error).show()
+    log = (tmp_path / "pyinfra-debug.log").read_text()
+    assert "ValueError: <secret>" in log and CANARY not in log
+
+
 def test_what_a_host_says_and_pyinfra_prints_is_hidden(tmp_path: Path) -> None:
     """As a server's error that echoes its arguments; also at -vvv."""
     (tmp_path / "deploy.py").write_text(DEPLOY)
-    done = subprocess.run(
-        [Path(sys.executable).parent / "pyinfra", "-y", "-vvv", "@local", "deploy.py"],
-        cwd=tmp_path,
+    done = _pyinfra(tmp_path, "-vvv")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "ERR with args 'requirepass' <secret>" in said
+    assert "canary" not in said
+
+
+def _pyinfra(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).parent / "pyinfra", "-y", *options, "@local", "deploy.py"],
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 1
-    assert "ERR with args 'requirepass' <secret>" in said
-    assert "canary" not in said

@@ -622,6 +622,7 @@ def test_other_peoples_keys_are_left_alone(tmp_path: Path) -> None:
 
 SECRET_CASES: list[Case] = [
     ("postgres_password", "", "postgres_password: should not be empty"),
+    ("postgres_password", "short", "postgres_password: should have at least 6 characters"),
     ("postgres_password", f"{SECRET}\n", f"postgres_password: {ASCII}"),
     ("postgres_password", f"{SECRET}é", f"postgres_password: {ASCII}"),
     ("postgres_password", [SECRET], "postgres_password: should be a string"),

@@ -253,7 +253,9 @@ def test_rediss_words_and_empty_values(tmp_path: Path) -> None:
     assert found["notify-keyspace-events"] == '""'
 
 
-@pytest.mark.parametrize("word", ["#x", "$x", "a=b", "a:b@c", "%s", "{}"])
+@pytest.mark.parametrize(
+    "word", ["#secret", "$secret", "a=secret", "a:b@c:d", "%secret", "{secret}"]
+)
 def test_a_redis_password_is_the_same_in_the_file_and_at_run_time(
     word: str, tmp_path: Path
 ) -> None:
