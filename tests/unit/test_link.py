@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tasks import backup, link, pgbouncer, postgres
-from tasks.core import certificates
+from tasks.core import certificates, files
 from tasks.core.estate import Estate, Node
-from tasks.core.files import Found
+from tasks.core.files import File, Found
 from tasks.core.remote import Unreadable
 from tasks.core.services import Status
 from tests.unit import helpers
@@ -210,3 +210,13 @@ def test_the_backup_host_pins_too(tmp_path: Path) -> None:
     assert backup._pinned(keeper) == "a\nb"
     config = json.loads(backup.configuration(keeper, is_pinned=True))
     assert config["postgres"]["certificate"] == backup._TRUSTED
+
+
+def test_the_line_of_a_pooler_without_tls_is_no_line_by_hand(tmp_path: Path) -> None:
+    server = helpers.node(estate(tmp_path), "db")
+    path = f"{postgres.configuration_directory(server)}/pg_hba.conf"
+    entry = next(each for each in postgres._files(server) if each.path == path)
+    old = postgres.access(server).replace("hostssl", "host   ") + "host all all 0.0.0.0/0 md5\n"
+    assert isinstance(entry, File)
+    found = files._by_hand(entry, Found("file", content=old.encode()))
+    assert [*found] == ["host all all 0.0.0.0/0 md5"]
