@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, SecretStr
-from pyinfra_cli.exceptions import UnexpectedMixin
 
 from backup import text as plain
 
@@ -123,11 +122,12 @@ def begin() -> None:
         stream = getattr(sys, name)
         if not isinstance(stream, _Filtered):
             setattr(sys, name, _Filtered(stream))
-    # pyinfra-debug.log gets what these say.
-    for name in ("get_traceback", "get_exception"):
-        said = getattr(UnexpectedMixin, name)
-        if not hasattr(said, "__wrapped__"):
-            setattr(UnexpectedMixin, name, _filtered(said))
+    # pyinfra-debug.log gets what these say. Not imported: that would replace parts of Python.
+    if cli := sys.modules.get("pyinfra_cli.exceptions"):
+        for name in ("get_traceback", "get_exception"):
+            said = getattr(cli.UnexpectedMixin, name)
+            if not hasattr(said, "__wrapped__"):
+                setattr(cli.UnexpectedMixin, name, _filtered(said))
 
 
 def _filtered(said: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 import click
 import pytest
 from pydantic import SecretStr
-from pyinfra_cli.exceptions import UnexpectedInternalError
 
 from tasks.core import hide
 from tests.e2e.project import ROOT
@@ -126,37 +125,42 @@ converge("Echo", lambda: Change([{CANARY!r}], "printf '%s\\\\n' \\"$SAID\\" >&2;
 """
 
 
-def test_the_log_of_a_traceback_is_filtered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+BROKEN = f"""
+import sys
+from pyinfra_cli.exceptions import UnexpectedInternalError
+from tasks.core import hide
+hide.begin()
+hide.begin()
+hide.secret({CANARY!r})
+try:
+    raise ValueError({CANARY!r})
+except ValueError as error:
+    UnexpectedInternalError(error).show()
+"""
+
+
+def test_the_log_of_a_traceback_is_filtered(tmp_path: Path) -> None:
     """An error of pyinfra's own leaves pyinfra-debug.log, which others may read."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, io.StringIO())
-    monkeypatch.chdir(tmp_path)
-    hide.begin()
-    hide.begin()
-    hide.secret(CANARY)
-    try:
-        raise ValueError(CANARY)
-    except ValueError as error:
-        UnexpectedInternalError(error).show()
+    done = _run(tmp_path, sys.executable, "-c", BROKEN)
     log = (tmp_path / "pyinfra-debug.log").read_text()
-    assert "ValueError: <secret>" in log and CANARY not in log
+    assert "ValueError: <secret>" in log and "ValueError: <secret>" in done.stderr
+    assert f"ValueError: {CANARY}" not in log + done.stdout + done.stderr
 
 
 def test_what_a_host_says_and_pyinfra_prints_is_hidden(tmp_path: Path) -> None:
     """As a server's error that echoes its arguments; also at -vvv."""
     (tmp_path / "deploy.py").write_text(DEPLOY)
-    done = _pyinfra(tmp_path, "-vvv")
+    pyinfra = str(Path(sys.executable).parent / "pyinfra")
+    done = _run(tmp_path, pyinfra, "-y", "-vvv", "@local", "deploy.py")
     said = done.stdout + done.stderr
     assert done.returncode == 1
     assert "ERR with args 'requirepass' <secret>" in said
     assert "canary" not in said
 
 
-def _pyinfra(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def _run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [Path(sys.executable).parent / "pyinfra", "-y", *options, "@local", "deploy.py"],
+        command,
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
