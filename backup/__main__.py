@@ -142,7 +142,7 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 
 def _fetch(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    recovery.fetch_all(config, log, unsigned=arguments.unsigned)
+    recovery.fetch_all(config, log, unsigned=arguments.unsigned, older=arguments.older)
 
 
 def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:

@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="believe a bucket without this estate's signature: trusts all its writers",
     )
+    fetch.add_argument(
+        "--older",
+        action="store_true",
+        help="take a bucket whose list is older than the one that this host has put there",
+    )
     jobs.add("adopt", "take a new cluster into the repository of a lost one")
     return whole
 

@@ -15,10 +15,10 @@ from backup.store_bucket import REPOSITORY, Bucket, bucket_of
 from backup.store_fetch import Offered, fetch, offered
 from backup.store_layout import labels_of, repository_of
 from backup.store_signed import Entry
-from backup.store_state import remembered
+from backup.store_state import State, remembered
 
 
-def fetch_all(config: Config, log: Log, *, unsigned: bool = False) -> None:
+def fetch_all(config: Config, log: Log, *, unsigned: bool = False, older: bool = False) -> None:
     """Brings everything in the bucket back to where this host's own backups would be.
 
     The empty repository that the deployment made is moved aside. An interrupted run goes on
@@ -26,13 +26,15 @@ def fetch_all(config: Config, log: Log, *, unsigned: bool = False) -> None:
 
     Args:
         unsigned: believes the bucket, where no list of it is signed with this estate's key.
+        older: takes a bucket that was set back to an earlier list of this estate's.
 
     Raises:
         Failed: this host has physical backups that the bucket lacks, or something was damaged.
     """
     with locked("mirror"):
         bucket = bucket_of(config, log)
-        offer = offered(bucket, log, unsigned=unsigned)
+        newest = "" if older else State.of(config).signed.written
+        offer = offered(bucket, log, unsigned=unsigned, newest=newest)
         _make_way(config, bucket, offer, log)
         if unsigned:
             # From here on what is here counts, and the next copy signs it.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backup import crypt, redis_scratch
+from backup import crypt, listener, redis_scratch
 from backup import redis_rdb as rdb
 from backup import redis_roles as roles
 from backup.config import Config, Endpoint, Redis
@@ -158,6 +158,7 @@ def _require_tool(origin: Node) -> None:
 
 
 def _dump_replica(redis: Redis, origin: Node, work: Path) -> None:
+    listener.require_user(origin.endpoint, "redis")
     command = ["redis-cli", "-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
     command += ["--rdb", rdb.DUMP]
     password = {"REDISCLI_AUTH": redis.password}

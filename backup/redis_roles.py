@@ -16,6 +16,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from backup import listener
 from backup.config import Endpoint, Redis
 from backup.job import Failed
 
@@ -63,7 +64,12 @@ class Monitor:
 
 
 def connect(endpoint: Endpoint, password: str, user: str = "") -> Client:
-    """A client that does not hide a failure behind retries."""
+    """A client that does not hide a failure behind retries.
+
+    Raises:
+        Failed: another user of this host listens there.
+    """
+    listener.require_user(endpoint, "redis")
     return Client(
         host=endpoint.host,
         port=endpoint.port,

@@ -7,10 +7,16 @@ from typing import Any
 
 import psycopg
 
+from backup import listener
 from backup.config import Endpoint, Postgres
 from backup.job import Failed
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Who PostgreSQL and PgBouncer run as.
+USER = "postgres"
+# A server that asks for the password in clear is none of ours; libpq of 15 cannot be told so.
+_SCRAM = "require_auth=scram-sha-256" if psycopg.pq.version() >= 160000 else ""
 
 _CONNECT_SECONDS = 10
 # A session that waits for a lock holds up all who come after it, so ours gives up; a dump, which
@@ -94,8 +100,10 @@ def connect_as(
     Raises:
         Failed: the server does not answer or refuses.
     """
+    _require_server(postgres)
     try:
         connection = psycopg.connect(
+            "" if postgres.host.startswith("/") else _SCRAM,
             host=postgres.host,
             port=postgres.port,
             dbname=database,
@@ -118,14 +126,21 @@ def connect_as(
     return connection
 
 
+def _require_server(postgres: Postgres) -> None:
+    if not postgres.host.startswith("/"):
+        listener.require_user(Endpoint(postgres.host, postgres.port), USER)
+
+
 def console(postgres: Postgres, pooler: Endpoint, timeout: int = _CONNECT_SECONDS) -> Connection:
     """A connection to PgBouncer's console, which takes no start options.
 
     Raises:
         Failed: it does not answer or refuses.
     """
+    listener.require_user(pooler, USER)
     try:
         return psycopg.connect(
+            _SCRAM,
             host=pooler.host,
             port=pooler.port,
             dbname="pgbouncer",
@@ -146,6 +161,7 @@ def tool(
     Args:
         admin: as the superuser, of a scratch server: no password is handed out.
     """
+    _require_server(postgres)
     who = login(postgres, admin=admin)
     command = [postgres.binary(name), "-h", postgres.host, "-p", str(postgres.port)]
     command += ["-U", who.user, "-w"]
@@ -165,6 +181,8 @@ def tool(
         environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": postgres.certificate}
     # The superuser's is for this programme only; a scratch server does not ask for it.
     if not admin:
+        if not postgres.host.startswith("/"):
+            environment["PGREQUIREAUTH"] = "scram-sha-256"
         environment["PGPASSWORD"] = who.password
     return command, environment
 

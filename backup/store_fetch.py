@@ -53,14 +53,15 @@ class Offered(NamedTuple):
     refused: dict[str, str]
 
 
-def offered(bucket: Bucket, log: Log, *, unsigned: bool) -> Offered:
+def offered(bucket: Bucket, log: Log, *, unsigned: bool, newest: str = "") -> Offered:
     """What the bucket has that the signed list names; nothing else there is believed.
 
     Args:
         unsigned: believes the bucket, for one that an earlier release has filled.
+        newest: when the newest list was written that this host knows of.
 
     Raises:
-        Failed: there is no list of this estate's key.
+        Failed: there is no list of this estate's key, or an older one.
     """
     listed = bucket.listing()
     there = listed.pop(LIST, None)
@@ -72,6 +73,11 @@ def offered(bucket: Bucket, log: Log, *, unsigned: bool) -> Offered:
         )
     else:
         signed = _signed(bucket, there)
+        if signed.written < newest:
+            raise Failed(
+                f"{bucket.address(LIST)} is of {signed.written[:16]}, and this host has put one of "
+                f"{newest[:16]} there: the bucket was set back; to take it as it is, give --older"
+            )
         log.line(f"S3: the list of copies is of {signed.written[:16]}, {len(signed.files)} files")
         refused |= {k: f"{k} is gone" for k in signed.files if k not in listed}
         for key, found in listed.items():

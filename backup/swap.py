@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 from psycopg import errors, sql
 
+from backup import listener, properties
 from backup import postgres as pg
-from backup import properties
 from backup.config import Endpoint, Postgres
 from backup.job import Failed, Log, stamp
 from backup.properties import Properties
-from backup.session import Connection, quoted
+from backup.session import USER, Connection, quoted
 
 # How long PgBouncer may take to let running transactions finish before the swap is given up.
 PAUSE_SECONDS = 30
@@ -155,12 +155,18 @@ except psycopg.Error as error:
 
 
 def _console(live: Postgres, pooler: Endpoint, **more: str) -> dict[str, str]:
-    """The environment in which a child reaches PgBouncer's console."""
+    """The environment in which a child reaches PgBouncer's console.
+
+    Raises:
+        Failed: another user of this host listens there.
+    """
+    listener.require_user(pooler, USER)
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith("PG")},
         "POOLER": pooler.host,
         "POOLER_PORT": str(pooler.port),
         "POOLER_PASSWORD": live.admin_password,
+        "PGREQUIREAUTH": "scram-sha-256",
         **more,
     }
 

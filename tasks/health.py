@@ -22,7 +22,7 @@ from tasks.core import estate, psql, remote
 from tasks.core.change import announced, impact_of, summary
 from tasks.core.estate import Estate, Node
 from tasks.core.hide import shown
-from tasks.pgbouncer import PgbouncerSettings
+from tasks.pgbouncer import SOCKETS, PgbouncerSettings
 from tasks.postgres import PostgresSettings, clients, data_directory, role_names, role_password
 from tasks.project import DockerSettings, application
 from tasks.redis import SHELL, RedisSettings, addresses, password
@@ -85,9 +85,11 @@ def _pgbouncer(node: Node) -> Iterator[Check]:
         )
         return
     name, owner = served
+    # The password goes to the socket: another user could have taken the port.
     script = (
+        f"pg_isready -q -h 127.0.0.1 -p {port} || {{ echo no answer; exit 1; }}\n"
         'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 LC_ALL=C runuser -u postgres -- '
-        f"timeout 30 psql -XAtqw -h 127.0.0.1 -p {port} "
+        f"timeout 30 psql -XAtqw -h {SOCKETS} -p {port} "
         f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
         "-c \"SELECT pg_catalog.concat('query as ', current_user)\""
     )

@@ -82,7 +82,7 @@ _RESTART_KEYS = ("listen_addr", "listen_port", "unix_socket_dir", "unix_socket_m
 
 _INI = "/etc/pgbouncer/pgbouncer.ini"
 _USERLIST = "/etc/pgbouncer/userlist.txt"
-_SOCKETS = "/var/run/postgresql"
+SOCKETS = "/var/run/postgresql"
 PID_FILE = "/var/run/postgresql/pgbouncer.pid"
 
 
@@ -319,7 +319,7 @@ def _parameters(node: Node, pinned: str = "") -> dict[str, str | int]:
     return {
         "listen_addr": chosen.listen_addr or ",".join(addresses),
         "listen_port": chosen.listen_port,
-        "unix_socket_dir": _SOCKETS,
+        "unix_socket_dir": SOCKETS,
         "auth_type": "scram-sha-256",
         "auth_file": _USERLIST,
         "auth_query": "SELECT uname, phash FROM pgbouncer.user_lookup($1)",
@@ -696,9 +696,9 @@ def console(server: Node, pooler: Node) -> str:
     port = pooler.the(PgbouncerSettings).listen_port
     psql = 'LC_ALL=C runuser -u postgres -- timeout "$2" psql -XAtqw -d pgbouncer -c "$3"'
     if pooler is server:
-        return f"{psql} -U pgbouncer -h {_SOCKETS} -p {port}"
+        return f"{psql} -U pgbouncer -h {SOCKETS} -p {port}"
     # Less than the shortest time that a command has.
-    secret = "PGCONNECT_TIMEOUT=3 PGPASSWORD=$CONSOLE_PASSWORD"
+    secret = "PGCONNECT_TIMEOUT=3 PGREQUIREAUTH=scram-sha-256 PGPASSWORD=$CONSOLE_PASSWORD"
     return f"{secret} {psql} -U postgres -h {pooler.address} -p {port}"
 
 

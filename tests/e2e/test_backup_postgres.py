@@ -193,6 +193,25 @@ def test_while_one_host_is_away_the_other_goes_on_trusting_it(
 # --- One table, and only to look -----------------------------------------------------------------
 
 
+def test_another_server_gets_no_password_from_the_backup_host(estate: Site) -> None:
+    """One that shows another certificate."""
+    if estate.keeper is estate.db:
+        pytest.skip("both are one host")
+    lines = estate.db.run("grep -h ^host /etc/postgresql/*/main/pg_hba.conf").stdout.split("\n")
+    assert [each.split()[0] for each in lines if estate.keeper.address in each] == ["hostssl"]
+    estate.done("health-check.sh")
+    snakeoil = "/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"
+    for key, path in zip(("ssl_cert_file", "ssl_key_file"), snakeoil, strict=True):
+        estate.sql(f"ALTER SYSTEM SET {key} = '{path}'")
+    estate.sql("SELECT pg_reload_conf()")
+    eventually(lambda: estate.refused("health-check.sh"), 10)
+    assert "certificate verify failed" in estate.script("health-check.sh").stdout
+    for key in ("ssl_cert_file", "ssl_key_file"):
+        estate.sql(f"ALTER SYSTEM RESET {key}")
+    estate.sql("SELECT pg_reload_conf()")
+    eventually(lambda: estate.done("health-check.sh"), 10)
+
+
 def test_a_table_that_is_gone_comes_back_in_its_place(
     estate: Site, history: dict[str, Any]
 ) -> None:

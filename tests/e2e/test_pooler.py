@@ -761,10 +761,16 @@ def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -
 # --- Who may come near PostgreSQL itself ---------------------------------------------------------
 
 
-def _direct(client: Host, server: Pooled) -> Any:
+def _direct(client: Host, server: Pooled, database: str = "psscript") -> Any:
     """The application's role, with its password, straight at PostgreSQL from another host."""
-    address = server.host.address
-    return psql(client, "SELECT 'in'", password=server.password, address=address, port=5432)
+    return psql(
+        client,
+        "SELECT 'in'",
+        password=server.password,
+        database=database,
+        address=server.host.address,
+        port=5432,
+    )
 
 
 def _estate(server: Pooled, poolers: Sequence[Host]) -> None:
@@ -774,15 +780,39 @@ def _estate(server: Pooled, poolers: Sequence[Host]) -> None:
 
 
 def test_postgres_is_reached_by_poolers_only(older: Pooled, newer: Pooled, lab: Lab) -> None:
-    stranger, elsewhere = newer.host, lab.installed_host("elsewhere")
-    assert "Connection refused" in _direct(stranger, older).stderr
-    _estate(older, [older.host, elsewhere])
-    older.apply({})
-    assert said(_direct(elsewhere, older)) == "in"
-    assert said(psql(elsewhere, "SELECT 'pooled'", password=older.password)) == "pooled"
-    refused = _direct(stranger, older)
+    """A pooler of the older release on another host talks to PostgreSQL through TLS only."""
+    stranger, elsewhere = older.host, lab.installed_host("elsewhere")
+    assert "Connection refused" in _direct(stranger, newer).stderr
+    _estate(newer, [newer.host, elsewhere])
+    newer.apply({})
+    assert said(_direct(elsewhere, newer)) == "in"
+    clear = _direct(elsewhere, newer, "'dbname=psscript sslmode=disable'")
+    assert clear.returncode == 2 and "no encryption" in clear.stderr
+    assert said(psql(elsewhere, "SELECT 'pooled'", password=newer.password)) == "pooled"
+    sessions = f"SELECT pid FROM pg_stat_activity WHERE client_addr = '{elsewhere.address}'"
+    links = f"SELECT DISTINCT ssl FROM pg_stat_ssl WHERE pid IN ({sessions})"
+    assert admin(newer.host, links) == "t"
+    refused = _direct(stranger, newer)
     assert refused.returncode == 2 and "no pg_hba.conf entry for host" in refused.stderr
-    _estate(older, [older.host])
-    older.apply({})
-    assert "Connection refused" in _direct(elsewhere, older).stderr
+    _pinned(newer, elsewhere)
+    _estate(newer, [newer.host])
+    newer.apply({})
+    assert "Connection refused" in _direct(elsewhere, newer).stderr
     elsewhere.remove()
+
+
+def _pinned(server: Pooled, pooler: Host) -> None:
+    """A server that shows another certificate gets nothing from the pooler."""
+    names = "ssl_cert_file", "ssl_key_file"
+    snakeoil = "/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key"
+    for key, path in zip(names, snakeoil, strict=True):
+        admin(server.host, f"ALTER SYSTEM SET {key} = '{path}'")
+    admin(server.host, "SELECT pg_reload_conf()")
+    sessions = f"FROM pg_stat_activity WHERE client_addr = '{pooler.address}'"
+    eventually(lambda: admin(server.host, f"SELECT pg_terminate_backend(pid) {sessions}"), 5)
+    assert psql(pooler, "SELECT 1", password=server.password, limit=4).returncode != 0
+    log = pooler.run("tail -n 20 /var/log/postgresql/pgbouncer.log").stdout
+    assert "verify failed" in log, log
+    for key in names:
+        admin(server.host, f"ALTER SYSTEM RESET {key}")
+    admin(server.host, "SELECT pg_reload_conf()")

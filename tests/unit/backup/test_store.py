@@ -966,6 +966,24 @@ def test_without_a_list_of_ours_nothing_comes(
     assert tree(tmp_path / "new") == tree(here.directory)
 
 
+def test_a_bucket_that_was_set_back_is_refused(
+    here: Config, client: Any, attacker: Attacker, log: Log
+) -> None:
+    """Each list of the past is signed too; this host knows which is the newest."""
+    estate(here)
+    store.mirror(here, log)
+    old = content(client, LIST)
+    put(here.directory / "pgbackrest/backup/stack/one-more", "x")
+    store.mirror(here, log)
+    attacker.put(LIST, old)
+    with pytest.raises(Failed, match=r"the bucket was set back; .* --older"):
+        recovery.fetch_all(here, log)
+    bucket = store_bucket.bucket_of(here, log)
+    assert store.offered(bucket, log, unsigned=False).signed
+    store.mirror(here, log)
+    assert content(client, LIST) != old
+
+
 def test_a_bucket_of_the_previous_release_is_signed_without_copying(
     here: Config, attacker: Attacker, log: Log, tmp_path: Path
 ) -> None:
