@@ -18,7 +18,7 @@ ALLOWED = {
     "tasks/compose.py": ("psql = f\"psql -XAtqw -h /run/postgresql", "PgBouncer's console"),
     "tasks/pgbouncer.py": ("runuser -u postgres -- timeout \"$2\" psql -XAtqw -d pgbouncer -c",
                            "PgBouncer's console"),
-    "tasks/health.py": ("timeout 30 psql -XAtqw -h 127.0.0.1 -p {port}", "the application's role"),
+    "tasks/health.py": ("timeout 30 psql -XAtqw -h {SOCKETS} -p {port}", "the application's role"),
 }  # fmt: skip
 # What people are told to type.
 ADVICE = re.compile(
