@@ -160,7 +160,7 @@ def test_a_pooler_is_not_restarted_after_another_one_failed(tmp_path: Path) -> N
     everything = server(tmp_path).estate
     db, pool = (helpers.node(everything, name) for name in ("db", "pool"))
     pinned = {"/etc/datatier/pgbouncer/postgres.pem": Found("file", content=b"certificate")}
-    knows(db, "postgres", served="certificate", key="certificate")
+    knows(db, "postgres", served="certificate", key="certificate", next="next")
     for node in (db, pool):
         status = {"pgbouncer": Status(True, True, "old", "old")}
         knows(node, "pgbouncer", services=status, files=pinned)
