@@ -136,6 +136,9 @@ SELECT json_build_object(
       'inherit', rolinherit, 'connection_limit', rolconnlimit, 'password', rolpassword,
       'valid_until', CASE WHEN isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil) END,
       'member_of', ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = a.oid),
+      'granted', (SELECT json_agg(json_build_array(pg_get_userbyid(roleid), CASE
+          WHEN grantor <> 10 AND current_setting('server_version_num')::int >= 160000
+          THEN pg_get_userbyid(grantor) END)) FROM pg_auth_members WHERE member = a.oid),
       'settings', (SELECT setconfig FROM pg_db_role_setting
                    WHERE setrole = a.oid AND setdatabase = 0),
       'functions', ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p, aclexplode(p.proacl) x
@@ -159,7 +162,8 @@ SELECT json_build_object(
       'oid', d.oid, 'template', datistemplate, 'connection_limit', datconnlimit,
       'settings', (SELECT setconfig FROM pg_db_role_setting
                    WHERE setdatabase = d.oid AND setrole = 0),
-      'grants', (SELECT json_agg(json_build_array(pg_get_userbyid(grantee), privilege_type))
+      'grants', (SELECT json_agg(json_build_array(pg_get_userbyid(grantee), privilege_type,
+                   CASE WHEN grantor <> datdba THEN pg_get_userbyid(grantor) END))
                  FROM aclexplode(datacl) WHERE grantee <> 0)
     )) FROM pg_database d),
   'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
@@ -186,7 +190,9 @@ SELECT json_build_object(
   'extensions', ARRAY(SELECT extname FROM pg_extension),
   'executors', (SELECT json_agg(json_build_array(
       CASE WHEN x.grantee = 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
-      p.oid::regprocedure::text) ORDER BY p.oid, x.grantee)
+      p.oid::regprocedure::text,
+      CASE WHEN x.grantor <> p.proowner THEN pg_get_userbyid(x.grantor) END)
+      ORDER BY p.oid, x.grantee)
     FROM pg_init_privs i JOIN pg_proc p ON p.oid = i.objoid AND i.classoid = 'pg_proc'::regclass,
       aclexplode(p.proacl) x
     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND x.privilege_type = 'EXECUTE'
@@ -346,7 +352,8 @@ def _steps(
     for role in roles:
         yield from _role(role, now.get(role.name))
     for role in roles:
-        yield from _memberships(role, set(now.get(role.name, {}).get("member_of", [])))
+        yield from _memberships(role, now.get(role.name, {}))
+    for role in roles:
         there = set(now.get(role.name, {}).get("functions", []))
         for function in sorted(role.functions - there):
             statement = f"GRANT EXECUTE ON FUNCTION {function} TO {identifier(role.name)};"
@@ -479,14 +486,40 @@ def _elements(value: str) -> list[str]:
     return [name.strip() for name in names] or [""]
 
 
-def _memberships(role: Role, now: set[str]) -> Iterator[Step]:
-    for verb, preposition, groups in (
-        ("GRANT", "TO", role.member_of - now),
-        ("REVOKE", "FROM", now - role.member_of),
-    ):
-        for group in sorted(groups):
-            statement = f"{verb} {identifier(group)} {preposition} {identifier(role.name)};"
-            yield Step(f"role {role.name}: {verb.lower()} {group}", statement)
+def _memberships(role: Role, now: Mapping[str, Any]) -> Iterator[Step]:
+    granted = granted_groups(now)
+    # What others have granted may go with their own membership.
+    for group in sorted(role.member_of - {group for group, grantor in granted if grantor is None}):
+        statement = f"GRANT {identifier(group)} TO {identifier(role.name)};"
+        yield Step(f"role {role.name}: grant {group}", statement)
+    for group in sorted({group for group, _ in granted} - role.member_of):
+        line = f"role {role.name}: revoke {group}"
+        yield Step(line, " ".join(leave(group, role.name, granted)))
+
+
+def granted_groups(now: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """The groups of a role with who has granted each, where our REVOKE has to say that."""
+    by_us = [(group, None) for group in now.get("member_of", ())]
+    return [(group, grantor) for group, grantor in now.get("granted") or by_us]
+
+
+def leave(group: str, role: str, granted: Collection[tuple[str, str | None]]) -> Iterator[str]:
+    """Statements that end a membership, whoever has granted it and whatever depends on it."""
+    for grantor in [grantor for each, grantor in granted if each == group]:
+        by = f" GRANTED BY {identifier(grantor)}" if grantor is not None else ""
+        yield f"REVOKE {identifier(group)} FROM {identifier(role)}{by} CASCADE;"
+
+
+def revoke(right: str, role: str, grantor: str | None) -> str:
+    """Takes a right from a role, and from those to whom that role has granted it.
+
+    Args:
+        grantor: who has granted it, where that is not the owner: no one else can take it.
+    """
+    statement = f"REVOKE {right} FROM {role} CASCADE;"
+    return (
+        statement if grantor is None else f"SET ROLE {identifier(grantor)}; {statement} RESET ROLE;"
+    )
 
 
 def _database(database: Database, now: Mapping[str, Any] | None) -> Iterator[Step]:
@@ -509,24 +542,25 @@ def _database(database: Database, now: Mapping[str, Any] | None) -> Iterator[Ste
 
 
 def _grants(database: Database, now: Mapping[str, Any], roles: set[str]) -> Iterator[Step]:
-    granted: dict[str, set[str]] = {}
-    for role, privilege in now.get("grants") or []:
+    granted: dict[str, dict[str, list[str | None]]] = {}
+    for role, privilege, *grantor in now.get("grants") or []:
         # A new owner takes over what stands for the old one.
         heir = database.owner if role == now["owner"] else role
-        granted.setdefault(heir, set()).add(privilege)
-    for role in sorted((roles | set(database.grants)) - {database.owner, "postgres"}):
-        wanted, there = set(database.grants.get(role, ())), granted.get(role, set())
-        for verb, preposition, privileges in (
-            ("GRANT", "TO", wanted - there),
-            ("REVOKE", "FROM", there - wanted),
-        ):
-            for privilege in sorted(privileges):
-                statement = (
-                    f"{verb} {privilege} ON DATABASE {identifier(database.name)} "
-                    f"{preposition} {identifier(role)};"
-                )
-                line = f"database {database.name}: {verb.lower()} {privilege} {preposition.lower()}"
-                yield Step(f"{line} {role}", statement)
+        granted.setdefault(heir, {}).setdefault(privilege, []).extend(grantor or [None])
+    name, ours = identifier(database.name), (roles | set(database.grants)) - {database.owner}
+    wanted = {role: set(database.grants.get(role, ())) for role in ours - {SUPERUSER}}
+    for role in sorted(wanted):
+        there = granted.get(role, {})
+        # What others have granted may go with their own right.
+        for privilege in sorted(wanted[role] - {each for each, by in there.items() if None in by}):
+            line = f"database {database.name}: grant {privilege} to {role}"
+            yield Step(line, f"GRANT {privilege} ON DATABASE {name} TO {identifier(role)};")
+        for privilege in sorted({*there} - wanted[role]):
+            line = f"database {database.name}: revoke {privilege} from {role}"
+            right = f"{privilege} ON DATABASE {name}"
+            # With the right of one who loses his go those that he has granted.
+            rest = (by for by in there[privilege] if privilege in wanted.get(by or "", {privilege}))
+            yield Step(line, " ".join(revoke(right, identifier(role), by) for by in rest))
 
 
 def scram(password: str, role: str) -> str:

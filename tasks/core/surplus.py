@@ -11,7 +11,7 @@ from tasks.core import psql
 from tasks.core.change import Change, Line
 from tasks.core.psql import identifier, literal
 from tasks.core.remote import quoted
-from tasks.core.sql import SUPERUSER, Database, Role, Server
+from tasks.core.sql import SUPERUSER, Database, Role, Server, granted_groups, leave, revoke
 
 DROPPED = "/var/lib/postgresql/dropped"
 
@@ -141,7 +141,9 @@ def _executors(
     """Who may execute what PostgreSQL keeps for superusers, such as pg_read_file."""
     wanted = {(role.name, function) for role in roles for function in role.functions}
     for name, inside in sorted(server.databases.items()):
-        for role, function in inside.get("executors") or [] if name not in dropped else []:
+        rows = inside.get("executors") or [] if name not in dropped else []
+        going = {(role, function) for role, function, _ in rows} - wanted
+        for role, function, grantor in rows:
             what = f"right of {role} to execute {function} in {name}"
             if (role, function) in wanted:
                 continue
@@ -149,8 +151,10 @@ def _executors(
                 yield Surplus(repr(what), reason="a name here is one for an operator's hands")
                 continue
             grantee = "PUBLIC" if role == "public" else identifier(role)
-            statement = f"REVOKE EXECUTE ON FUNCTION {function} FROM {grantee} CASCADE;"
-            yield Surplus(what, f"{what}: revoke", ((name, statement),))
+            statement = revoke(f"EXECUTE ON FUNCTION {function}", grantee, grantor)
+            # With the right of one who loses his go those that he has granted.
+            statements = () if (grantor, function) in going else ((name, statement),)
+            yield Surplus(what, f"{what}: revoke", statements)
 
 
 _POWERS = ("superuser", "createrole", "replication", "bypassrls")
@@ -176,8 +180,9 @@ def _rights(server: Server, name: str) -> str:
 def _disarm(server: Server, name: str) -> Iterator[tuple[str, str]]:
     powers = " ".join(f"NO{power.upper()}" for power in _POWERS)
     yield "postgres", f"ALTER ROLE {identifier(name)} {powers};"
-    for group in sorted(server.facts["roles"][name].get("member_of", ())):
-        yield "postgres", f"REVOKE {identifier(group)} FROM {identifier(name)};"
+    granted = granted_groups(server.facts["roles"][name])
+    for group in sorted({group for group, _ in granted}):
+        yield from (("postgres", statement) for statement in leave(group, name, granted))
 
 
 # Of a restore (backup/load.py), for as long as it lasts; the next job drops what a kill has left.

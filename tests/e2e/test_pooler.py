@@ -702,7 +702,16 @@ runuser -u postgres -- psql -qd psscript -c "
   CREATE FUNCTION public.told() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
   CREATE EVENT TRIGGER sneaky ON sql_drop EXECUTE FUNCTION public.told();
   CREATE FUNCTION public.lent(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-    AS 'BEGIN EXECUTE \$1; END'; CREATE ROLE datatier_load_0123456789ab SUPERUSER"
+    AS 'BEGIN EXECUTE \$1; END'; CREATE ROLE datatier_load_0123456789ab SUPERUSER;
+  CREATE ROLE boss; GRANT pg_monitor TO boss WITH ADMIN OPTION;
+  GRANT pg_signal_backend TO psscript WITH ADMIN OPTION;
+  GRANT CREATE ON DATABASE psscript TO boss WITH GRANT OPTION;
+  GRANT EXECUTE ON FUNCTION pg_read_file(text) TO boss WITH GRANT OPTION;
+  GRANT USAGE ON SCHEMA pgbouncer TO pgbouncer WITH GRANT OPTION;
+  SET ROLE boss; GRANT pg_monitor TO psscript; GRANT CREATE ON DATABASE psscript TO pgbouncer;
+  GRANT EXECUTE ON FUNCTION pg_read_file(text) TO pgbouncer;
+  SET ROLE psscript; GRANT pg_signal_backend TO boss;
+  SET ROLE pgbouncer; GRANT USAGE ON SCHEMA pgbouncer TO boss"
 """
 _BY_HAND_LINES = (
     "'host all all 0.0.0.0/0 trust'",
@@ -731,7 +740,10 @@ runuser -u postgres -- psql -qd psscript -c "
 
 
 def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -> None:
-    """A run takes the lines out of our own files; the rest stays where others may have put it."""
+    """A run takes the lines out of our own files; the rest stays where others may have put it.
+
+    Rights go, whoever has granted them, and with them those that their holder has granted.
+    """
     host, project = pooled.host, pooled.project
     pooled.apply({})
     host.run(_BESIDE)
@@ -748,6 +760,13 @@ def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -
         assert (what in run.output) is not is_pruned, (what, run.output)
     assert "eves-Password-1" not in table.output + drift.output + run.output
     assert admin(host, "SELECT count(*) FROM pg_roles WHERE rolname ~ '^datatier_load'") == "0"
+    for right in (
+        "pg_has_role('psscript', 'pg_monitor', 'MEMBER')",
+        "pg_has_role('psscript', 'pg_signal_backend', 'MEMBER')",
+        "has_database_privilege('pgbouncer', 'psscript', 'CREATE')",
+        "has_function_privilege('pgbouncer', 'pg_read_file(text)', 'EXECUTE')",
+    ):
+        assert admin(host, f"SELECT {right}", "psscript") == "f", right
     files = "/etc/postgresql/*/main/pg_hba.conf /etc/pgbouncer/*"
     found = host.run(f"grep -E 'trust|eve|%include' {files} || :").stdout
     assert found == ""

@@ -248,7 +248,21 @@ def test_memberships_are_granted_and_revoked() -> None:
     wanted = app(member_of=frozenset({"readers", "pg_monitor"}))
     assert lines_and_sql(there, [wanted]) == (
         ["role app: grant pg_monitor", "role app: revoke writers"],
-        ['GRANT "pg_monitor" TO "app";', 'REVOKE "writers" FROM "app";'],
+        ['GRANT "pg_monitor" TO "app";', 'REVOKE "writers" FROM "app" CASCADE;'],
+    )
+
+
+def test_memberships_that_others_have_granted() -> None:
+    """What is wanted is ours, so that no CASCADE takes it; what is not goes, whoever gave it."""
+    granted = [["writers", "boss"], ["writers", None], ["readers", "boss"]]
+    there = server({"app": stored(member_of=["writers", "readers"], granted=granted)})
+    assert lines_and_sql(there, [app(member_of=frozenset({"readers"}))]) == (
+        ["role app: grant readers", "role app: revoke writers"],
+        [
+            'GRANT "readers" TO "app";',
+            'REVOKE "writers" FROM "app" GRANTED BY "boss" CASCADE; '
+            'REVOKE "writers" FROM "app" CASCADE;',
+        ],
     )
 
 
@@ -350,7 +364,23 @@ def test_grants_are_granted_and_revoked() -> None:
     assert lines_and_sql(there, [app(), Role("reader", attributes={"login": True})], [wanted]) == (
         ["database shop: grant TEMPORARY to app", "database shop: revoke CREATE from app"],
         ['GRANT TEMPORARY ON DATABASE "shop" TO "app";',
-         'REVOKE CREATE ON DATABASE "shop" FROM "app";'],
+         'REVOKE CREATE ON DATABASE "shop" FROM "app" CASCADE;'],
+    )  # fmt: skip
+
+
+def test_grants_of_others_are_revoked_as_they() -> None:
+    """But for those of one who loses the right himself: they go with it."""
+    grants = [["app", "CONNECT", "boss"], ["app", "CREATE", "boss"], ["next", "CREATE", "app"]]
+    there = server(
+        {"app": stored(), "next": stored()},
+        {"shop": {"owner": "owner", "settings": None, "grants": grants}},
+    )
+    wanted = Database("shop", "owner", grants={"app": frozenset({"CONNECT"})})
+    assert lines_and_sql(there, [app(), Role("next", attributes={"login": True})], [wanted]) == (
+        ["database shop: grant CONNECT to app", "database shop: revoke CREATE from app",
+         "database shop: revoke CREATE from next"],
+        ['GRANT CONNECT ON DATABASE "shop" TO "app";',
+         'SET ROLE "boss"; REVOKE CREATE ON DATABASE "shop" FROM "app" CASCADE; RESET ROLE;'],
     )  # fmt: skip
 
 
@@ -382,7 +412,7 @@ def test_a_role_that_the_settings_grant_nothing_loses_what_it_had() -> None:
         {"shop": {"owner": "owner", "settings": None, "grants": [["app", "CREATE"]]}},
     )
     assert lines_and_sql(there, [app()], [Database("shop", "owner")])[1] == [
-        'REVOKE CREATE ON DATABASE "shop" FROM "app";'
+        'REVOKE CREATE ON DATABASE "shop" FROM "app" CASCADE;'
     ]
 
 
@@ -446,8 +476,8 @@ def test_a_lookup_function_that_is_another_is_replaced(change: dict[str, Any]) -
     there = _shop_and_stock(stock=LOOKED_UP, stray=other)
     lines, statements = lines_and_sql(there, [], SHOP_AND_STOCK, pooled=True)
     assert lines == ["password lookup of PgBouncer in stray: replace"]
-    others = 'FROM PUBLIC, "app";' if "app" in str(change) else "FROM PUBLIC;"
-    assert f"REVOKE ALL ON SCHEMA pgbouncer {others}" in statements
+    others = ', "app" CASCADE;' if "app" in str(change) else " CASCADE;"
+    assert f"REVOKE ALL ON SCHEMA pgbouncer FROM PUBLIC, pgbouncer{others}" in statements
 
 
 def test_a_schema_that_an_application_owns_is_not_trusted() -> None:

@@ -130,23 +130,27 @@ def test_rights_go_where_the_role_has_to_stay() -> None:
     assert rights.goes(prune=True, destroy=False)
     assert rights.statements == (
         ("postgres", 'ALTER ROLE "mallory" NOSUPERUSER NOCREATEROLE NOREPLICATION NOBYPASSRLS;'),
-        ("postgres", 'REVOKE "clerks" FROM "mallory";'),
+        ("postgres", 'REVOKE "clerks" FROM "mallory" CASCADE;'),
     )
 
 
 def test_rights_to_functions_of_superusers() -> None:
-    rows = [["app", "pg_read_file(text)"], ["public", "pg_ls_dir(text)"], ["app", "mine()"]]
+    rows = [["app", "pg_read_file(text)", None], ["public", "pg_ls_dir(text)", "boss"]]
+    rows += [["next", "pg_read_file(text)", "app"], ["app", "mine()", None]]
     there = server(inside={"shop": {"executors": rows}, "gone": {"executors": rows}})
     role = Role("app", functions=frozenset({"mine()"}))
     found = surplus.find(there, [role], [SHOP], pooled=True, destroy=False)
     assert [each.what for each in found if "shop" in each.what] == [
         "right of app to execute pg_read_file(text) in shop",
         "right of public to execute pg_ls_dir(text) in shop",
+        "right of next to execute pg_read_file(text) in shop",
     ]
-    statements = [each.statements[0][1] for each in found][-2:]
+    statements = [[each[1] for each in one.statements] for one in found][-3:]
+    by_boss = "REVOKE EXECUTE ON FUNCTION pg_ls_dir(text) FROM PUBLIC CASCADE;"
     assert statements == [
-        'REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM "app" CASCADE;',
-        "REVOKE EXECUTE ON FUNCTION pg_ls_dir(text) FROM PUBLIC CASCADE;",
+        ['REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM "app" CASCADE;'],
+        [f'SET ROLE "boss"; {by_boss} RESET ROLE;'],
+        [],
     ]
 
 
