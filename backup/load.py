@@ -105,8 +105,11 @@ def load(
         return _Load(sessions, outline, log, schemas, admits).run(opened)
 
 
-def sweep(server: Postgres) -> None:
-    """Drops the roles that a killed load has left; a lock says that none is running."""
+def sweep(server: Postgres, log: Log) -> None:
+    """Drops the roles that a killed load has left; a lock says that none is running.
+
+    One that cannot be dropped yet holds up nothing: its login ends by itself.
+    """
     with connect(server, "postgres", admin=True) as connection:
         left = connection.execute(
             "SELECT rolname, ARRAY(SELECT DISTINCT datname FROM pg_shdepend"
@@ -116,10 +119,13 @@ def sweep(server: Postgres) -> None:
             (PREFIX,),
         ).fetchall()
         for role, databases in left:
-            for database in databases:
-                with connect(server, database, admin=True) as inside:
-                    _execute(inside, "DROP OWNED BY {} CASCADE", role)
-            _execute(connection, "DROP ROLE {}", role)
+            try:
+                for database in databases:
+                    with connect(server, database, admin=True) as inside:
+                        _execute(inside, "DROP OWNED BY {} CASCADE", role)
+                _execute(connection, "DROP ROLE {}", role)
+            except (Failed, psycopg.Error) as obstacle:
+                log.line(f"role {role}, left by a restore, cannot be dropped yet: {obstacle}")
 
 
 def _execute(connection: Connection, statement: str, *names: str) -> None:

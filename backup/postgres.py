@@ -69,7 +69,7 @@ def full(config: Config, log: Log) -> list[Manifest]:
     postgres, moment = server(config), stamp()
     directory = config.artifacts("postgres")
     _clean(directory)
-    load.sweep(postgres)
+    load.sweep(postgres, log)
     with log.step("physical backup"):
         physical = repository.take(config, "full")
     with log.step("restore point"):

@@ -220,7 +220,7 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
     _require_room(live, content.bytes)
     with pg.connect(live, "postgres", admin=True) as connection:
         _drop_leftovers(connection, database)
-        sweep(live)
+        sweep(live, log)
         like = content.properties
         if not like and _exists(live, database):
             with pg.connect(live, database, admin=True) as other:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from backup import load
+from backup.job import Failed
 from backup.load import Opener, anything, same_as
 from backup.script import Script, Statement, Stream
 
@@ -83,3 +87,28 @@ def test_what_can_run_an_owners_code_is_never_the_superusers(name: str) -> None:
 def test_what_a_role_owns_is_not_the_superusers_for_a_moment() -> None:
     text = entry("FUNCTION", f"{INTERNAL} SECURITY DEFINER AS $$f$$", owner="app")
     assert not same_as(opener(text))(statement(text), "app")
+
+
+def test_what_a_killed_load_left_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is dropped and given to nobody; where it cannot be dropped a line says so."""
+    left = [("datatier_load_1", ["broken"]), ("datatier_load_2", ["shop"])]
+    done, said = list[str](), list[str]()
+
+    def connect(_server: object, database: str, *, admin: bool) -> Any:
+        if database == "broken":
+            raise Failed("cannot connect to invalid database")
+        execute = lambda statement, *_: (  # noqa: E731
+            done.append(f"{database}: {statement.as_string(None)}")
+            if not isinstance(statement, str)
+            else SimpleNamespace(fetchall=lambda: left)
+        )
+        return contextlib.nullcontext(SimpleNamespace(execute=execute))
+
+    monkeypatch.setattr(load, "connect", connect)
+    load.sweep(cast(Any, None), cast(Any, SimpleNamespace(line=said.append)))
+    assert done == [
+        'shop: DROP OWNED BY "datatier_load_2" CASCADE',
+        'postgres: DROP ROLE "datatier_load_2"',
+    ]
+    (line,) = said
+    assert line.startswith("role datatier_load_1, left by a restore, cannot be dropped yet: cannot")
