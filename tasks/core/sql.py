@@ -247,9 +247,12 @@ kept=$(peek "$texts" cat "$texts" 2>/dev/null | tr '\\n\\0' ' \\n' |
 echo "up $port ${{kept:-0}}"
 within=30
 ask() {{ closed_psql "$data" "$port" "$1" | tr -d '\\n'; echo; }}
-ask postgres <<'__SQL__'
+exec 3>&1
+why=$(ask postgres 2>&1 >&3 3>&- <<'__SQL__'
 {mappings}{facts};
 __SQL__
+)
+if why=$(printf '%s\n' "$why" | grep -m 1 -E '^(psql:|FATAL|ERROR)'); then echo "$why"; exit 0; fi
 closed_psql "$data" "$port" postgres <<'__SQL__' | while IFS= read -r db; do
 {names};
 __SQL__
@@ -279,6 +282,8 @@ def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
 def _parse(wanted: Collection[str], lines: list[str]) -> Server:
     if lines[0] in ("absent", "down"):
         return Server("absent" if lines[0] == "absent" else "down")
+    if len(lines) > len(("up", "")) and not lines[1]:
+        raise Unreadable(f"PostgreSQL does not let its superuser in: {_refusal(lines[2])}")
     if len(lines) < 2 or not lines[1].startswith("{") or len(lines) % 2:
         raise Unreadable("PostgreSQL runs but does not answer; see its log")
     port, kept = map(int, lines[0].removeprefix("up ").split())
@@ -288,6 +293,14 @@ def _parse(wanted: Collection[str], lines: list[str]) -> Server:
             raise Unreadable(f"the database {name} does not answer; see PostgreSQL's log")
     inside = {name: json.loads(facts) for name, facts in answers.items() if facts}
     return Server("up", port, json.loads(lines[1]), inside, keeps_passwords=kept > 0)
+
+
+def _refusal(said: str) -> str:
+    """Why psql was refused, and what to do where pg_hba.conf is what refuses."""
+    why = said.rpartition("FATAL:")[2].removeprefix("psql: error: ").strip()
+    is_access = re.search(r"pg_hba|uthenti|password", why)
+    out = "; put 'local all postgres peer' first in its pg_hba.conf and reload it"
+    return why + (out if is_access else "")
 
 
 def compare(

@@ -524,6 +524,11 @@ def test_somebodys_cluster_and_pooler(
 
     access = host.run(f"sha256sum <{etc}/pg_hba.conf").stdout
     estate.project.settings({"postgres_adopt": True, "pgbouncer_adopt": True})
+    host.run(f"cp -p {etc}/pg_hba.conf /root/hba; echo 'local all all md5' >{etc}/pg_hba.conf")
+    host.run(f"pg_ctlcluster {version} main reload; sleep 0.5")
+    outside = "theirs: state: PostgreSQL does not let its superuser in: "
+    _refuses_to_plan(estate, (outside, "put 'local all postgres peer' first in its pg_hba.conf"))
+    host.run(f"cp -p /root/hba {etc}/pg_hba.conf; pg_ctlcluster {version} main reload; sleep 0.5")
     plan = estate.project.plan()
     for line in ("1 database besides PostgreSQL's own): adopt", "PgBouncer of others: adopt"):
         assert line in plan.output

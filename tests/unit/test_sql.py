@@ -617,3 +617,18 @@ def test_the_answers_of_a_server() -> None:
 def test_half_an_answer_is_unreadable(lines: tuple[str, ...]) -> None:
     with pytest.raises(Unreadable, match="does not answer"):
         parse(*lines)
+
+
+def test_a_server_that_does_not_let_its_superuser_in_says_why() -> None:
+    head = 'psql: error: connection to server on socket "/x/.s.PGSQL.5432" failed: '
+    rejects = 'pg_hba.conf rejects connection for host "[local]"'
+    out = "; put 'local all postgres peer' first in its pg_hba.conf and reload it"
+    for said, why in (
+        (f"{head}FATAL:  {rejects}", f"{rejects}{out}"),
+        (f"{head}fe_sendauth: no password supplied", f"no password supplied{out}"),
+        (f"{head}No such file or directory", "failed: No such file or directory"),
+        (f'{head}FATAL:  role "postgres" does not exist', 'role "postgres" does not exist'),
+    ):
+        with pytest.raises(Unreadable, match="does not let its superuser in: ") as refused:
+            parse("up 5432 0", "", said)
+        assert str(refused.value).endswith(why)
