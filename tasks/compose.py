@@ -578,13 +578,18 @@ def _applications(node: Node) -> None:
 
 @dataclass(frozen=True)
 class _Reloadable:
-    """A service whose configuration changes without a new container."""
+    """A service whose configuration changes without a new container.
+
+    Attributes:
+        outdated: what runs is not what was recorded.
+    """
 
     node: Node
     service: Service
     activation: Activation
     variables: Mapping[str, str] = field(default_factory=dict)
     before: str = ""
+    outdated: bool = False
 
 
 def _reloadables(node: Node) -> Iterator[_Reloadable]:
@@ -606,9 +611,7 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     now = _status(node, service.name)
     yield _Reloadable(pooler, service, pgbouncer.because(wanted, now))
     for container in inside.having(RedisSettings):
-        now = _status(node, container.service)
-        now = replace(now, outdated=redis.lets_in_others(container))
-        yield _redis_reloadable(container, container.service, now)
+        yield _redis_reloadable(container, container.service, _status(node, container.service))
     for container in inside.having(SentinelSettings):
         content = sentinel.configuration(container, project.SENTINEL_PORT)
         watcher = Service(container.service, "", "", "redis", "redis", ready=":", reload=":")
@@ -629,12 +632,15 @@ def _redis_reloadable(container: Node, name: str, now: Status) -> _Reloadable:
     keys, live = redis.keys(container, port), redis.live(container, port)
     activation = _activation(service, redis.fixed(container, port), live, keys=keys)
     activation = replace(activation, restart_means=rolling.because(activation, now))
+    activation, status = redis.watched(container, port, activation, now)
     variables = {
         "REDIS_PASSWORD": redis.password(container),
         f"CONFIG_{port}": redis.config_set(container, port),
         f"FORGET_{port}": redis.forgotten(activation, now),
     }
-    return _Reloadable(container, service, activation, variables, redis.SHELL)
+    return _Reloadable(
+        container, service, activation, variables, redis.SHELL, outdated=status.outdated
+    )
 
 
 def _activation(
@@ -707,7 +713,8 @@ def _impact(node: Node, each: _Reloadable, due: Mapping[str, str]) -> str:
     """What a container that stays as it is has to do; empty for nothing."""
     if each.service.name in due:
         return ""
-    return services.impact(each.activation, _status(node, each.service.name)) or ""
+    now = replace(_status(node, each.service.name), outdated=each.outdated)
+    return services.impact(each.activation, now) or ""
 
 
 def _status(node: Node, service: str) -> Status:

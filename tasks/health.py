@@ -25,7 +25,7 @@ from tasks.core.hide import shown
 from tasks.pgbouncer import SOCKETS, PgbouncerSettings
 from tasks.postgres import PostgresSettings, clients, data_directory, role_names, role_password
 from tasks.project import DockerSettings, application
-from tasks.redis import SHELL, RedisSettings, addresses, password
+from tasks.redis import SHELL, RedisSettings, addresses, kept_data, password
 from tasks.sentinel import SentinelSettings, endpoints, master_name
 
 # Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
@@ -125,6 +125,9 @@ also() { # PORT
 _REDIS = """
 accepted {port} || {{ echo "no answer to PING"; exit 1; }}
 asks_for_password {address} {port}
+changed=$(running {port} appendonly save | grep -vxF -e {appendonly} -e {save} | cut -d ' ' -f 1 |
+  paste -s -d ,)
+[ -z "$changed" ] || {{ echo "$changed: changed by hand; the next run sets it back"; exit 1; }}
 leader=$(for sentinel in {sentinels}; do
   timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" \\
     SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
@@ -156,6 +159,9 @@ def _redis(node: Node) -> Iterator[Check]:
             me=f"{node.address} {port}",
             sentinels=sentinels,
             name=name,
+            **{
+                key: remote.quoted(f"{key} {value}") for key, value in kept_data(node, port).items()
+            },
         )
         connect = f"redis-cli -h {node.address} -p {port} --askpass"
         yield Check(f"redis-{port}", node, _at(node, port), script, connect, 2)

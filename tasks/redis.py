@@ -52,11 +52,18 @@ Policy = Literal[
 _UNITS = {"": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 
 
-def _memory(value: str) -> str:
+def _bytes(value: str) -> int | None:
     match = re.fullmatch(r"(\d+)([a-z]*)", value.lower(), re.ASCII)
     if match is None or match[2] not in _UNITS:
+        return None
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _memory(value: str) -> str:
+    size = _bytes(value)
+    if size is None:
         raise wrong("should be a size such as '512mb' or '1gb', or '0' for no limit")
-    if 0 < int(match[1]) * _UNITS[match[2]] < 1024**2:
+    if 0 < size < 1024**2:
         raise wrong("should be at least 1mb, or '0' for no limit")
     return value.lower()
 
@@ -193,7 +200,7 @@ def _renamed(node: Node) -> Iterator[Problem]:
 def _probes(node: Node) -> dict[str, Probe[Any]]:
     return {
         "packages": packages.probe(required(node)),
-        "files": files.probe([*_files(node), *_seeds(node, None)]),
+        "files": files.probe([*_files(node), *_seeds(node, None), *_beginnings(node)]),
         "services": services.probe(_services(node), node.manager),
         "kernel": kernel_probe(),
         "roles": roles_probe(node),
@@ -282,30 +289,29 @@ for port in {ports}; do
   elif [ -n "$role" ]; then echo "$role"
   else peek "$file" sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
   fi
-  [ -z "$role" ] || users "$port"
+  [ -z "$role" ] || {{ users "$port"; running "$port" {keys} | sed 's/^/=/'; }}
 done
 """
 
 
 def roles_probe(node: Node) -> Probe[list[Instance]]:
-    """Reads what each instance follows, how many follow it, and who may log in."""
+    """Reads what each instance follows, how many follow it, who may log in, and its settings."""
     ports = node.the(RedisSettings).ports
 
     def parse(lines: list[str]) -> list[Instance]:
-        users: list[list[User]] = []
-        roles = list[str]()
+        found = list[Instance]()
         for line in lines:
             if line.startswith('"'):
-                users[-1].append(User.of(line))
+                found[-1] = replace(found[-1], users=(*found[-1].users, User.of(line)))
+            elif line.startswith("="):
+                key, _, value = line[1:].partition(" ")
+                found[-1] = replace(found[-1], settings={**found[-1].settings, key: value})
             else:
-                roles.append(line)
-                users.append([])
-        return [
-            replace(_instance(Address(node.address, port), role), users=tuple(may_log_in))
-            for port, role, may_log_in in zip(ports, roles, users, strict=True)
-        ]
+                found.append(_instance(Address(node.address, ports[len(found)]), line))
+        return found
 
-    script = SHELL + _ROLES.format(ports=" ".join(map(str, ports)))
+    keys = quoted(*_comparable(node, ports[0]))
+    script = SHELL + _ROLES.format(ports=" ".join(map(str, ports)), keys=keys)
     return Probe(script, parse, (("REDIS_PASSWORD", password(node)),))
 
 
@@ -463,9 +469,9 @@ def configure(node: Node) -> None:
 def _configuration(node: Node) -> Change | None:
     found = node.read("redis")["files"]
     seeds = _seeds(node, None)
-    missing = any(found[entry.path].kind == "absent" for entry in seeds if isinstance(entry, File))
-    if missing:
-        seeds = _seeds(node, current_master(node.estate))
+    if any(found[entry.path].kind == "absent" for entry in seeds):
+        leader = current_master(node.estate)
+        seeds = [*_seeds(node, leader), *_due_beginnings(node, leader)]
     change = kept(files.compare([*_files(node), *seeds], found))
     return change and change.after(_trials(node))
 
@@ -567,10 +573,24 @@ def client() -> File:
 
 def before_start() -> File:
     """What runs before every start of an instance: it never begins empty beside data."""
-    return File(BEFORE_START, render("redis/redis-before-start.j2"), mode="755")
+    text = render("redis/redis-before-start.j2", is_redis=IS_REDIS, keep_role=KEEP_ROLE)
+    return File(BEFORE_START, text, mode="755")
 
 
 BEFORE_START = "/usr/local/bin/redis-before-start"
+
+
+def _peers(node: Node) -> File:
+    """Whom an instance asks that starts without data."""
+    from tasks.sentinel import endpoints, master_name
+
+    text = render(
+        "redis/redis-estate.conf.j2",
+        instances=quoted(" ".join(map(str, addresses(node.estate)))),
+        sentinels=quoted(" ".join(map(str, endpoints(node.estate)))),
+        master_name=quoted(master_name(node.estate)),
+    )
+    return File("/etc/redis/redis-estate.conf", text, mode="640", group="redis")
 
 
 def _files(node: Node) -> list[Entry]:
@@ -585,23 +605,38 @@ def _files(node: Node) -> list[Entry]:
         *(KERNEL_FILES if node.manager == "systemd" else ()),
         client(),
         before_start(),
+        _peers(node),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
 
 
-def _seeds(node: Node, leader: Address | None) -> list[Entry]:
+def _seeds(node: Node, leader: Address | None) -> list[File]:
     """The file that Redis rewrites: it holds the role, which is Sentinel's to change."""
     return [
-        File(
-            f"/var/lib/redis/{port}/redis.conf",
-            _role(leader, Address(node.address, port)),
-            mode="640",
-            user="redis",
-            group="redis",
-            seed=True,
-        )
+        _seed(f"/var/lib/redis/{port}/redis.conf", _role(leader, Address(node.address, port)))
         for port in node.the(RedisSettings).ports
     ]
+
+
+def _seed(path: str, content: str) -> File:
+    return File(path, content, mode="640", user="redis", group="redis", seed=True)
+
+
+def _beginnings(node: Node) -> list[File]:
+    """Tell masters that never ran from those whose data were lost: see redis-before-start."""
+    ports = node.the(RedisSettings).ports
+    return [_seed(f"/var/lib/redis/{port}/begins", "1\n") for port in ports]
+
+
+def _due_beginnings(node: Node, leader: Address) -> Iterator[File]:
+    said = node.read("redis")
+    for port, state, beginning in zip(
+        node.the(RedisSettings).ports, _seeds(node, None), _beginnings(node), strict=True
+    ):
+        is_new = said["files"][state.path].kind == "absent"
+        never_ran = said["services"][f"redis-{port}"].restart == "none"
+        if is_new and never_ran and leader == Address(node.address, port):
+            yield beginning
 
 
 def _role(leader: Address | None, me: Address) -> str:
@@ -655,12 +690,11 @@ def _activation(node: Node) -> Change | None:
     """What is done without a restart of what runs."""
     wanted, now = list[Activation](), dict[str, Status]()
     variables = {"REDIS_PASSWORD": password(node)}
-    open_ports = {port for port, users in _users(node).items() if not guarded(users)}
     for port, each in activations(node).items():
         status = node.read("redis")["services"][each.service.name]
         if services.impact(each, status) == "restart":
             each, status = still(each, status), replace(status, outdated=False)
-        status = replace(status, outdated=status.outdated or port in open_ports)
+        each, status = watched(node, port, each, status)
         wanted.append(each)
         now[each.service.name] = status
         variables[f"CONFIG_{port}"] = config_set(node, port)
@@ -668,7 +702,8 @@ def _activation(node: Node) -> Change | None:
     change = services.compare(wanted, now, node.manager)
     if change is None:
         return None
-    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}", variables)
+    begun = f"remove {quoted(*(file.path for file in _beginnings(node)))}"
+    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}{begun}\n", variables)
 
 
 def activations(node: Node) -> dict[int, Activation]:
@@ -717,6 +752,39 @@ def keys(node: Node, port: int) -> frozenset[str]:
     return services.fingerprints(_fixed(node, port)) | extra
 
 
+def _comparable(node: Node, port: int) -> dict[str, str]:
+    """What an instance of ours answers to CONFIG GET."""
+    secrets = {"requirepass", "masterauth"}
+    values = {key: str(value) for key, value in _parameters(node, port).items()}
+    return {
+        key: str(_bytes(value)) if key == "maxmemory" else value
+        for key, value in values.items()
+        if key not in _RESTART_KEYS | secrets
+    }
+
+
+def kept_data(node: Node, port: int) -> dict[str, str]:
+    """What decides whether an instance keeps its data."""
+    ours = _comparable(node, port)
+    return {key: ours[key] for key in ("appendonly", "save")}
+
+
+def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Activation, Status]:
+    """The same, with what hands have changed in a running instance since its activation."""
+    roles: list[Instance] = node.read("redis")["roles"]
+    here = [role for role in roles if role.address.port == port]
+    if not all(guarded(role.users) for role in here):
+        return wanted, replace(now, outdated=True)
+    ours = _comparable(node, port)
+    changed = sorted(
+        key for role in here for key, value in role.settings.items() if ours.get(key) != value
+    )
+    if not changed or now.reload != wanted.reload:
+        return wanted, now
+    means = f"reload ({', '.join(changed)}: changed by hand)"
+    return replace(wanted, reload_means=means), replace(now, outdated=True)
+
+
 def config_set(node: Node, port: int) -> str:
     """One CONFIG SET of everything it takes: Redis applies all of it or nothing."""
     return f"CONFIG SET {' '.join(f'{k} {quote(v)}' for k, v in _live(node, port).items())}"
@@ -737,9 +805,6 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
     home, managed = f"/var/lib/redis/{port}", managed or _configuration_path(port)
     state = f"{home}/redis.conf"
     command = f"/usr/bin/redis-server {state} --include {managed}"
-    # Redis rewrites its file with everything it runs with; only the role is its to keep, the
-    # rest would shadow (or, for `save`, add up with) what the settings say.
-    keep_role = f"/bin/sed -i {KEEP_ROLE} {state}"
     return Service(
         name=f"redis-{port}",
         description=f"Redis on port {port}",
@@ -747,7 +812,7 @@ def service_of(node: Node, port: int, managed: str = "") -> Service:
         foreground=command,
         user="redis",
         group="redis",
-        before_start=(keep_role, f"{BEFORE_START} {home} {managed}"),
+        before_start=(f"{BEFORE_START} {home} {managed}",),
         configuration=(managed,),
         check=f"{_TRY}\ntry {managed} {managed}",
         ready=f"loaded {port}",
@@ -864,6 +929,10 @@ leave_log() { # PORT SERVICE
     echo "$2 keeps $log, since it cannot save a snapshot: see its log; run again" >&2; exit 1; }
   at "$log" sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
 }
+running() { # PORT KEY...: what it runs with
+  port=$1; shift
+  redis-cli -p "$port" CONFIG GET "$@" 2>/dev/null | paste -d ' ' - -
+}
 # What a server without settings has, as CONFIG SET takes it.
 defaults() { # KEY...
   [ $# -gt 0 ] || return 0
@@ -888,11 +957,6 @@ def _users(node: Node) -> dict[int, tuple[User, ...]]:
     """The ACL users of each instance that answers, by port."""
     roles: list[Instance] = node.read("redis")["roles"]
     return {role.address.port: role.users for role in roles}
-
-
-def lets_in_others(node: Node) -> bool:
-    """Whether an instance takes other passwords than that of the settings, or none."""
-    return not all(guarded(users) for users in _users(node).values())
 
 
 def unknown_users(node: Node) -> Iterator[str]:

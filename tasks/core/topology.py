@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tasks.core.remote import Unreadable
@@ -67,6 +67,7 @@ class Instance:
         follows: the master that it replicates from, None for a master.
         online: a master's replicas that have all of its data but what is on its way.
         users: its ACL users, where it answers.
+        settings: what it runs with, where it answers.
     """
 
     address: Address
@@ -74,6 +75,7 @@ class Instance:
     follows: Address | None = None
     online: int = 0
     users: tuple[User, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Watcher(NamedTuple):

@@ -238,6 +238,27 @@ done
     }
 
 
+def test_a_master_without_its_files_empties_nobody(estate: Estate) -> None:
+    """It is back before Sentinel misses it, and waits until another one leads."""
+    old = estate.settled()
+    assert estate.redis(old, "SET", "kept", "by the others") == "OK"
+    home = f"/var/lib/redis/{PORT}"
+    files = f"{home}/append* {home}/dump.rdb"
+    estate.hosts[old].run(f"rm -r {files}; systemctl kill -s KILL redis-{PORT}", check=False)
+
+    def replaced() -> None:
+        assert estate.leader() != old
+
+    eventually(replaced, 60)
+    assert {estate.redis(name, "GET", "kept") for name in estate.hosts} == {"by the others"}
+    assert estate.redis(old, "CONFIG", "SET", "appendonly", "no") == "OK"
+    table = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+    assert "FAILS  appendonly: changed by hand" in table.stdout
+    assert "redis-6379: reload (appendonly: changed by hand)" in estate.project.drift().stdout
+    assert estate.deploy() == {("Redis: service", old)}
+    assert estate.config(old, "appendonly") == "yes"
+
+
 INTRUDER = "[/x]\x1b[2J"
 
 

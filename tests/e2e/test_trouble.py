@@ -454,6 +454,25 @@ def _check_never_starts_empty(estate: Estate, host: Host, password: str) -> None
     host.run("systemctl stop redis-6379; rm -r /var/lib/redis/6379/append*")
     host.run("systemctl start redis-6379")
     assert keys() == {"a", "b"}
+    # Hands turn it off alive, and days later the host loses its power.
+    do("CONFIG", "SET", "appendonly", "no")
+    host.run("touch -d '3 days ago' /var/lib/redis/6379/appendonlydir/*")
+    do("SET", "c", "in the snapshot only")
+    do("SAVE")
+    host.run("systemctl kill -s KILL redis-6379")
+    eventually(lambda: _answers(host, password), 20)
+    assert keys() == {"a", "b", "c"}
+    # An old snapshot that hands have put there is not read, and not overwritten.
+    host.run("cp -p /var/lib/redis/6379/dump.rdb /root/")
+    do("DEL", "c")
+    host.run("systemctl stop redis-6379; sleep 1; cp -p /root/dump.rdb /var/lib/redis/6379/")
+    refused = "/usr/local/bin/redis-before-start /var/lib/redis/6379 /etc/redis/redis-6379.conf"
+    done = host.run(f"runuser -u redis -- {refused}", check=False)
+    assert "dump.rdb was not saved here" in done.stderr
+    # All is lost: it does not begin over by itself.
+    host.run("rm -r /var/lib/redis/6379/append* /var/lib/redis/6379/dump.rdb")
+    done = host.run(f"runuser -u redis -- {refused}", check=False)
+    assert "/var/lib/redis/6379 is empty, and Redis ran here before" in done.stderr
 
 
 # --- What is there and is not ours ---------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,9 @@ def test_an_instance_that_lets_in_others_is_reloaded(
     """Nobody without the password of the settings, and nobody with another one."""
     one = node(tmp_path, redis_ports=[6379])
     knows(one, "redis", roles=redis.roles_probe(one).parse(["master 0", line]))
-    assert redis.lets_in_others(one) is not guarded
+    (wanted,) = redis.activations(one).values()
+    now = Status(True, True, wanted.restart, wanted.reload)
+    assert redis.watched(one, 6379, wanted, now)[1].outdated is not guarded
     assert list(redis.unknown_users(one)) == []
 
 
@@ -250,6 +253,18 @@ def test_what_postgresql_reads_and_has_beside_ours_is_named(tmp_path: Path) -> N
 def test_lines_of_the_pooler_that_say_who_and_whither(line: str, named: str | None) -> None:
     found = re.match(pgbouncer.OPENS, line)
     assert (found and found[1]) == named
+
+
+def test_what_hands_have_changed_in_a_running_instance_is_set_back(tmp_path: Path) -> None:
+    """It is named, unless the settings have changed: then all of them are set anyway."""
+    one = node(tmp_path, redis_ports=[6379], redis_maxmemory="1gb", redis_save="")
+    lines = ["master 0", "=appendonly no", "=maxmemory 1073741824", "=save "]
+    knows(one, "redis", roles=redis.roles_probe(one).parse(lines))
+    (wanted,) = redis.activations(one).values()
+    now = Status(True, True, wanted.restart, wanted.reload)
+    means, status = redis.watched(one, 6379, wanted, now)
+    assert (means.reload_means, status.outdated) == ("reload (appendonly: changed by hand)", True)
+    assert redis.watched(one, 6379, wanted, replace(now, reload="older"))[1].outdated is False
 
 
 def test_users_beside_ours_are_told_and_removed(tmp_path: Path) -> None:
@@ -398,14 +413,6 @@ def test_a_master_name_may_contain_any_of_its_letters(tmp_path: Path) -> None:
     (command,) = sentinel._service(26379).before_start
     helpers.shell(command.replace("/var/lib/redis/sentinel-26379/sentinel.conf", str(state)))
     assert state.read_text() == keep
-
-
-def test_redis_keeps_only_its_role(tmp_path: Path) -> None:
-    state = tmp_path / "redis.conf"
-    state.write_text("save 60 1\nreplicaof 10.0.0.1 6379\nmasterauth x\nreplica-priority 5\n")
-    command, _ = redis.service_of(node(tmp_path), 6379).before_start
-    helpers.shell(command.replace("/var/lib/redis/6379/redis.conf", str(state)))
-    assert state.read_text() == "replicaof 10.0.0.1 6379\n"
 
 
 # --- PgBouncer -----------------------------------------------------------------------------------
