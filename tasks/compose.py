@@ -14,7 +14,7 @@ from pyinfra import logger
 from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, rolling, sentinel
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
-from tasks.core import files, remote, services, sql
+from tasks.core import files, preflight, remote, services, sql
 from tasks.core.change import Change, Line, Trial, converge, refusing
 from tasks.core.estate import DOCKER, Component, Estate, Node, components, no_defaults, on
 from tasks.core.files import Entry, Found
@@ -101,6 +101,14 @@ def _listens(node: Node) -> list[Listener]:
         for settings in container.settings
         if container.port
     ]
+
+
+def _published(node: Node) -> list[Listener]:
+    return [*_listens(node), *apps.COMPONENT.listens(node)]
+
+
+# Services of the host that listen where the stack does, also those of Datatier for plain hosts.
+_BOOT = "at_boot 'postgresql|pgbouncer|redis|valkey|keydb|redict'"
 
 
 # --- Read ----------------------------------------------------------------------------------------
@@ -210,6 +218,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "occupied": files.occupied_probe("backups", f"{home}/backups"),
         "taken": files.occupied_probe("docker", f"{home}/docker"),
         "engine": engine.probe(node, _images(node)),
+        "boot": Probe(f"{preflight.AT_BOOT}\n{_BOOT}\n", list),
         "records": _records_probe(node),
         **_inside_probes(node),
     }
@@ -238,6 +247,7 @@ def _checks(node: Node) -> list[Problem]:
             Problem(node.name, "docker_project_dir", why)
             for why in (*said["occupied"], *said["taken"])
         ),
+        *preflight.at_boot(node, _published(node), said["boot"]),
         *_unremovable(node),
     ]
 
@@ -264,7 +274,7 @@ def _unfit(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
 
 def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
     chosen, wanted = node.the(DockerSettings), ipaddress.ip_network(node.the(DockerSettings).subnet)
-    for listener in [*_listens(node), *apps.COMPONENT.listens(node)]:
+    for listener in _published(node):
         if owner := found.foreign.get(listener.port):
             yield listener.key, f"port {listener.port} is published by the container {owner}"
     for name, subnets in found.networks.items():

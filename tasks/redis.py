@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
 
-from tasks.core import files, packages, services
+from tasks.core import files, packages, preflight, services
 from tasks.core.change import Change, Line, Trial, converge, refusing
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
@@ -209,18 +209,10 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
     }
 
 
-# Units of others that start at the next boot, each with its port, and data that others have left.
-# What is masked starts never; ours say whose they are.
+# Units of others that start at the next boot, and data that others have left.
 _FOREIGN = """
-for wanted in /etc/systemd/system/*.wants/*; do
-  unit=${wanted##*/}
-  case $unit in redis*|valkey*|keydb*|redict*) ;; *) continue ;; esac
-  ! grep -qs 'Written by Datatier' "/etc/systemd/system/$unit" || continue
-  case $(systemctl is-enabled "$unit" 2>/dev/null) in enabled*) ;; *) continue ;; esac
-  file=$(systemctl show -p ExecStart --value "$unit" | grep -o '/[^ ;]*[.]conf' | head -n 1)
-  port=$(sed -n 's/^port //p' "${file:-/}" 2>/dev/null | tail -n 1)
-  case $unit in *sentinel*) default=26379 ;; *) default=6379 ;; esac
-  echo "unit $unit ${port:-$default}"
+at_boot 'redis|valkey|keydb|redict' | while read -r kind unit port; do
+  grep -qs 'Written by Datatier' "/etc/systemd/system/$unit" || echo "$kind $unit $port"
 done
 cd /var/lib/redis 2>/dev/null || exit 0
 for ours in [0-9]*/redis.conf; do [ ! -e "$ours" ] || exit 0; done
@@ -237,17 +229,16 @@ done
 
 def foreign_probe() -> Probe[list[str]]:
     """Reads what there is of a Redis that is not ours."""
-    return Probe(_FOREIGN, list)
+    return Probe(preflight.AT_BOOT + _FOREIGN, list)
 
 
 def foreign(node: Node, listeners: Sequence[Listener], group: str) -> Iterator[Problem]:
     """What would take a port of ours at the next boot, or is the data of somebody else's Redis."""
     key = f"{group}_ports"
-    for line in node.read(group)["foreign"]:
-        kind, what, *rest = line.split(" ")
-        if kind == "unit" and int(rest[0]) in {listener.port for listener in listeners}:
-            then = f"would take port {rest[0]} at the next boot: systemctl disable --now {what}"
-            yield Problem(node.name, key, f"{what} is not ours and {then}")
+    said = node.read(group)["foreign"]
+    yield from preflight.at_boot(node, listeners, said)
+    for line in said:
+        kind, what, *_ = line.split(" ")
         if kind == "data" and group == "redis":
             home = f"/var/lib/redis/{listeners[0].port}"
             then = f"move it to {home} to go on with it, or away"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from pyinfra.api.arguments import pop_global_arguments
 
 from tasks.core import remote
 from tasks.core.releases import RELEASES, Release
-from tasks.core.remote import Output, Probe, Unreadable
+from tasks.core.remote import Output, Probe, Unreadable, shell
 from tasks.core.settings import Problem
 
 if TYPE_CHECKING:
@@ -204,6 +204,20 @@ def listeners_probe(ports: Sequence[int]) -> Probe[list[Holder]]:
         ]
 
     return Probe(script, parse)
+
+
+# Shell: `at_boot NAMES` prints units, which are stopped perhaps, and their ports.
+AT_BOOT = shell("boot")
+
+
+def at_boot(node: Node, listeners: Sequence[Listener], lines: Sequence[str]) -> Iterator[Problem]:
+    """Units of others that would take a port of ours at the next boot: see shell/boot.sh."""
+    keys = {listener.port: listener.key for listener in listeners}
+    for line in lines:
+        kind, unit, *rest = line.split(" ")
+        if kind == "unit" and (key := keys.get(int(rest[0]))):
+            then = f"would take port {rest[0]} at the next boot: systemctl disable --now {unit}"
+            yield Problem(node.name, key, f"{unit} is not ours and {then}")
 
 
 def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:

@@ -74,6 +74,9 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     assert site.restarted() == set()
     assert _redis(site, "maxmemory") == {str(300 * 1024**2)}
     assert site.stack.sql("SHOW work_mem") == "7MB"
+    assert site.stack.redis("redis-replica-1", "CONFIG", "SET", "appendonly", "no") == "OK"
+    site.changes({}, "redis-replica-1: reload (appendonly: changed by hand)")
+    assert _redis(site, "appendonly") == {"yes"}
 
 
 @contextmanager
@@ -287,6 +290,23 @@ def test_compose_that_is_too_old(site: Site) -> None:
         site.refuses("docker-compose", "1.25.0", "1.29")
     finally:
         site.host.run(f"mv {program}.new {program}")
+
+
+def test_service_of_the_host_that_the_next_boot_would_start(site: Site) -> None:
+    """It was stopped by hand, so the port is free, and is still enabled."""
+    unit = "/etc/systemd/system/redis-server.service"
+    site.host.run(f"cat >{unit}; systemctl enable redis-server", stdin=_DEBIANS_REDIS)
+    try:
+        site.refuses("redis_ports", "redis-server.service is not ours and would take port 6379")
+    finally:
+        site.host.run(f"systemctl disable redis-server; rm {unit}")
+
+
+_DEBIANS_REDIS = """[Service]
+ExecStart=/usr/bin/redis-server /etc/redis/redis.conf --supervised systemd --daemonize no
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def test_port_of_another_container(site: Site) -> None:
