@@ -258,6 +258,16 @@ def test_it_follows_whom_sentinel_has_promoted_meanwhile(instance: Instance) -> 
     instance.says(OTHER, KEYS)
     instance.says(SENTINEL, "10.0.0.1\n6379\n")
     assert f"{OTHER} has: that one has to lead" in instance.starts()
+    instance.says(SENTINEL, "10.0.0.9\n6379\n")
+    assert f"{OTHER} has: that one has to lead" in instance.starts()
+    instance.says(SENTINEL, "10.0.0.2\n6379\n")
+    assert instance.starts() == ""
+    assert (instance.home / "redis.conf").read_text() == "replicaof 10.0.0.2 6379\n"
+
+
+def test_an_old_master_with_data_follows_too(instance: Instance) -> None:
+    """It was not there when another one was promoted."""
+    instance.save(DATA)
     instance.says(SENTINEL, "10.0.0.2\n6379\n")
     assert instance.starts() == ""
     assert (instance.home / "redis.conf").read_text() == "replicaof 10.0.0.2 6379\n"
