@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from backup.text import forms, hidden
+
 PATH = Path("/etc/datatier/backup.json")
 CRONTAB = Path("/etc/cron.d/datatier-backup")
 
@@ -113,9 +115,7 @@ class Config:
 
     def hidden(self, text: str) -> str:
         """The text as it may be logged, printed or sent: without any value of a secret."""
-        for secret in sorted(_secrets(self), key=len, reverse=True):
-            text = text.replace(secret, "<secret>")
-        return re.sub(r"(://[^/\s:@]*:)[^@\s/]+(?=@)", r"\1<secret>", text)
+        return hidden(text, [form for secret in _secrets(self) for form in forms(secret)])
 
     @property
     def databases(self) -> tuple[str, ...]:
@@ -159,8 +159,6 @@ class Config:
 
 
 _SECRET = re.compile("password|passphrase|_key|webhook|heartbeat")
-# What is shorter is part of other words.
-_SHORTEST = 6
 
 
 def _secrets(part: object) -> Iterator[str]:
@@ -169,7 +167,7 @@ def _secrets(part: object) -> Iterator[str]:
         value = getattr(part, each.name)
         if is_dataclass(value):
             yield from _secrets(value)
-        elif isinstance(value, str) and _SECRET.search(each.name) and len(value) >= _SHORTEST:
+        elif isinstance(value, str) and _SECRET.search(each.name):
             yield value
 
 

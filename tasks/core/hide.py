@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import BaseModel, SecretStr
 
 from backup import text as plain
 
-SHOWN = "<secret>"
-
-# What is shorter is part of other words: `printable` refuses such a password.
-SHORTEST = 6
-# So much of the beginning of one tells it from other words: servers cut long values.
-_TELLING = 12
+SHOWN = plain.SECRET
 
 # Settings of others, such as a key of redis_extra or a variable of an application.
 _NAMED = re.compile(r"(?i)pass(?!ive)|secret|token|credential|api_?key|webhook|heartbeat")
-_URL = re.compile(r"(://[^/\s:@]*:)[^@\s/]+(?=@)")
-# Who has one can log in with it.
-_VERIFIER = re.compile(r"SCRAM-SHA-256\$[0-9]+:[^\s'\"]+")
 
 _values: set[str] = set()
 _words: set[str] = set()
@@ -34,20 +23,7 @@ _words: set[str] = set()
 
 def secret(*values: str) -> None:
     """From now on these are not printed, in none of the forms in which they are sent."""
-    for value in values:
-        if len(value) >= SHORTEST:
-            _values.update(_forms(value))
-
-
-def _forms(value: str) -> Iterator[str]:
-    """The value as formats quote it: JSON and Redis, Python, SQL, PgBouncer, URLs."""
-    yield value
-    yield json.dumps(value)[1:-1]
-    yield repr(value)[1:-1]
-    yield value.replace("'", "''")
-    yield value.replace('"', '""')
-    yield quote(value, safe="")
-    yield base64.b64encode(value.encode()).decode()
+    _values.update(form for value in values for form in plain.forms(value))
 
 
 def word(*values: str) -> None:
@@ -72,25 +48,8 @@ def secrets_in(value: object, name: str = "") -> Iterator[str]:
 
 
 def hidden(text: str) -> str:
-    """The text without secrets, and without the beginnings of long ones."""
-    for value in sorted(_values - _words, key=len, reverse=True):
-        text = text.replace(value, SHOWN)
-        if len(value) > _TELLING and "://" not in value:
-            text = _without_beginnings(text, value)
-    return _VERIFIER.sub(SHOWN, _URL.sub(rf"\1{SHOWN}", text))
-
-
-def _without_beginnings(text: str, value: str) -> str:
-    begin = text.find(value[:_TELLING])
-    while begin >= 0:
-        cut = begin
-        for one, other in zip(value, text[begin:], strict=False):
-            if one != other:
-                break
-            cut += 1
-        text = f"{text[:begin]}{SHOWN}{text[cut:]}"
-        begin = text.find(value[:_TELLING], begin + len(SHOWN))
-    return text
+    """The text without secrets."""
+    return plain.hidden(text, _values - _words)
 
 
 def shown(text: str) -> str:

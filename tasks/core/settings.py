@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from tasks.core.hide import SHORTEST
+from backup.text import SHORTEST
 
 
 @dataclass(frozen=True, order=True)

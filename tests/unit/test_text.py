@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from backup.config import S3
 from backup.text import LIMIT, shown
 from tasks.core import remote
 from tasks.health import Check, Row, table
+from tests.unit.backup import builders
 from tests.unit.helpers import estate, local, node
 
 
@@ -46,3 +49,13 @@ def test_markup_in_an_answer_is_text(tmp_path: Path) -> None:
     console.file.close()
     printed = (tmp_path / "table").read_text()
     assert all(answer in printed for answer in (*answers, "[::1]:6379"))
+
+
+def test_what_a_program_said_is_cut_before_the_backup_program_filters_it(tmp_path: Path) -> None:
+    """So the beginning of a secret counts as the secret, and so does each quoted form."""
+    config = builders.config(tmp_path)
+    s3 = S3("b", "r", "", "", "access", secret_key='it\'s "20 characters"')
+    cut = replace(config, s3=s3)
+    for said in ("ERROR: it's \"20 chara", "it''s \"20 characters\"", 'it\'s \\"20 characters\\"'):
+        assert "chara" not in cut.hidden(said)
+    assert cut.hidden("SCRAM-SHA-256$4096:c2FsdA==$a:b=") == "<secret>"
