@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from backup import listener, redis_roles, session, swap
@@ -81,3 +83,27 @@ def test_nobody_who_sends_a_password_goes_around_it() -> None:
     assert around == ["redis.py", "redis_roles.py", "session.py", "swap.py"]
     for name in around:
         assert "listener.require_user(" in (Path(listener.__file__).parent / name).read_text()
+
+
+@pytest.mark.skipif(psycopg.pq.version() < 160000, reason="libpq of 15 cannot be told")
+def test_a_server_that_wants_the_password_in_clear_gets_none(tmp_path: Path) -> None:
+    """As any user of a pooler's host could pretend while the pooler is down."""
+    made = config(tmp_path).postgres
+    assert made is not None
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        told = pool.submit(_asking, server)
+        with pytest.raises(Failed, match="scram-sha-256"):
+            session.console(made, Endpoint("127.0.0.1", server.getsockname()[1]))
+        assert told.result() == b""
+
+
+def _asking(server: socket.socket) -> bytes:
+    """What a client answers to AuthenticationCleartextPassword."""
+    client, _ = server.accept()
+    with client:
+        asked_for_tls = client.recv(1024)
+        assert asked_for_tls[4:8] == b"\x04\xd2\x16\x2f"
+        client.sendall(b"N")
+        assert b"postgres" in client.recv(1024)
+        client.sendall(b"R\x00\x00\x00\x08\x00\x00\x00\x03")
+        return client.recv(1024)
