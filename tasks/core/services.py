@@ -354,8 +354,12 @@ last_log() { tail -n 3 "/var/log/$1/current" 2>/dev/null | tr '\\n' ' '; }
 
 _MANAGER: dict[Manager, str] = {
     "systemd": """
-enable_service() { # what a boot starts takes no reading of all units
-  case $(systemctl is-enabled "$2" 2>/dev/null) in masked*) systemctl -q unmask "$2" ;; esac
+# What a boot starts takes no reading of all units, which update-rc.d causes all the same.
+enable_service() {
+  case $(systemctl is-enabled "$2" 2>/dev/null) in
+    masked*) systemctl -q unmask "$2" ;;
+    enabled) return 0 ;;
+  esac
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
