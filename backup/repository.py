@@ -13,6 +13,9 @@ from backup.job import Failed, run
 
 USER = "postgres"
 ARCHIVE_SECONDS = 120
+# What stands in place of a file in the repository may never end, and a job holds its lock.
+LIST_SECONDS = 600
+_LISTS = {"info", "repo-ls", "repo-get"}
 _NO_STANZA = "the repository has no stanza: deploy the backup component again"
 
 
@@ -49,7 +52,8 @@ def pgbackrest(config: Config, *arguments: str) -> str:
     Raises:
         Failed: it exited with something else than 0.
     """
-    return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER)
+    limit = LIST_SECONDS if _LISTS & {*arguments} else None
+    return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER, timeout=limit)
 
 
 def backups(config: Config) -> list[Physical]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pwd
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,10 +86,19 @@ class Sandbox:
         what = f"the WAL creates a tablespace in {location}"
         if self.exposed:
             raise Failed(f"{what}, which a scratch server cannot have here: {self.exposed}")
-        if location in known or ".." in Path(location).parts or not location.startswith("/"):
+        if not self._is_free(Path(location), known):
             raise Failed(f"{what}, which a scratch server cannot have")
-        self.run("mkdir", "-m", "700", self.server / f"location{len(known) + 1}")
+        _made(self.home / f"location{len(known) + 1}", USER)
         self.write("locations", "".join(f"{each}\n" for each in [*known, location]))
+
+    def _is_free(self, location: Path, known: Sequence[str]) -> bool:
+        """Whether root alone decides where it leads: a link in what is shown leads out of there."""
+        taken = (self.home, self.repository, *map(Path, ("/usr", "/etc", "/dev", *known)))
+        return (
+            location.is_absolute()
+            and ".." not in location.parts
+            and not any(location.is_relative_to(each) for each in taken)
+        )
 
     def _locations(self) -> list[str]:
         return (self.home / "locations").read_text().splitlines()
@@ -117,12 +127,17 @@ def make(config: Config, home: Path) -> Sandbox:
         run([*_ADD, "--shell", "/usr/sbin/nologin", USER])
     sandbox = Sandbox(home, config.repository)
     (home / "root").mkdir()
-    sandbox.server.mkdir()
-    for directory, owner in ((home, "root"), (sandbox.server, USER)):
-        shutil.chown(directory, owner, KEEPER)
-        directory.chmod(0o750)
+    shutil.chown(home, "root", KEEPER)
+    home.chmod(0o750)
+    _made(sandbox.server, USER, 0o750)
     sandbox.write("locations", "")
     return sandbox.probed()
+
+
+def _made(directory: Path, owner: str, mode: int = 0o700) -> None:
+    directory.mkdir()
+    shutil.chown(directory, owner, KEEPER)
+    directory.chmod(mode)
 
 
 def stop(home: Path, pg_ctl: str) -> None:

@@ -25,11 +25,12 @@ done
 mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
 mkdir -m 1777 "$root/tmp"
 mount --bind "$home" "$root$home"
-# Where tablespaces want to be: an empty directory of the scratch server's at each place.
+# Where tablespaces want to be: an empty directory of the scratch server's at each place, none of
+# which is in what is shown, where links of others would still lead out of the new root.
 number=0
 while IFS= read -r location; do
   number=$((number + 1))
   mkdir -p "$root$location"
-  mount --bind "$home/server/location$number" "$root$location"
+  mount --bind "$home/location$number" "$root$location"
 done <"$home/locations"
 exec chroot "$root" "$@"

@@ -601,8 +601,10 @@ def _repository_options(node: Node) -> dict[str, str | int]:
 
 # --- Activate ------------------------------------------------------------------------------------
 
+# What postgres has put in place of a file may never end.
 _READ_STANZA = """
-runuser -u postgres -- pgbackrest --stanza={stanza} info --output=json 2>/dev/null |
+runuser -u postgres -- timeout -s KILL 30 \\
+  pgbackrest --stanza={stanza} info --output=json 2>/dev/null |
   grep -q '"code":[02],' && echo ok || true
 """
 

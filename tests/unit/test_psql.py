@@ -84,7 +84,7 @@ runuser() {{ shift 3; "$@"; }}
 PGHOST=evil; PGSERVICE=evil; export PGHOST PGSERVICE
 echo 'SELECT 1' | closed_psql {tmp_path} 5433 'dbname=x host=evil'
 """
-    script = script.replace("PATH=/usr/local/bin:", f"PATH={tmp_path}:")
+    script = script.replace("path=/usr/lib/", f"path={tmp_path}:/usr/lib/")
     done = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -93,6 +93,7 @@ echo 'SELECT 1' | closed_psql {tmp_path} 5433 'dbname=x host=evil'
     assert {*FORCED} <= {*words}
     assert ("event_triggers=off" in words) == ("transaction_timeout=0" in words) == newer
     assert {"PGPORT=5433", "LC_ALL=C", "PGCLIENTENCODING=UTF8"} <= {*lines}
+    assert f"PATH={tmp_path}:/usr/lib/postgresql/{version.split()[0]}/bin:" in done.stdout
     assert "evil" not in done.stdout.replace("dbname=x host=evil", "")
     assert "database dbname=x host=evil" in lines
     assert lines[-2:] == [":closed", "SELECT 1"]

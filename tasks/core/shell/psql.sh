@@ -13,14 +13,17 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
   options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
-  case $(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") in
+  version=$(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") || :
+  case $version in
     1[0-6]) ;;
     *) options="$options -c event_triggers=off -c transaction_timeout=0" ;;
   esac
   port=$2 database=$3
   shift 3
+  # The version's own psql: Debian's asks files that may be anything by now, and takes longer.
+  path=/usr/lib/postgresql/${version%%[!0-9]*}/bin:/usr/local/bin:/usr/bin:/bin
   # Inside runuser, which waits for two seconds before it passes a signal on.
-  runuser -u postgres -- ${within:+timeout "$within"} env -i LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin \
+  runuser -u postgres -- ${within:+timeout "$within"} env -i LC_ALL=C PATH="$path" \
     PGOPTIONS="$options" PGCLIENTENCODING=UTF8 PGPORT="$port" PGDATABASE="$database" "$@"
 )
 # SQL comes on standard input; what it says after a \connect begins with :closed as well. Views are

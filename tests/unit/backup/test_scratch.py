@@ -72,7 +72,8 @@ def test_the_wish_for_a_tablespace_is_known(line: str, location: str | None) -> 
 def test_a_place_is_given_once_and_only_where_it_can_be(tmp_path: Path) -> None:
     (tmp_path / "locations").write_text("/srv/x\n")
     apart = Sandbox(tmp_path, tmp_path)
-    for location in ("/srv/x", "/srv/../root", "srv"):
+    shown = (f"{tmp_path}/server/link/x", f"{apart.repository}/link/x", "/etc/x", "/srv/x/y")
+    for location in ("/srv/x", "/srv/../root", "srv", *shown):
         with pytest.raises(Failed, match=re.escape(f"a tablespace in {location}")):
             apart.add(location)
     with pytest.raises(Failed, match="cannot have here: no namespace"):
