@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 
 from tests.lab import Host
 
@@ -57,8 +59,46 @@ for path in json.loads(sys.argv[1]):
 shutil.rmtree("/root/victims", ignore_errors=True)
 """
 
-# The time of the last change of content, owner or mode is the kernel's: nothing hides from it.
-_SEEN = "find /root/victims -printf '%P %y %m %U:%G %i %n %s %C@\\n' | sort"
+# The times of the last change of content, owner or mode, and of the first time that a file was
+# read, are the kernel's: nothing hides from it.
+_SEEN = r"""
+find /root/victims \( -type f -printf '%P %y %m %U:%G %i %n %s %C@ %A@\n' \) \
+  -o -printf '%P %y %m %U:%G %i %n %s %C@\n' | sort
+"""
+
+# Who runs as a service's user while jobs work: each file of that name which appears where a program
+# of that user works, or in a scratch server's directory, becomes a link at once. It tells how many.
+_INTRUDER = """
+import glob, grp, os, pwd, sys, time
+user, group, name = sys.argv[1:]
+while user not in {each.pw_name for each in pwd.getpwall()}:
+    time.sleep(0.1)
+os.setgroups([])
+os.setgid(grp.getgrnam(group).gr_gid)
+os.setuid(pwd.getpwnam(user).pw_uid)
+count = 0
+while not os.path.exists("/run/intruder.ends"):
+    for place in [*glob.glob("/proc/[0-9]*/cwd"), *glob.glob("/backups/scratch/*/server")]:
+        path = place + "/" + name
+        try:
+            if not os.path.realpath(place).startswith("/backups/") or os.path.islink(path):
+                continue
+            os.rename(path, path + ".kept")
+            os.symlink("/root/victims/0/file", path)
+            count += 1
+        except OSError:
+            pass
+print(count)
+"""
+
+
+# What a link leads to within a container is a victim of that one's root.
+_COPY = "rm -rf /root/victims; mkdir -p /root/victims; tar -x -C /root/victims"
+
+
+def _seen(host: Host, container: str) -> str:
+    inside = f"docker exec -i {container} sh -s" if container else ""
+    return host.run(_SEEN).stdout + (host.run(inside, stdin=_SEEN).stdout if inside else "")
 
 
 def _python(host: Host, script: str, paths: Sequence[str]) -> str:
@@ -84,13 +124,39 @@ def waves(paths: Sequence[str]) -> list[list[str]]:
     return groups
 
 
+def tops(paths: Sequence[str]) -> list[str]:
+    """Those that are below none of the others."""
+    known = {*paths}
+    return [p for p in paths if known.isdisjoint(map(str, PurePosixPath(p).parents))]
+
+
 @contextmanager
-def planted(host: Host, paths: Sequence[str]) -> Iterator[None]:
-    """Makes links to victims of these entries; at the end no victim was touched."""
+def intruder(host: Host, user: str, group: str, name: str) -> Iterator[None]:
+    """Somebody with a service's rights, who makes links of what its programs work with."""
+    command = f"rm -f /run/intruder.ends; python3 - {user} {group} {name}"
+    with ThreadPoolExecutor() as pool:
+        at_work = pool.submit(host.run, command, stdin=_INTRUDER, timeout=120)
+        try:
+            yield
+        finally:
+            host.run("touch /run/intruder.ends")
+        assert int(at_work.result().stdout) > 0
+
+
+@contextmanager
+def planted(host: Host, paths: Sequence[str], container: str = "") -> Iterator[None]:
+    """Makes links to victims of these entries; at the end no victim was touched.
+
+    Args:
+        container: its root has victims too.
+    """
     _python(host, _PLANT, paths)
-    before = host.run(_SEEN).stdout
+    if container:
+        into = f"docker exec -i {container} sh -c {shlex.quote(_COPY)}"
+        host.run(f"tar -c -C /root/victims . | {into}")
+    before = _seen(host, container)
     try:
         yield
-        assert host.run(_SEEN).stdout == before
+        assert _seen(host, container) == before
     finally:
         _python(host, _PUT_BACK, paths)

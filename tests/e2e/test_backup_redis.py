@@ -828,6 +828,7 @@ def test_the_scratch_server_takes_no_commands_with_the_estates_password(
             with pytest.raises(exceptions.NoPermissionError):
                 estate.ask(server.endpoint, *words)
             refused.append(words)
+        assert _scratch_servers(config)
         return original(redis, leader, server, stop)
 
     original = redis_restore._taken_over

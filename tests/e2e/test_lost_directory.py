@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
+from tests.e2e import links
 from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
 from tests.e2e.project import Project, embedded
 from tests.e2e.proof import Stack, admin, said
 from tests.e2e.wait import eventually
-from tests.lab import Lab
+from tests.lab import Host, Lab
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +142,56 @@ def test_wal_that_cannot_be_archived_is_not_left_behind(alone: Stack) -> None:
 def test_another_job_is_waited_for(alone: Stack) -> None:
     command = "flock /run/datatier/backup-postgres.lock /scripts/restore-cluster.sh --yes"
     assert alone.host.run(command, check=False).returncode == 75
+
+
+# Where the users of services have directories.
+PLACES = (
+    *("/backups", "/var/lib/pgbackrest", "/var/spool/pgbackrest", "/var/log"),
+    *("/etc/postgresql", "/run/postgresql", "/var/lib/postgresql", "/var/lib/redis"),
+)
+RESTORE_REDIS = "restore-redis.sh /backups/redis/redis_LATEST.rdb.gz"
+# Jobs that wait for each other, and those that need not.
+JOBS = (
+    (
+        *("postgres-backup.sh full", "restore-cluster.sh --yes", "cleanup-backups.sh"),
+        "restore-postgres.sh /backups/postgres/psscript_full_LATEST.sql.gz",
+    ),
+    ("redis-backup.sh", RESTORE_REDIS),
+    ("backup.sh drill", "health-check.sh"),
+)
+# User and group, what becomes a link as soon as it is there, and the job that works with it.
+INTRUDERS = (
+    ("redis", "redis", "dump.rdb", "redis-backup.sh"),
+    ("redis", "redis", "dump.rdb", RESTORE_REDIS),
+    ("datatier-scratch", "postgres", "log", "backup.sh drill"),
+)
+
+
+def _said(host: Host, jobs: Sequence[str]) -> str:
+    done = [script(host, job) for job in jobs]
+    return "".join(each.stdout + each.stderr for each in done)
+
+
+def test_links_of_service_users_lead_no_job_anywhere(alone: Stack) -> None:
+    """What they lead to is neither changed nor read, whatever becomes of the jobs."""
+    host = alone.host
+    wanted = rows(alone)
+    succeeded(script(host, "redis-backup.sh"))
+    found = links.entries(host, *PLACES)
+    for wave in (links.waves(found)[0], links.tops(found)):
+        with links.planted(host, wave), ThreadPoolExecutor() as pool:
+            said = "".join(pool.map(partial(_said, host), JOBS))
+            host.run("logrotate -f /etc/logrotate.d/datatier-backup")
+            assert links.CONTENT not in said
+    host.run("systemctl restart postgresql@17-main")
+    eventually(lambda: rows(alone), 20)
+    with links.planted(host, ["/var/lib/redis/6379/redis.conf"]):
+        for user, group, name, job in INTRUDERS:
+            with links.intruder(host, user, group, name):
+                assert links.CONTENT not in _said(host, [job])
+    for job in ("postgres-backup.sh full", "backup.sh drill"):
+        succeeded(script(host, job))
+    assert rows(alone) == wanted
 
 
 def test_a_missing_segment_is_not_passed_over(alone: Stack) -> None:
