@@ -234,6 +234,7 @@ def test_services_are_removed(estate: Estate) -> None:
     assert changed == {
         ("PgBouncer: configuration", "one"),
         ("PgBouncer: service", "one"),
+        *(("Redis: configuration", name) for name in NAMES),
         *(("Sentinel: monitoring", name) for name in NAMES),
         ("Prune: services", "two"),
         ("Prune: services", "three"),
