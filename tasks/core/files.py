@@ -231,8 +231,13 @@ def strangers(found: Mapping[str, Found], pristine: Collection[str]) -> list[str
         path
         for path, now in found.items()
         if now.is_strange
-        and hashlib.md5(now.content, usedforsecurity=False).hexdigest() not in pristine
+        # What is no file has no content, and neither has a package's empty file.
+        and (now.kind != "file" or _md5(now.content) not in pristine)
     ]
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def occupied_probe(kind: Literal["backups", "docker"], directory: str) -> Probe[list[str]]:
