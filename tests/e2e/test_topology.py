@@ -391,8 +391,9 @@ def test_a_host_is_cleared_and_leaves(estate: Estate) -> None:
     hosts, estate.hosts = estate.hosts, {n: h for n, h in estate.hosts.items() if n != "two"}
     estate.groups |= {"sentinel": ["one", "three"], "redis": ["one", "three"]}
     assert estate.deploy("sentinel_prune=true") == {
-        ("Sentinel: prune", "one"),
-        ("Sentinel: prune", "three"),
+        (operation, name)
+        for operation in ("Redis: configuration", "Sentinel: prune")
+        for name in ("one", "three")
     }
     estate.check_watched(1, 2, "one", "three")
     estate.hosts = hosts
