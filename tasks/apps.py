@@ -35,12 +35,16 @@ Variable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the nam
 
 
 class App(Model):
-    """One application; `image` where it runs as a container, `command` where it does not."""
+    """One application; `image` where it runs as a container, `command` where it does not.
+
+    With `urls` its environment has passwords, which `docker inspect` shows.
+    """
 
     name: Name
     port: Port
     health: Annotated[str, AfterValidator(_health)] = "tcp"
     env: dict[Variable, Line] = {}
+    urls: bool = False
     image: Line = ""
     command: Line = ""
 

@@ -45,6 +45,9 @@ class PgbouncerSettings(Settings):
     max_db_connections: Positive | None = None
     max_prepared_statements: Count | None = None
     query_wait_timeout: Count = 120
+    # PgBouncer's own 15 seconds make a restart of PostgreSQL that takes one last 15 for clients.
+    server_login_retry: Positive = 1
+    server_connect_timeout: Positive = 5
     server_lifetime: Count = 3600
     server_idle_timeout: Count = 600
     tcp_keepidle: Positive = 30
@@ -333,6 +336,8 @@ def _parameters(node: Node, pinned: str = "") -> dict[str, str | int]:
         "max_db_connections": chosen.connections_per_database,
         **({"max_prepared_statements": prepared} if prepared is not None else {}),
         "query_wait_timeout": chosen.query_wait_timeout,
+        "server_login_retry": chosen.server_login_retry,
+        "server_connect_timeout": chosen.server_connect_timeout,
         "server_lifetime": chosen.server_lifetime,
         "server_idle_timeout": chosen.server_idle_timeout,
         "tcp_keepalive": 1,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator
 
@@ -241,6 +242,9 @@ def inputs(inside: Estate, chosen: DockerSettings) -> dict[str, str]:
 # --- Files ---------------------------------------------------------------------------------------
 
 
+_URLS = r'^ +(?:DATABASE|REDIS_SENTINEL)_URL: "(.*)"$'
+
+
 def files(node: Node, environment: str = "") -> list[Entry]:
     """Everything in the project directory that the settings say.
 
@@ -252,7 +256,7 @@ def files(node: Node, environment: str = "") -> list[Entry]:
     home = chosen.project_dir
     return [
         Directory(home),
-        File(f"{home}/docker-compose.yml", compose_file(node), "600"),
+        File(f"{home}/docker-compose.yml", compose_file(node), "600", secret=_URLS),
         File(f"{home}/.env", _environment(node, environment), "600", secret=r"^[A-Z0-9_]+=(.*)$"),
         # Only root enters: within it files have the owners that the containers need.
         Directory(f"{home}/docker", "700"),
@@ -370,16 +374,19 @@ def _backup(docker: str, inside: Estate) -> list[Entry]:
 
 
 def _secrets(docker: str, inside: Estate) -> list[Entry]:
-    """For applications, whose users nobody knows: inside their containers everybody reads them."""
-    server = one(inside, PostgresSettings)
-    owner = application(server)
-    values = {"redis_password": redis.password(inside.having(RedisSettings)[0])}
-    if owner is not None:
-        values["db_password"] = postgres.role_password(server, owner[1]) or ""
+    """For applications, whose users nobody knows: inside their containers everybody reads them.
+
+    Without a line break at the end: most clients would send it as a part of the password.
+    """
+    values = {
+        "redis_password": redis.password(inside.having(RedisSettings)[0]),
+        **({"db_password": _db_password(inside)} if _database(inside)[1] else {}),
+        **{name.lower(): url for name, url in _urls(inside).items()},
+    }
     return [
         Directory(f"{docker}/secrets"),
         *(
-            File(f"{docker}/secrets/{name}", f"{value}\n", secret=r"^(.*)$")
+            File(f"{docker}/secrets/{name}", value, secret=r"^(.*)$")
             for name, value in values.items()
         ),
     ]
@@ -492,20 +499,50 @@ def compose_file(node: Node) -> str:
     )
 
 
+def _database(inside: Estate) -> tuple[str, str]:
+    return application(one(inside, PostgresSettings)) or ("", "")
+
+
+def _db_password(inside: Estate) -> str:
+    return postgres.role_password(one(inside, PostgresSettings), _database(inside)[1]) or ""
+
+
+def _sentinels(inside: Estate) -> str:
+    nodes = inside.having(SentinelSettings)
+    return ",".join(f"{node.service}:{SENTINEL_PORT}" for node in nodes)
+
+
+def _urls(inside: Estate) -> dict[str, str]:
+    """All that a client needs, by the name of the variable; the parts are percent-encoded."""
+    database, owner = _database(inside)
+    secret = redis.password(inside.having(RedisSettings)[0])
+    master = quote(sentinel.master_name(inside), safe="")
+    urls = {
+        "REDIS_SENTINEL_URL": (
+            f"redis+sentinel://:{quote(secret, safe='')}@{_sentinels(inside)}/{master}/0"
+        )
+    }
+    if owner:
+        user = f"{quote(owner, safe='')}:{quote(_db_password(inside), safe='')}"
+        place = f"pgbouncer:{one(inside, PgbouncerSettings).port}"
+        urls["DATABASE_URL"] = f"postgresql://{user}@{place}/{quote(database, safe='')}"
+    return urls
+
+
 def _app(app: App, inside: Estate) -> dict[str, object]:
-    database, owner = application(one(inside, PostgresSettings)) or ("", "")
-    sentinels = ",".join(
-        f"{node.service}:{SENTINEL_PORT}" for node in inside.having(SentinelSettings)
-    )
+    database, owner = _database(inside)
+    urls = _urls(inside)
     given = {
         "DB_HOST": "pgbouncer",
         "DB_PORT": str(one(inside, PgbouncerSettings).port),
         "DB_NAME": database,
         "DB_USER": owner,
         "DB_PASSWORD_FILE": "/run/secrets/db_password",
-        "REDIS_SENTINELS": sentinels,
+        "REDIS_SENTINELS": _sentinels(inside),
         "REDIS_MASTER_NAME": sentinel.master_name(inside),
         "REDIS_PASSWORD_FILE": "/run/secrets/redis_password",
+        **{f"{name}_FILE": f"/run/secrets/{name.lower()}" for name in urls},
+        **(urls if app.urls else {}),
     }
     return {
         "name": app.name,

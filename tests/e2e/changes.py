@@ -157,6 +157,8 @@ KNOBS: dict[str, list[Knob]] = {
         _pgbouncer("pool_mode", "session", "statement"),
         _pgbouncer("query_wait_timeout", 30, 60),
         _pgbouncer("server_lifetime", 1800, 7200),
+        _pgbouncer("server_login_retry", 2, 15),
+        _pgbouncer("server_connect_timeout", 3, 15),
         _pgbouncer("tcp_keepidle", 20, 60),
         _extras(
             PGBOUNCER,

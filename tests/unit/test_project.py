@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from psycopg.conninfo import conninfo_to_dict
 
 from tasks import project
 from tasks.core.estate import Node
@@ -19,6 +22,9 @@ APPS = [
     {"name": "backend", "port": 4000, "health": "http:/health", "image": "b:1", "env": {"A": "$1"}},
     {"name": "ai-service", "port": 8000, "image": "a:1"},
 ]
+
+HOSTILE = "p@ss:w/o#r%d?&$=+[1]"
+ROLES = {"psscript": {"password": HOSTILE}}
 
 
 def docker(directory: Path, **data: Any) -> Node:
@@ -85,6 +91,43 @@ def test_applications_are_told_where_everything_is(tmp_path: Path) -> None:
     assert (told["DB_HOST"], told["DB_PORT"]) == ("pgbouncer", "6432")
     assert told["REDIS_SENTINELS"].split(",")[2] == "redis-sentinel-3:26379"
     assert told["DB_PASSWORD_FILE"] == "/run/secrets/db_password"
+
+
+def test_passwords_are_files_without_a_line_break(tmp_path: Path) -> None:
+    """A client that sends what it has read logs in."""
+    node = docker(tmp_path, redis_password=HOSTILE, postgres_roles=ROLES)
+    assert text(node, "docker/secrets/db_password") == HOSTILE
+    assert text(node, "docker/secrets/redis_password") == HOSTILE
+
+
+def test_urls_are_what_libraries_read(tmp_path: Path) -> None:
+    """With every character that means something in a URL in the password."""
+    node = docker(tmp_path, redis_password=HOSTILE, postgres_roles=ROLES)
+    database = urlsplit(text(node, "docker/secrets/database_url"))
+    assert (database.scheme, database.hostname, database.port) == ("postgresql", "pgbouncer", 6432)
+    assert (database.username, database.path) == ("psscript", "/psscript")
+    assert unquote(database.password or "") == HOSTILE
+    libpq = conninfo_to_dict(text(node, "docker/secrets/database_url"))
+    assert (libpq["password"], libpq["dbname"]) == (HOSTILE, "psscript")
+    sentinels = urlsplit(text(node, "docker/secrets/redis_sentinel_url"))
+    assert (sentinels.scheme, sentinels.path) == ("redis+sentinel", "/mymaster/0")
+    secret, _, places = sentinels.netloc.rpartition("@")
+    assert (unquote(secret), places.count(",")) == (f":{HOSTILE}", 2)
+
+
+def test_urls_are_in_the_environment_of_those_who_ask_for_them(tmp_path: Path) -> None:
+    apps = [APPS[0], {**APPS[1], "urls": True}]
+    node = docker(tmp_path, apps=apps)
+    services = compose(node)["services"]
+    told, asked = (services[name]["environment"] for name in ("backend", "ai-service"))
+    for name in ("DATABASE_URL", "REDIS_SENTINEL_URL"):
+        assert told[f"{name}_FILE"] == asked[f"{name}_FILE"] == f"/run/secrets/{name.lower()}"
+        assert name not in told
+        assert asked[name] == text(node, f"docker/secrets/{name.lower()}")
+    (entry,) = [e for e in project.files(node) if e.path.endswith("/docker-compose.yml")]
+    assert isinstance(entry, File) and entry.secret
+    shown = re.findall(entry.secret, entry.content, re.MULTILINE)
+    assert sorted(shown) == sorted(asked[name] for name in ("DATABASE_URL", "REDIS_SENTINEL_URL"))
 
 
 @pytest.mark.parametrize("app", APPS, ids=lambda app: str(app["name"]))

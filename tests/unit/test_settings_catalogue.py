@@ -409,6 +409,12 @@ PGBOUNCER: list[Case] = [
         "pgbouncer_query_wait_timeout: should be a whole number",
     ),
     ("pgbouncer_server_lifetime", 1.5, "pgbouncer_server_lifetime: should be a whole number"),
+    ("pgbouncer_server_login_retry", 0, "pgbouncer_server_login_retry: should be at least 1"),
+    (
+        "pgbouncer_server_connect_timeout",
+        0,
+        "pgbouncer_server_connect_timeout: should be at least 1",
+    ),
     ("pgbouncer_listen_addr", "a\nb", "pgbouncer_listen_addr: should be a single line"),
     (
         "pgbouncer_default_pool_size",
@@ -941,6 +947,8 @@ DEFAULTS: list[tuple[type[Any], dict[str, Any]]] = [
             "default_pool_size": 25,
             "reserve_pool_size": 5,
             "query_wait_timeout": 120,
+            "server_login_retry": 1,
+            "server_connect_timeout": 5,
             "extra": {},
         },
     ),
