@@ -1,4 +1,4 @@
-"""The commands that a document of the project shows, and a reader's terminal to run them in."""
+"""What a document of the project shows: commands, a reader's terminal for them, and programs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ class Command:
 def commands(document: Path) -> list[Command]:
     """The commands of a document's ```bash blocks, in order; comment lines are left out."""
     return list(_commands(document.read_text()))
+
+
+def programs(document: Path) -> dict[str, str]:
+    """The ```python blocks of a document, by the heading that each stands under."""
+    found: dict[str, str] = {}
+    for heading, language, line in _lines(document.read_text()):
+        if language == "python":
+            found[heading] = f"{found.get(heading, '')}{line}\n"
+    return found
 
 
 def run(
@@ -91,21 +100,29 @@ def _in_terminal(
 
 
 def _commands(text: str) -> Iterator[Command]:
-    heading, fence, language, begun = "", "", "", ""
+    begun = ""
+    for heading, language, line in _lines(text):
+        if language == "bash":
+            begun = _joined(begun, line)
+            if begun and not begun.endswith("\\"):
+                yield Command(heading, begun)
+                begun = ""
+
+
+def _lines(text: str) -> Iterator[tuple[str, str, str]]:
+    """The lines within fences, with the heading and the language of each."""
+    heading, fence, language = "", "", ""
     for line in text.splitlines():
         mark = _FENCE.match(line)
         if mark and not fence:
             fence, language = mark[1], mark[2]
         elif fence and line.strip() == fence:
             fence = ""
-        elif not fence:
+        elif fence:
+            yield heading, language, line
+        else:
             title = _HEADING.match(line)
             heading = title[1] if title else heading
-        elif language == "bash":
-            begun = _joined(begun, line)
-            if begun and not begun.endswith("\\"):
-                yield Command(heading, begun)
-                begun = ""
 
 
 def _joined(begun: str, line: str) -> str:

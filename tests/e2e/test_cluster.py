@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e import proof
+from tests.e2e import applications, proof
+from tests.e2e.applications import Application
 from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
 from tests.e2e.wait import eventually
@@ -297,12 +299,26 @@ def _starts(estate: Estate) -> int:
     return log.count("starting PostgreSQL")
 
 
-def test_a_frozen_master_is_replaced_and_stays_replaced(estate: Estate) -> None:
-    """Sentinel promotes; runs during and after the outage leave its decision alone."""
+def test_a_frozen_master_is_replaced_and_stays_replaced(estate: Estate, tmp_path: Path) -> None:
+    """Sentinel promotes; runs during and after the outage leave its decision alone.
+
+    Clients with the documented settings find the new master while the old one says nothing.
+    """
     old = estate.master_according_to("cache2")
+    # The first Sentinel that they ask is as silent as the master.
+    places = sorted(CACHES, key=lambda name: name != old)
+    variables = applications.sentinels(
+        [estate.hosts[name].address for name in places], estate.password
+    )
+    with applications.running(("redis-py", "Celery"), variables, tmp_path) as clients:
+        _replaced(estate, old, clients)
+
+
+def _replaced(estate: Estate, old: str, clients: Sequence[Application]) -> None:
     estate.hosts[old].pause()
     try:
         new = _promoted(estate, old)
+        applications.back(clients, 60)
         # Pyinfra leaves an unreachable host out, goes on with the others, and exits with 1.
         during = estate.project.pyinfra("-y", "--json", "inventory.py", "deploy.py")
         assert (during.code, during.changed) == (1, set())

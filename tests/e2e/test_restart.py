@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.e2e import applications
 from tests.e2e.project import Data, Project
 from tests.e2e.proof import Done, Process, admin, main_process, psql, said
 from tests.e2e.wait import eventually
@@ -384,6 +386,22 @@ def test_poolers_restart_one_after_the_other(estate: Estate) -> None:
     # Two samples may lie on both sides of a restart; one of a pooler that is down was seen.
     assert (False, False) not in seen
     assert seen & {(False, True), (True, False)}
+
+
+def test_documented_clients_are_back_after_a_restart_by_hand(
+    estate: Estate, tmp_path: Path
+) -> None:
+    """Nobody holds them then; PgBouncer of either release tries again at once."""
+    clients = ("psycopg", "asyncpg", "SQLAlchemy", "SQLAlchemy with asyncpg")
+    beside = applications.database(estate.db.address, estate.password)
+    apart = applications.database(estate.pool.address, estate.password)
+    with (
+        applications.running(clients, beside, tmp_path / "beside") as near,
+        applications.running(clients, apart, tmp_path / "apart") as far,
+    ):
+        estate.db.run("systemctl restart postgresql@15-main")
+        # PgBouncer's own default would keep them waiting for longer.
+        applications.back([*near, *far], 8)
 
 
 # --- The link to PostgreSQL from another host ----------------------------------------------------

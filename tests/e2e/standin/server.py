@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _secret(variable: str) -> str:
-    return Path(os.environ[variable]).read_text().rstrip("\n")
+    return Path(os.environ[variable]).read_text()
 
 
 def _stop(_number: int, _frame: object) -> None:

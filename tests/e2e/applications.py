@@ -1,0 +1,128 @@
+"""Applications with the clients of docs/connecting.md, which ask all the time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.e2e.documented import programs
+from tests.e2e.project import ROOT
+from tests.e2e.wait import eventually
+
+PROGRAMS = programs(ROOT / "docs" / "connecting.md")
+BEGIN_SECONDS = 60
+
+# It imports the program like a framework would, and asks ten times a second.
+_LOOP = """
+import asyncio, inspect, sys, time
+import application
+
+loop = asyncio.new_event_loop()
+while True:
+    try:
+        said = application.ask()
+        if inspect.isawaitable(said):
+            loop.run_until_complete(said)
+        print("answered", flush=True)
+    except Exception as error:
+        print(repr(error), file=sys.stderr, flush=True)
+    time.sleep(0.1)
+"""
+_WORKER = (
+    sys.executable,
+    "-m",
+    "celery",
+    "-A",
+    "application",
+    "worker",
+    "-P",
+    "solo",
+    "-l",
+    "INFO",
+    "--without-mingle",
+    "--without-gossip",
+)
+
+
+@dataclass(frozen=True)
+class Application:
+    """One that runs; what it was answered is in a file."""
+
+    name: str
+    home: Path
+
+    @property
+    def answers(self) -> int:
+        """How many answers it has had."""
+        lines = (self.home / "answers").read_text().splitlines()
+        return sum("answered" in line or " succeeded in " in line for line in lines)
+
+    def require_more(self, than: int) -> None:
+        """Asserts that it was answered since."""
+        errors = (self.home / "errors").read_text()[-1000:]
+        assert self.answers > than, f"{self.name}: no answer after {than}\n{errors}"
+
+
+def database(address: str, password: str) -> dict[str, str]:
+    """The variables of an application whose pooler is there."""
+    secret = quote(password, safe="")
+    return {"DATABASE_URL": f"postgresql://psscript:{secret}@{address}:6432/psscript"}
+
+
+def sentinels(addresses: Sequence[str], password: str) -> dict[str, str]:
+    """The variables of an application that asks these Sentinels."""
+    return {
+        "REDIS_SENTINELS": ",".join(f"{address}:26379" for address in addresses),
+        "REDIS_MASTER_NAME": "mymaster",
+        "REDIS_PASSWORD": password,
+    }
+
+
+@contextmanager
+def running(
+    names: Sequence[str], variables: Mapping[str, str], home: Path
+) -> Iterator[list[Application]]:
+    """Applications with the programs of these headings, each of which is answered already."""
+    with ExitStack() as processes:
+        found = [_started(name, variables, home / name, processes) for name in names]
+        for each in found:
+            eventually(partial(each.require_more, 0), BEGIN_SECONDS)
+        yield found
+
+
+def back(applications: Sequence[Application], seconds: int) -> None:
+    """Waits until each was answered from now on."""
+    before = [each.answers for each in applications]
+    for each, count in zip(applications, before, strict=True):
+        eventually(partial(each.require_more, count), seconds)
+
+
+def _started(
+    name: str, variables: Mapping[str, str], home: Path, processes: ExitStack
+) -> Application:
+    home.mkdir(parents=True)
+    (home / "application.py").write_text(PROGRAMS[name])
+    (home / "loop.py").write_text(_LOOP)
+    answers = processes.enter_context((home / "answers").open("w"))
+    errors = processes.enter_context((home / "errors").open("w"))
+    started = partial(subprocess.Popen, cwd=home, env={**os.environ, **variables})
+    asking = [sys.executable, "loop.py"]
+    if name == "Celery":
+        # Its answers are the tasks that are done, and its worker logs these.
+        both = [
+            started(asking, stdout=errors, stderr=errors),
+            started(_WORKER, stdout=errors, stderr=answers),
+        ]
+    else:
+        both = [started(asking, stdout=answers, stderr=errors)]
+    for process in both:
+        processes.callback(process.wait)
+        processes.callback(process.kill)
+    return Application(name, home)
