@@ -713,6 +713,15 @@ def beside(node: Node) -> Iterator[str]:
             yield f"database {name}: {', '.join(shown)}: {_MIGHTY}"
 
 
+def excess(node: Node) -> Iterator[str]:
+    """Rights that roles of the settings have by hand, which a run takes away."""
+    change = _sql(node)
+    for line in change.lines if change else []:
+        if _EXCESS.search(line):
+            yield f"{line}: is more than the settings give; a run takes it away"
+
+
+_EXCESS = re.compile(r": (NO(SUPERUSER|CREATEDB|CREATEROLE|REPLICATION|BYPASSRLS)$|revoke )")
 # A database that was adopted may have many.
 _SHOWN = 5
 _MIGHTY = "can act with a superuser's rights; drop what is not yours"

@@ -222,6 +222,7 @@ def beside(node: Node) -> Iterator[str]:
     for each in (node, *(node.inside.nodes if node.inside else ())):
         if PostgresSettings in each.settings:
             yield from postgres.beside(each)
+            yield from postgres.excess(each)
         if RedisSettings in each.settings:
             yield from redis.unknown_users(each)
         if SentinelSettings in each.settings:

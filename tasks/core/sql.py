@@ -201,6 +201,9 @@ SELECT json_build_object(
   'mighty', (SELECT json_agg(what ORDER BY what) FROM (
       SELECT 'event trigger ' || evtname, 'pg_event_trigger'::regclass, oid
       FROM pg_event_trigger WHERE evtenabled <> 'D'
+      UNION ALL SELECT 'subscription ' || subname, 'pg_subscription'::regclass, s.oid
+      FROM pg_subscription s JOIN pg_roles r ON r.oid = subowner
+      JOIN pg_database d ON d.oid = subdbid WHERE datname = current_database() AND rolsuper
       UNION ALL SELECT 'function ' || p.oid::regprocedure, 'pg_proc'::regclass, p.oid
       FROM pg_proc p JOIN pg_roles r ON r.oid = proowner JOIN pg_language l ON l.oid = prolang
       WHERE p.oid >= 16384 AND rolsuper AND (prosecdef OR NOT lanpltrusted)

@@ -703,7 +703,7 @@ runuser -u postgres -- psql -qd psscript -c "
   CREATE EVENT TRIGGER sneaky ON sql_drop EXECUTE FUNCTION public.told();
   CREATE FUNCTION public.lent(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     AS 'BEGIN EXECUTE \$1; END'; CREATE ROLE datatier_load_0123456789ab SUPERUSER;
-  CREATE ROLE boss; GRANT pg_monitor TO boss WITH ADMIN OPTION;
+  ALTER ROLE psscript CREATEROLE; CREATE ROLE boss; GRANT pg_monitor TO boss WITH ADMIN OPTION;
   GRANT pg_signal_backend TO psscript WITH ADMIN OPTION;
   GRANT CREATE ON DATABASE psscript TO boss WITH GRANT OPTION;
   GRANT EXECUTE ON FUNCTION pg_read_file(text) TO boss WITH GRANT OPTION;
@@ -749,6 +749,7 @@ def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -
     host.run(_BESIDE)
     table = project.pyinfra("-y", "inventory.py", "tasks.health.verify")
     assert table.code == 0, table.output
+    assert "role psscript: NOCREATEROLE: is more than the settings give" in table.output
     drift = project.drift()
     assert drift.code == 2, drift.output
     project.settings({"postgres_prune": True})

@@ -237,6 +237,17 @@ def test_what_postgresql_reads_and_has_beside_ours_is_named(tmp_path: Path) -> N
     ]
 
 
+def test_rights_by_hand_of_our_roles_are_named(tmp_path: Path) -> None:
+    one = node(tmp_path)
+    role = {"createrole": True, "member_of": ["pg_monitor"], "connection_limit": 7}
+    facts = {"roles": {"psscript": role}, "databases": {}}
+    knows(one, "postgres", server=sql.Server("up", 5432, facts, {}))
+    assert [line.rpartition(": is more")[0] for line in postgres.excess(one)] == [
+        "role psscript: NOCREATEROLE",
+        "role psscript: revoke pg_monitor",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
