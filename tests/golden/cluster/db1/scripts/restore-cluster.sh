@@ -147,8 +147,12 @@ runs() {
   return 1
 }
 
-enable_service() { # what a boot starts takes no reading of all units
-  case $(systemctl is-enabled "$2" 2>/dev/null) in masked*) systemctl -q unmask "$2" ;; esac
+# What a boot starts takes no reading of all units, which update-rc.d causes all the same.
+enable_service() {
+  case $(systemctl is-enabled "$2" 2>/dev/null) in
+    masked*) systemctl -q unmask "$2" ;;
+    enabled) return 0 ;;
+  esac
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
