@@ -59,12 +59,10 @@ for path in json.loads(sys.argv[1]):
 shutil.rmtree("/root/victims", ignore_errors=True)
 """
 
-# The times of the last change of content, owner or mode, and of the first time that a file was
-# read, are the kernel's: nothing hides from it.
-_SEEN = r"""
-find /root/victims \( -type f -printf '%P %y %m %U:%G %i %n %s %C@ %A@\n' \) \
-  -o -printf '%P %y %m %U:%G %i %n %s %C@\n' | sort
-"""
+# The time of the last change of content, owner or mode is the kernel's: nothing hides from it.
+_SEEN = "find /root/victims -printf '%P %y %m %U:%G %i %n %s %C@\\n' | sort"
+# So is the time of the first read after that.
+_READ = "find /root/victims -type f -printf '%P %A@\\n' | sort"
 
 # Who runs as a service's user while jobs work: each file of that name which appears where a program
 # of that user works, or in a scratch server's directory, becomes a link at once. It tells how many.
@@ -96,9 +94,10 @@ print(count)
 _COPY = "rm -rf /root/victims; mkdir -p /root/victims; tar -x -C /root/victims"
 
 
-def _seen(host: Host, container: str) -> str:
+def _seen(host: Host, container: str, *, is_unread: bool) -> str:
+    looks = f"{_SEEN}; {_READ}" if is_unread else _SEEN
     inside = f"docker exec -i {container} sh -s" if container else ""
-    return host.run(_SEEN).stdout + (host.run(inside, stdin=_SEEN).stdout if inside else "")
+    return host.run(looks).stdout + (host.run(inside, stdin=looks).stdout if inside else "")
 
 
 def _python(host: Host, script: str, paths: Sequence[str]) -> str:
@@ -144,19 +143,23 @@ def intruder(host: Host, user: str, group: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def planted(host: Host, paths: Sequence[str], container: str = "") -> Iterator[None]:
+def planted(
+    host: Host, paths: Sequence[str], container: str = "", *, is_unread: bool = False
+) -> Iterator[None]:
     """Makes links to victims of these entries; at the end no victim was touched.
 
     Args:
         container: its root has victims too.
+        is_unread: no file of theirs was read, either.
     """
     _python(host, _PLANT, paths)
     if container:
         into = f"docker exec -i {container} sh -c {shlex.quote(_COPY)}"
         host.run(f"tar -c -C /root/victims . | {into}")
-    before = _seen(host, container)
+    before = _seen(host, container, is_unread=is_unread)
     try:
         yield
-        assert _seen(host, container) == before
+        after = _seen(host, container, is_unread=is_unread)
+        assert after == before
     finally:
         _python(host, _PUT_BACK, paths)

@@ -179,7 +179,7 @@ def test_links_of_service_users_lead_no_job_anywhere(alone: Stack) -> None:
     succeeded(script(host, "redis-backup.sh"))
     found = links.entries(host, *PLACES)
     for wave in (links.waves(found)[0], links.tops(found)):
-        with links.planted(host, wave), ThreadPoolExecutor() as pool:
+        with links.planted(host, wave, is_unread=True), ThreadPoolExecutor() as pool:
             said = "".join(pool.map(partial(_said, host), JOBS))
             host.run("logrotate -f /etc/logrotate.d/datatier-backup")
             assert links.CONTENT not in said
