@@ -730,8 +730,10 @@ _MIGHTY = "can act with a superuser's rights; drop what is not yours"
 def _elsewhere(node: Node, server: sql.Server) -> Iterator[str]:
     """Who may connect, and what runs, is said by our files, unless the server reads others too."""
     etc, data = configuration_directory(node), data_directory(node)
-    for key, file in (("access", "hba"), ("identity", "ident")):
-        used, ours = server.facts.get(key), f"{etc}/pg_{file}.conf"
+    # A container has initdb's own, beside its data.
+    places = ("access", "hba", etc), ("identity", "ident", data if node.service else etc)
+    for key, file, place in places:
+        used, ours = server.facts.get(key), f"{place}/pg_{file}.conf"
         if used not in (None, ours):
             out = f"take {file}_file out of its settings and restart"
             yield f"PostgreSQL reads {used}, not {ours}: {out}"

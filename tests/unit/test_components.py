@@ -237,6 +237,24 @@ def test_what_postgresql_reads_and_has_beside_ours_is_named(tmp_path: Path) -> N
     ]
 
 
+def test_what_postgresql_reads_in_a_container_is_its_own(tmp_path: Path) -> None:
+    one = node(tmp_path)
+    one.service = "postgres"
+    etc, data = "/etc/postgresql/15/main", "/var/lib/postgresql/15/main"
+    facts = {
+        "access": f"{etc}/pg_hba.conf",
+        "identity": f"{data}/pg_ident.conf",
+        "sources": [
+            f"{etc}/postgresql.conf",
+            *(f"{data}/postgresql{k}.conf" for k in ("", ".auto")),
+        ],
+    }
+    server = sql.Server("up", 5432, facts)
+    assert [*postgres._elsewhere(one, server)] == []
+    facts["sources"].append(f"{etc}/conf.d/x.conf")  # type: ignore[attr-defined]
+    assert len([*postgres._elsewhere(one, server)]) == 1
+
+
 def test_rights_by_hand_of_our_roles_are_named(tmp_path: Path) -> None:
     one = node(tmp_path)
     role = {"createrole": True, "member_of": ["pg_monitor"], "connection_limit": 7}
