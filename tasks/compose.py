@@ -14,7 +14,7 @@ from pyinfra import logger
 from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, rolling, sentinel
 from tasks.apps import AppsSettings
 from tasks.backup import BackupSettings
-from tasks.core import files, preflight, remote, services, sql
+from tasks.core import files, live, parameters, preflight, remote, services, sql
 from tasks.core.change import Change, Line, Trial, converge, refusing
 from tasks.core.estate import DOCKER, Component, Estate, Node, components, no_defaults, on
 from tasks.core.files import Entry, Found
@@ -75,6 +75,9 @@ def _own_rules(node: Node, inside: Estate) -> Iterator[Problem]:
     if server.version not in (None, chosen.release.postgres):
         message = f"should be {chosen.release.postgres}, which Debian {chosen.debian} has"
         yield Problem(node.name, "postgres_version", message)
+    if not chosen.image("postgres"):
+        inside_it = postgres.unavailable(one(inside, PostgresSettings), ())
+        yield from (replace(each, host=node.name) for each in inside_it)
     if server.locale not in ("C.UTF-8", "C", "POSIX"):
         message = f"should be C.UTF-8 or C: the image has no {server.locale}"
         yield Problem(node.name, "postgres_locale", message)
@@ -175,6 +178,8 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         probe = sql.probe(data, ["template1", *chosen.databases])
         there = engine.volume(container, f"{postgres.cluster_version(container)}/main/PG_VERSION")
         yield "server", probe, f"if [ -e {there} ]; then echo down; else echo absent; fi"
+    if PgbouncerSettings in container.settings:
+        yield "uses", pgbouncer.uses_probe(container), ":"
     if RedisSettings in container.settings:
         home, file = engine.volume(container, ""), engine.volume(container, "redis.conf")
         read = f"role=$(within {home} sed -n 's/^replicaof /replica /p' redis.conf) || exit 1"
@@ -591,15 +596,16 @@ class _Reloadable:
     """A service whose configuration changes without a new container.
 
     Attributes:
-        outdated: what runs is not what was recorded.
+        lines: what it uses and should not.
     """
 
     node: Node
     service: Service
     activation: Activation
+    now: Status
     variables: Mapping[str, str] = field(default_factory=dict)
     before: str = ""
-    outdated: bool = False
+    lines: Sequence[str] = ()
 
 
 def _reloadables(node: Node) -> Iterator[_Reloadable]:
@@ -609,9 +615,23 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     service = postgres.service_of(server, partial(_console, node))
     home = node.the(DockerSettings).project_dir
     found = node.read(DOCKER)["files"][f"{home}/docker/postgres/postgresql.conf"]
-    means = postgres.impact(server, found.content, text, server.read("postgres")["server"])
+    said = server.read("postgres")["server"]
+    now, ours = _status(node, service.name), postgres.configuration_directory(server)
+    wanted = _activation(service, "", text + postgres.access(server))
+    elsewhere = parameters.only_known(
+        parameters.others(said, text, f"{ours}/postgresql.conf"),
+        due=services.impact(wanted, now) is not None,
+    )
+    data = postgres.data_directory(server)
+    service, variables = parameters.putting_back(service, elsewhere, data)
+    means = postgres.impact(server, found.content, text, said, elsewhere)
     yield _Reloadable(
-        server, service, _activation(service, "", text + postgres.access(server), means)
+        server,
+        service,
+        replace(wanted, service=service, reload_means=means),
+        parameters.status(now, elsewhere),
+        variables,
+        lines=parameters.sentences(elsewhere),
     )
     service = pgbouncer.service_of(pooler)
     contents = pgbouncer.configuration(pooler) + pgbouncer.users(pooler)
@@ -619,13 +639,17 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     keys = services.fingerprints(fixed)
     wanted = _activation(service, str(fixed), contents, keys=keys)
     now = _status(node, service.name)
-    yield _Reloadable(pooler, service, pgbouncer.because(wanted, now))
+    moved = {} if services.impact(wanted, now) else pgbouncer.moved(pooler)
+    now, lines = pgbouncer.status(now, moved), live.sentences(service.name, moved)
+    yield _Reloadable(pooler, service, pgbouncer.because(wanted, now), now, lines=lines)
     for container in inside.having(RedisSettings):
-        yield _redis_reloadable(container, container.service, _status(node, container.service))
+        now = _status(node, container.service)
+        yield _redis_reloadable(container, container.service, now)
     for container in inside.having(SentinelSettings):
         content = sentinel.configuration(container, project.SENTINEL_PORT)
         watcher = Service(container.service, "", "", "redis", "redis", ready=":", reload=":")
-        yield _Reloadable(container, watcher, _activation(watcher, content, ""))
+        now = _status(node, container.service)
+        yield _Reloadable(container, watcher, _activation(watcher, content, ""), now)
 
 
 def _console(node: Node, pooler: Node) -> str:
@@ -639,8 +663,9 @@ def _redis_reloadable(container: Node, name: str, now: Status) -> _Reloadable:
     port = project.REDIS_PORT
     file = "redis-master" if name == "redis-master" else "redis-replica"
     service = replace(redis.service_of(container, port, f"/etc/redis/{file}.conf"), name=name)
-    keys, live = redis.keys(container, port), redis.live(container, port)
-    activation = _activation(service, redis.fixed(container, port), live, keys=keys)
+    keys, settable = redis.keys(container, port), redis.settable(container, port)
+    activation = _activation(service, redis.fixed(container, port), settable, keys=keys)
+    now = redis.known(container, port, activation, now)
     activation = replace(activation, restart_means=rolling.because(activation, now))
     activation, status = redis.watched(container, port, activation, now)
     variables = {
@@ -648,9 +673,7 @@ def _redis_reloadable(container: Node, name: str, now: Status) -> _Reloadable:
         f"CONFIG_{port}": redis.config_set(container, port),
         f"FORGET_{port}": redis.forgotten(activation, now),
     }
-    return _Reloadable(
-        container, service, activation, variables, redis.SHELL, outdated=status.outdated
-    )
+    return _Reloadable(container, service, activation, status, variables, redis.SHELL)
 
 
 def _activation(
@@ -663,15 +686,16 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
     found = cast(Engine, node.read(DOCKER)["engine"])
     due = {service: means for service, means in _due(node, found) if service in names}
     mine = (each for each in _reloadables(node) if each.service.name in names)
-    live = [(each, act) for each in mine if (act := _impact(node, each, due))]
+    taking = [(each, act) for each in mine if (act := _impact(each, due))]
     moved = _moved(node, found) if "postgres" in names else ""
-    if not due and not live:
+    if not due and not taking:
         return _unhealthy(node, found, names)
     lines = {service: services.line(service, means) for service, means in due.items()}
-    lines |= {each.service.name: services.said(each.activation, act) for each, act in live}
+    lines |= {each.service.name: services.said(each.activation, act) for each, act in taking}
     said = [Line(moved, "restart")] if moved else []
-    said += _led(node, found, lines, _anew(node, found, due, live))
-    script, variables = _script(node, found, due, live)
+    said += [Line(line, "none") for each, _ in taking for line in each.lines]
+    said += _led(node, found, lines, _anew(node, found, due, taking))
+    script, variables = _script(node, found, due, taking)
     return Change([*said], script, variables, then=lambda: _settle(node, names))
 
 
@@ -719,12 +743,11 @@ def _why(
     return ""
 
 
-def _impact(node: Node, each: _Reloadable, due: Mapping[str, str]) -> str:
+def _impact(each: _Reloadable, due: Mapping[str, str]) -> str:
     """What a container that stays as it is has to do; empty for nothing."""
     if each.service.name in due:
         return ""
-    now = replace(_status(node, each.service.name), outdated=each.outdated)
-    return services.impact(each.activation, now) or ""
+    return services.impact(each.activation, each.now) or ""
 
 
 def _status(node: Node, service: str) -> Status:

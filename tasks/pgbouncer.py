@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from tasks import link, postgres
-from tasks.core import files, packages, services, sql
+from tasks.core import files, live, packages, services, sql
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import HOST, Component, Estate, Node, here, no_defaults, no_secrets, on
 from tasks.core.files import MARK, Directory, Entry, File, Found, render
@@ -152,7 +152,27 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "packages": packages.probe(_packages(node)),
         "files": files.probe(_files(node)),
         "services": services.probe([service_of(node)], node.manager),
+        "uses": uses_probe(node),
     }
+
+
+def uses_probe(node: Node) -> Probe[dict[str, tuple[str, str]]]:
+    """Reads what PgBouncer uses and what it would use without a file, by key."""
+    script = f"""
+[ -S {SOCKETS}/.s.PGSQL.{node.the(PgbouncerSettings).listen_port} ] || exit 0
+set -- pgbouncer 10 'SHOW CONFIG'
+{console(node, node)} 2>/dev/null || :
+"""
+
+    def parse(lines: list[str]) -> dict[str, tuple[str, str]]:
+        rows = (line.split("|") for line in lines)
+        return {row[0]: (row[1], row[2]) for row in rows if len(row) == _SHOWN}
+
+    return Probe(script, parse)
+
+
+# The columns of SHOW CONFIG: key, value, default, changeable.
+_SHOWN = 4
 
 
 def _checks(node: Node) -> list[Problem]:
@@ -478,16 +498,44 @@ def refuses_tls(node: Node) -> bool:
 
 
 def _activation(node: Node) -> Change | None:
-    wanted = _wanted(node, _pinned(node))
-    found = node.read("pgbouncer")["services"]
-    change = services.compare([because(wanted, found["pgbouncer"])], found, node.manager)
-    if change is None or services.impact(wanted, found["pgbouncer"]) != "restart":
+    pinned = _pinned(node)
+    wanted = _wanted(node, pinned)
+    now = node.read("pgbouncer")["services"]["pgbouncer"]
+    found = moved(node, pinned) if services.impact(wanted, now) is None else {}
+    if elsewhere := found.pop("conffile", None):
+        line = f"pgbouncer: reads {elsewhere[0]}, not {_INI}"
+        return Change([line], ":", then=lambda: f"{line}: see systemctl cat pgbouncer")
+    now = status(now, found)
+    change = services.compare([because(wanted, now)], {"pgbouncer": now}, node.manager)
+    if change is None:
+        return None
+    change = replace(change, lines=[*live.sentences("pgbouncer", found), *change.lines])
+    if services.impact(wanted, now) != "restart":
         return change
     if node.host.state.is_executing:
         # What failed on one would fail on the next one too, and then none would be left.
         node.estate.require_settled(PgbouncerSettings, "PgBouncer")
         node.estate.unsettled.add(node)
     return replace(change, then=lambda: _settled(node))
+
+
+def moved(node: Node, pinned: str = "") -> dict[str, tuple[str, str]]:
+    """What PgBouncer uses and should, by key, where the two differ."""
+    uses: Mapping[str, tuple[str, str]] = node.read("pgbouncer")["uses"]
+    ours = {key: str(value) for key, value in _everything(node, pinned).items()}
+    usual = {key: default for key, (_, default) in uses.items() if key not in _OWN_WORDS}
+    wanted = {**usual, "verbose": "0", **ours, "conffile": _INI}
+    wanted.pop("unix_socket_mode", "")
+    return live.moved(wanted, {key: used for key, (used, _) in uses.items()}, wanted)
+
+
+# It says these in its own words, or finds them out.
+_OWN_WORDS = {"job_name", "user", "logfile", "pidfile", "resolv_conf", "unix_socket_mode"}
+
+
+def status(now: Status, found: Mapping[str, Any]) -> Status:
+    """What is known of PgBouncer, with what it says of itself."""
+    return live.status(now, found, _RESTART_KEYS)
 
 
 def _settled(node: Node) -> str:

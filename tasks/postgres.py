@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from difflib import get_close_matches
 from functools import partial
 from ipaddress import ip_network
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from tasks import archive, clusters, link
-from tasks.core import files, packages, psql, services, sql, surplus
+from tasks.core import files, packages, parameters, psql, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import HOST, Component, Estate, Node, here, on
 from tasks.core.files import MARK, Entry, File, render
@@ -333,7 +334,53 @@ def _checks(node: Node) -> list[Problem]:
         )
         return [Problem(node.name, "postgres_version", message)]
     refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in _refused(node)]
+    refused += unavailable(node, node.read("postgres")["extensions"])
     return refused + archive.rivals(node, node.read(HOST)["rivals"])
+
+
+# What postgresql-15 and postgresql-17 bring, where they are not installed yet.
+_CONTRIB = """
+amcheck autoinc bloom btree_gin btree_gist citext cube dblink dict_int dict_xsyn earthdistance
+file_fdw fuzzystrmatch hstore insert_username intagg intarray isn lo ltree moddatetime pageinspect
+pg_buffercache pg_freespacemap pg_prewarm pg_stat_statements pg_surgery pg_trgm pg_visibility
+pg_walinspect pgcrypto pgrowlocks pgstattuple plpgsql postgres_fdw refint seg sslinfo tablefunc tcn
+tsm_system_rows tsm_system_time unaccent uuid-ossp xml2
+"""
+_ONLY_IN_15 = " adminpack old_snapshot"
+
+
+def extensions_probe(version: int) -> Probe[list[str]]:
+    """Reads which extensions the packages of a host have brought."""
+    place = f"/usr/share/postgresql/{version}/extension"
+    script = f"cd {place} 2>/dev/null || exit 0\nls *.control 2>/dev/null || :"
+    return Probe(script, lambda lines: [line.removesuffix(".control") for line in lines])
+
+
+def unavailable(node: Node, installed: Sequence[str]) -> list[Problem]:
+    """Extensions that no package has brought, so that a run would stop at them half-way.
+
+    Args:
+        installed: those that are there; none where PostgreSQL is to be installed.
+    """
+    chosen, version = node.the(PostgresSettings), cluster_version(node)
+    brought = _CONTRIB + (_ONLY_IN_15 if version == 15 else "")
+    known = {*installed} | (set() if "plpgsql" in installed else {*brought.split()})
+    wanted = {"postgres_extensions": chosen.extensions} | {
+        f"postgres_databases/{name}/extensions": database.extensions
+        for name, database in chosen.databases.items()
+    }
+    return [
+        Problem(node.name, key, f"{name!r} is not there: {_way_to(name, known, version)}")
+        for key, names in wanted.items()
+        for name in names
+        if name not in known
+    ]
+
+
+def _way_to(name: str, known: Collection[str], version: int) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.7)
+    package = f"install its package first (apt-cache search postgresql-{version}-)"
+    return f"{close[0]}? Else {package}" if close else package
 
 
 def _clusters(node: Node) -> clusters.Clusters:
@@ -359,6 +406,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         **_link_probes(node),
         "server": sql.probe(data, ["template1", *chosen.databases]),
         "held": pgbouncer.held_probe(),
+        "extensions": extensions_probe(cluster_version(node)),
     }
 
 
@@ -842,15 +890,31 @@ def _activation(node: Node) -> Change | None:
     from tasks import pgbouncer
 
     archiving = [e.content for e in _archiving(node, _trusted(node)) if isinstance(e, File)]
-    server = _server(node, configuration(node) + access(node, _in_clear(node)), _pending(node))
+    contents = configuration(node) + access(node, _in_clear(node))
+    elsewhere = _others(node)
+    server = _server(node, contents, _pending(node, elsewhere))
+    found = node.read("postgres")["services"]
+    due = services.impact(server, found["postgres"]) is not None
+    elsewhere = parameters.only_known(elsewhere, due=due)
+    service, variables = parameters.putting_back(server.service, elsewhere, data_directory(node))
+    server = replace(
+        server,
+        service=service,
+        reload_means=_pending(node, elsewhere),
+        restart_means=restarts(node, parameters.reasons(elsewhere) or "its unit"),
+    )
+    found = {**found, "postgres": parameters.status(found["postgres"], elsewhere)}
     others = [
         services.activation(service, node.manager, restart="".join(archiving))
         for service in _services(node)[1:]
     ]
-    found = node.read("postgres")["services"]
     change = services.compare([server, *others], found, node.manager)
     change = change or pgbouncer.resume(node, node.read("postgres")["held"])
-    return None if change is None else _with_console(node, change)
+    if change is None:
+        return None
+    lines = [*parameters.sentences(elsewhere), *change.lines]
+    change = replace(change, lines=lines, variables={**change.variables, **variables})
+    return _with_console(node, change)
 
 
 def _server(node: Node, contents: str, means: str) -> Activation:
@@ -869,27 +933,49 @@ def _with_console(node: Node, change: Change) -> Change:
     return replace(change, variables={**change.variables, "CONSOLE_PASSWORD": secret})
 
 
+def _others(node: Node) -> list[parameters.Other]:
+    """Whose values the server has in the place of ours."""
+    said, etc = node.read("postgres"), configuration_directory(node)
+    return parameters.others(
+        said["server"],
+        configuration(node),
+        f"{etc}/{_OURS}",
+        access=f"{etc}/pg_hba.conf",
+        is_there=said["files"][f"{etc}/{_OURS}"].kind == "file",
+    )
+
+
 def _services(node: Node) -> list[Service]:
     return [service_of(node), *([archive.service(node)] if archive.is_remote(node) else [])]
 
 
-def _pending(node: Node) -> str:
+def _pending(node: Node, elsewhere: Sequence[parameters.Other]) -> str:
     said = node.read("postgres")
     path = f"{configuration_directory(node)}/{_OURS}"
-    return impact(node, said["files"][path].content, configuration(node), said["server"])
+    before = said["files"][path].content
+    return impact(node, before, configuration(node), said["server"], elsewhere)
 
 
-def impact(node: Node, before: bytes, after: str, server: sql.Server) -> str:
+def impact(
+    node: Node,
+    before: bytes,
+    after: str,
+    server: sql.Server,
+    elsewhere: Sequence[parameters.Other] = (),
+) -> str:
     """What the pending parameters cost; only the server knows which of them need a restart."""
-    parameter = r"(?m)^(\S+) = '(.*)'$"
-    there = {k: _kilobytes(v) for k, v in re.findall(parameter, before.decode(errors="replace"))}
-    wanted = {k: _kilobytes(v) for k, v in re.findall(parameter, after)}
+    ours = parameters.of(after)
+    there = {k: _kilobytes(v) for k, v in parameters.of(before.decode(errors="replace")).items()}
+    wanted = {k: _kilobytes(v) for k, v in ours.items()}
     contexts = server.facts.get("contexts", {})
     changed = {key for key in wanted | there if wanted.get(key) != there.get(key)}
     # A file that was written and not loaded yet says nothing of what runs.
-    changed.update(server.facts.get("waiting", ()))
-    fixed = sorted(key for key in changed if contexts.get(key) == "postmaster")
-    return restarts(node, f"{', '.join(fixed)}: postmaster context") if fixed else "reload"
+    waiting = server.facts.get("waiting", ())
+    changed.update(key for key in waiting if not parameters.uses(server, key, ours.get(key)))
+    fixed = {key for key in changed if contexts.get(key) == "postmaster"}
+    fixed.update(each.name for each in elsewhere if each.restarts)
+    why = f"{', '.join(sorted(fixed))}: postmaster context"
+    return restarts(node, why) if fixed else "reload"
 
 
 def _kilobytes(value: str) -> str:

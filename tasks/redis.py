@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, SecretStr
 from pyinfra import logger
 
-from tasks.core import files, packages, preflight, services
+from tasks.core import files, live, packages, preflight, services
 from tasks.core.change import Change, Line, Trial, converge, refusing
 from tasks.core.estate import Component, Estate, Node, no_secrets, on
 from tasks.core.files import Directory, Entry, File, render
@@ -280,6 +280,7 @@ for port in {ports}; do
   elif [ -n "$role" ]; then echo "$role"
   else peek "$file" sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
   fi
+  case $pong in *NOAUTH*) echo '=requirepass another' ;; esac
   [ -z "$role" ] || {{ users "$port"; running "$port" {keys} | sed 's/^/=/'; }}
 done
 """
@@ -301,7 +302,7 @@ def roles_probe(node: Node) -> Probe[list[Instance]]:
                 found.append(_instance(Address(node.address, ports[len(found)]), line))
         return found
 
-    keys = quoted(*_comparable(node, ports[0]))
+    keys = quoted(*_settings(node, ports[0]))
     script = SHELL + _ROLES.format(ports=" ".join(map(str, ports)), keys=keys)
     return Probe(script, parse, (("REDIS_PASSWORD", password(node)),))
 
@@ -682,7 +683,7 @@ def _activation(node: Node) -> Change | None:
     wanted, now = list[Activation](), dict[str, Status]()
     variables = {"REDIS_PASSWORD": password(node)}
     for port, each in activations(node).items():
-        status = node.read("redis")["services"][each.service.name]
+        status = status_of(node, port, each)
         if services.impact(each, status) == "restart":
             each, status = still(each, status), replace(status, outdated=False)
         each, status = watched(node, port, each, status)
@@ -697,6 +698,47 @@ def _activation(node: Node) -> Change | None:
     return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}{begun}\n", variables)
 
 
+def status_of(node: Node, port: int, wanted: Activation) -> Status:
+    """What is known of an instance, with what it says of itself that only a restart mends."""
+    return known(node, port, wanted, node.read("redis")["services"][wanted.service.name])
+
+
+def known(node: Node, port: int, wanted: Activation, now: Status) -> Status:
+    """The same of a container; what is due anyway is no news."""
+    return now if services.impact(wanted, now) else live.status(now, _fixed_by(node, port), _BEHIND)
+
+
+def told(node: Node, port: int, wanted: Activation) -> list[str]:
+    """What an instance uses and only a restart mends, as sentences of the plan."""
+    status = node.read("redis")["services"][wanted.service.name]
+    found = {} if services.impact(wanted, status) else _fixed_by(node, port)
+    return live.sentences(wanted.service.name, found)
+
+
+# Changed at run time; who does not have its password can only start it anew.
+_BEHIND = _RESTART_KEYS | {"requirepass"}
+
+
+def _fixed_by(node: Node, port: int) -> dict[str, tuple[str, str]]:
+    return {key: value for key, value in moved(node, port).items() if key in _BEHIND}
+
+
+def moved(node: Node, port: int) -> dict[str, tuple[str, str]]:
+    """What an instance uses and should, by key, where the two differ."""
+    roles: list[Instance] = node.read("redis")["roles"]
+    said = next((role.settings for role in roles if role.address.port == port), {})
+    wanted = _settings(node, port)
+    return live.moved(_spelled(wanted), _spelled(said), _parameters(node, port))
+
+
+def _spelled(settings: Mapping[str, str]) -> dict[str, str]:
+    """Kinds of events are letters in any order, and A stands for most of them."""
+    key = "notify-keyspace-events"
+    if not settings.get(key):
+        return {**settings}
+    return {**settings, key: "".join(sorted({*settings[key].replace("A", "g$lshzxetd")}))}
+
+
 def activations(node: Node) -> dict[int, Activation]:
     """Every instance and what it should run with, by port."""
     return {
@@ -704,7 +746,7 @@ def activations(node: Node) -> dict[int, Activation]:
             service_of(node, port),
             node.manager,
             restart=fixed(node, port),
-            reload=live(node, port),
+            reload=settable(node, port),
             keys=keys(node, port),
         )
         for port in node.the(RedisSettings).ports
@@ -717,7 +759,7 @@ def still(wanted: Activation, now: Status) -> Activation:
     return replace(wanted, restart=now.restart, keys=frozenset(named))
 
 
-def live(node: Node, port: int) -> str:
+def settable(node: Node, port: int) -> str:
     """What of an instance's settings CONFIG SET takes."""
     return f"{sorted(_live(node, port).items())}"
 
@@ -766,10 +808,7 @@ def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Act
     here = [role for role in roles if role.address.port == port]
     if not all(guarded(role.users) for role in here):
         return wanted, replace(now, outdated=True)
-    ours = _comparable(node, port)
-    changed = sorted(
-        key for role in here for key, value in role.settings.items() if ours.get(key) != value
-    )
+    changed = sorted(moved(node, port).keys() - _BEHIND)
     if not changed or now.reload != wanted.reload:
         return wanted, now
     means = f"reload ({', '.join(changed)}: changed by hand)"

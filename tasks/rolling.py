@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 from tasks.core import remote, services
 from tasks.core.change import Change
@@ -18,7 +17,10 @@ from tasks.redis import (
     activations,
     addresses,
     current_master,
+    moved,
     password,
+    status_of,
+    told,
 )
 from tasks.sentinel import SentinelSettings, endpoints, master_name
 
@@ -33,7 +35,9 @@ def require_successor(node: Node) -> None:
     if not due:
         return
     leader = current_master(node.estate)
-    if leader.ip != node.address or leader.port not in due or alone(node):
+    if leader.ip != node.address or leader.port not in due:
+        return
+    if alone(node) or locked_out(node, leader.port):
         return
     require(node.estate, leader, f"redis-{leader.port}", _is_starting(node.estate))
 
@@ -134,9 +138,8 @@ def _settled(node: Node) -> str:
 
 def _due(node: Node) -> dict[int, Activation]:
     """The instances that run and need a restart, by port."""
-    found = node.read("redis")["services"]
     wanted = activations(node).items()
-    return {p: w for p, w in wanted if services.impact(w, found[w.service.name]) == "restart"}
+    return {p: w for p, w in wanted if services.impact(w, status_of(node, p, w)) == "restart"}
 
 
 def _leader(node: Node) -> Address:
@@ -161,14 +164,16 @@ def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str
     name = wanted.service.name
     step = services.step(wanted, "restart")
     step = f"require_replica {port} {name}\n{step}\nfollow {port} {name}"
-    return [services.line(name, because(wanted, _status(node, wanted)))], step
+    line = services.line(name, because(wanted, status_of(node, port, wanted)))
+    return [*told(node, port, wanted), line], step
 
 
 def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
     name = wanted.service.name
     if reason := alone(node):
-        means = because(wanted, _status(node, wanted), f"{reason}: unavailable meanwhile")
-        return [services.line(name, means)], services.step(wanted, "restart")
+        means = because(wanted, status_of(node, port, wanted), f"{reason}: unavailable meanwhile")
+        said = [*told(node, port, wanted), services.line(name, means)]
+        return said, services.step(wanted, "restart")
     said, step = _follower(node, port, wanted)
     first, means = hand_over(node, port, name, "restart follows")
     return [services.line(name, means), *said], f"{first}\n{step}"
@@ -191,15 +196,16 @@ def because(wanted: Activation, now: Status, *more: str) -> str:
     return f"restart ({'; '.join(why)})" if why else "restart"
 
 
-def _status(node: Node, wanted: Activation) -> Status:
-    return cast(Status, node.read("redis")["services"][wanted.service.name])
-
-
 def alone(node: Node) -> str:
     """Why nobody can replace the master, where the settings are the reason."""
     if len(addresses(node.estate)) == 1:
         return "no replica"
     return "" if _is_watched(node.estate) else "no Sentinel"
+
+
+def locked_out(node: Node, port: int) -> str:
+    """Why an instance cannot hand over: neither Sentinels nor replicas have its password."""
+    return "it takes another password" if "requirepass" in moved(node, port) else ""
 
 
 def _is_watched(everything: Estate) -> bool:

@@ -124,7 +124,15 @@ for port in {ports}; do
   case $state in name=*) ;; *) echo "$port none"; continue ;; esac
   line=$(peek "$file" sed -n 's/^sentinel auth-pass {name} //p' "$file")
   case $line in "$REDIS_PASSWORD"|"$QUOTED_PASSWORD") known=1 ;; *) known=0 ;; esac
-  echo "$port up auth=$known $state"
+  own=$(redis-cli -p "$port" SENTINEL CONFIG GET '*' | paste -d = - -)
+  case "$own
+" in *"sentinel-pass=$REDIS_PASSWORD
+"*) peers=1 ;; *) peers=0 ;; esac
+  own=$(echo "$own" | grep -v '^sentinel-pass=' | sed 's/^/own./' | paste -s -d ' ')
+  renamed=$(peek "$file" grep '^sentinel rename-command {name} ' "$file" |
+    awk '{{ print "renamed." $4 "=1" }}' | paste -s -d ' ')
+  user=$(peek "$file" grep -c '^sentinel auth-user {name} ' "$file") || :
+  echo "$port up auth=$known peers=$peers user=$user $own $renamed $state"
 done
 """
 
@@ -287,7 +295,27 @@ def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> li
     if live.get("auth") != "1":
         secret = quote(_password(node))
         orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
-    return orders
+    return [*orders, *_own(node, name, live)]
+
+
+def _own(node: Node, name: str, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What hands can change of a Sentinel, and no key of ours says."""
+    wanted = {"resolve-hostnames": "no", "announce-hostnames": "no", "sentinel-user": ""}
+    wanted["loglevel"] = "notice"
+    if not node.estate.subnet:
+        wanted["announce-ip"] = node.address
+    for key, value in wanted.items():
+        if live.get(f"own.{key}", value) != value:
+            yield f"{key} {value or '(none)'}", f"SENTINEL CONFIG SET {key} {quote(value)}"
+    if live.get("peers", "1") != "1":
+        secret = quote(_password(node))
+        line = "password of the other Sentinels"
+        yield line, f"SENTINEL CONFIG SET sentinel-pass {secret}"
+    if live.get("user", "0") != "0":
+        yield "user of the master (none)", f'SENTINEL SET {name} auth-user ""'
+    for command in sorted(key.partition(".")[2] for key in live if key.startswith("renamed.")):
+        line = f"the master's command {command} has its own name"
+        yield line, f"SENTINEL SET {name} rename-command {command} {command}"
 
 
 def _guard(node: Node, port: int) -> Iterator[tuple[str, str]]:

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 from pyinfra import logger
 from pyinfra.api import Host, StringCommand, operation
 from pyinfra.api.command import QuoteString
-from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.output import echo, format_text
 from pyinfra.context import ctx_host
 
 from tasks.core import lock, remote
+from tasks.core.asking import Refusal
 from tasks.core.hide import shown
 
 # What a change does to those who use the service, from the least to the most.
@@ -109,13 +109,13 @@ def refusing(host: Host) -> Iterator[None]:
     """For what has to be known before anything is touched: a run with -y plans nothing.
 
     Raises:
-        PyinfraError: in place of Unreadable.
+        Refusal: in place of Unreadable.
     """
     try:
         yield
     except remote.Unreadable as obstacle:
         why = shown(str(obstacle))
-        raise PyinfraError(f"{host.name}: {why}; nothing was changed") from obstacle
+        raise Refusal(f"{host.name}: {why}; nothing was changed") from obstacle
 
 
 def converge(

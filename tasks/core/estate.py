@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property, wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -16,11 +18,12 @@ import gevent
 from gevent.lock import RLock
 from pyinfra import logger
 from pyinfra.api import Host
-from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
+from pyinfra_cli.util import PYTHON_CODES
 
 from tasks.core import files, hide, preflight, remote, secrets
+from tasks.core.asking import Refusal
 from tasks.core.hide import shown
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
@@ -170,6 +173,7 @@ class Estate:
         everything = cls(state, secrets.of(state.cwd or "."))
         hide.begin()
         everything.nodes = [everything._node(host) for host in state.inventory]
+        everything.problems += list(_no_groups(state))
         return everything
 
     def _node(self, host: Host) -> Node:
@@ -273,6 +277,34 @@ def _unknown_groups(host: Host) -> list[Problem]:
     ]
 
 
+def _no_groups(state: State) -> Iterator[Problem]:
+    """Names of groups whose value is none: pyinfra takes them for empty, or letters for hosts."""
+    for path in map(Path, PYTHON_CODES):
+        # Data of groups has keys of the same names.
+        if path.is_file() and path.parent.name != "group_data":
+            yield from _no_groups_of(state, path)
+
+
+def _no_groups_of(state: State, path: Path) -> Iterator[Problem]:
+    for statement in ast.parse(path.read_text()).body:
+        if not isinstance(statement, ast.Assign):
+            continue
+        value = statement.value
+        first = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else None
+        is_text = isinstance(first, ast.Constant) and isinstance(first.value, str)
+        for target in statement.targets:
+            if not isinstance(target, ast.Name) or target.id not in GROUPS:
+                continue
+            if is_text or target.id not in state.inventory.group_data:
+                message = f"should be a list of hosts, such as [{next(_names(state))!r}]"
+                yield Problem(path.name, f"group {target.id}", message)
+
+
+def _names(state: State) -> Iterator[str]:
+    yield from (host.name for host in state.inventory if len(host.name) > 1)
+    yield "db1"
+
+
 def components() -> list[Component]:
     """All components, in the order in which they are deployed."""
     return [import_module(f"tasks.{name}").COMPONENT for name in COMPONENTS]
@@ -305,7 +337,7 @@ def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:
 
 
 _estates: WeakKeyDictionary[State, Estate] = WeakKeyDictionary()
-_refused: WeakKeyDictionary[State, PyinfraError] = WeakKeyDictionary()
+_refused: WeakKeyDictionary[State, Refusal] = WeakKeyDictionary()
 _lock = RLock()
 
 
@@ -315,7 +347,7 @@ def on(settings: type[Settings]) -> Callable[[Callable[[Node], None]], Callable[
     The first task of a run validates all settings, reads all hosts and reports every problem.
 
     Raises:
-        PyinfraError: (by the task) there are problems; nothing has been changed.
+        Refusal: (by the task) there are problems; nothing has been changed.
     """
 
     def decorate(function: Callable[[Node], None]) -> Callable[[], None]:
@@ -355,7 +387,7 @@ def _examined(state: State, wrong: Callable[[Estate], list[Problem]]) -> Estate:
     estate = Estate.of(state)
     try:
         _refuse(wrong(estate))
-    except PyinfraError as refusal:
+    except Refusal as refusal:
         _refused[state] = refusal
         raise
     for exposure in estate.secrets.exposures():
@@ -440,4 +472,4 @@ def _refuse(problems: Sequence[Problem]) -> None:
     for problem in distinct:
         logger.error(f"    {shown(str(problem))}")
     count = f"{len(distinct)} problem{'s' if len(distinct) > 1 else ''}"
-    raise PyinfraError(f"{count}; nothing was changed")
+    raise Refusal(f"{count}; nothing was changed")

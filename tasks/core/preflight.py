@@ -76,7 +76,8 @@ l=$(cat memory.max memory/memory.limit_in_bytes 2>/dev/null | head -n 1)
 case $l in ''|max) l=$((m * 1024)) ;; esac
 [ ${#l} -gt 18 ] || [ $((l / 1024)) -gt "$m" ] || m=$((l / 1024)); echo "$m"
 id -u
-if sudo -n true 2>/dev/null; then echo sudo; else echo no; fi
+said=$(LC_ALL=C sudo -n true 2>&1) && echo sudo ||
+  case $said in *tty*) echo tty ;; *) echo no ;; esac
 """
 
 
@@ -105,7 +106,7 @@ def _examine(node: Node) -> list[Problem]:
     elif not release.tested:
         logger.warning(f"{node.host.print_prefix}{release.name}: supported, but not tested here")
     node.system = System(release, init == "systemd", int(memory) // 1024)
-    return _become_root(node, uid, sudo == "sudo")
+    return _become_root(node, uid, sudo)
 
 
 def _unsupported(host: str, system: str) -> Problem:
@@ -117,14 +118,17 @@ def _unsupported(host: str, system: str) -> Problem:
     )
 
 
-def _become_root(node: Node, uid: str, free_sudo: bool) -> list[Problem]:
+def _become_root(node: Node, uid: str, sudo: str) -> list[Problem]:
     host = node.host
     if uid == "0":
         host.data._sudo = False
         return []
     host.data._sudo = True
-    if free_sudo:
+    if sudo == "sudo":
         return []
+    if sudo == "tty":
+        message = "wants a terminal (requiretty): add Defaults:USER !requiretty in /etc/sudoers.d"
+        return [Problem(node.name, "sudo", message)]
     arguments, _ = pop_global_arguments(host.state, host, {})
     password = arguments.get("_sudo_password")
     if not password:
@@ -151,6 +155,8 @@ def _sudo_problem(host: str, reason: str) -> Problem:
 
 # Each listening socket on a wanted port, with its process, the control group and the parent.
 _LISTENERS = """
+# What a program calls itself may be any text.
+plain() {{ tr '\\000-\\037|' ' ' <"$1" 2>/dev/null | sed 's/ *$//'; }}
 inodes=$(awk -v want="{ports}" '
   BEGIN {{ n = split(want, w, " "); for (i = 1; i <= n; i++) p[w[i]] = 1 }}
   $4 == "0A" {{ port = substr($2, length($2) - 3); if (port in p) print $10 "=" port }}
@@ -165,8 +171,8 @@ while read -r path socket; do
   inode=${{socket#socket:\\[}}; inode=${{inode%]}}
   for i in $inodes; do [ "${{i%=*}}" = "$inode" ] && port=${{i#*=}}; done
   parent=$(awk '/^PPid/ {{print $2}}' "/proc/$pid/status" 2>/dev/null)
-  echo "$port|$pid|$(cat "/proc/$pid/comm")|$(tr '\\n' ' ' <"/proc/$pid/cgroup")|$(
-    tr '\\0' ' ' <"/proc/$parent/cmdline" 2>/dev/null)"
+  echo "$port|$pid|$(plain "/proc/$pid/comm")|$(plain "/proc/$pid/cgroup")|$(
+    plain "/proc/$parent/cmdline")"
 done | sort -t'|' -k1,1 -k2,2n
 """
 

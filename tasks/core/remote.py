@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from socket import IPPROTO_TCP, TCP_NODELAY
+from socket import IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -127,14 +127,23 @@ def run(
     """Runs a script as the operating user (root, or through sudo) without printing anything."""
     everything, _ = pop_global_arguments(host.state, host, dict(arguments))
     connector = {k: v for k, v in everything.items() if k in CONNECTOR_ARGUMENT_KEYS}
-    prepared = command(script, variables)
+    prepared = command(f"printf '{_BEGIN}\\n'\n{script}", variables)
     connector.update(cast(dict[str, Any], prepared.connector_arguments))
     count_command(host)
     try:
         ok, output = host.run_shell_command(prepared, **connector)
     except (OSError, EOFError, SSHException) as error:
         return Output(False, [], [f"{BROKEN}: {error}" if str(error) else BROKEN])
-    return Output(ok, output.stdout_lines, output.stderr_lines)
+    return Output(ok, _own(output.stdout_lines), output.stderr_lines)
+
+
+# What a user's shell says before (a greeting in .bashrc) is no answer.
+_BEGIN = r"\036\036"
+
+
+def _own(lines: list[str]) -> list[str]:
+    at = next((n for n, line in enumerate(lines) if line.endswith(2 * _MARK)), -1)
+    return lines[at + 1 :]
 
 
 def count_command(host: Host) -> None:
@@ -250,7 +259,8 @@ def quick(host: Host) -> None:
     """Turns off Nagle's algorithm on an SSH connection: it costs 45 ms a command."""
     client = getattr(host.connector, "client", None)
     transport = client.get_transport() if client else None
-    if transport is not None:
+    # Through another host it is a channel of that host's connection.
+    if transport is not None and isinstance(transport.sock, socket):
         transport.sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
 
@@ -260,10 +270,7 @@ def hide_sudo_password(host: Host, password: str) -> None:
     pyinfra passes the password as `env PYINFRA_SUDO_PASSWORD=…`, which the host's process list
     shows. It looks for a ready askpass script first, and removes that one when it disconnects.
     """
-    script = (
-        "umask 077; f=$(mktemp) && { printf '#!/bin/sh\\ncat <<\"__END__\"\\n%s\\n__END__\\n' "
-        '"$PASSWORD" >"$f"; chmod 700 "$f"; printf "%s\\n" "$f"; }'
-    )
+    script = shell("askpass")
     output = run(host, script, {"PASSWORD": password}, _sudo=False)
     if not output.ok or not output.stdout:
         raise Unreadable(f"could not prepare sudo: {output.last_word}")

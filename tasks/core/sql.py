@@ -169,6 +169,14 @@ SELECT json_build_object(
   'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
   'waiting', ARRAY(SELECT coalesce(name, substring(error FROM '"(.*)" cannot be changed without'))
                    FROM pg_file_settings WHERE {WAITS}),
+  'lines', (SELECT json_agg(json_build_array(lower(name), setting, sourcefile, sourceline)
+                            ORDER BY seqno)
+            FROM pg_file_settings WHERE name IS NOT NULL AND (error IS NULL OR {WAITS})),
+  'config', current_setting('config_file'),
+  'everywhere', (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0),
+  'inside', (SELECT json_agg(json_build_array(r.rolname, d.datname, s.setconfig))
+             FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+             JOIN pg_database d ON d.oid = s.setdatabase),
   'checksums', current_setting('data_checksums'),
   'access', current_setting('hba_file'),
   'identity', current_setting('ident_file'),
@@ -183,6 +191,13 @@ _MAPPINGS = r"""
 SELECT CASE WHEN to_regclass('pg_ident_file_mappings') IS NULL THEN 'NULL' ELSE
   '(SELECT json_agg(concat_ws(chr(32), map_name, sys_name, pg_username)) FROM pg_ident_file_mappings
     WHERE map_name IS NOT NULL)' END AS mappings \gset
+"""
+
+# What a session begins with, whatever it was told since; not what our start options say.
+_USED = """
+SELECT json_object_agg(lower(name), json_build_array(reset_val, vartype, unit, source))
+FROM pg_settings
+WHERE source <> 'client' AND lower(name) IN (SELECT lower(name) FROM pg_file_settings)
 """
 
 _DATABASE_FACTS = """
@@ -256,6 +271,9 @@ why=$(ask postgres 2>&1 >&3 3>&- <<'__SQL__'
 __SQL__
 )
 if why=$(printf '%s\n' "$why" | grep -m 1 -E '^(psql:|FATAL|ERROR)'); then echo "$why"; exit 0; fi
+(plain=1; ask postgres) <<'__SQL__'
+{used};
+__SQL__
 closed_psql "$data" "$port" postgres <<'__SQL__' | while IFS= read -r db; do
 {names};
 __SQL__
@@ -276,6 +294,7 @@ def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
         data=data_directory,
         mappings=_MAPPINGS,
         facts=_FACTS,
+        used=_USED,
         names=_NAMES,
         database_facts=_DATABASE_FACTS,
     )
@@ -287,15 +306,16 @@ def _parse(wanted: Collection[str], lines: list[str]) -> Server:
         return Server("absent" if lines[0] == "absent" else "down")
     if len(lines) > len(("up", "")) and not lines[1]:
         raise Unreadable(f"PostgreSQL does not let its superuser in: {_refusal(lines[2])}")
-    if len(lines) < 2 or not lines[1].startswith("{") or len(lines) % 2:
+    if len(lines) < 3 or any(not line.startswith("{") for line in lines[1:3]) or not len(lines) % 2:
         raise Unreadable("PostgreSQL runs but does not answer; see its log")
     port, kept = map(int, lines[0].removeprefix("up ").split())
-    answers = dict(zip(lines[2::2], lines[3::2], strict=True))
+    answers = dict(zip(lines[3::2], lines[4::2], strict=True))
     for name in sorted(wanted):
         if answers.get(name) == "":
             raise Unreadable(f"the database {name} does not answer; see PostgreSQL's log")
     inside = {name: json.loads(facts) for name, facts in answers.items() if facts}
-    return Server("up", port, json.loads(lines[1]), inside, keeps_passwords=kept > 0)
+    facts = {**json.loads(lines[1]), "used": json.loads(lines[2])}
+    return Server("up", port, facts, inside, keeps_passwords=kept > 0)
 
 
 def _refusal(said: str) -> str:
@@ -374,6 +394,7 @@ def _steps(
         for function in sorted(role.functions - there):
             statement = f"GRANT EXECUTE ON FUNCTION {function} TO {identifier(role.name)};"
             yield Step(f"role {role.name}: execute {function}", statement)
+    yield from _nearer(server, roles, databases)
     existing = server.facts.get("databases", {})
     for database in databases:
         yield from _database(database, existing.get(database.name))
@@ -473,6 +494,17 @@ def _settings(
 
 # PostgreSQL takes these and does not reset them alone (GUC_NO_RESET in guc_tables.c).
 _RESET_WITH_ALL = {"transaction_deferrable", "transaction_isolation", "transaction_read_only"}
+
+
+def _nearer(server: Server, roles: Sequence[Role], databases: Sequence[Database]) -> Iterator[Step]:
+    """Settings that no key of ours says: of all roles, and of a role in one database."""
+    everywhere = {"settings": server.facts.get("everywhere")}
+    yield from _settings("ROLE ALL", "all roles", {}, everywhere)
+    ours, served = {role.name for role in roles}, {database.name for database in databases}
+    for role, database, found in server.facts.get("inside") or ():
+        if role in ours and database in served:
+            target = f"ROLE {identifier(role)} IN DATABASE {identifier(database)}"
+            yield from _settings(target, f"role {role} in {database}", {}, {"settings": found})
 
 
 def _parameter(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import changes, live
+from tests.e2e import behind, changes, live
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.changes import EVERYTHING, TASKS
 from tests.e2e.project import Data, Project, Run, embedded, footprint
@@ -178,6 +178,36 @@ def test_gate_finds_what_somebody_stopped(site: Site) -> None:
     assert _gate(site) == (2, changes)
     site.project.deploy()
     assert _gate(site) == (0, [])
+
+
+def _chosen(site: Site) -> dict[str, str]:
+    """What all servers say, without what changes by itself."""
+    times = ("info-refresh", "-reply", "-time", "link-pending-commands")
+    return {name: value for name, value in site.live().items() if not name.endswith(times)}
+
+
+def test_gate_names_who_wins_over_the_settings(site: Site) -> None:
+    """In each server, by whatever way; a run takes all of it back."""
+    before = _chosen(site)
+    ways = [*behind.POSTGRES, *behind.PGBOUNCER, *behind.REDIS, *behind.SENTINEL]
+    behind.go(site.host, ways, 15)
+    behind.check_named(site.project.drift("--json"), ways, 15)
+    run = site.project.deploy()
+    assert "redis-6381: restart (requirepass)" in run.output
+    assert _gate(site) == (0, [])
+    assert _chosen(site) == before
+
+
+def test_gate_names_who_started_the_server_with_other_settings(site: Site) -> None:
+    """A restart is due, since nothing less takes it back."""
+    before = _chosen(site)
+    behind.go(site.host, behind.STARTED, 15)
+    site.host.run("systemctl restart postgresql@15-main")
+    behind.check_named(site.project.drift("--json"), behind.STARTED, 15)
+    reasons = "hba_file, max_connections, random_page_cost"
+    assert f"postgres: restart ({reasons}; clients" in site.project.deploy().output
+    assert _gate(site) == (0, [])
+    assert _chosen(site) == before
 
 
 # --- Tuning, as the manual of the platform has it ------------------------------------------------

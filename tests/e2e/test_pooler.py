@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
-from tests.e2e import hostile
+from tests.e2e import behind, hostile
 from tests.e2e.project import Data, Project, Run, embedded, footprint
 from tests.e2e.proof import admin, main_process, psql, said
 from tests.e2e.wait import eventually
@@ -322,6 +322,18 @@ def test_prepared_statements_are_refused_where_the_pooler_is_too_old(older: Pool
     line = "pool12: pgbouncer_max_prepared_statements: needs PgBouncer 1.21; this host has 1.18"
     assert line in run.output
     assert footprint(older.host) == before
+
+
+def test_what_hands_change_at_run_time_is_named_and_put_back(newer: Pooled) -> None:
+    """By the newer servers; tests/e2e/test_plan_is_act.py has the older ones."""
+    ways = [*behind.POSTGRES, *behind.PGBOUNCER]
+    behind.go(newer.host, ways, 17)
+    behind.check_named(newer.project.drift("--json"), ways, 17)
+    newer.project.deploy()
+    assert newer.project.drift().code == 0
+    shown = "SELECT string_agg(current_setting(name), ' ' ORDER BY name) FROM pg_settings"
+    names = "('work_mem', 'lock_timeout', 'log_min_duration_statement', 'random_page_cost')"
+    assert admin(newer.host, f"{shown} WHERE name IN {names}").startswith("10s 1s 1.1 ")
 
 
 # --- Whom it lets in -----------------------------------------------------------------------------

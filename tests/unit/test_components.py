@@ -78,7 +78,7 @@ def test_every_reload_and_check_is_shell(tmp_path: Path) -> None:
 
 def activation(component: Any, one: Node, found: dict[str, Status]) -> Change | None:
     """What the component would do to services in this state."""
-    knows(one, component.COMPONENT.group, services=found, roles=[])
+    knows(one, component.COMPONENT.group, services=found, roles=[], uses={})
     change: Change | None = component._activation(one)
     return change
 
@@ -165,6 +165,31 @@ def test_the_server_says_which_parameters_take_a_restart(
     server = sql.Server("up", 5432, {"contexts": contexts, "waiting": waiting})
     alone = helpers.estate({"a": {}}, {"postgres": ["a"]}, tmp_path).nodes[0]
     assert postgres.impact(alone, before.encode(), after, server) == said
+
+
+PACKAGE = "install its package first (apt-cache search postgresql-15-)"
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "said"),
+    [
+        ("pg_trgm", [], ""),
+        ("adminpack", [], ""),
+        ("pg_trmg", [], f"'pg_trmg' is not there: pg_trgm? Else {PACKAGE}"),
+        ("postgis", [], f"'postgis' is not there: {PACKAGE}"),
+        ("postgis", ["plpgsql", "postgis"], ""),
+        # What is installed is what counts.
+        ("citext", ["plpgsql"], f"'citext' is not there: {PACKAGE}"),
+    ],
+)
+def test_an_extension_that_no_package_brings(
+    name: str, installed: list[str], said: str, tmp_path: Path
+) -> None:
+    databases = {"psscript": {"owner": "psscript", "extensions": [name]}}
+    one = node(tmp_path, postgres_extensions=["plpgsql"], postgres_databases=databases)
+    found = [str(problem) for problem in postgres.unavailable(one, installed)]
+    key = "db1: postgres_databases/psscript/extensions"
+    assert found == ([f"{key}: {said}"] if said else [])
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def _say(
         "engine": found,
         "records": records,
         "postgres.server": sql.Server("up", 5432, {"contexts": {}}),
+        "pgbouncer.uses": {},
         "files": {f"{DIRECTORY}/docker/postgres/postgresql.conf": file},
         "redis-master.sentinels": [Watcher(leader, quorum)],
         **{f"redis-sentinel-{n}.monitors": {26379: {"quorum": "2"}} for n in (1, 2, 3)},

@@ -90,6 +90,13 @@ def test_the_supervisor_may_be_chosen(chosen: str, manager: str, tmp_path: Path)
         ("1000", "sudo", {}, (True, [])),
         (
             "1000",
+            "tty",
+            {},
+            (True, ["@fake/db1: sudo: wants a terminal (requiretty): add Defaults:USER !requiretty "
+                    "in /etc/sudoers.d"]),
+        ),
+        (
+            "1000",
             "no",
             {},
             (True, ["@fake/db1: sudo: a password is needed: --same-sudo-password asks for it, or "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,6 +53,22 @@ def test_a_listening_process_is_found(port: int) -> None:
     parent = Path(f"/proc/{os.getppid()}/cmdline").read_text().replace("\0", " ")
     assert holder.parent.strip() == parent.strip()
     assert holder.cgroup.strip() == Path("/proc/self/cgroup").read_text().replace("\n", " ").strip()
+
+
+def test_a_parent_whose_command_has_line_breaks(tmp_path: Path) -> None:
+    """And bars, which part what is read."""
+    listens = tmp_path / "listens.py"
+    listens.write_text(
+        "import socket, time\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n"
+        "print(s.getsockname()[1], flush=True); time.sleep(60)\n"
+    )
+    command = f"# one\n# two|three\n{sys.executable} {listens}; :\n"
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        port = int(parent.stdout.readline())
+        (holder,) = found(port)
+        os.kill(int(holder.pid), signal.SIGKILL)
+    assert holder.parent.startswith("sh -c # one # two three ")
 
 
 def test_several_sockets_of_both_families() -> None:

@@ -99,6 +99,36 @@ echo 'SELECT 1' | closed_psql {tmp_path} 5433 'dbname=x host=evil'
     assert lines[-2:] == [":closed", "SELECT 1"]
 
 
+def test_a_session_that_says_what_the_server_uses_is_as_closed(tmp_path: Path) -> None:
+    """It is told nothing else, and no variable of the caller's makes others like it."""
+    (tmp_path / "psql").write_text("#!/bin/sh\nenv; cat\n")
+    (tmp_path / "psql").chmod(0o755)
+    script = f"""{psql.SHELL}
+runuser() {{ shift 3; "$@"; }}
+echo 'SELECT 1' | (plain=1; closed_psql {tmp_path} 5433 x)
+echo 'SELECT 2' | closed_psql {tmp_path} 5433 x
+"""
+    script = script.replace("bin:/usr/local/bin:", f"bin:{tmp_path}:")
+    done = subprocess.run(
+        ["sh", "-eu"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"plain": "1", "PATH": "/usr/bin:/bin"},
+    )
+    plain, usual = (
+        line.removeprefix("PGOPTIONS=").split("-c ")
+        for line in done.stdout.splitlines()
+        if line.startswith("PGOPTIONS=")
+    )
+    told = {word.partition("=")[0].strip() for word in plain if word.strip()}
+    assert told <= {*(word.partition("=")[0].strip() for word in usual)}
+    assert {"search_path", "role", "local_preload_libraries", "session_replication_role"} <= told
+    assert not told & {"statement_timeout", "lock_timeout", "log_min_duration_statement"}
+    assert "SET statement_timeout = 0;" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["shop", "dbname=x host=evil", "it's", 'a"b', "back\\slash"])
 def test_another_database_is_entered_by_its_name(name: str) -> None:
     first, second = psql.connect(name).split("\n")

@@ -271,3 +271,29 @@ def test_the_last_word_is_the_error() -> None:
 
 def test_words_are_quoted() -> None:
     assert remote.quoted("a", "b c", "d'e", "") == "a 'b c' 'd'\"'\"'e' ''"
+
+
+@pytest.mark.parametrize(
+    ("lines", "own"),
+    [
+        (["\x1e\x1e", "a", "b"], ["a", "b"]),
+        (["Welcome", "to db1\x1e\x1e", "a"], ["a"]),
+        (["\x1e\x1e"], []),
+        (["a"], ["a"]),
+    ],
+)
+def test_what_a_shell_says_by_itself_is_no_answer(lines: list[str], own: list[str]) -> None:
+    assert remote._own(lines) == own
+
+
+def test_a_command_answers_behind_a_greeting(tmp_path: Path) -> None:
+    assert remote.run(helpers.local(tmp_path), "echo one; echo two").stdout == ["one", "two"]
+
+
+def test_a_password_is_asked_where_programs_may_run(tmp_path: Path) -> None:
+    """Nothing can be made in the first directory, as nothing could run where /tmp is noexec."""
+    script = f"TMPDIR=/nowhere HOME={tmp_path}\n{remote.shell('askpass')}"
+    done = helpers.shell(script, {"PASSWORD": "it's $HOME"})
+    path = Path(done.stdout.strip())
+    assert (path.parent, path.stat().st_mode & 0o777) == (tmp_path, 0o700)
+    assert helpers.shell(str(path)).stdout == "it's $HOME\n"

@@ -597,10 +597,11 @@ def test_the_answers_of_a_server() -> None:
     assert parse("absent") == Server("absent")
     assert parse("down") == Server("down")
     there = parse(
-        "up 5433 0", '{"roles": {"a": {}}}', "template1", "{}", "shop", '{"lookup": null}'
-    )
+        "up 5433 0", '{"roles": {"a": {}}}', '{"work_mem": []}', "template1", "{}",
+        "shop", '{"lookup": null}',
+    )  # fmt: skip
     assert there.port == 5433
-    assert there.facts == {"roles": {"a": {}}}
+    assert there.facts == {"roles": {"a": {}}, "used": {"work_mem": []}}
     assert there.databases == {"template1": {}, "shop": {"lookup": None}}
 
 
@@ -609,9 +610,10 @@ def test_the_answers_of_a_server() -> None:
     [
         ("up 5432",),
         ("up 5432", ""),
-        ("up 5432", "{}", "shop"),
+        ("up 5432", "{}", "{}", "shop"),
         ("up 5432", "FATAL: no"),
-        ("up 5432 0", "{}", "shop", ""),
+        ("up 5432", "{}", ""),
+        ("up 5432 0", "{}", "{}", "shop", ""),
     ],
 )
 def test_half_an_answer_is_unreadable(lines: tuple[str, ...]) -> None:

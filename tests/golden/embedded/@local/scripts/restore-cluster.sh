@@ -48,16 +48,18 @@ fail() {
   exit 1
 }
 as_postgres() { runuser -u postgres -- "$@"; }
+plain=
 closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where that is set
   options="-c search_path=pg_catalog,pg_temp -c role=none -c local_preload_libraries= \
-    -c session_replication_role=replica -c row_security=off -c standard_conforming_strings=on \
+    -c session_replication_role=replica -c row_security=off"
+  [ -n "${plain:-}" ] || options="$options -c standard_conforming_strings=on \
     -c statement_timeout=${within:-0}s -c lock_timeout=${within:-30}s -c idle_session_timeout=0 \
     -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off \
     -c default_transaction_deferrable=off -c default_transaction_isolation=read\\ committed \
     -c default_tablespace= -c temp_tablespaces= -c default_table_access_method=heap \
     -c quote_all_identifiers=off -c transform_null_equals=off -c client_min_messages=warning \
     -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
-  options="$options -c log_statement=none -c log_min_duration_statement=-1 \
+  [ -n "${plain:-}" ] || options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
   version=$(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") || :
@@ -76,7 +78,8 @@ closed_psql() ( # DATA PORT DATABASE [OPTION...]
   known="WHERE pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL"
   data=$1 port=$2 database=$3
   shift 3
-  { echo :closed; cat; } | closed "$data" "$port" "$database" psql -XAtqw -v ON_ERROR_STOP=1 \
+  { [ -z "${plain:-}" ] || echo 'SET statement_timeout = 0;'; echo :closed; cat; } |
+    closed "$data" "$port" "$database" psql -XAtqw -v ON_ERROR_STOP=1 \
     -v VERBOSITY=terse -v closed="$kind 'view,foreign-table', false)) AS _ $known \\gset" \
     -v open="$kind '', false)) AS _ $known \\gset" "$@"
 )

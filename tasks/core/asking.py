@@ -1,0 +1,43 @@
+"""How a run ends before it begins: refused in one line, or since nobody answers its question."""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+from pyinfra import logger
+from pyinfra.api import State
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.context import ctx_state
+from pyinfra_cli import cli
+from pyinfra_cli.exceptions import CliError
+
+
+class Refusal(PyinfraError, CliError):  # type: ignore[misc]
+    """What a run is not made for; not shown as if something had crashed."""
+
+    def show(self, file: object = None) -> None:
+        """The sentence alone, without a place in our code."""
+        logger.error(f"--> Refused: {self}")
+
+
+_looking: WeakSet[State] = WeakSet()
+
+
+def only_looks() -> None:
+    """Says of this run that it changes nothing, so that there is nothing to ask."""
+    _looking.add(ctx_state.get())
+
+
+_ask = cli._do_confirm
+
+
+def _confirmed(message: str) -> bool:
+    if ctx_state.get() in _looking:
+        return True
+    try:
+        return bool(_ask(message))
+    except EOFError:
+        raise Refusal("nobody answers here: -y asks nothing, and --dry only looks") from None
+
+
+cli._do_confirm = _confirmed

@@ -1,0 +1,129 @@
+"""What hands do to running servers behind the settings' back, and what a plan says of each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.e2e.project import Run
+from tests.lab import Host
+
+
+class Way(NamedTuple):
+    """A command as root on a host, and how the plan begins that names it; `{}` is the version."""
+
+    command: str
+    line: str
+
+
+_ETC = "/etc/postgresql/{v}/main"
+_AUTO = "(/var/lib/postgresql/{v}/main/postgresql.auto.conf:"
+_SQL = 'cd /; runuser -u postgres -- psql -XAtqw -c "'
+_CONSOLE = "cd /; runuser -u postgres -- psql -XAtqw -h /run/postgresql -p 6432 -U pgbouncer -c "
+
+
+def _sql(statement: str) -> str:
+    return f'{_SQL}{statement}"'
+
+
+POSTGRES = [
+    Way(
+        _sql("ALTER SYSTEM SET work_mem = '1MB'"),
+        f"PostgreSQL: work_mem: 1MB by ALTER SYSTEM {_AUTO}",
+    ),
+    Way(
+        f"echo 'lock_timeout = 1' >{_ETC}/conf.d/zz.conf",
+        f"PostgreSQL: lock_timeout: 1 by {_ETC}/conf.d/zz.conf:1, not 10s",
+    ),
+    Way(
+        f"echo 'log_min_duration_statement = 5' >>{_ETC}/postgresql.conf",
+        f"PostgreSQL: log_min_duration_statement: 5 by {_ETC}/postgresql.conf:",
+    ),
+    Way(_sql("ALTER ROLE ALL SET geqo = off"), "all roles: reset geqo"),
+    Way(_sql("ALTER ROLE psscript SET work_mem = '3MB'"), "role psscript: reset work_mem"),
+    Way(
+        _sql("ALTER ROLE psscript IN DATABASE psscript SET search_path = x"),
+        "role psscript in psscript: reset search_path",
+    ),
+    Way(
+        _sql("ALTER DATABASE psscript SET default_transaction_read_only = on"),
+        "database psscript: reset default_transaction_read_only",
+    ),
+    Way(_sql("SELECT pg_reload_conf()"), "postgres: reload"),
+    # Loaded once, and no file says so any more.
+    Way(
+        f"echo 'random_page_cost = 9' >{_ETC}/conf.d/zy.conf; {_sql('SELECT pg_reload_conf()')}; "
+        f"sleep 0.5; rm {_ETC}/conf.d/zy.conf",
+        "PostgreSQL: random_page_cost: 9 by the server",
+    ),
+]
+# What the server has started with.
+STARTED = [
+    Way(
+        _sql("ALTER SYSTEM SET max_connections = 90"),
+        f"PostgreSQL: max_connections: 90 by ALTER SYSTEM {_AUTO}",
+    ),
+    Way(
+        f"cp -p {_ETC}/pg_hba.conf {_ETC}/other.conf; "
+        f"echo \"hba_file = '{_ETC}/other.conf'\" >>{_ETC}/postgresql.conf",
+        f"PostgreSQL: hba_file: {_ETC}/other.conf by {_ETC}/postgresql.conf:",
+    ),
+    Way(
+        f"echo \"pg_ctl_options = '-o --random_page_cost=3'\" >>{_ETC}/pg_ctl.conf",
+        f"PostgreSQL: random_page_cost: 3 by the server's command line ({_ETC}/pg_ctl.conf)",
+    ),
+]
+PGBOUNCER = [
+    Way(
+        f"{_CONSOLE}\"SET {key} = '{value}'\" pgbouncer", f"pgbouncer: {key} is {value} at run time"
+    )
+    for key, value in {
+        "default_pool_size": "3",
+        "pool_mode": "session",
+        "query_wait_timeout": "7",
+        "ignore_startup_parameters": "options",
+        # Keys that no setting of ours says.
+        "server_login_retry": "99",
+        "server_reset_query": "SELECT 1",
+        "log_connections": "0",
+    }.items()
+]
+REDIS = [
+    Way(
+        f"redis-cli -p {port} CONFIG SET {key} '{value}'",
+        f"redis-{port}: {line}",
+    )
+    for port, key, value, line in [
+        (6379, "maxmemory", "1048576", "reload (maxmemory, maxmemory-policy, min-replicas-max-lag"),
+        (6379, "maxmemory-policy", "allkeys-lru", "reload (maxmemory, maxmemory-policy"),
+        (6379, "min-replicas-max-lag", "3", "reload (maxmemory, maxmemory-policy"),
+        (6380, "appendonly", "no", "reload (appendonly, masterauth, save: changed by hand)"),
+        (6380, "save", "", "reload (appendonly, masterauth, save: changed by hand)"),
+        (6380, "masterauth", "other", "reload (appendonly, masterauth, save: changed by hand)"),
+        (6381, "requirepass", "other", "requirepass was changed at run time"),
+    ]
+]
+SENTINEL = [
+    Way(f"redis-cli -p {port} SENTINEL {command}", f"redis-sentinel-{port}: {line}")
+    for port, command, line in [
+        (26379, "SET mymaster quorum 3", "quorum 2"),
+        (26379, "SET mymaster failover-timeout 77", "failover-timeout 10000"),
+        (26379, "CONFIG SET resolve-hostnames yes", "resolve-hostnames no"),
+        (26380, "SET mymaster rename-command CONFIG guess", "the master's command CONFIG has"),
+        (26380, "CONFIG SET sentinel-pass other", "password of the other Sentinels"),
+        (26381, "SET mymaster auth-user nobody", "user of the master (none)"),
+        (26381, "SET mymaster auth-pass other", "password of the master"),
+    ]
+]
+
+
+def go(host: Host, ways: list[Way], version: int) -> None:
+    """Makes the servers differ."""
+    for way in ways:
+        host.run(way.command.replace("{v}", str(version)))
+
+
+def check_named(gate: Run, ways: list[Way], version: int) -> None:
+    """Asserts that the gate says of each way who wins."""
+    assert gate.code == 2, gate.output
+    lines = [way.line.replace("{v}", str(version)) for way in ways]
+    assert [line for line in lines if line not in gate.stdout] == [], gate.stdout

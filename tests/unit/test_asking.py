@@ -1,0 +1,74 @@
+"""How a run ends that is refused, or that nobody answers; by pyinfra's own command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYINFRA = Path(sys.executable).parent / "pyinfra"
+PENDING = """
+from tasks.core.change import Change, converge
+converge("Something", lambda: Change(["a: change"], ":"))
+"""
+LOOKS = "from tasks.core.asking import only_looks\nonly_looks()\n"
+REFUSED = "from tasks.core.asking import Refusal\nraise Refusal('1 problem; nothing was changed')\n"
+
+
+def run(
+    directory: Path, deploy: str, *options: str, inventory: str = "hosts = ['@local']"
+) -> tuple[int, str]:
+    """The exit code and what people read, where nobody can answer."""
+    (directory / "inventory.py").write_text(inventory)
+    (directory / "deploy.py").write_text(deploy)
+    done = subprocess.run(
+        [PYINFRA, *options, "inventory.py", "deploy.py"],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("deploy", "line"),
+    [
+        (REFUSED, "--> Refused: 1 problem; nothing was changed"),
+        (PENDING, "--> Refused: nobody answers here: -y asks nothing, and --dry only looks"),
+    ],
+)
+def test_a_refusal_is_one_line_and_looks_like_no_crash(
+    deploy: str, line: str, tmp_path: Path
+) -> None:
+    code, said = run(tmp_path, deploy)
+    assert code == 1
+    assert [each.strip() for each in said.splitlines() if "Refused" in each] == [line]
+    assert not any(word in said for word in ("Traceback", "pyinfra error", "EOF", "exception"))
+
+
+def test_who_only_looks_is_not_asked(tmp_path: Path) -> None:
+    code, said = run(tmp_path, LOOKS + PENDING)
+    assert (code, "Press enter" in said) == (0, False)
+
+
+GROUPED = "from tasks import postgres\npostgres.deploy()\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'db1'", "('db1', {'address': '10.0.0.1'})", "{'db1'}", "{'db1': {}}", "None", "[1]"],
+)
+def test_a_group_that_is_no_list_is_refused(value: str, tmp_path: Path) -> None:
+    inventory = f"hosts = ['@local']\npostgres = {value}\n"
+    code, said = run(tmp_path, GROUPED, "-y", inventory=inventory)
+    assert code == 1
+    line = "inventory.py: group postgres: should be a list of hosts, such as ['@local']"
+    assert line in said and "nothing was changed" in said
