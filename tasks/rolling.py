@@ -170,7 +170,7 @@ def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str
 
 def _last(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:
     name = wanted.service.name
-    if reason := alone(node):
+    if reason := alone(node) or locked_out(node, port):
         means = because(wanted, status_of(node, port, wanted), f"{reason}: unavailable meanwhile")
         said = [*told(node, port, wanted), services.line(name, means)]
         return said, services.step(wanted, "restart")
