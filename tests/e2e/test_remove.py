@@ -99,6 +99,11 @@ def test_links_of_service_users_lead_root_nowhere(stack: Stack, project: Project
         with links.planted(stack.host, wave):
             assert links.CONTENT not in _changed(project, number).output
     project.settings(NO_SCHEDULES)
+    users = "/etc/pgbouncer/userlist.txt"
+    stack.host.run(f"mv {users} /root/users && ln -s /root/users {users}")
+    refused = project.pyinfra("-y", "inventory.py", "deploy.py")
+    check_lines(refused, [(f"pgbouncer: {users} is not Datatier's",), ("nothing was changed",)])
+    stack.host.run(f"mv -T /root/users {users}")
     project.deploy()
     for service in SERVICES:
         eventually(lambda service=service: stack.check(service, KEPT), 60)  # type: ignore[misc]
@@ -121,7 +126,10 @@ def _killed_at(project: Project, operation: str) -> None:
 
 def test_an_interrupted_removal_is_finished_by_the_next(stack: Stack, project: Project) -> None:
     """The plan names everything; what is left is in the plan of the next run, until nothing is."""
+    # As a first drill makes it.
+    stack.host.run("useradd --system --gid nogroup datatier-scratch")
     plan = project.plan(TASK)
+    assert "user datatier-scratch: remove" in plan.output
     for line in ("redis-6379: stop and remove", "postgres: stop and remove", "pgbouncer: stop"):
         assert line in plan.output
     for path in DATA:
@@ -133,6 +141,7 @@ def test_an_interrupted_removal_is_finished_by_the_next(stack: Stack, project: P
     assert project.deploy(TASK).changed == plan.planned
     assert project.deploy(TASK).changed == project.plan(TASK).planned == set()
     _check_gone(stack.host)
+    assert stack.host.run("id datatier-scratch", check=False).returncode == 1
     words = list(project.secrets.values())
     places = ("/etc", "/var/lib", "/usr/local", "/opt", "/root", "/run")
     assert proof.readers(stack.host, "root", words, *places) == []
