@@ -48,6 +48,7 @@ _AFTER_ROWS = {
     *("RULE", "POLICY", "ROW SECURITY", "STATISTICS", "MATERIALIZED VIEW DATA", "PUBLICATION"),
 }
 _EXTENSION = ("IF", "NOT", "EXISTS", "WITH", "SCHEMA")
+_FUNCTIONS = {"FUNCTION", "PROCEDURE"}
 # They would have an effect on what is loaded after them.
 _LAST = {"DEFAULT ACL", "EVENT TRIGGER"}
 
@@ -165,9 +166,9 @@ def same_as(opened: Opener) -> Admission:
 def _is_inert(statement: Statement) -> bool:
     """Whether to make it evaluates nothing: no body, condition or literal of an owner's type."""
     kind, tokens = statement.header.type, statement.tokens
-    if kind in ("FUNCTION", "PROCEDURE"):
+    if kind in _FUNCTIONS:
         defaults = "DEFAULT" in tokens and "." in tokens[tokens.index("(") :]
-        return "ATOMIC" not in tokens and not defaults
+        return not {"ATOMIC", "RETURN"} & {*tokens} and not defaults
     if kind == "AGGREGATE":
         return not {"INITCOND", "MINITCOND"} & {*tokens}
     return kind in _INERT and not (kind == "TRIGGER" and "WHEN" in tokens)
@@ -198,7 +199,7 @@ def _outlined(stream: Stream) -> _Outline:
             outline.schemas[statement.name_after("SCHEMA")] = statement
         elif statement.starts("CREATE", "EXTENSION"):
             outline.extensions.append(statement)
-        elif header.type in _LAST or header.name.startswith("EVENT TRIGGER "):
+        elif _is_last(header):
             outline.last.append(statement)
         elif header.type == "ACL" and statement.tokens[0] in _GRANTS:
             outline.grants.append(statement)
@@ -346,6 +347,9 @@ class _Load:
         self._whole = not schemas
         self._schemas_in_use = schemas or ["public"]
         self._opened: list[tuple[str, str]] = []
+        self._tablespace = ""
+        # The empty string, which is no name, stands for the database's own.
+        self._tablespaces = {"'": False}
 
     def run(self, opened: Opener) -> dict[str, int]:
         """All of it; returns how many rows each table got."""
@@ -402,17 +406,10 @@ class _Load:
         header, tokens = statement.header, statement.tokens
         if header.type in _ROWS or header.type in _AFTER_ROWS:
             self._begin_rows()
-        if statement.starts("CREATE", "SCHEMA") or statement.starts("CREATE", "EXTENSION"):
-            return
-        if (header.type == "ACL" and tokens[0] in _GRANTS) or header.type in _LAST:
-            return
-        if header.name.startswith("EVENT TRIGGER "):
-            return
-        if statement.starts("SET", "LOCK_TIMEOUT"):
-            # It says to wait without end; ours stays.
+        if _has_its_time(statement):
             return
         if tokens[0] == "SET" or statement.starts("SELECT", "PG_CATALOG", ".", "SET_CONFIG"):
-            self._sessions.set(statement)
+            self._set(statement)
         elif header.type == "TABLE ATTACH" and not self._whole:
             # Nobody sees a partition before all of its rows are there.
             self._attached.append(statement)
@@ -422,6 +419,24 @@ class _Load:
             self._own(statement)
         else:
             self._make(statement)
+
+    def _set(self, statement: Statement) -> None:
+        if statement.starts("SET", "DEFAULT_TABLESPACE"):
+            self._tablespace = self._known_tablespace(statement.name_after("="))
+        elif not statement.starts("SET", "LOCK_TIMEOUT"):
+            # That one says to wait without end; ours stays.
+            self._sessions.set(statement)
+
+    def _known_tablespace(self, name: str) -> str:
+        """The name, or '' for one that is not here: then things are where the database is."""
+        if name not in self._tablespaces:
+            row = self._admin.execute(
+                "SELECT 1 FROM pg_tablespace WHERE spcname = (parse_ident(%s))[1]", (name,)
+            ).fetchone()
+            self._tablespaces[name] = row is not None
+            if row is None:
+                self._log.line(f"not as it was: there is no tablespace {name} here")
+        return name if self._tablespaces[name] else ""
 
     def _begin_rows(self) -> None:
         if not self._rows_begun:
@@ -439,6 +454,19 @@ class _Load:
                     if final:
                         self._log.line(f"not restored: {missing}")
 
+    def _grant_new_function(self, kind: str) -> None:
+        row = self._admin.execute(
+            "SELECT format('%%I(%%s)', proname, pg_get_function_identity_arguments(p.oid)), nspname"
+            " FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
+            " ORDER BY age(p.xmin) LIMIT 1"
+        ).fetchone()
+        assert row is not None
+        for statement in self._outline.grants:
+            header = statement.header
+            if (header.name, header.schema) == (f"{kind} {row[0]}", row[1]):
+                with contextlib.suppress(_Missing):
+                    self._send(None, statement)
+
     def _own(self, statement: Statement) -> None:
         """Gives a thing to its owner: at the end if that is a superuser, whose login made it."""
         if "," in statement.top:
@@ -455,18 +483,34 @@ class _Load:
             if header.type in ("SERVER", "FOREIGN DATA WRAPPER"):
                 self._grant(lambda name: name.endswith(f" {header.name}"))
             return
-        owner = self._sessions.login_of(header.owner)
+        by_superuser = self._make_as_owner(statement)
+        if header.type in _FUNCTIONS and (by_superuser or "SECURITY" in statement.tokens):
+            # It has others' rights, so no code may call it before its own grants are made.
+            self._grant_new_function(header.type)
+        if self._tablespace and (thing := _placed(statement)):
+            # Its owner needs no right to the tablespace.
+            self._admin.execute(f"ALTER {thing} SET TABLESPACE {self._tablespace}".encode())
+
+    def _make_as_owner(self, statement: Statement) -> bool:
+        """Makes a thing with its owner's rights, or the superuser's where that is admitted.
+
+        Returns:
+            Whether it was the superuser.
+        """
+        owner = login = self._sessions.login_of(statement.header.owner)
         if owner and len(self._sessions.logins) > 1 and self._has_others_parents(statement, owner):
             owner = ""
         with self._may_refer(statement, owner):
             try:
                 self._send(owner, statement)
             except _Denied:
-                if not self._admits(statement, self._sessions.login_of(header.owner)):
+                if not self._admits(statement, login):
                     raise
                 # To check a body is to run some of it.
                 self._sessions.of(None).execute("SET check_function_bodies = off")
                 self._send(None, statement)
+                return True
+        return False
 
     def _is_ours(self, statement: Statement) -> bool:
         if statement.starts("CREATE", "FOREIGN", "DATA", "WRAPPER"):
@@ -502,34 +546,26 @@ class _Load:
 
     @contextlib.contextmanager
     def _may_refer(self, statement: Statement, owner: str) -> Iterator[None]:
-        """A foreign key stands whether or not its owner could make it today."""
-        role = owner or self._sessions.logins[""].user
-        if statement.header.type != "FK CONSTRAINT" or "REFERENCES" not in statement.tokens:
-            yield
-            return
-        name = statement.name_after("REFERENCES")
-        lacking = self._lacks(role, name, "REFERENCES")
-        if lacking:
-            self._rights("GRANT REFERENCES", name, "TO", role)
+        """What an owner has stands whether or not that role could make it today."""
+        role, lent = owner or self._sessions.logins[""].user, ""
+        for kind, privilege, name in _refers(statement):
+            if self._lacks(role, kind, name, privilege):
+                lent = f"{privilege} ON {kind} {name}"
+                self._admin.execute(f"GRANT {lent} TO {quoted(role)}".encode())
         yield
-        if lacking:
-            self._rights("REVOKE REFERENCES", name, "FROM", role)
+        if lent:
+            self._admin.execute(f"REVOKE {lent} FROM {quoted(role)}".encode())
 
-    def _lacks(self, role: str, table: str, privilege: str) -> bool:
-        row = self._admin.execute(
-            "SELECT has_table_privilege(%s, to_regclass(%s), %s)", (role, table, privilege)
-        ).fetchone()
+    def _lacks(self, role: str, kind: str, name: str, privilege: str) -> bool:
+        row = self._admin.execute(_HAS[kind].encode(), (role, name, privilege)).fetchone()
         return row is not None and row[0] is False
-
-    def _rights(self, verb: str, table: str, preposition: str, role: str) -> None:
-        self._admin.execute(f"{verb} ON TABLE {table} {preposition} {quoted(role)}".encode())
 
     def _copy(self, statement: Statement, script: Script) -> None:
         owner = self._sessions.login_of(statement.header.owner)
         role, table = owner or self._sessions.logins[""].user, statement.name_after("COPY")
-        if self._lacks(role, table, "INSERT"):
+        if self._lacks(role, "TABLE", table, "INSERT"):
             # Its owner may have no right to; and tables of extensions are not the stand-in's.
-            self._rights("GRANT INSERT", table, "TO", role)
+            self._admin.execute(f"GRANT INSERT ON TABLE {table} TO {quoted(role)}".encode())
             self._usable(table, role)
         try:
             cursor, sent = self._sessions.of(owner).cursor(), 0
@@ -541,7 +577,8 @@ class _Load:
             raise _failed(statement, error) from None
         if cursor.rowcount != sent:
             raise Failed(f"{table}: {cursor.rowcount} rows have arrived of {sent}")
-        self._counts[table] = sent
+        # Several times where pg_dump loads partitions through their root.
+        self._counts[table] = self._counts.get(table, 0) + sent
 
     def _usable(self, table: str, role: str) -> None:
         row = self._admin.execute(
@@ -563,6 +600,54 @@ class _Load:
             raise _Denied(str(_failed(statement, error))) from None
         except psycopg.Error as error:
             raise _failed(statement, error) from None
+
+
+def _has_its_time(statement: Statement) -> bool:
+    """Whether it is made before all others, or after them."""
+    header = statement.header
+    return (
+        statement.starts("CREATE", "SCHEMA")
+        or statement.starts("CREATE", "EXTENSION")
+        or (header.type == "ACL" and statement.tokens[0] in _GRANTS)
+        or _is_last(header)
+    )
+
+
+def _is_last(header: Header) -> bool:
+    about = header.type in ("COMMENT", "SECURITY LABEL")
+    return header.type in _LAST or (about and header.name.startswith("EVENT TRIGGER "))
+
+
+def _placed(statement: Statement) -> str:
+    """What a statement has made that a tablespace holds, as ALTER names it."""
+    kind, tokens = statement.header.type, statement.tokens
+    if statement.starts("CREATE") and kind in ("TABLE", "MATERIALIZED VIEW"):
+        return f"{kind} {statement.name_after(kind.split()[-1])}"
+    if kind == "INDEX" and statement.starts("CREATE"):
+        schema = statement.schema_after("ONLY" if "ONLY" in tokens else "ON")
+        return f"INDEX {schema}.{statement.name_after('INDEX')}"
+    if kind == "CONSTRAINT" and {"PRIMARY", "UNIQUE", "EXCLUDE"} & {*tokens}:
+        return f"INDEX {statement.schema_after('ONLY')}.{statement.name_after('CONSTRAINT')}"
+    return ""
+
+
+# Whether a role may do something with what a name in SQL means.
+_HAS = {
+    "TABLE": "SELECT has_table_privilege(%s, to_regclass(%s), %s)",
+    "FUNCTION": "SELECT has_function_privilege(%s, to_regprocedure(%s), %s)",
+    "FOREIGN SERVER": "SELECT has_server_privilege(%s, (parse_ident(%s))[1], %s)",
+}
+
+
+def _refers(statement: Statement) -> Iterator[tuple[str, str, str]]:
+    """What a statement refers to: its kind, the privilege for that, and its name."""
+    kind, tokens = statement.header.type, statement.tokens
+    if kind == "FK CONSTRAINT" and "REFERENCES" in tokens:
+        yield "TABLE", "REFERENCES", statement.name_after("REFERENCES")
+    elif kind == "FOREIGN TABLE" and "SERVER" in tokens:
+        yield "FOREIGN SERVER", "USAGE", statement.name_after("SERVER")
+    elif kind == "TRIGGER" and statement.starts("CREATE"):
+        yield "FUNCTION", "EXECUTE", f"{statement.name_after('FUNCTION')}()"
 
 
 class _Missing(Failed):

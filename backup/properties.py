@@ -212,6 +212,17 @@ def _who(role: str | None) -> sql.Composable:
 
 def left_behind(connection: Connection, kept: str) -> Iterator[str]:
     """What stays with the old copy of a database, a line each."""
+    subscriptions = connection.execute(
+        "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid"
+        " WHERE datname = %s",
+        (kept,),
+    ).fetchall()
+    for (name,) in subscriptions:
+        yield (
+            f"subscription {name} stays with {kept}, which is dropped only without it: there "
+            "ALTER SUBSCRIPTION ... DISABLE, SET (slot_name = NONE), DROP SUBSCRIPTION; then "
+            "ENABLE the restored one, if there is one"
+        )
     rows = connection.execute(
         "SELECT slot_name FROM pg_replication_slots WHERE database = %s", (kept,)
     ).fetchall()

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -23,7 +22,7 @@ from backup.load import Admission, Opener, anything, load, nothing, same_as, swe
 from backup.manifest import SUFFIX, Manifest, all_of
 from backup.properties import Properties
 from backup.script import Script, Stream
-from backup.session import quoted, tool
+from backup.session import Connection, quoted, tool
 from backup.swap import name_beside, swap
 
 
@@ -219,7 +218,7 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
     fresh = name_beside(database, "restore")
     _require_room(live, content.bytes)
     with pg.connect(live, "postgres", admin=True) as connection:
-        _drop_leftovers(connection, database)
+        _drop_leftovers(live, connection, database)
         sweep(live, log)
         like = content.properties
         if not like and _exists(live, database):
@@ -237,7 +236,7 @@ def _beside(config: Config, database: str, content: Content, log: Log) -> Iterat
             contextlib.suppress(Failed, psycopg.Error),
             pg.connect(live, "postgres", admin=True) as connection,
         ):
-            _drop(connection, fresh)
+            _drop(live, connection, fresh)
 
 
 def _exists(live: Postgres, database: str) -> bool:
@@ -247,18 +246,30 @@ def _exists(live: Postgres, database: str) -> bool:
     return False
 
 
-def _drop(connection: Any, database: str) -> None:
+def _drop(live: Postgres, connection: Connection, database: str) -> None:
+    """Drops a database of ours; its subscriptions first, whose slots belong to the live ones."""
+    subscriptions = connection.execute(
+        "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid"
+        " WHERE datname = %s",
+        (database,),
+    ).fetchall()
+    if subscriptions:
+        with pg.connect(live, database, admin=True) as inside:
+            for (name,) in subscriptions:
+                for verb in ("ALTER {} DISABLE", "ALTER {} SET (slot_name = NONE)", "DROP {}"):
+                    named = sql.SQL("SUBSCRIPTION {}").format(sql.Identifier(name))
+                    inside.execute(sql.SQL(verb).format(named))
     connection.execute(
         sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
     )
 
 
-def _drop_leftovers(connection: Any, database: str) -> None:
+def _drop_leftovers(live: Postgres, connection: Connection, database: str) -> None:
     """What a restore left that was killed; the lock of this job says that none is running."""
     pattern = re.escape(name_beside(database, "restore")[:-15]) + r"\d{8}_\d{6}"
     for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall():
         if re.fullmatch(pattern, name):
-            _drop(connection, name)
+            _drop(live, connection, name)
 
 
 def _require_room(live: Postgres, size: int) -> None:
@@ -340,20 +351,28 @@ def require_counts(
         Failed: a table is missing, or has another number of rows.
     """
     with pg.connect(server, database, admin=True) as connection:
-        # A dump has no rows of partitioned tables and of extensions, which old manifests count.
+        # A dump has no rows of partitioned tables, of extensions, and of partitions that are
+        # loaded through their root, which old manifests count.
         others = {
             name
-            for (name,) in connection.execute(
-                "SELECT format('%I.%I', nspname, relname) FROM pg_class c"
-                " JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'p' OR EXISTS"
-                " (SELECT FROM pg_depend d WHERE d.objid = c.oid AND deptype = 'e')"
-            ).fetchall()
+            for (name,) in connection.execute(_NOT_COUNTED, (list(counts),)).fetchall()
+            if name not in wanted or name not in counts
         }
     for table in sorted((set(wanted) | set(counts)) - others):
         if wanted.get(table) != counts.get(table):
             raise Failed(
                 f"{table}: {counts.get(table)} rows, and the backup has {wanted.get(table)}"
             )
+
+
+_NOT_COUNTED = """
+SELECT format('%%I.%%I', nspname, relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind = 'p' OR EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND deptype = 'e')
+  OR EXISTS (SELECT FROM pg_partition_ancestors(c.oid) a JOIN pg_class p ON p.oid = a.relid
+    JOIN pg_namespace s ON s.oid = p.relnamespace
+    WHERE p.oid <> c.oid AND format('%%I.%%I', s.nspname, p.relname) = ANY(%s))
+"""
 
 
 # --- One table -----------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ _HEADER = re.compile(
 )
 # Their bytes can hold a quote or backslash within a character, which no server stores as such.
 _CLIENT_ONLY = ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB")
+# Those that Python reads too, of those that a server can have.
+_OTHER_ENCODINGS = re.compile(r"LATIN\d+|ISO_8859_\d|WIN\d+|KOI8[RU]|EUC_(CN|JP|KR|JIS_2004)")
 
 
 class Stream(Protocol):
@@ -84,21 +86,26 @@ class Statement:
 
     def name_after(self, word: str) -> str:
         """The qualified name that follows a word, as SQL."""
-        return self._name_at(self.tokens.index(word) + 1)
+        return "".join(self._parts_at(self.tokens.index(word) + 1))
+
+    def schema_after(self, word: str) -> str:
+        """The schema in the qualified name that follows a word, as SQL."""
+        return self._parts_at(self.tokens.index(word) + 1)[0]
 
     def names_in(self, at: int) -> list[str]:
         """The qualified names in the parentheses after a token."""
         end = self.tokens.index(")", at)
         starts = [n + 1 for n in range(at, end) if self.tokens[n] in ("(", ",")]
-        return [self._name_at(start) for start in starts]
+        return ["".join(self._parts_at(start)) for start in starts]
 
-    def _name_at(self, at: int) -> str:
+    def _parts_at(self, at: int) -> list[str]:
         parts: list[str] = []
         for token in self.tokens[at:]:
             if parts and (token == ".") == (parts[-1] == "."):
                 break
-            parts.append(token if token.startswith('"') else token.lower())
-        return "".join(parts)
+            is_keyword = token.isascii() and not token.startswith('"')
+            parts.append(token.lower() if is_keyword else token)
+        return parts
 
     @property
     def top(self) -> tuple[str, ...]:
@@ -126,6 +133,7 @@ class Script:
         self._ended = False
         self._copying = False
         self._header = _NO_HEADER
+        self._encoding = "utf-8"
 
     def __iter__(self) -> Iterator[Statement]:
         """Every statement.
@@ -194,9 +202,11 @@ class Script:
                 )
                 self._position = self._after(end) if statement.copies else end
                 self._copying = statement.copies
+                if statement.starts("SET", "CLIENT_ENCODING"):
+                    self._encoding = _codec(statement.text)
                 return statement
             if kind not in ("space", "comment", "meta"):
-                tokens.append(_shown(kind, text))
+                tokens.append(_shown(kind, text.decode(self._encoding, "replace")))
                 open_ += _opens(tokens, open_)
             elif not tokens:
                 self._between(text)
@@ -234,7 +244,7 @@ class Script:
 
     def _between(self, text: bytes) -> None:
         """What stands between statements: a comment says what follows."""
-        if found := _HEADER.fullmatch(text.decode(errors="replace")):
+        if found := _HEADER.fullmatch(text.decode(self._encoding, "replace")):
             self._header = Header(found["name"], found["type"], found["schema"], found["owner"])
 
     def _after(self, at: int) -> int:
@@ -249,19 +259,26 @@ def _opens(tokens: list[str], depth: int) -> int:
     last = tokens[-1]
     if last in ("(", ")"):
         return 1 if last == "(" else -1
-    if last not in ("BEGIN", "CASE", "END") or not {"FUNCTION", "PROCEDURE"} & {*tokens[1:4]}:
-        return 0
-    # The body of a function in standard SQL, and what has an END within.
-    if last == "END":
-        return -1 if depth else 0
-    return 1 if depth or last == "BEGIN" else 0
+    # The body of a function in standard SQL, and what has an END within; `begin` is a name too.
+    if tokens[-2:] == ["BEGIN", "ATOMIC"]:
+        return 1 if not depth and {"FUNCTION", "PROCEDURE"} & {*tokens[1:4]} else 0
+    if last in ("CASE", "END") and depth and "ATOMIC" in tokens:
+        return 1 if last == "CASE" else -1
+    return 0
 
 
-def _shown(kind: str, text: bytes) -> str:
+def _shown(kind: str, text: str) -> str:
     if kind == "string":
         return "'"
-    shown = text.decode(errors="replace")
-    return shown.upper() if kind == "word" and shown.isascii() else shown
+    return text.upper() if kind == "word" and text.isascii() else text
+
+
+def _codec(setting: bytes) -> str:
+    """Python's name of the encoding that a dump is in."""
+    name = setting.decode(errors="replace").partition("'")[2].rstrip("' ")
+    if not _OTHER_ENCODINGS.fullmatch(name):
+        return "utf-8"
+    return name.replace("WIN", "cp").replace("KOI8", "koi8_")
 
 
 def _refusal(command: bytes) -> str:

@@ -171,11 +171,16 @@ def tool(
         # What has a '=' would be read as a whole connection string.
         escaped = database.replace("\\", "\\\\").replace("'", "\\'")
         command += ["-d", f"dbname='{escaped}'"]
+        if name == "pg_dump":
+            # Not the client encoding that is set for the database, in which it may not fit.
+            command.append(f"--encoding={_encoding(postgres, database, admin=admin)}")
     environment = {
         "PGOPTIONS": options(postgres, superuser=admin),
         "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS),
         # Not root's, whose certificates it could not open: it would go on without encryption.
         "HOME": "/nonexistent",
+        # No conversion; pg_dump is told another one.
+        "PGCLIENTENCODING": "SQL_ASCII",
     }
     if postgres.certificate:
         environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": postgres.certificate}
@@ -185,6 +190,12 @@ def tool(
             environment["PGREQUIREAUTH"] = "scram-sha-256"
         environment["PGPASSWORD"] = who.password
     return command, environment
+
+
+def _encoding(postgres: Postgres, database: str, *, admin: bool) -> str:
+    with connect(postgres, database, admin=admin) as connection:
+        row = connection.execute("SHOW server_encoding").fetchone()
+    return str(row[0] if row else "")
 
 
 def quoted(name: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.job import Failed
+from backup.postgres import row_counts
 from backup.script import Script, require_known
 
 DUMP = rb"""--
@@ -108,6 +109,49 @@ def test_one_that_ends_early_is_refused_or_has_fewer_statements(at: int) -> None
     except Failed:
         return
     assert found == read(DUMP)[: len(found)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'CREATE FUNCTION public.f(begin integer, "end" date) RETURNS int LANGUAGE sql AS $$x$$',
+        "CREATE FUNCTION public.begin() RETURNS integer LANGUAGE sql RETURN 1",
+        "CREATE FUNCTION public.atomic(begin integer) RETURNS int LANGUAGE sql\n BEGIN ATOMIC\n"
+        " SELECT begin AS begin;\n SELECT x.begin FROM public.x;\n"
+        ' SELECT CASE WHEN (begin = 1) THEN 1 ELSE "end" END AS "case";\nEND',
+        "CREATE PROCEDURE public.p(INOUT begin integer)\n BEGIN ATOMIC\n INSERT INTO t; END",
+        'CREATE TABLE public.begin (begin integer, atomic integer, "end" integer)',
+    ],
+)
+def test_what_is_named_begin_begins_nothing(text: str) -> None:
+    found = read(f"{text};\nCOMMENT ON x IS NULL;".encode())
+    assert [words for _, words, _ in found][1:] == ["COMMENT ON X"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "codec"),
+    [("LATIN1", "latin1"), ("EUC_JP", "euc_jp"), ("WIN1251", "cp1251"), ("KOI8R", "koi8_r")],
+)
+def test_names_are_read_in_the_encoding_of_the_dump(encoding: str, codec: str) -> None:
+    name = b"\xb4\xc1\xbb\xfa".decode(codec)
+    content = f"SET client_encoding = '{encoding}';\n-- Name: {name}; Type: TABLE; Schema: s; "
+    content += f"Owner: {name}\n--\n\nCREATE TABLE s.{name} (i integer);\n"
+    _, table = Script(io.BytesIO(content.encode(codec)))
+    assert (table.header.owner, table.name_after("TABLE")) == (name, f"s.{name}")
+    assert table.schema_after("TABLE") == "s"
+
+
+def test_an_encoding_that_no_server_has_is_not_python_s_either() -> None:
+    _, table = Script(io.BytesIO(b"SET client_encoding = 'hex';\nCREATE TABLE s.t ();"))
+    assert table.name_after("TABLE") == "s.t"
+
+
+def test_rows_of_partitions_that_are_loaded_through_their_root_add_up() -> None:
+    copy = b"COPY public.root (i) FROM stdin;\n1\n2\n\\.\n"
+    assert row_counts(io.BytesIO(copy + copy + b"COPY public.none (i) FROM stdin;\n\\.\n")) == {
+        "public.root": 4,
+        "public.none": 0,
+    }
 
 
 HEADER = b"-- Name: TABLE t; Type: ACL; Schema: public; Owner: app\n"

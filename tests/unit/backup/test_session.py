@@ -21,9 +21,12 @@ def server(tmp_path: Path) -> Postgres:
     return made
 
 
-def test_a_tool_gets_our_options_and_no_password_of_the_superuser(server: Postgres) -> None:
+def test_a_tool_gets_our_options_and_no_password_of_the_superuser(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_encoding", lambda *_, **__: "LATIN1")
     command, environment = session.tool(server, "pg_dump", "a='b\\")
-    assert command[-2:] == ["-d", "dbname='a=\\'b\\\\'"]
+    assert command[-3:] == ["-d", "dbname='a=\\'b\\\\'", "--encoding=LATIN1"]
     assert environment["PGPASSWORD"] == server.password
     assert "-c search_path=pg_catalog,pg_temp" in environment["PGOPTIONS"]
     assert "-c role=none" in environment["PGOPTIONS"]
