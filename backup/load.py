@@ -21,7 +21,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import psycopg
@@ -54,6 +54,8 @@ _LAST = {"DEFAULT ACL", "EVENT TRIGGER"}
 
 # What only a superuser may do, and what evaluates nothing of the database's.
 _OURS = (
+    # Of sequences and large objects (see `require_known`).
+    ("SELECT", "PG_CATALOG"),
     ("COMMENT", "ON"),
     ("SECURITY", "LABEL"),
     ("CREATE", "SERVER"),
@@ -282,17 +284,24 @@ def _sessions(
         logins = {each: _login(admin, [each], each) for each in owners}
         logins[""] = _login(admin, owners, "none")
         sessions = _Sessions(server, database, admin, superusers, owner, logins)
-        users = [login.user for login in logins.values()]
         try:
             _admit(sessions, whole=whole)
             yield sessions
-        finally:
-            for session in sessions.opened.values():
-                session.close()
-            # What is theirs still, code of the database has made: to hand it over is to trust it.
-            for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
-                for user in users:
-                    _execute(admin, statement, user)
+        except BaseException:
+            # What is left of them is dropped by the next `sweep`.
+            with contextlib.suppress(psycopg.Error):
+                _leave(sessions)
+            raise
+        _leave(sessions)
+
+
+def _leave(sessions: _Sessions) -> None:
+    for session in sessions.opened.values():
+        session.close()
+    # What is theirs still, code of the database has made: to hand it over is to trust it.
+    for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
+        for login in sessions.logins.values():
+            _execute(sessions.admin, statement, login.user)
 
 
 def _login(admin: Connection, owners: list[str], role: str) -> Login:
@@ -347,6 +356,7 @@ class _Load:
         self._whole = not schemas
         self._schemas_in_use = schemas or ["public"]
         self._opened: list[tuple[str, str]] = []
+        self._again = set[Header]()
         self._tablespace = ""
         # The empty string, which is no name, stands for the database's own.
         self._tablespaces = {"'": False}
@@ -358,8 +368,10 @@ class _Load:
             script = Script(stream)
             for statement in script:
                 require_known(statement)
+                if statement.header.type in _AFTER_ROWS:
+                    self._end_rows(opened)
                 self._one(statement, script)
-        self._begin_rows()
+        self._end_rows(opened)
         for statement in self._attached:
             self._make(statement)
         for statement in self._handed_over:
@@ -404,7 +416,7 @@ class _Load:
 
     def _one(self, statement: Statement, script: Script) -> None:
         header, tokens = statement.header, statement.tokens
-        if header.type in _ROWS or header.type in _AFTER_ROWS:
+        if header.type in _ROWS:
             self._begin_rows()
         if _has_its_time(statement):
             return
@@ -415,6 +427,8 @@ class _Load:
             self._attached.append(statement)
         elif statement.copies:
             self._copy(statement, script)
+        elif statement.starts("REFRESH"):
+            self._refresh(statement)
         elif tokens[0] == "ALTER" and tokens[-3:-1] == ("OWNER", "TO"):
             self._own(statement)
         else:
@@ -443,6 +457,16 @@ class _Load:
             self._rows_begun = True
             # Those of schemas would close what is open for the load.
             self._grant(lambda name: not name.startswith(("SCHEMA ", "LARGE OBJECT ")))
+
+    def _end_rows(self, opened: Opener) -> None:
+        self._begin_rows()
+        again, self._again = self._again, set()
+        if again:
+            with opened(False) as stream:
+                script = Script(stream)
+                for statement in script:
+                    if statement.copies and statement.header in again:
+                        self._copy(statement, script, again=True)
 
     def _grant(self, which: Callable[[str], bool], *, final: bool = False) -> None:
         for statement in self._outline.grants:
@@ -503,6 +527,9 @@ class _Load:
         with self._may_refer(statement, owner):
             try:
                 self._send(owner, statement)
+            except _Orphans as orphans:
+                self._log.line(f"not as it was: NOT VALID: {orphans}")
+                self._send(owner, replace(statement, text=statement.text + b" NOT VALID"))
             except _Denied:
                 if not self._admits(statement, login):
                     raise
@@ -511,6 +538,16 @@ class _Load:
                 self._send(None, statement)
                 return True
         return False
+
+    def _refresh(self, statement: Statement) -> None:
+        """Fills a view from other rows; what keeps it from that now is no reason to lose those."""
+        owner = self._sessions.login_of(statement.header.owner)
+        # As its owner does it, who may see a part of the rows only.
+        self._sessions.of(owner).execute("SET row_security = on")
+        try:
+            self._send(owner, statement)
+        except Failed as failure:
+            self._log.line(f"not restored: {failure}; REFRESH MATERIALIZED VIEW fills it")
 
     def _is_ours(self, statement: Statement) -> bool:
         if statement.starts("CREATE", "FOREIGN", "DATA", "WRAPPER"):
@@ -523,8 +560,6 @@ class _Load:
             return " FOR ALL TABLES" in " ".join(statement.top) or (
                 statement.tokens[3:7] == ("ADD", "TABLES", "IN", "SCHEMA")
             )
-        if statement.starts("SELECT", "PG_CATALOG", "."):
-            return statement.tokens[3].startswith("LO")
         return any(statement.starts(*words) for words in _OURS)
 
     def _has_others_parents(self, statement: Statement, owner: str) -> bool:
@@ -560,21 +595,27 @@ class _Load:
         row = self._admin.execute(_HAS[kind].encode(), (role, name, privilege)).fetchone()
         return row is not None and row[0] is False
 
-    def _copy(self, statement: Statement, script: Script) -> None:
+    def _copy(self, statement: Statement, script: Script, *, again: bool = False) -> None:
         owner = self._sessions.login_of(statement.header.owner)
         role, table = owner or self._sessions.logins[""].user, statement.name_after("COPY")
         if self._lacks(role, "TABLE", table, "INSERT"):
             # Its owner may have no right to; and tables of extensions are not the stand-in's.
             self._admin.execute(f"GRANT INSERT ON TABLE {table} TO {quoted(role)}".encode())
             self._usable(table, role)
+        cursor, sent, rows = self._sessions.of(owner).cursor(), 0, script.rows()
         try:
-            cursor, sent = self._sessions.of(owner).cursor(), 0
             with cursor.copy(statement.text) as copy:
-                for piece in script.rows():
+                for piece in rows:
                     sent += piece.count(b"\n")
                     copy.write(piece)
         except psycopg.Error as error:
-            raise _failed(statement, error) from None
+            if again or isinstance(error, psycopg.OperationalError):
+                raise _failed(statement, error) from None
+            # A check may read a table whose rows come later.
+            self._again.add(statement.header)
+            for _ in rows:
+                pass
+            return
         if cursor.rowcount != sent:
             raise Failed(f"{table}: {cursor.rowcount} rows have arrived of {sent}")
         # Several times where pg_dump loads partitions through their root.
@@ -598,6 +639,8 @@ class _Load:
         except (errors.InsufficientPrivilege, errors.InvalidFunctionDefinition) as error:
             # The second is of an aggregate whose state is internal.
             raise _Denied(str(_failed(statement, error))) from None
+        except errors.ForeignKeyViolation as error:
+            raise _Orphans(str(_failed(statement, error))) from None
         except psycopg.Error as error:
             raise _failed(statement, error) from None
 
@@ -652,6 +695,10 @@ def _refers(statement: Statement) -> Iterator[tuple[str, str, str]]:
 
 class _Missing(Failed):
     """What a statement names is not there."""
+
+
+class _Orphans(Failed):
+    """Rows refer to what is not there, and already did in the original."""
 
 
 class _Denied(Failed):

@@ -38,7 +38,7 @@ class Content:
     bytes: int
     rows: dict[str, int]
     properties: Properties
-    unlogged: tuple[str, ...] = ()
+    unlogged: tuple[tuple[str, str], ...] = ()
 
 
 # --- What is restored ----------------------------------------------------------------------------
@@ -174,11 +174,11 @@ def from_point(
         # All of them are known to be there and to fit before the first is touched.
         _require_room(live, sum(content.bytes for content in contents.values()))
         for database, content in contents.items():
+            if table and _table(source, database, table) in content.unlogged:
+                raise Failed(f"{table} is unlogged: a dump has its rows, a moment does not")
+            for schema, name in [] if table else content.unlogged:
+                log.line(f"not restored: {schema}.{name}: it is unlogged, so WAL does not have it")
             with _beside(config, database, content, log) as fresh:
-                if table in content.unlogged:
-                    raise Failed(f"{table} is unlogged: a dump has its rows, a moment does not")
-                for name in [] if table else content.unlogged:
-                    log.line(f"not restored: rows of {name}: it is unlogged, so WAL has none")
                 with log.step(f"copy into {fresh}"):
                     dump = _dump_of(source, database, admin=True)
                     # Its catalog is ours: it comes from the physical backup.
@@ -193,12 +193,10 @@ def _content(source: Postgres, database: str) -> Content:
         described = pg.described(connection)
         owner, size = described["owner"], described["database_bytes"]
         unlogged = connection.execute(
-            "SELECT format('%I.%I', nspname, relname) FROM pg_class c"
-            " JOIN pg_namespace n ON n.oid = relnamespace"
-            " WHERE relpersistence = 'u' AND relkind = 'r' ORDER BY 1"
+            "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE relpersistence = 'u' AND relkind IN ('r', 'S') ORDER BY 1, 2"
         ).fetchall()
-        names = tuple(name for (name,) in unlogged)
-        return Content(owner, size, {}, described["properties"], names)
+        return Content(owner, size, {}, described["properties"], tuple(unlogged))
 
 
 def _put(config: Config, database: str, fresh: str, content: Content, table: str, log: Log) -> None:
@@ -207,8 +205,21 @@ def _put(config: Config, database: str, fresh: str, content: Content, table: str
         _put_table(live, database, fresh, table, log)
         return
     with log.step("statistics"), pg.connect(live, fresh, admin=True) as connection:
-        connection.execute("ANALYZE")
+        tables = connection.execute(
+            "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't' AND nspname <> 'pg_toast'"
+        ).fetchall()
+        _analyze(connection, tables, log)
     swap(live, database, fresh, content.properties, log)
+
+
+def _analyze(connection: Connection, tables: Sequence[tuple[str, ...]], log: Log) -> None:
+    """One by one: a foreign partition, or an owner's function in an index, fails its own only."""
+    for table in tables:
+        try:
+            connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*table)))
+        except psycopg.Error as error:
+            log.line(f"no statistics: {'.'.join(table)}: {error.diag.message_primary}")
 
 
 @contextlib.contextmanager
@@ -403,7 +414,7 @@ def _put_table(live: Postgres, database: str, fresh: str, table: str, log: Log) 
     _move(live, database, name, beside, schema)
     with pg.connect(live, database, admin=True) as connection:
         connection.execute(sql.SQL("DROP SCHEMA {}").format(sql.Identifier(beside)))
-        connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, name)))
+        _analyze(connection, [(schema, name)], log)
     log.line(f"{schema}.{name} is back in {database}")
     back = _relatives(live, database, schema, name)
     for what in relatives.keys() - back.keys():
