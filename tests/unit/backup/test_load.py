@@ -72,6 +72,9 @@ RUNS = {
     "body in standard SQL": entry(
         "FUNCTION", "CREATE FUNCTION public.x() LANGUAGE sql BEGIN ATOMIC SELECT 1; END"
     ),
+    "body that is an expression": entry(
+        "FUNCTION", "CREATE FUNCTION public.x() RETURNS public.d LANGUAGE sql RETURN '1'::public.d"
+    ),
     "first state": entry("AGGREGATE", "CREATE AGGREGATE public.x(a) (STYPE = d, INITCOND = '1')"),
     "condition": entry("TRIGGER", "CREATE TRIGGER x AFTER INSERT ON t WHEN (f()) EXECUTE f()"),
     "table": entry("TABLE", "CREATE TABLE public.x (d public.d DEFAULT '1')"),

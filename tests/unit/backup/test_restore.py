@@ -1,0 +1,36 @@
+"""What a moment does not have is said before anything is copied."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup import restore, scratch
+from backup.job import Failed, log_of
+from tests.unit.backup.builders import config
+
+
+def test_an_unlogged_table_is_refused_however_its_name_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = restore.Content("app", 0, {}, {}, unlogged=(("public", "cache"),))
+
+    @contextlib.contextmanager
+    def restored(*_: Any) -> Any:
+        yield None
+
+    def copied(*_: Any) -> None:
+        pytest.fail("something was copied")
+
+    monkeypatch.setattr(scratch, "restored", restored)
+    monkeypatch.setattr(scratch, "whole", lambda _, databases: databases)
+    monkeypatch.setattr(restore, "_content", lambda *_: content)
+    monkeypatch.setattr(restore, "_require_room", lambda *_: None)
+    monkeypatch.setattr(restore, "_table", lambda *_: ("public", "cache"))
+    monkeypatch.setattr(restore, "_beside", copied)
+    made, target = config(tmp_path), scratch.Target("label", time="2026-11-22 14:03:00+00:00")
+    with pytest.raises(Failed, match="unlogged: a dump has its rows"):
+        restore.from_point(made, ["shop"], target, log_of(made, "restore"), "PUBLIC.Cache")
