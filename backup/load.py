@@ -587,9 +587,11 @@ class _Load:
             if self._lacks(role, kind, name, privilege):
                 lent = f"{privilege} ON {kind} {name}"
                 self._admin.execute(f"GRANT {lent} TO {quoted(role)}".encode())
-        yield
-        if lent:
-            self._admin.execute(f"REVOKE {lent} FROM {quoted(role)}".encode())
+        try:
+            yield
+        finally:
+            if lent:
+                self._admin.execute(f"REVOKE {lent} FROM {quoted(role)}".encode())
 
     def _lacks(self, role: str, kind: str, name: str, privilege: str) -> bool:
         row = self._admin.execute(_HAS[kind].encode(), (role, name, privilege)).fetchone()
