@@ -480,7 +480,7 @@ class _Load:
 
     def _grant_new_function(self, kind: str) -> None:
         row = self._admin.execute(
-            "SELECT format('%%I(%%s)', proname, pg_get_function_identity_arguments(p.oid)), nspname"
+            "SELECT format('%I(%s)', proname, pg_get_function_identity_arguments(p.oid)), nspname"
             " FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
             " ORDER BY age(p.xmin) LIMIT 1"
         ).fetchone()
