@@ -203,7 +203,7 @@ def _outlined(stream: Stream) -> _Outline:
             outline.extensions.append(statement)
         elif _is_last(header):
             outline.last.append(statement)
-        elif header.type == "ACL" and statement.tokens[0] in _GRANTS:
+        elif _is_grant(statement) and _has_its_time(statement):
             outline.grants.append(statement)
     return outline
 
@@ -420,7 +420,9 @@ class _Load:
             self._begin_rows()
         if _has_its_time(statement):
             return
-        if tokens[0] == "SET" or statement.starts("SELECT", "PG_CATALOG", ".", "SET_CONFIG"):
+        if _is_grant(statement):
+            self._grant_once(statement)
+        elif tokens[0] == "SET" or statement.starts("SELECT", "PG_CATALOG", ".", "SET_CONFIG"):
             self._set(statement)
         elif header.type == "TABLE ATTACH" and not self._whole:
             # Nobody sees a partition before all of its rows are there.
@@ -456,7 +458,7 @@ class _Load:
         if not self._rows_begun:
             self._rows_begun = True
             # Those of schemas would close what is open for the load.
-            self._grant(lambda name: not name.startswith(("SCHEMA ", "LARGE OBJECT ")))
+            self._grant(lambda name: not name.startswith("SCHEMA "))
 
     def _end_rows(self, opened: Opener) -> None:
         self._begin_rows()
@@ -471,12 +473,15 @@ class _Load:
     def _grant(self, which: Callable[[str], bool], *, final: bool = False) -> None:
         for statement in self._outline.grants:
             if which(statement.header.name):
-                try:
-                    self._send(None, statement)
-                except _Missing as missing:
-                    # Nobody has rights through a role that is gone.
-                    if final:
-                        self._log.line(f"not restored: {missing}")
+                self._grant_once(statement, final=final)
+
+    def _grant_once(self, statement: Statement, *, final: bool = True) -> None:
+        try:
+            self._send(None, statement)
+        except _Missing as missing:
+            # Nobody has rights through a role that is gone.
+            if final:
+                self._log.line(f"not restored: {missing}")
 
     def _grant_new_function(self, kind: str) -> None:
         row = self._admin.execute(
@@ -488,8 +493,7 @@ class _Load:
         for statement in self._outline.grants:
             header = statement.header
             if (header.name, header.schema) == (f"{kind} {row[0]}", row[1]):
-                with contextlib.suppress(_Missing):
-                    self._send(None, statement)
+                self._grant_once(statement, final=False)
 
     def _own(self, statement: Statement) -> None:
         """Gives a thing to its owner: at the end if that is a superuser, whose login made it."""
@@ -653,9 +657,14 @@ def _has_its_time(statement: Statement) -> bool:
     return (
         statement.starts("CREATE", "SCHEMA")
         or statement.starts("CREATE", "EXTENSION")
-        or (header.type == "ACL" and statement.tokens[0] in _GRANTS)
+        or (_is_grant(statement) and not header.name.startswith("LARGE OBJECT"))
         or _is_last(header)
     )
+
+
+def _is_grant(statement: Statement) -> bool:
+    """Whether it is of rights; those to large objects are in no outline, as these are data."""
+    return statement.header.type == "ACL" and statement.tokens[0] in _GRANTS
 
 
 def _is_last(header: Header) -> bool:
