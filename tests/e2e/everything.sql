@@ -92,7 +92,7 @@ INSERT INTO app.cyc2 VALUES (1,1);
 COMMIT;
 ALTER TABLE app.cyc2 ADD CONSTRAINT fknv FOREIGN KEY (id) REFERENCES app.parent (id) NOT VALID;
 CREATE UNLOGGED TABLE app.unl (i int);
-INSERT INTO app.unl VALUES (1);
+INSERT INTO app.unl VALUES (987654321);
 CREATE TABLE app.ts (i int PRIMARY KEY USING INDEX TABLESPACE fast, j int) WITH (fillfactor = 50,
   autovacuum_enabled = off, toast.autovacuum_enabled = off);
 CLUSTER app.ts USING ts_pkey;
