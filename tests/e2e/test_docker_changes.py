@@ -79,33 +79,6 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     assert _redis(site, "appendonly") == {"yes"}
 
 
-def test_what_hands_change_at_run_time_is_named_and_put_back(site: Site) -> None:
-    """In containers; no one of them restarts."""
-    site.look()
-    stack = site.stack
-    hands = "ALTER SYSTEM SET work_mem = '1MB'", "ALTER SYSTEM SET max_connections = 99"
-    said_so = " ".join(f'-c "{hand}"' for hand in (*hands, "SELECT pg_reload_conf()"))
-    stack.compose(f"exec -T postgres psql -qU postgres {said_so}")
-    stack.pooler("SET default_pool_size = 3")
-    stack.redis("redis-replica-1", "CONFIG", "SET", "maxmemory", "1mb")
-    stack.redis("redis-sentinel-2", "SENTINEL", "SET", "mymaster", "quorum", "3", port=26379)
-    gate = site.project.drift()
-    assert gate.code == 2
-    for line in (
-        "PostgreSQL: work_mem: 1MB by ALTER SYSTEM (",
-        "PostgreSQL: max_connections: 99 by ALTER SYSTEM (",
-        "pgbouncer: default_pool_size is 3 at run time, not 33",
-        "redis-replica-1: reload (maxmemory: changed by hand)",
-        "redis-sentinel-2: quorum 2",
-    ):
-        assert line in gate.stdout
-    site.project.deploy()
-    assert site.project.drift().code == 0
-    assert site.restarted() == set()
-    assert _pooler(site, "default_pool_size") == ["33"]
-    assert stack.sql("SHOW work_mem") == "7MB"
-
-
 @contextmanager
 def _at_work(site: Site) -> Iterator[None]:
     """Clients whose connections to the pooler last, and which are answered all the time."""
