@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
 from weakref import WeakSet
 
 from pyinfra import logger
 from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_state
-from pyinfra_cli import cli
-from pyinfra_cli.exceptions import CliError
+
+# The command that runs us, if one does. Not imported: that would replace parts of Python.
+_command: Any = sys.modules.get("pyinfra_cli.cli")
+_Shown: Any = _command.CliError if _command else Exception
 
 
-class Refusal(PyinfraError, CliError):  # type: ignore[misc]
+class Refusal(PyinfraError, _Shown):  # type: ignore[misc]
     """What a run is not made for; not shown as if something had crashed."""
 
     def show(self, file: object = None) -> None:
@@ -28,9 +32,6 @@ def only_looks() -> None:
     _looking.add(ctx_state.get())
 
 
-_ask = cli._do_confirm
-
-
 def _confirmed(message: str) -> bool:
     if ctx_state.get() in _looking:
         return True
@@ -40,4 +41,6 @@ def _confirmed(message: str) -> bool:
         raise Refusal("nobody answers here: -y asks nothing, and --dry only looks") from None
 
 
-cli._do_confirm = _confirmed
+if _command:
+    _ask = _command._do_confirm
+    _command._do_confirm = _confirmed

@@ -72,3 +72,18 @@ def test_a_group_that_is_no_list_is_refused(value: str, tmp_path: Path) -> None:
     assert code == 1
     line = "inventory.py: group postgres: should be a list of hosts, such as ['@local']"
     assert line in said and "nothing was changed" in said
+
+
+def test_our_modules_leave_the_standard_library_alone() -> None:
+    """The command of pyinfra replaces parts of it, and threads of a test would become one."""
+    names = sorted(each.stem for each in (ROOT / "tasks").glob("*.py"))
+    modules = ", ".join(f"tasks.{name}" for name in names if name not in ("__init__", "drift"))
+    ask = "from gevent import monkey; print(monkey.is_module_patched('threading'))"
+    said = subprocess.run(
+        [sys.executable, "-c", f"import {modules}\n{ask}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said == "False\n"
