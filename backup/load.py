@@ -49,6 +49,8 @@ _AFTER_ROWS = {
 }
 _EXTENSION = ("IF", "NOT", "EXISTS", "WITH", "SCHEMA")
 _FUNCTIONS = {"FUNCTION", "PROCEDURE"}
+# What runs or is read with its owner's rights.
+_TRUSTED = {*_FUNCTIONS, "AGGREGATE", "VIEW"}
 # They would have an effect on what is loaded after them.
 _LAST = {"DEFAULT ACL", "EVENT TRIGGER"}
 
@@ -351,6 +353,8 @@ class _Load:
         self._log = log
         self._rows_begun = False
         self._handed_over: list[Statement] = []
+        self._by_superuser = set[Header]()
+        self._as_made: dict[int, str] = {}
         self._counts: dict[str, int] = {}
         self._attached: list[Statement] = []
         self._whole = not schemas
@@ -374,8 +378,7 @@ class _Load:
         self._end_rows(opened)
         for statement in self._attached:
             self._make(statement)
-        for statement in self._handed_over:
-            self._send(None, statement)
+        self._hand_over()
         self._close_schemas()
         self._grant(lambda _: True, final=True)
         for statement in self._outline.last:
@@ -497,21 +500,68 @@ class _Load:
 
     def _own(self, statement: Statement) -> None:
         """Gives a thing to its owner: at the end if that is a superuser, whose login made it."""
+        header = statement.header
         if "," in statement.top:
-            raise Failed(f"{statement.header}: it is not as pg_dump writes it")
-        if self._sessions.login_of(statement.header.owner):
+            raise Failed(f"{header}: it is not as pg_dump writes it")
+        if self._sessions.login_of(header.owner) or header in self._by_superuser:
             self._send(None, statement)
         else:
             self._handed_over.append(statement)
+
+    def _remember(self, statement: Statement) -> None:
+        """What was just made for a superuser, and runs or is read with its rights."""
+        if statement.header.type not in _TRUSTED or self._sessions.login_of(statement.header.owner):
+            return
+        if statement.starts("CREATE", "OR", "REPLACE", "VIEW"):
+            # It takes the place of an empty one where views refer to each other.
+            self._as_made.pop(self._number_of(statement.name_after("VIEW")), None)
+        self._as_made.update(self._trusted([*self._as_made]))
+
+    def _number_of(self, name: str) -> int:
+        row = self._admin.execute("SELECT to_regclass(%s)::oid::int8", (name,)).fetchone()
+        return row[0] if row and row[0] else 0
+
+    def _trusted(self, known: Sequence[int] = ()) -> dict[int, str]:
+        role = self._sessions.logins[""].user
+        rows = self._admin.execute(_CONTENT, {"role": role, "known": list(known)}).fetchall()
+        return dict(rows)
+
+    def _hand_over(self) -> None:
+        """Gives superusers what their stand-in has made, if it is still that.
+
+        Raises:
+            Failed: code of the database, run by rows or types, has put something else there.
+        """
+        now = self._trusted()
+        changed = any(now.get(number) != made for number, made in self._as_made.items())
+        owned = self._owned()
+        for statement in [] if changed else self._handed_over:
+            self._send(None, statement)
+        # In a database in use others come and go, and nobody else may enter the schema.
+        if changed or (self._whole and self._owned() < owned):
+            raise Failed(
+                "what a superuser owns was changed by code of the database while it was loaded: "
+                "look at what its checks and defaults call, in a scratch server"
+            )
+
+    def _owned(self) -> int:
+        """How many things in the database are neither a superuser's nor the stand-in's."""
+        row = self._admin.execute(_OWNED, (self._sessions.logins[""].user,)).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def _make(self, statement: Statement) -> None:
         header = statement.header
         if self._is_ours(statement):
             self._send(None, statement)
+            self._by_superuser.add(header)
             if header.type in ("SERVER", "FOREIGN DATA WRAPPER"):
                 self._grant(lambda name: name.endswith(f" {header.name}"))
             return
         by_superuser = self._make_as_owner(statement)
+        if by_superuser:
+            self._by_superuser.add(header)
+        self._remember(statement)
         if header.type in _FUNCTIONS and (by_superuser or "SECURITY" in statement.tokens):
             # It has others' rights, so no code may call it before its own grants are made.
             self._grant_new_function(header.type)
@@ -684,6 +734,29 @@ def _placed(statement: Statement) -> str:
         return f"INDEX {statement.schema_after('ONLY')}.{statement.name_after('CONSTRAINT')}"
     return ""
 
+
+# Functions and views that are a superuser's, or the stand-in's, with what they do.
+_CONTENT = """
+WITH their AS (SELECT oid FROM pg_roles WHERE rolsuper OR rolname = %(role)s)
+SELECT p.oid::int8, (to_jsonb(p) - 'proacl' - 'proowner')::text FROM pg_proc p
+WHERE proowner IN (SELECT oid FROM their) AND p.oid >= 16384
+  AND p.oid::int8 <> ALL (%(known)s::int8[])
+UNION ALL
+SELECT c.oid::int8, concat(pg_get_viewdef(c.oid), reloptions) FROM pg_class c
+WHERE relowner IN (SELECT oid FROM their) AND c.oid >= 16384 AND relkind = 'v'
+  AND c.oid::int8 <> ALL (%(known)s::int8[])
+"""
+# Not by pg_shdepend, which knows nothing of what pg_database_owner and the like have.
+_OWNED = """
+WITH owned (by) AS (
+  SELECT relowner FROM pg_class UNION ALL SELECT proowner FROM pg_proc
+  UNION ALL SELECT typowner FROM pg_type UNION ALL SELECT oprowner FROM pg_operator
+  UNION ALL SELECT collowner FROM pg_collation UNION ALL SELECT conowner FROM pg_conversion
+  UNION ALL SELECT stxowner FROM pg_statistic_ext UNION ALL SELECT cfgowner FROM pg_ts_config
+  UNION ALL SELECT dictowner FROM pg_ts_dict UNION ALL SELECT nspowner FROM pg_namespace
+)
+SELECT count(*) FROM owned JOIN pg_roles r ON r.oid = by WHERE NOT rolsuper AND rolname <> %s
+"""
 
 # Whether a role may do something with what a name in SQL means.
 _HAS = {

@@ -478,3 +478,40 @@ def test_a_table_that_comes_back_says_what_it_lost(estate: Site, history: dict[s
     said = estate.script(f"restore-postgres.sh {file} --table hidden.keys").stderr
     assert "not restored: foreign key refers_i_fkey of public.refers: ALTER TABLE" in said, said
     assert hostile.admin(estate.db, "SELECT i FROM hidden.keys", "shop") == "1"
+
+
+_USURPER = """
+CREATE FUNCTION public.lent() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE public.lent_too (i int);
+SET ROLE psscript;
+CREATE FUNCTION public.usurp() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF session_user ~ '^datatier_load' THEN {} END IF;
+  RETURN true;
+END $$;
+CREATE TABLE public.usurping (i int CHECK (public.usurp()));
+INSERT INTO public.usurping VALUES (1);
+"""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "DROP FUNCTION public.lent(); CREATE FUNCTION public.lent() RETURNS int LANGUAGE sql"
+        " SECURITY DEFINER AS 'SELECT 2';",
+        "DROP TABLE public.lent_too; CREATE TABLE public.lent_too (i int);"
+        " ALTER TABLE public.lent_too OWNER TO pg_database_owner;",
+    ],
+    ids=["function", "table"],
+)
+def test_code_of_an_owner_takes_no_superusers_place(estate: Site, act: str) -> None:
+    """As owner of the schema it may drop what is in it; what it makes instead is no superuser's."""
+    if estate.keeper is not estate.db:
+        pytest.skip("where the repository is makes no difference to it")
+    hostile.admin(estate.db, _USURPER.format(act), "shop")
+    estate.done("postgres-backup.sh full")
+    said = estate.refused("restore-postgres.sh /backups/postgres/shop_full_LATEST.sql.gz")
+    assert "what a superuser owns was changed by code of the database" in said, said
+    assert estate.sql("SELECT public.lent()", "shop") == "1"
+    gone = "DROP TABLE public.usurping, public.lent_too; DROP FUNCTION public.usurp, public.lent"
+    hostile.admin(estate.db, gone, "shop")
