@@ -254,7 +254,7 @@ def monitoring(node: Node) -> Change | None:
         live = monitors.get(port, {})
         if live is None:
             continue
-        orders = [*_orders(node, chosen, live), *_guard(node, port)]
+        orders = [*_orders(node, port, live), *_guard(node, port)]
         if orders:
             commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
             name = _name(node, port)
@@ -275,8 +275,9 @@ order() {
 """
 
 
-def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> list[tuple[str, str]]:
+def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, str]]:
     """Sentences and the Sentinel commands that they announce."""
+    chosen = node.the(SentinelSettings)
     name = chosen.master_name
     orders = []
     if not live:
@@ -295,11 +296,20 @@ def _orders(node: Node, chosen: SentinelSettings, live: Mapping[str, str]) -> li
     if live.get("auth") != "1":
         secret = quote(_password(node))
         orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
-    return [*orders, *_own(node, name, live)]
+    return [*orders, *_own(node, port, live)]
 
 
-def _own(node: Node, name: str, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _gets_password(node: Node, port: int, live: Mapping[str, str]) -> bool:
+    """Whether a start in this run gives it the password that the other Sentinels have."""
+    if node.estate.subnet:
+        return live.get("auth") != "1"
+    found = node.read("sentinel")["files"][f"/etc/redis/sentinel-{port}.conf"]
+    return bool(found.content != configuration(node, port).encode())
+
+
+def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """What hands can change of a Sentinel, and no key of ours says."""
+    name = node.the(SentinelSettings).master_name
     wanted = {"resolve-hostnames": "no", "announce-hostnames": "no", "sentinel-user": ""}
     wanted["loglevel"] = "notice"
     if not node.estate.subnet:
@@ -307,7 +317,7 @@ def _own(node: Node, name: str, live: Mapping[str, str]) -> Iterator[tuple[str, 
     for key, value in wanted.items():
         if live.get(f"own.{key}", value) != value:
             yield f"{key} {value or '(none)'}", f"SENTINEL CONFIG SET {key} {quote(value)}"
-    if live.get("peers", "1") != "1":
+    if live.get("peers", "1") != "1" and not _gets_password(node, port, live):
         secret = quote(_password(node))
         line = "password of the other Sentinels"
         yield line, f"SENTINEL CONFIG SET sentinel-pass {secret}"

@@ -411,7 +411,7 @@ def test_the_live_settings_by_port() -> None:
 
 
 def orders(one: Node, live: dict[str, str]) -> list[tuple[str, str]]:
-    return sentinel._orders(one, one.the(SentinelSettings), live)
+    return sentinel._orders(one, 26379, live)
 
 
 def test_a_sentinel_that_is_right_gets_no_order(tmp_path: Path) -> None:
