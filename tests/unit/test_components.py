@@ -22,7 +22,6 @@ from tasks.core.releases import RELEASES
 from tasks.core.services import Status
 from tasks.core.topology import Address, Instance, Watcher
 from tasks.redis import RedisSettings
-from tasks.sentinel import SentinelSettings
 from tests.unit import helpers
 from tests.unit.helpers import Data
 
