@@ -523,7 +523,7 @@ def test_a_run_that_is_killed_while_it_hands_over_is_finished_by_the_next(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        eventually(lambda: _is_failing_over(estate), 60)
+        eventually(lambda: _is_failing_over(estate), 180)
         run.kill()
         # A bracket, so that it does not find itself. What exchanges the two is its child.
         which = "" if victims == "all of it" else "-o"
