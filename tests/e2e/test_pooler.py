@@ -334,6 +334,8 @@ def test_what_hands_change_at_run_time_is_named_and_put_back(newer: Pooled) -> N
     shown = "SELECT string_agg(current_setting(name), ' ' ORDER BY name) FROM pg_settings"
     names = "('work_mem', 'lock_timeout', 'log_min_duration_statement', 'random_page_cost')"
     assert admin(newer.host, f"{shown} WHERE name IN {names}").startswith("10s 1s 1.1 ")
+    # It says nothing any more, but is still named as a stranger's file.
+    newer.host.run("rm /etc/postgresql/17/main/conf.d/zz.conf")
 
 
 # --- Whom it lets in -----------------------------------------------------------------------------

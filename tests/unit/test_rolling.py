@@ -225,3 +225,12 @@ def test_an_instance_that_does_not_listen_yet_is_late(wait: str) -> None:
     text = f"set -eu\nREDIS_PASSWORD=x\n{redis.SHELL}\nis_redis() {{ return 1; }}\n"
     done = helpers.shell(f"{text}{wait} || echo late")
     assert (done.stdout, done.stderr) == ("late\n", "")
+
+
+def test_a_master_whose_sentinels_get_its_password_later_restarts_in_place(tmp_path: Path) -> None:
+    before, after = estate(tmp_path), estate(tmp_path, **NEW)
+    deployed(before, after, monitors={"name": "mymaster", "auth": "0"})
+    assert lines(after)["b master"] == [
+        "redis-6379: restart (io-threads: CONFIG SET does not take it; Sentinels get its password "
+        "later: unavailable meanwhile)"
+    ]
