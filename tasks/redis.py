@@ -695,7 +695,9 @@ def _activation(node: Node) -> Change | None:
     if change is None:
         return None
     begun = f"remove {quoted(*(file.path for file in _beginnings(node)))}"
-    return Change(change.lines, f"{SHELL}\n{change.script}\n{KEEP_PASSWORD}{begun}\n", variables)
+    # A Sentinel beside them has the last one until it starts again, and is asked before that.
+    keep = "" if node in node.estate.in_group("sentinel") else KEEP_PASSWORD
+    return Change(change.lines, f"{SHELL}\n{change.script}\n{keep}{begun}\n", variables)
 
 
 def status_of(node: Node, port: int, wanted: Activation) -> Status:

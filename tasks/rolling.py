@@ -205,12 +205,12 @@ def alone(node: Node) -> str:
 
 def locked_out(node: Node, port: int) -> str:
     """Why an instance cannot hand over: Sentinels or replicas do not have its password."""
-    if "requirepass" in moved(node, port):
-        return "it takes another password"
     watchers = [each for each in node.estate.having(SentinelSettings) if each in node.estate.active]
     found = [live for each in watchers for live in each.read("sentinel")["monitors"].values()]
     known = [live.get("auth", "1") for live in found if live]
-    return "" if not known or "1" in known else "Sentinels get its password later"
+    if known and "1" not in known:
+        return "Sentinels get its password later"
+    return "it takes another password" if "requirepass" in moved(node, port) else ""
 
 
 def _is_watched(everything: Estate) -> bool:
