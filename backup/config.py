@@ -60,6 +60,11 @@ class Postgres:
     poolers: tuple[Endpoint, ...]
     certificate: str = ""
 
+    @property
+    def by_socket(self) -> bool:
+        """Whether the host is the directory of a socket."""
+        return self.host.startswith("/")
+
     def binary(self, name: str) -> str:
         """Where Debian keeps a programme of the server's version."""
         return f"/usr/lib/postgresql/{self.version}/bin/{name}"

@@ -533,16 +533,14 @@ class _Load:
             Failed: code of the database, run by rows or types, has put something else there.
         """
         now = self._trusted()
-        changed = any(now.get(number) != made for number, made in self._as_made.items())
-        owned = self._owned()
-        for statement in [] if changed else self._handed_over:
-            self._send(None, statement)
+        if any(now.get(number) != made for number, made in self._as_made.items()):
+            raise Failed(_CHANGED)
         # In a database in use others come and go, and nobody else may enter the schema.
-        if changed or (self._whole and self._owned() < owned):
-            raise Failed(
-                "what a superuser owns was changed by code of the database while it was loaded: "
-                "look at what its checks and defaults call, in a scratch server"
-            )
+        owned = self._owned() if self._whole else 0
+        for statement in self._handed_over:
+            self._send(None, statement)
+        if self._whole and self._owned() < owned:
+            raise Failed(_CHANGED)
 
     def _owned(self) -> int:
         """How many things in the database are neither a superuser's nor the stand-in's."""
@@ -735,6 +733,10 @@ def _placed(statement: Statement) -> str:
     return ""
 
 
+_CHANGED = (
+    "what a superuser owns was changed by code of the database while it was loaded: "
+    "look at what its checks and defaults call, in a scratch server"
+)
 # Functions and views that are a superuser's, or the stand-in's, with what they do.
 _CONTENT = """
 WITH their AS (SELECT oid FROM pg_roles WHERE rolsuper OR rolname = %(role)s)

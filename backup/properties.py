@@ -210,14 +210,19 @@ def _who(role: str | None) -> sql.Composable:
     return sql.Identifier(role) if role else sql.SQL("PUBLIC")
 
 
-def left_behind(connection: Connection, kept: str) -> Iterator[str]:
-    """What stays with the old copy of a database, a line each."""
-    subscriptions = connection.execute(
+def subscriptions(connection: Connection, database: str) -> list[str]:
+    """Their names, which any database of the server knows."""
+    rows = connection.execute(
         "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid"
         " WHERE datname = %s",
-        (kept,),
+        (database,),
     ).fetchall()
-    for (name,) in subscriptions:
+    return [name for (name,) in rows]
+
+
+def left_behind(connection: Connection, kept: str) -> Iterator[str]:
+    """What stays with the old copy of a database, a line each."""
+    for name in subscriptions(connection, kept):
         yield (
             f"subscription {name} stays with {kept}, which is dropped only without it: there "
             "ALTER SUBSCRIPTION ... DISABLE, SET (slot_name = NONE), DROP SUBSCRIPTION; then "

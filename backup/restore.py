@@ -259,14 +259,9 @@ def _exists(live: Postgres, database: str) -> bool:
 
 def _drop(live: Postgres, connection: Connection, database: str) -> None:
     """Drops a database of ours; its subscriptions first, whose slots belong to the live ones."""
-    subscriptions = connection.execute(
-        "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid"
-        " WHERE datname = %s",
-        (database,),
-    ).fetchall()
-    if subscriptions:
+    if names := properties.subscriptions(connection, database):
         with pg.connect(live, database, admin=True) as inside:
-            for (name,) in subscriptions:
+            for name in names:
                 for verb in ("ALTER {} DISABLE", "ALTER {} SET (slot_name = NONE)", "DROP {}"):
                     named = sql.SQL("SUBSCRIPTION {}").format(sql.Identifier(name))
                     inside.execute(sql.SQL(verb).format(named))

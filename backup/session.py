@@ -103,7 +103,7 @@ def connect_as(
     _require_server(postgres)
     try:
         connection = psycopg.connect(
-            "" if postgres.host.startswith("/") else _SCRAM,
+            "" if postgres.by_socket else _SCRAM,
             host=postgres.host,
             port=postgres.port,
             dbname=database,
@@ -127,7 +127,7 @@ def connect_as(
 
 
 def _require_server(postgres: Postgres) -> None:
-    if not postgres.host.startswith("/"):
+    if not postgres.by_socket:
         listener.require_user(Endpoint(postgres.host, postgres.port), USER)
 
 
@@ -186,7 +186,7 @@ def tool(
         environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": postgres.certificate}
     # The superuser's is for this programme only; a scratch server does not ask for it.
     if not admin:
-        if not postgres.host.startswith("/"):
+        if not postgres.by_socket:
             environment["PGREQUIREAUTH"] = "scram-sha-256"
         environment["PGPASSWORD"] = who.password
     return command, environment
