@@ -18,7 +18,7 @@ from tasks.core.remote import Probe, Unreadable
 HOME = "/etc/datatier/postgres"
 _NEXT = f"{HOME}/next"
 # The next one is made when the present one begins, and has to outlive it.
-_DAYS, _NEXT_DAYS = 7300, 14600
+_NEXT_DAYS = 2 * certificates.DAYS
 # Of these in postgres_extra one is enough: then the certificate is somebody's own.
 _OWN = {"ssl", "ssl_cert_file", "ssl_key_file"}
 # In a plan: what the run is about to make.
@@ -88,7 +88,7 @@ def missing_key(server: Node, said: Mapping[str, Any]) -> Change | None:
         lines = [f"{HOME}: take the next key and certificate"]
         script = _TAKE_NEXT.format(home=HOME, next=_NEXT)
     elif not said["key"]:
-        change = certificates.make(server, HOME, _DAYS)
+        change = certificates.make(server, HOME)
         lines, script = change.lines, change.script
     change = certificates.make(server, _NEXT, _NEXT_DAYS)
     return Change([*lines, *change.lines], script + change.script)

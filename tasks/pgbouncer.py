@@ -430,24 +430,8 @@ def _files(node: Node) -> list[Entry]:
 
 def _own_files(node: Node, pinned: str) -> list[Entry]:
     return [
-        File(
-            _INI,
-            configuration(node, pinned),
-            mode="640",
-            user="postgres",
-            group="postgres",
-            secret=LINK_SECRET,
-            opens=OPENS,
-        ),
-        File(
-            _USERLIST,
-            users(node),
-            mode="640",
-            user="postgres",
-            group="postgres",
-            secret=USERS_SECRET,
-            opens=USERS,
-        ),
+        postgres.private(_INI, configuration(node, pinned), LINK_SECRET, OPENS),
+        postgres.private(_USERLIST, users(node), USERS_SECRET, USERS),
         *services.files(service_of(node), node.manager),
     ]
 

@@ -493,15 +493,14 @@ def configure(node: Node) -> None:
 
 
 def _configuration(node: Node) -> Change | None:
-    said = node.read("postgres")
-    entries = _files(node, _trusted(node), _in_clear(node))
-    change = files.compare(entries, said["files"])
+    said, waiting = node.read("postgres"), _in_clear(node)
+    change = files.compare(_files(node, _trusted(node), waiting), said["files"])
     if change is not None and _clusters(node).is_foreign:
         change = _adopted(node, change)
     if change is None or said["server"].kind != "up":
         return change
     etc = configuration_directory(node)
-    wanted = configuration(node), access(node, _in_clear(node))
+    wanted = configuration(node), access(node, waiting)
     now = (said["files"][f"{etc}/{name}"].content for name in (_OURS, "pg_hba.conf"))
     tried = [trial(node, _OURS, *wanted)] if [text.encode() for text in wanted] != [*now] else []
     return change.after(tried)
@@ -616,7 +615,7 @@ def _narrowed(node: Node) -> Change | None:
     etc, found = configuration_directory(node), said["files"]
     path, settings = f"{etc}/pg_hba.conf", found[f"{etc}/{_OURS}"].content.decode()
     before = replace(found[path], kind="file", content=now.encode())
-    change = files.compare([_private(path, wanted, ACCESS_SECRETS)], {path: before})
+    change = files.compare([private(path, wanted, ACCESS_SECRETS)], {path: before})
     assert change is not None
     taken = services.due(_server(node, settings + wanted, "reload"), "reload", node.manager)
     return _with_console(node, change.followed_by(taken))
@@ -651,15 +650,15 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
 def _files(node: Node, certificate: str = "", in_clear: Collection[Node] = ()) -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
-        _private(f"{etc}/{_OURS}", configuration(node), sql.SECRET_PARAMETERS),
-        _private(f"{etc}/pg_hba.conf", access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
+        private(f"{etc}/{_OURS}", configuration(node), sql.SECRET_PARAMETERS),
+        private(f"{etc}/pg_hba.conf", access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
         *_archiving(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in _services(node) for entry in services.files(service, node.manager)),
     ]
 
 
-def _private(path: str, content: str, secret: str, opens: str | None = None) -> File:
+def private(path: str, content: str, secret: str, opens: str | None = None) -> File:
     """A file that only the server and root read."""
     return File(path, content, "640", "postgres", "postgres", secret, opens=opens)
 

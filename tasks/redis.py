@@ -52,18 +52,11 @@ Policy = Literal[
 _UNITS = {"": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 
 
-def _bytes(value: str) -> int | None:
+def _memory(value: str) -> str:
     match = re.fullmatch(r"(\d+)([a-z]*)", value.lower(), re.ASCII)
     if match is None or match[2] not in _UNITS:
-        return None
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def _memory(value: str) -> str:
-    size = _bytes(value)
-    if size is None:
         raise wrong("should be a size such as '512mb' or '1gb', or '0' for no limit")
-    if 0 < size < 1024**2:
+    if 0 < int(match[1]) * _UNITS[match[2]] < 1024**2:
         raise wrong("should be at least 1mb, or '0' for no limit")
     return value.lower()
 
@@ -787,21 +780,10 @@ def keys(node: Node, port: int) -> frozenset[str]:
     return services.fingerprints(_fixed(node, port)) | extra
 
 
-def _comparable(node: Node, port: int) -> dict[str, str]:
-    """What an instance of ours answers to CONFIG GET."""
-    secrets = {"requirepass", "masterauth"}
-    values = {key: str(value) for key, value in _parameters(node, port).items()}
-    return {
-        key: str(_bytes(value)) if key == "maxmemory" else value
-        for key, value in values.items()
-        if key not in _RESTART_KEYS | secrets
-    }
-
-
 def kept_data(node: Node, port: int) -> dict[str, str]:
     """What decides whether an instance keeps its data."""
-    ours = _comparable(node, port)
-    return {key: ours[key] for key in ("appendonly", "save")}
+    ours = _parameters(node, port)
+    return {key: str(ours[key]) for key in ("appendonly", "save")}
 
 
 def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Activation, Status]:

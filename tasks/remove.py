@@ -554,19 +554,18 @@ def _stays(node: Node) -> Iterator[str]:
     if not node.stack.destroy_data:
         for path in found.data:
             yield f"{path}: stays; destroy_data and confirm would remove it"
-    if found.user and not _user_goes(node):
+    if found.user and not _user_goes(node, found):
         why = "a program of it runs" if found.user == "runs" else "it has files in the backups"
         yield f"user {USER}: stays; {why}"
 
 
 def _without_user(node: Node) -> Change | None:
-    return Change([_USER_GOES], _DROP_USER) if _user_goes(node) else None
+    return Change([_USER_GOES], _DROP_USER) if _user_goes(node, _here(node)) else None
 
 
-def _user_goes(node: Node) -> bool:
+def _user_goes(node: Node, found: Traces) -> bool:
     """Whether nothing is left that belongs to the user of scratch servers."""
-    user = _here(node).user
-    return user == "idle" or (user == "files" and node.stack.destroy_data)
+    return found.user == "idle" or (found.user == "files" and node.stack.destroy_data)
 
 
 _DESTROY = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from tasks.core import remote, services
 from tasks.core.change import Change
@@ -205,9 +205,7 @@ def alone(node: Node) -> str:
 
 def locked_out(node: Node, port: int) -> str:
     """Why an instance cannot hand over: Sentinels or replicas do not have its password."""
-    watchers = [each for each in node.estate.having(SentinelSettings) if each in node.estate.active]
-    found = [live for each in watchers for live in each.read("sentinel")["monitors"].values()]
-    known = [live.get("auth", "1") for live in found if live]
+    known = [live.get("auth", "1") for live in _monitors(node.estate) if live]
     if known and "1" not in known:
         return "Sentinels get its password later"
     return "it takes another password" if "requirepass" in moved(node, port) else ""
@@ -215,12 +213,16 @@ def locked_out(node: Node, port: int) -> str:
 
 def _is_watched(everything: Estate) -> bool:
     """Whether Sentinels watch, or did: those that were never started replace nobody."""
+    watchers = everything.having(SentinelSettings)
+    is_cut_off = any(node not in everything.active for node in watchers)
+    return is_cut_off or any(monitor != {} for monitor in _monitors(everything))
+
+
+def _monitors(everything: Estate) -> Iterator[Mapping[str, str] | None]:
+    """What each Sentinel in reach knows of the master; None for one that does not answer."""
     for node in everything.having(SentinelSettings):
-        if node not in everything.active or any(
-            monitor != {} for monitor in node.read("sentinel")["monitors"].values()
-        ):
-            return True
-    return False
+        if node in everything.active:
+            yield from node.read("sentinel")["monitors"].values()
 
 
 # --- Shell ---------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 from weakref import WeakSet
 
@@ -11,8 +10,9 @@ from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_state
 
-# The command that runs us, if one does. Not imported: that would replace parts of Python.
-_command: Any = sys.modules.get("pyinfra_cli.cli")
+from tasks.core import command
+
+_command = command.part("cli")
 _Shown: Any = _command.CliError if _command else Exception
 
 

@@ -35,7 +35,10 @@ def probe(node: Node, home: str) -> Probe[str]:
     return Probe(_READ.format(home=home, address=node.address), "\n".join)
 
 
-def make(node: Node, home: str, days: int = 7300) -> Change:
+DAYS = 7300
+
+
+def make(node: Node, home: str, days: int = DAYS) -> Change:
     """A key and a certificate for this host's address."""
     script = _MAKE.format(home=home, address=node.address, days=days)
     return Change([f"{home}: create a key and a certificate"], script)

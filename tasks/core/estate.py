@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import ipaddress
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -22,7 +21,7 @@ from pyinfra.api import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
-from tasks.core import files, hide, preflight, remote, secrets
+from tasks.core import command, files, hide, preflight, remote, secrets
 from tasks.core.asking import Refusal
 from tasks.core.hide import shown
 from tasks.core.preflight import Listener, System
@@ -279,9 +278,8 @@ def _unknown_groups(host: Host) -> list[Problem]:
 
 def _no_groups(state: State) -> Iterator[Problem]:
     """Names of groups whose value is none: pyinfra takes them for empty, or letters for hosts."""
-    # Not imported: that would replace parts of Python.
-    command = sys.modules.get("pyinfra_cli.util")
-    for path in map(Path, command.PYTHON_CODES if command else ()):
+    read = command.part("util")
+    for path in map(Path, read.PYTHON_CODES if read else ()):
         # Data of groups has keys of the same names.
         if path.is_file() and path.parent.name != "group_data":
             yield from _no_groups_of(state, path)

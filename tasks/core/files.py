@@ -148,13 +148,18 @@ def _by_hand(entry: Entry, now: Found) -> Iterator[str]:
     """The lines of a file of ours that let somebody in and that we have not written."""
     if not isinstance(entry, File) or entry.opens is None:
         return
-    lines, head = now.content.decode(errors="replace").splitlines(), entry.content.splitlines()[:1]
+    lines, ours = now.content.decode(errors="replace").splitlines(), entry.content.splitlines()
     # Of one that somebody else wrote a copy is kept.
-    if MARK in entry.content and head[0] not in lines:
+    if MARK in entry.content and ours[0] not in lines:
         return
-    opened = [re.match(entry.opens, line) for line in lines]
-    ours = {m[1] for line in entry.content.splitlines() if (m := re.match(entry.opens, line))}
-    yield from dict.fromkeys(mask(m[1], entry.secret) for m in opened if m and m[1] not in ours)
+    opening = [_opening(line, entry.opens) for line in ours]
+    added = (each for line in lines if (each := _opening(line, entry.opens)) not in opening)
+    yield from dict.fromkeys(mask(each, entry.secret) for each in added if each is not None)
+
+
+def _opening(line: str, opens: str) -> str | None:
+    match = re.match(opens, line)
+    return match[1] if match else None
 
 
 def _found(line: str) -> Found:

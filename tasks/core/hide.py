@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from backup import text as plain
+from tasks.core import command
 
 SHOWN = plain.SECRET
 
@@ -81,8 +82,8 @@ def begin() -> None:
         stream = getattr(sys, name)
         if not isinstance(stream, _Filtered):
             setattr(sys, name, _Filtered(stream))
-    # pyinfra-debug.log gets what these say. Not imported: that would replace parts of Python.
-    if cli := sys.modules.get("pyinfra_cli.exceptions"):
+    # pyinfra-debug.log gets what these say.
+    if cli := command.part("exceptions"):
         for name in ("get_traceback", "get_exception"):
             said = getattr(cli.UnexpectedMixin, name)
             if not hasattr(said, "__wrapped__"):

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from tasks.core import psql, sql
 from tasks.core.files import mask
@@ -181,7 +181,7 @@ def _number(text: str, used: _Used) -> float | None:
     try:
         # As strtol reads them: permissions of files are octal.
         is_octal = re.fullmatch(r"0[0-7]+", match[1]) and used.kind == "integer"
-        value = float(int(match[1], 8 if is_octal else 0)) if is_octal else _plain(match[1])
+        value = float(int(match[1], 8)) if is_octal else _plain(match[1])
     except ValueError:
         return None
     if match[2] and base:
@@ -230,6 +230,6 @@ def sentences(found: Sequence[Other]) -> list[str]:
     return [f"PostgreSQL: {each.sentence}" for each in found]
 
 
-def reasons(found: Sequence[Any]) -> str:
+def reasons(found: Sequence[Other]) -> str:
     """The names of what a restart is for."""
     return ", ".join(sorted({each.name for each in found if each.restarts}))
