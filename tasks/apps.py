@@ -41,18 +41,28 @@ class App(Model):
     """
 
     name: Name
+    """Name of the service and, after `psscript-`, of the container."""
     port: Port
+    """Where it listens in its container, and where the host publishes it."""
     health: Annotated[str, AfterValidator(_health)] = "tcp"
+    """`tcp`, or `http:/path`; asked inside the container."""
     env: dict[Variable, Line] = {}
+    """More environment variables."""
     urls: bool = False
+    """`DATABASE_URL` and `REDIS_SENTINEL_URL` in its environment, with the passwords, which `docker
+    inspect` then shows."""
     image: Line = ""
+    """From a registry, or built on the host. Default: must be given."""
     command: Line = ""
+    """For hosts without Docker; does nothing yet."""
 
 
 class AppsSettings(Settings):
     """The key `apps`."""
 
     apps: tuple[App, ...] = ()
+    """Applications, a list. Change: that application's container; one taken away keeps running
+    without `docker_prune`."""
 
 
 def _rules(everything: Estate) -> list[Problem]:

@@ -90,27 +90,52 @@ class BackupSettings(Settings):
     prefix: ClassVar[str] = "backup_"
 
     dir: AbsolutePath = "/backups"
+    """Where backups and logs are; a directory of its own. Change: move it first: `mv OLD NEW`, then
+    deploy."""
     scripts_dir: AbsolutePath = "/scripts"
+    """Where the scripts are. Change: the old ones stay."""
     schedule_full: Schedule = "0 2 * * *"
+    """Dump and base backup of every database. Change: live."""
     schedule_incremental: Schedule = "0 */6 * * *"
+    """Incremental backup of PostgreSQL. Change: live."""
     schedule_redis: Schedule = "0 */4 * * *"
+    """Snapshot of Redis. Change: live."""
     schedule_cleanup: Schedule = "0 3 * * *"
+    """Removal of backups that are older than the retention. Change: live."""
     schedule_health: Schedule = "*/5 * * * *"
+    """Health check, with alerts. Change: live."""
     schedule_verify: Schedule = "0 4 * * *"
+    """Check of every artifact against its manifest. Change: live."""
     schedule_drill: Schedule = "0 5 * * 0"
+    """A restore of the newest backups, which proves them. Change: live."""
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Backups that are younger stay. Change: live."""
     retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Verified fulls per database, and snapshots, that stay however old they are. Change: live."""
     s3_bucket: Bucket = ""
+    """Bucket for copies. Change: live."""
     s3_region: Region = "us-east-1"
+    """Its region. Change: live."""
     s3_endpoint: Url = ""
+    """URL of another S3-compatible service. Default: Amazon's. Change: live."""
     s3_prefix: Prefix = ""
+    """Folder in the bucket; estates that share a bucket need different ones. Default: `stack_name`.
+    Change: live; copies stay in the old one."""
     s3_access_key: Visible = ""
+    """Key of the bucket. Default: `AWS_ACCESS_KEY_ID`. Change: live."""
     s3_secret_key: Secret | None = None
+    """Its secret. Default: `AWS_SECRET_ACCESS_KEY`. Change: live."""
     encryption_passphrase: Secret | None = None
+    """Encrypts every artifact and the repository. Default: `BACKUP_ENCRYPTION_PASSPHRASE`, else
+    none. Change: refused once there are backups."""
     alert_webhook: Url = ""
+    """URL that gets alerts as JSON. Change: live."""
     alert_command: Line = ""
+    """Shell command that gets alerts. Change: live."""
     heartbeat_url: Url = ""
+    """URL that is asked after every healthy check. Change: live."""
     prune: bool = False
+    """On a host that left the group, jobs and program go; backups stay. Change: its jobs end."""
 
 
 # Tells our copies in the bucket from what anybody else puts there.

@@ -125,26 +125,44 @@ class Role(Model):
     """A role; one without a password gets a generated one, kept in `.env`."""
 
     password: Secret | None = None
+    """Stored as a SCRAM-SHA-256 verifier. Default: generated, in `.env`."""
     login: bool = True
+    """May log in."""
     superuser: bool = False
+    """Passes every check of privileges; logs in without PgBouncer only."""
     createdb: bool = False
+    """May create databases."""
     createrole: bool = False
+    """May create roles."""
     replication: bool = False
+    """May stream WAL; logs in without PgBouncer only."""
     bypassrls: bool = False
+    """Passes row security; logs in without PgBouncer only."""
     inherit: bool = True
+    """Inherits privileges of its groups."""
     connection_limit: Annotated[int, Field(ge=-1)] = -1
+    """Connections; -1 for no limit."""
     valid_until: Annotated[AwareDatetime, BeforeValidator(_moment)] | None = None
+    """Time with time zone after which the password is not accepted, by PgBouncer neither; open
+    sessions stay. Default: never."""
     member_of: frozenset[Identifier] = frozenset()
+    """Groups; other memberships are revoked."""
     settings: dict[Parameter, Line] = {}
+    """Parameters of its sessions; other ones are reset."""
 
 
 class Database(Model):
     """A database; grants are privileges on the database itself, by role."""
 
     owner: Identifier
+    """A role of `postgres_roles`, or `postgres`."""
     extensions: tuple[Identifier, ...] = ()
+    """Extensions besides `postgres_extensions`."""
     settings: dict[Parameter, Line] = {}
+    """Parameters of its sessions; other ones are reset."""
     grants: dict[Identifier, frozenset[Privilege]] = {}
+    """`{role: [CONNECT, CREATE, TEMPORARY]}` on the database; others of the roles in
+    `postgres_roles` are revoked."""
 
 
 class PostgresSettings(Settings):
@@ -153,31 +171,65 @@ class PostgresSettings(Settings):
     prefix: ClassVar[str] = "postgres_"
 
     databases: dict[Identifier, Database]
+    """Databases, by name. Default: one named `stack_name`, owned by the role of that name. Change:
+    SQL; reload of PgBouncer."""
     roles: dict[Identifier, Role]
+    """Roles, by name. Default: one named `stack_name`. Change: SQL."""
     password: Secret
+    """Password of the superuser `postgres`. Default: `POSTGRES_PASSWORD`. Change: SQL; reload of
+    PgBouncer."""
     port: Port = 5432
+    """Port. Change: restart; reload of PgBouncer."""
     version: Annotated[int, Field(ge=14, le=18)] | None = None
+    """Major version, 14 to 18, of packages that apt can find; the distribution's own is what is
+    tested. Default: the distribution's. Change: refused where a cluster of another version exists.
+    """
     locale: Annotated[
         Line, matching(r"[A-Za-z0-9_.@-]+", "should be a locale's name such as 'C.UTF-8'")
     ] = "C.UTF-8"
+    """Locale of the cluster. Change: read only when the cluster is created."""
     listen_addresses: Line | None = None
+    """Where it listens. Default: `localhost`, with `address` when a pooler or backup host is
+    elsewhere. Change: restart."""
     extensions: tuple[Identifier, ...] = ("pg_stat_statements",)
+    """Extensions of every database. Default: `pg_stat_statements`. Change: SQL."""
     hba: tuple[HbaLine, ...] = ()
+    """More `pg_hba.conf` lines, after Datatier's; `trust`, `password`, `md5`, `ident` are refused.
+    Change: reload."""
     max_connections: Annotated[int, Field(ge=10, le=10000)] = 100
+    """Connections; the pools of all PgBouncers must fit. Change: restart."""
     superuser_reserved_connections: Annotated[int, Field(ge=1, le=100)] = 3
+    """How many of these are kept for superusers. Change: restart."""
     shared_buffers: Annotated[Size, AfterValidator(_a_megabyte)] | None = None
+    """Shared memory. Default: a quarter of the memory, 64MB to 16GB. Change: restart."""
     effective_cache_size: Size | None = None
+    """The planner's view of all caches. Default: three quarters of the memory. Change: reload."""
     work_mem: Size | None = None
+    """Memory of one sort or hash. Default: a quarter of the memory / `max_connections`, 4MB to
+    64MB. Change: reload."""
     maintenance_work_mem: Size | None = None
+    """Memory of VACUUM, CREATE INDEX. Default: a sixteenth of the memory, 32MB to 2GB. Change:
+    reload."""
     max_wal_size: Size = "1GB"
+    """WAL between checkpoints. Change: reload."""
     checkpoint_completion_target: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Spread of a checkpoint. Change: reload."""
     random_page_cost: Annotated[float, Field(gt=0)] = 1.1
+    """Planner's cost of a random page (SSD). Change: reload."""
     log_min_duration_statement: Annotated[int, Field(ge=-1)] = 1000
+    """Logs statements that take longer, ms; -1 for none. Change: reload."""
     statement_timeout: Duration = "300s"
+    """Cancels longer statements; `0` for never. Change: reload."""
     lock_timeout: Duration = "10s"
+    """Cancels longer waits for a lock; `0` for never. Change: reload."""
     prune: bool = False
+    """What left the settings goes. Change: SQL; the service stops."""
     adopt: bool = False
+    """A cluster of others is taken over in one run. Change: restart; `pg_hba.conf` is replaced, a
+    copy stays."""
     extra: Extra = {}
+    """Any other parameter: `{"log_lock_waits": "on"}`. Change: reload, and restart where PostgreSQL
+    needs one."""
 
 
 def memory(megabytes: int, max_connections: int) -> dict[str, str]:

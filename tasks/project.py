@@ -76,16 +76,36 @@ class DockerSettings(Settings):
     prefix: ClassVar[str] = "docker_"
 
     project_dir: AbsolutePath = "/opt/psscript"
+    """The project directory. Change: refused while containers run from the old one: `docker-compose
+    down`, `mv OLD NEW`, deploy."""
     network: NetworkName = "psscript-network"
+    """Name of the network. Change: every container is stopped and recreated; volumes stay."""
     subnet: Annotated[str, AfterValidator(_subnet)] = "172.25.0.0/16"
+    """Its addresses, IPv4, /8 to /24: the lower half is for the stack, fixed, the upper for
+    applications. Change: every container is stopped and recreated; volumes stay."""
     publish_address: Annotated[str, AfterValidator(_ip)] = "127.0.0.1"
+    """Address of the host at which ports are published; `0.0.0.0` for all. Change: containers with
+    a port are recreated."""
     debian: Literal["12", "13"] = "13"
+    """Debian release in the images, `"12"` or `"13"`: it decides the versions. Change: images and
+    containers; refused where the volume has a cluster of another PostgreSQL."""
     base_image: Image = ""
+    """What the images are built on; the same release of Debian. Default: `debian:trixie-slim`, or
+    `debian:bookworm-slim`. Change: images and containers."""
     image_postgres: Image = ""
+    """Your own image for PostgreSQL; [what it must provide](docker.md#images). Default: built on
+    the host. Change: its containers are recreated."""
     image_pgbouncer: Image = ""
+    """Your own image for PgBouncer; [what it must provide](docker.md#images). Default: built on the
+    host. Change: its containers are recreated."""
     image_redis: Image = ""
+    """Your own image for Redis and Sentinel; [what it must provide](docker.md#images). Default:
+    built on the host. Change: its containers are recreated."""
     image_backup: Image = ""
+    """Your own image for the backup service; [what it must provide](docker.md#images). Default:
+    built on the host. Change: its containers are recreated."""
     prune: bool = False
+    """Containers of services that left the settings go. Change: they stop."""
 
     @property
     def release(self) -> Release:

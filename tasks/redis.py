@@ -74,11 +74,19 @@ class RedisSettings(Settings):
     prefix: ClassVar[str] = "redis_"
 
     ports: Ports = (6379,)
+    """One instance per port on this host; the embedded `inventory.py` has 6379, 6380, 6381. Change:
+    a new port starts a replica; a port taken away keeps running without `redis_prune`."""
     password: Annotated[Secret, AfterValidator(_plain)]
+    """Password of every instance and every Sentinel; no blanks, quotes or backslashes. Default:
+    `REDIS_PASSWORD`. Change: live; Sentinels restart."""
     maxmemory: Annotated[str, AfterValidator(_memory)] = "512mb"
+    """Memory of each instance; `0` for no limit. Change: live."""
     maxmemory_policy: Policy = "noeviction"
+    """What happens when it is full. Change: live."""
     appendonly: bool = True
+    """Append-only file. Change: live."""
     appendfsync: Literal["always", "everysec", "no"] = "everysec"
+    """`always`, `everysec` or `no`. Change: live."""
     save: Annotated[
         str,
         matching(
@@ -86,10 +94,17 @@ class RedisSettings(Settings):
             "should be pairs of seconds and changes such as '900 1 300 10', or '' for none",
         ),
     ] = "900 1 300 10 60 10000"
+    """Snapshots: seconds and changes; empty for none. Change: live."""
     min_replicas_to_write: Annotated[int, Field(ge=0)] = 0
+    """A master with fewer connected replicas refuses writes. Change: live."""
     min_replicas_max_lag: Annotated[int, Field(ge=0)] = 10
+    """Seconds after which a silent replica no longer counts. Change: live."""
     prune: bool = False
+    """Instances that left the settings go, and ACL users that are not in them. Change: they stop.
+    """
     extra: Extra = {}
+    """Any other key: `{"timeout": 300}`. Change: live, or a rolling restart where Redis does not
+    take it; a key that is taken away is set back live."""
 
 
 # --- What the estate knows of Redis --------------------------------------------------------------

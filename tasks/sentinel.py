@@ -47,14 +47,24 @@ class SentinelSettings(Settings):
     prefix: ClassVar[str] = "sentinel_"
 
     ports: Ports = (26379,)
+    """One Sentinel per port on this host; the embedded `inventory.py` has 26379, 26380, 26381.
+    Change: a new port starts one; a port taken away keeps running without `sentinel_prune`."""
     master_name: Annotated[
         str, matching(r"[A-Za-z0-9._-]+", "should be letters, digits, '.', '_' and '-'")
     ] = "mymaster"
+    """The name that clients ask for. Change: a second name is watched too, the first one stays:
+    choose it once."""
     quorum: Annotated[int, Field(ge=1)] = 2
+    """Sentinels that must agree that the master is down; a majority of all. Change: live."""
     down_after_milliseconds: Milliseconds = 5000
+    """Silence after which an instance counts as down. Change: live."""
     failover_timeout: Milliseconds = 10000
+    """Limit of one failover; the next attempt comes after twice that. Change: live."""
     parallel_syncs: Annotated[int, Field(ge=1)] = 1
+    """Replicas that follow the new master at the same time. Change: live."""
     prune: bool = False
+    """Sentinels that left the settings go; the others forget who left, masters beside ours and ACL
+    users. Change: they stop; live."""
 
 
 # --- What the estate knows of Sentinel -----------------------------------------------------------

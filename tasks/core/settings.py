@@ -259,8 +259,20 @@ class StackSettings(Settings):
             "should be lower-case letters, digits and '_', starting with a letter, at most 31",
         ),
     ] = "psscript"
+    """Name of the default database and of its owner. Change: creates a second database and role;
+    the first ones stay."""
     address: str = ""
+    """IP address by which the other hosts reach this one; IPv4 on hosts with Redis or Sentinel.
+    Default: resolved from the host's name; 127.0.0.1 for `@local`. Change: restart. Do not change
+    it where Redis or Sentinel runs: they keep the old address in their state."""
     service_manager: Literal["auto", "systemd", "runit"] = "auto"
+    """`systemd`, `runit`, or `auto`: systemd where it is PID 1, else runit. Change: not on a host
+    that runs."""
     destroy: bool = False
+    """What left the settings may go with its data; `--data destroy=true`, for one run. Change: with
+    the next removal."""
     destroy_data: bool = False
+    """For `tasks.remove.deploy` only: the data go too, if `confirm` allows it. Change: with the
+    next removal."""
     confirm: str = ""
+    """The value of `stack_name`, for `destroy_data`. Change: with the next removal."""

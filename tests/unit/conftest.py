@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden",
         action="store_true",
-        help="write the files of tests/golden/ anew instead of comparing with them",
+        help="write the files of tests/golden/ again instead of comparing with them",
     )
 
 

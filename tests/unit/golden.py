@@ -1,6 +1,6 @@
 """Golden files: what is rendered is compared with what was once read and found right.
 
-After a change that is meant, `pytest tests/unit --update-golden` writes them anew; the difference
+After a change that is meant, `pytest tests/unit --update-golden` writes them again; the difference
 is then reviewed like any other.
 """
 
@@ -26,7 +26,7 @@ def check(shape: str, rendered: Mapping[str, str], *, update: bool) -> None:
     stored = {str(p.relative_to(directory)): p for p in directory.rglob("*") if p.is_file()}
     assert sorted(stored) == sorted(rendered)
     for name in sorted(rendered):
-        _same(name, stored[name].read_text(), rendered[name])
+        same(name, stored[name].read_text(), rendered[name])
 
 
 def _write(directory: Path, rendered: Mapping[str, str]) -> None:
@@ -37,7 +37,7 @@ def _write(directory: Path, rendered: Mapping[str, str]) -> None:
         (directory / name).write_text(text)
 
 
-def _same(name: str, before: str, now: str) -> None:
+def same(name: str, before: str, now: str) -> None:
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), name, "rendered now")
     difference = "\n".join(lines)
     if before != now:

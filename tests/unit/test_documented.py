@@ -139,3 +139,22 @@ def test_what_a_run_fails_with_is_explained(module: str, failure: str) -> None:
     """README says that docs/trouble.md has the lines with which a run fails."""
     explained = _plain((ROOT / "docs/trouble.md").read_text())
     assert failure in explained, f"docs/trouble.md lacks a line of {module}"
+
+
+_LINK = re.compile(r"\]\(([^)#\s:]*)(?:#([^)\s]*))?\)")
+_TITLE = re.compile(r"^#+ (.*)$", re.MULTILINE)
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = _TITLE.findall(page.read_text())
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a page that is there, and to a heading of it."""
+    for name, anchor in _LINK.findall(page.read_text()):
+        target = page.parent / name if name else page
+        assert target.exists(), f"no {name}"
+        assert not anchor or anchor in _anchors(target), f"no #{anchor} in {name or page.name}"
