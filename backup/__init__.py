@@ -1,1 +1,1 @@
-"""The programme that runs on the backup host; a backup counts when it has been restored."""
+"""The program that runs on the backup host; a backup counts when it has been restored."""

@@ -90,7 +90,7 @@ def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -
         postgres.await_start(config, log)
     if arguments.file:
         if arguments.database:
-            raise WrongUse("--database goes with --time or --incremental: a file is of one")
+            raise WrongUse("--database needs --time or --incremental: a dump has one database only")
         if arguments.to_scratch:
             restore.dump_to_scratch(config, arguments.file, log)
         else:
@@ -116,7 +116,8 @@ def _databases(config: Config, arguments: argparse.Namespace) -> tuple[str, ...]
             raise WrongUse(f"--table needs --database: one of {', '.join(config.databases)}")
         return config.databases
     if arguments.database not in config.databases:
-        raise WrongUse(f"database {arguments.database!r} is not of this estate")
+        known = ", ".join(config.databases)
+        raise WrongUse(f"unknown database {arguments.database!r}: should be one of {known}")
     return (arguments.database,)
 
 

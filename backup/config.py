@@ -1,4 +1,4 @@
-"""What the programme knows of the estate: one JSON file that only root can read."""
+"""What the program knows of the estate: one JSON file that only root can read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Postgres:
         return self.host.startswith("/")
 
     def binary(self, name: str) -> str:
-        """Where Debian keeps a programme of the server's version."""
+        """Where Debian keeps a program of the server's version."""
         return f"/usr/lib/postgresql/{self.version}/bin/{name}"
 
 

@@ -1,4 +1,4 @@
-"""Encryption at rest in OpenPGP format: `gpg -d` opens an artifact without this programme."""
+"""Encryption at rest in OpenPGP format: `gpg -d` opens an artifact without this program."""
 
 from __future__ import annotations
 

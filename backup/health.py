@@ -41,7 +41,7 @@ def check(config: Config, log: Log) -> None:
         with contextlib.suppress(OSError):
             write("\n".join(lines))
     if bad:
-        raise Failed(f"not well: {', '.join(bad)}")
+        raise Failed(f"unhealthy: {', '.join(bad)}")
 
 
 def _note(config: Config, text: str) -> None:

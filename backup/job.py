@@ -25,7 +25,7 @@ LOCKS = Path("/run/datatier")
 DONE, FAILED, WRONG_USE, BUSY = 0, 1, 2, 75
 
 
-# Characters of what a programme says of its failure; the rest is repetition.
+# Characters of what a program says of its failure; the rest is repetition.
 _GIST = 400
 
 
@@ -136,7 +136,7 @@ def run(
             cwd=place,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"{command[0]}: no end after {timeout:.0f} s") from None
+        raise Failed(f"{command[0]}: timed out after {timeout:.0f} s") from None
     if done.returncode:
         said = _gist(done.stderr.strip() or done.stdout.strip())
         raise Failed(f"{command[0]} exited with {done.returncode}: {said}")
@@ -155,7 +155,7 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Program:
-    """A running programme whose streams somebody uses."""
+    """A running program whose streams somebody uses."""
 
     process: subprocess.Popen[bytes]
     _errors: IO[bytes]

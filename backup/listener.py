@@ -28,7 +28,7 @@ def require_user(place: Endpoint, user: str) -> None:
     """
     if not _is_here(place.host):
         return
-    # Root and the user of this programme have the password anyway.
+    # Root and the user of this program have the password anyway.
     known = {0, os.geteuid()}
     with contextlib.suppress(KeyError):
         known.add(pwd.getpwnam(user).pw_uid)

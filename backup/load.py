@@ -36,7 +36,7 @@ SUPERUSER = "postgres"
 PREFIX = "datatier_load_"
 _VALID = "1 day"
 
-# Opens the SQL anew; with True its rows may be missing.
+# Opens the SQL again; with True its rows may be missing.
 Opener = Callable[[bool], AbstractContextManager[Stream]]
 # Whether the superuser makes what its login may not: of a statement, and whose login it would be.
 Admission = Callable[[Statement, str], bool]

@@ -103,7 +103,7 @@ class Manifest:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Failed(f"{path.name} is not a manifest: {error}") from None
         if manifest.version != _VERSION or manifest.kind not in _KINDS:
-            raise Failed(f"{path.name} is of a kind or version that this programme does not know")
+            raise Failed(f"{path.name} is of a kind or version that this program does not know")
         if manifest.name != path.name.removesuffix(SUFFIX) or "/" in manifest.name:
             raise Failed(f"{path.name} belongs to {manifest.name}: files were swapped or renamed")
         return manifest

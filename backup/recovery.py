@@ -136,12 +136,12 @@ def require_known_cluster(config: Config) -> None:
         raise Failed(
             f"this is a new cluster ({live}), and the repository is of another ({known}): "
             "bring that one back with restore-cluster.sh on PostgreSQL's host, "
-            "or begin anew with backup.sh adopt"
+            "or start over with backup.sh adopt"
         )
 
 
 def adopt(config: Config, log: Log) -> None:
-    """Begins anew: from now on the repository is of the cluster that runs; old backups stay.
+    """Starts over: from now on the repository is of the cluster that runs; old backups stay.
 
     Raises:
         Failed: pgBackRest refuses, or the full backup failed.

@@ -226,7 +226,7 @@ def _facts(dump: _Dump, found: rdb.Rdb) -> dict[str, Any]:
 def _publish(directory: Path, packed: Path, manifest: Manifest) -> None:
     final = manifest.path(directory)
     if final.exists():
-        raise Failed(f"{final.name} is there already")
+        raise Failed(f"{final.name} already exists")
     finish(packed, final)
     manifest.write(directory)
     _point_latest(directory, manifest)

@@ -89,13 +89,13 @@ def _approval(path: Path) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"redis-check-rdb: no end after {_CHECK_SECONDS} s") from None
+        raise Failed(f"redis-check-rdb: timed out after {_CHECK_SECONDS} s") from None
     said = done.stdout
     if done.returncode == 0 and "RDB looks OK" in said and "Checksum OK" in said:
         return said
     # The reason is not the last line: statistics follow it.
     reason = re.search(r"RDB ERROR DETECTED ---\n(?:\[offset \d+\] )?(.*)", said)
-    raise Failed(f"redis-check-rdb: {reason[1] if reason else 'does not call it whole'}")
+    raise Failed(f"redis-check-rdb: {reason[1] if reason else 'the file is corrupt or truncated'}")
 
 
 def _count(said: str, what: str) -> int:
@@ -109,7 +109,7 @@ def tool_version() -> str:
     """The version of this host's redis-check-rdb and redis-server, which are one program."""
     match = re.search(r"v=(\d+(\.\d+)+)", run(["redis-server", "--version"]))
     if match is None:
-        raise Failed("redis-server --version says no version")
+        raise Failed("the output of redis-server --version has no version")
     return match[1]
 
 

@@ -280,7 +280,7 @@ def _hold_sentinels(redis: Redis, leader: Endpoint, scratch: Endpoint, state: Pa
         roles.set_down_after(redis, each.endpoint, AWAY_MILLISECONDS)
     # One may have acted on what it saw before it was told to wait.
     if not same(roles.master(redis), leader):
-        raise Failed(f"{leader} is not the master any more")
+        raise Failed(f"{leader} is no longer the master")
 
 
 def _taken_over(redis: Redis, leader: Endpoint, server: Scratch, stop: Stop) -> int:

@@ -339,7 +339,7 @@ def phantoms(redis: Redis, sentinel: Endpoint, extra: Endpoint | None = None) ->
 def forget_phantoms(redis: Redis, extra: Endpoint | None = None) -> list[str]:
     """Makes every Sentinel forget phantom replicas; returns a sentence for each that had some.
 
-    A Sentinel forgets only by SENTINEL RESET, which makes it find everything anew. That is done
+    A Sentinel forgets only by SENTINEL RESET, which makes it find everything again. That is done
     for one Sentinel after the other, and only while the master is well and everything real is
     there to be found.
 
@@ -382,7 +382,7 @@ def _unsafe(redis: Redis, sentinel: Endpoint, real: set[str]) -> str:
     """Why a reset could lose something; empty when it cannot."""
     state = monitor(redis, sentinel)
     if state is None or state.flags != "master" or state.role_reported != "master":
-        return "the master is not well"
+        return "the master is unhealthy"
     rows = _listed(redis, sentinel, "REPLICAS") + _listed(redis, sentinel, "SENTINELS")
     for row in rows:
         if f"{row['ip']}:{row['port']}" in real and row["flags"] not in ("slave", "sentinel"):

@@ -70,7 +70,7 @@ def running(
             stdout=log,
             stderr=log,
             cwd=directory,
-            # A Ctrl-C is for the programme, which then ends this server in its own time.
+            # A Ctrl-C is for the program, which then ends this server in its own time.
             start_new_session=True,
         )
         client = connect(place, own, _USER)

@@ -69,7 +69,7 @@ def backups(config: Config) -> list[Physical]:
     if status["code"] == 2:
         return []
     if status["code"] != 0:
-        raise Failed(f"the repository is not well: {status['message']}")
+        raise Failed(f"the repository is unhealthy: {status['message']}")
     return [_physical(raw) for raw in stanza["backup"]]
 
 
@@ -180,7 +180,7 @@ def _remove(config: Config, label: str) -> None:
 
 
 def archive_id(config: Config) -> str:
-    """Where the repository has the WAL of the cluster that it is of now."""
+    """Where the repository has the WAL of the cluster that it belongs to now."""
     newest = _newest(config)
     return f"{newest['version']}-{newest['id']}"
 

@@ -232,7 +232,7 @@ def clean_up(config: Config, log: Log, *, dry_run: bool) -> Decision:
     days, least = config.retention_days, config.retention_min_full
     decision = decide(on_disk(config), datetime.now(UTC), days, least)
     if decision.delete and (reason := distrust(config)):
-        message = f"nothing is removed until the backups are known to restore: {reason}"
+        message = f"nothing is removed until verify and drill have passed: {reason}"
         if not dry_run:
             raise Failed(message)
         log.line(message)

@@ -109,7 +109,7 @@ def empty(config: Config, log: Log, extra: int) -> Iterator[Postgres]:
 
 
 def sweep(config: Config) -> None:
-    """Stops and removes scratch servers whose programme has been killed."""
+    """Stops and removes scratch servers whose program has been killed."""
     base = _base(config)
     base.mkdir(exist_ok=True)
     base.chmod(0o755)

@@ -184,7 +184,7 @@ def tool(
     }
     if postgres.certificate:
         environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": postgres.certificate}
-    # The superuser's is for this programme only; a scratch server does not ask for it.
+    # The superuser's is for this program only; a scratch server does not ask for it.
     if not admin:
         if not postgres.by_socket:
             environment["PGREQUIREAUTH"] = "scram-sha-256"

@@ -200,7 +200,7 @@ class _Download:
             return allowed & {sha256} if sha256 else allowed
         found = sha256 or self._bucket.sha256(key)
         if not found:
-            raise Failed(f"{key} has no checksum: it was not put there by this programme")
+            raise Failed(f"{key} has no checksum: it was not put there by this program")
         return {found}
 
     def _fetch(self, key: str, expected: set[str]) -> None:
@@ -208,7 +208,7 @@ class _Download:
         self._require_no_link(path)
         if path.exists():
             if digest(path) not in expected:
-                raise Failed(f"{path} is there already and differs: left alone")
+                raise Failed(f"{path} already exists and differs: left alone")
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         arriving = path.with_name(f".{path.name}.partial")

@@ -70,13 +70,13 @@ def _rules(everything: Estate) -> list[Problem]:
     for node in everything.having(AppsSettings):
         names = [app.name for app in node.the(AppsSettings).apps]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            problems.append(Problem(node.name, f"apps/{name}", "is there twice"))
+            problems.append(Problem(node.name, f"apps/{name}", "is defined twice"))
         for app in node.the(AppsSettings).apps:
             if DOCKER in node.groups and not app.image:
                 message = "is missing: a container needs one"
                 problems.append(Problem(node.name, f"apps/{app.name}/image", message))
             if DOCKER in node.groups and app.command:
-                message = "is for hosts without Docker: the image says what runs"
+                message = "is only for plain hosts: in Docker the image defines the command"
                 problems.append(Problem(node.name, f"apps/{app.name}/command", message))
     return problems
 

@@ -51,7 +51,7 @@ def unusable(node: Node, extra: Mapping[str, object]) -> Iterator[Problem]:
         message = "should not be minimal: WAL is archived for backups"
         yield Problem(node.name, "postgres_extra/wal_level", message)
     if extra.get("archive_library"):
-        message = "cannot be beside archive_command, which backups use"
+        message = "conflicts with archive_command, which backups use"
         yield Problem(node.name, "postgres_extra/archive_library", message)
 
 

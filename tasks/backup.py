@@ -1,4 +1,4 @@
-"""The backup service: its programme, its schedule, and the repository it fills."""
+"""The backup service: its program, its schedule, and the repository it fills."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tasks.postgres import PostgresSettings, cluster_version, data_directory
 from tasks.redis import MASK, RedisSettings, addresses, password
 from tasks.sentinel import endpoints, master_name
 
-PROGRAMME = Path(__file__).resolve().parents[1] / "backup"
+PROGRAM = Path(__file__).resolve().parents[1] / "backup"
 LIBRARY = "/usr/lib/datatier"
 CONFIG = "/etc/datatier/backup.json"
 SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
@@ -133,7 +133,7 @@ class BackupSettings(Settings):
     alert_command: Line = ""
     """Shell command that gets alerts. Change: live."""
     heartbeat_url: Url = ""
-    """URL that is asked after every healthy check. Change: live."""
+    """URL requested after every healthy check. Change: live."""
     prune: bool = False
     """On a host that left the group, jobs and program go; backups stay. Change: its jobs end."""
 
@@ -239,7 +239,7 @@ def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[P
     """Another passphrase than before would lock everybody out of the backups that exist.
 
     Args:
-        configuration: what the programme is told now.
+        configuration: what the program is told now.
         there: whether there are backups.
     """
     now = node.the(BackupSettings).encryption_passphrase
@@ -248,7 +248,7 @@ def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[P
     if not there or before is None or json.loads(before[1]) == wanted:
         return []
     message = (
-        f"is not the one that the backups in {node.the(BackupSettings).dir} were made with: "
+        f"does not match the passphrase of the backups in {node.the(BackupSettings).dir}: "
         "put that one back, or move them away"
     )
     return [Problem(node.name, "backup_encryption_passphrase", message)]
@@ -313,7 +313,7 @@ def _packages(node: Node) -> list[str]:
 
 
 def required(node: Node) -> list[str]:
-    """The packages that the programme needs."""
+    """The packages that the program needs."""
     server = _server(node)
     tools = [f"postgresql-{_version(node)}", "pgbackrest"] if server else []
     redis = ["redis-server", "redis-tools"] if node.estate.having(RedisSettings) else []
@@ -360,7 +360,7 @@ def _side(node: Node) -> str:
 
 
 def configure() -> None:
-    """Writes the programme, its configuration and its schedule."""
+    """Writes the program, its configuration and its schedule."""
     pin()
     _write()
     activate()
@@ -436,7 +436,7 @@ def _own_files(node: Node, certificate: str = "", *, is_pinned: bool) -> list[En
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
-        *programme(chosen),
+        *program(chosen),
         File(CONFIG, configuration(node, is_pinned=is_pinned), mode="600", secret=CONFIG_SECRETS),
         File("/etc/cron.d/datatier-backup", schedule(node)),
         *repository(node, certificate),
@@ -451,9 +451,9 @@ CONFIG_SECRETS = (
 )
 
 
-def programme(chosen: BackupSettings) -> list[Entry]:
-    """The programme, the scripts that start it, and how its logs are kept short."""
-    modules = sorted([*PROGRAMME.glob("*.py"), *PROGRAMME.glob("*.sh")])
+def program(chosen: BackupSettings) -> list[Entry]:
+    """The program, the scripts that start it, and how its logs are kept short."""
+    modules = sorted([*PROGRAM.glob("*.py"), *PROGRAM.glob("*.sh")])
     logrotate = render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
     return [
         Directory(LIBRARY),
@@ -498,7 +498,7 @@ def _absent(everything: Estate) -> set[str]:
 
 
 def configuration(node: Node, *, is_pinned: bool = False) -> str:
-    """What the programme knows of the estate, as JSON."""
+    """What the program knows of the estate, as JSON."""
     chosen = node.the(BackupSettings)
     passphrase = chosen.encryption_passphrase
     content = {

@@ -65,7 +65,7 @@ def _own_rules(node: Node, inside: Estate) -> Iterator[Problem]:
     chosen = node.the(DockerSettings)
     others = sorted({*node.host.groups} & {"postgres", "pgbouncer", "redis", "sentinel", "backup"})
     if others:
-        message = f"should be alone, without {', '.join(others)}: it runs the whole stack"
+        message = f"needs a host without {', '.join(others)}: it runs the whole stack"
         yield Problem(node.name, "group docker", message)
     for settings, most in project.MOST.items():
         if len(inside.having(settings)) > most:
@@ -326,7 +326,9 @@ def _in_the_way(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
         if name in surplus and node.the(DockerSettings).prune:
             continue
         how = "docker_prune would remove it" if name in surplus else "remove it, or disconnect it"
-        why = f"the container {name} is in the network {found.network[0]}, which is to be made anew"
+        why = (
+            f"the container {name} is in the network {found.network[0]}, which has to be recreated"
+        )
         yield "docker_subnet", f"{why}: {how}"
 
 
@@ -694,7 +696,7 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
     lines |= {each.service.name: services.said(each.activation, act) for each, act in taking}
     said = [Line(moved, "restart")] if moved else []
     said += [Line(line, "none") for each, _ in taking for line in each.lines]
-    said += _led(node, found, lines, _anew(node, found, due, taking))
+    said += _led(node, found, lines, _services_to_roll(node, found, due, taking))
     script, variables = _script(node, found, due, taking)
     return Change([*said], script, variables, then=lambda: _settle(node, names))
 
@@ -706,7 +708,7 @@ def _moved(node: Node, found: Engine) -> str:
         return ""
     return (
         f"network {name} {subnet}: becomes {chosen.network} {chosen.subnet}: "
-        "every container is stopped and made anew; their volumes stay"
+        "every container is recreated; their volumes stay"
     )
 
 
@@ -764,7 +766,7 @@ record() { # SERVICE WORDS
   install -d -m 700 __HOME__
   printf '%s\\n' "$2" >"__HOME__/$1.active.new"; mv "__HOME__/$1.active.new" "__HOME__/$1.active"
 }
-# A container that has to read its configuration anew, or to start anew for that.
+# A container that has to read its configuration again, or to restart for that.
 take() { # CONTAINER SCRIPT READY
   said=$(inside "$1" "$2") || exit 1
   case $said in *!restart*) again "$1" "$3" ;; esac
@@ -815,9 +817,9 @@ def _script(
     steps = []
     if _moved(node, found):
         steps.append(f"leave {quoted(found.network[0])}")
-    anew = _anew(node, found, due, live)
-    together = [service for service in due if service not in anew]
-    # Whenever a new container starts, it starts with the files of now.
+    to_roll = _services_to_roll(node, found, due, live)
+    together = [service for service in due if service not in to_roll]
+    # Whenever a new container starts, it starts with the current files.
     steps += [_recorded(each) for each in _reloadables(node) if each.service.name in together]
     if not _moved(node, found) and due.get("postgres", "").startswith("recreate"):
         together.remove("postgres")
@@ -828,14 +830,14 @@ def _script(
     if together:
         steps.append(_up(found, together))
     for number, (each, said) in enumerate(live):
-        if each.service.name not in anew:
+        if each.service.name not in to_roll:
             steps.append(_waiting(each))
             variables[f"INSIDE_{number}"] = _taking(each, said)
             variables[f"READY_{number}"] = _answering(each)
             steps += [_live_step(container, number, said) for container in _same(found, each)]
             steps.append(_recorded(each))
-    if anew:
-        rolled, of_rolling = _rolled(node, found, due, anew)
+    if to_roll:
+        rolled, of_rolling = _rolled(node, found, due, to_roll)
         steps.append(rolled)
         variables |= of_rolling
     steps.append("keep_password")
@@ -843,7 +845,7 @@ def _script(
 
 
 def _up(found: Engine, wanted: Sequence[str]) -> str:
-    """Makes containers anew; Compose 2 knows nothing of services that it is not to start."""
+    """Recreates containers; Compose 2 knows nothing of services that it is not to start."""
     count = len(found.of("redis-replica"))
     scale = f"--scale redis-replica={count} " if "redis-replica" in wanted else ""
     return f"up {scale}{quoted(*wanted)}"
@@ -858,7 +860,7 @@ def _same(found: Engine, each: _Reloadable) -> list[str]:
 
 
 def _waiting(each: _Reloadable) -> str:
-    """What makes the clients of a service wait while it starts anew."""
+    """What makes the clients of a service wait while it restarts."""
     return f"hold() {{\n{each.service.hold}\n}}\nrelease() {{\n{each.service.release}\n}}"
 
 
@@ -871,7 +873,7 @@ def _taking(each: _Reloadable, said: str) -> str:
 
 
 def _answering(each: _Reloadable) -> str:
-    """Waits in a container that was started anew; the next one has to wait for that."""
+    """Waits in a container that was restarted; the next one has to wait for that."""
     wait = f"for _ in $(seq {services.START_SECONDS * 5}); do ready && exit 0; sleep 0.2; done"
     ready = f"ready() {{ ({each.service.ready}) >/dev/null 2>&1; }}"
     failed = "echo 'does not answer after its restart' >&2; exit 1"
@@ -893,10 +895,10 @@ def _recorded(each: _Reloadable) -> str:
 # --- Roll ----------------------------------------------------------------------------------------
 
 
-def _anew(
+def _services_to_roll(
     node: Node, found: Engine, due: Mapping[str, str], live: list[tuple[_Reloadable, str]]
 ) -> list[str]:
-    """The services of Redis and Sentinel that run and start anew, one after the other."""
+    """The services of Redis and Sentinel that run and restart, one after the other."""
     if _moved(node, found):
         return []
     starting = {service for service, means in due.items() if means.startswith("recreate")}
@@ -911,20 +913,20 @@ def _watchers(node: Node) -> list[str]:
     return [container.service for container in _inside(node).having(SentinelSettings)]
 
 
-def _led(node: Node, found: Engine, said: Mapping[str, Line], anew: Sequence[str]) -> list[Line]:
-    """The sentences of the plan; a master that is to start anew hands over, and comes last.
+def _led(node: Node, found: Engine, said: Mapping[str, Line], to_roll: Sequence[str]) -> list[Line]:
+    """The sentences of the plan; a master that is to restart hands over, and comes last.
 
     Raises:
         Unreadable: nobody knows who the master is, or nobody can replace it.
     """
     lines = [*said.values()]
-    if not [service for service in anew if service not in _watchers(node)]:
+    if not [service for service in to_roll if service not in _watchers(node)]:
         return lines
     inside = _inside(node)
     leader = redis.current_master(inside)
     places = {each.address: each.service for each in inside.having(RedisSettings)}
     name = places.get(leader.ip, "redis-replica")
-    if name not in anew:
+    if name not in to_roll:
         return lines
     lines.remove(said[name])
     if alone := _alone(inside):
@@ -941,11 +943,11 @@ def _alone(inside: Estate) -> str:
 
 
 def _rolled(
-    node: Node, found: Engine, due: Mapping[str, str], anew: Sequence[str]
+    node: Node, found: Engine, due: Mapping[str, str], to_roll: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
-    """Shell that starts instances anew, whoever leads last, and then Sentinels."""
+    """Shell that starts instances again, whoever leads last, and then Sentinels."""
     wanted = {each.service.name: each for each in _reloadables(node)}
-    redis_first = [service for service in anew if service not in _watchers(node)]
+    redis_first = [service for service in to_roll if service not in _watchers(node)]
     steps, rounds = [_ROLL], list[str]()
     for number, service in enumerate(redis_first):
         if service in due:
@@ -954,23 +956,23 @@ def _rolled(
         else:
             names = _same(found, wanted[service])
             act = f'restarts "$@"\n{_recorded(wanted[service])}'
-        steps.append(f"anew_{number}() {{\n{act}\n}}")
+        steps.append(f"roll_{number}() {{\n{act}\n}}")
         rounds.append(f"roll {number} {quoted(*names)}")
     steps += ["for round in 1 2; do", *rounds, "done"] if rounds else []
-    for service in anew[len(redis_first) :]:
+    for service in to_roll[len(redis_first) :]:
         name = engine.container_name(wanted[service].node)
         steps.append(f'{_remade(found, service, wanted)}\ninside {name} "$WATCHES"')
     return "\n".join(steps), _rolling_scripts(_inside(node), _alone(_inside(node)))
 
 
 def _remade(found: Engine, service: str, wanted: Mapping[str, _Reloadable]) -> str:
-    # A new container starts with the files of now.
+    # A new container starts with the current files.
     record = _recorded(wanted[service]) if service in wanted else ":"
     return f"{record}\n{_up(found, [service])}"
 
 
 def _rolling_scripts(inside: Estate, alone: str) -> dict[str, str]:
-    """What containers of Redis and Sentinel are asked while they start anew."""
+    """What containers of Redis and Sentinel are asked while they restart."""
     first, port = inside.having(RedisSettings)[0], project.REDIS_PORT
     secret = {"REDIS_PASSWORD": redis.password(first)}
     words = quoted(sentinel.master_name(inside), *map(str, sentinel.endpoints(inside)))
@@ -1013,10 +1015,10 @@ roll() { # NUMBER CONTAINER...
       ?slave) ;;
       1*) return 0 ;;
       2master) inside "$each" "$HAND_OVER" ;;
-      *) echo "$each does not say whether it is the master: see its log; run again" >&2; exit 1 ;;
+      *) echo "$each does not report its role: check its log, then run again" >&2; exit 1 ;;
     esac
   done
-  "anew_$number" "$@"
+  "roll_$number" "$@"
   rolled="$rolled $number"
 }
 restarts() { # CONTAINER...
@@ -1057,7 +1059,7 @@ for each; do
   inside "$each" "$HAND_OVER"; inside "$each" "$FOLLOW"
   exit 0
 done
-echo "$1 is not the master any more: run again" >&2
+echo "$1 is no longer the master: run again" >&2
 exit 1
 """
 

@@ -175,7 +175,7 @@ answer=$(redis-cli -p {port} SENTINEL CKQUORUM {name})
 case $answer in OK*) ;; *) echo "$answer"; exit 1 ;; esac
 id=$(redis-cli -p {port} SENTINEL MYID)
 timeout 5 grep -D skip -q "^sentinel myid $id" /var/lib/redis/sentinel-{port}/sentinel.conf ||
-  {{ echo "cannot save its file"; exit 1; }}
+  {{ echo "cannot write its configuration file"; exit 1; }}
 others=$(redis-cli --no-raw -p {port} SENTINEL MASTERS | sed -n 's/^ *2) "//p' |
   grep -vx '{name}"' | tr -d '"' | paste -s -d ,)
 redis-cli -p {port} SENTINEL MASTER {name} | paste -d ' ' - - |

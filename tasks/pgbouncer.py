@@ -727,7 +727,7 @@ pause() {{{{
   touch {_HELD}
   why=$(console "$pooler" {{seconds}} PAUSE 2>&1) && return 0
   case $why in
-    *already*) rm {_HELD}; why='is paused already: who has done that, may give it RESUME' ;;
+    *already*) rm {_HELD}; why='is already paused; whoever paused it must RESUME it' ;;
     '') why='transactions have been running for {{seconds}} s: see SHOW CLIENTS, and run again' ;;
   esac
   held_up "$pooler" "$why"

@@ -217,7 +217,7 @@ def _roots(inside: Estate) -> dict[str, list[File]]:
     """What each image has at which place besides its packages."""
     keeper, server = one(inside, BackupSettings), one(inside, PostgresSettings)
     pooler = one(inside, PgbouncerSettings)
-    programme = backup.programme(keeper.the(BackupSettings))
+    program = backup.program(keeper.the(BackupSettings))
     starts = {
         "redis": render(
             "compose/redis-start.j2",
@@ -243,7 +243,7 @@ def _roots(inside: Estate) -> dict[str, list[File]]:
         role: [File(f"/usr/local/bin/{role}-start", start, "755")] for role, start in starts.items()
     }
     roots["redis"] += [redis.client(), redis.before_start()]
-    roots["backup"] += [entry for entry in programme if isinstance(entry, File)]
+    roots["backup"] += [entry for entry in program if isinstance(entry, File)]
     return roots
 
 

@@ -725,7 +725,7 @@ def told(node: Node, port: int, wanted: Activation) -> list[str]:
     return live.sentences(wanted.service.name, found)
 
 
-# Changed at run time; who does not have its password can only start it anew.
+# Changed at run time; who does not have its password can only restart it.
 _BEHIND = _RESTART_KEYS | {"requirepass"}
 
 

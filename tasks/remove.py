@@ -190,7 +190,7 @@ def _told(node: Node) -> Iterator[str]:
         if of is not None and not _prunes(node, owner):
             what = _title(owner) if _is_service(node, owner) else _files(node, owner)
             key = of.key("prune")
-            yield f"{what}: is not this host's any more by the settings; {key} would remove it"
+            yield f"{what}: is no longer in this host's settings; {key} would remove it"
 
 
 def _cleared(node: Node, shown: set[str]) -> Change | None:
@@ -274,7 +274,7 @@ def _pruned(node: Node, surplus: list[str]) -> Change | None:
 _USER_GOES = f"user {USER}: remove"
 _DROP_USER = f"userdel {USER}\n"
 
-# A job that goes on would find its programme gone.
+# A job that goes on would find its program gone.
 _BUSY = """
 rm -f /etc/cron.d/datatier-backup
 for lock in /run/datatier/*.lock; do

@@ -143,7 +143,7 @@ def _due(node: Node) -> dict[int, Activation]:
 
 
 def _leader(node: Node) -> Address:
-    """The master now. Before an act everybody is asked anew, and a host that failed stops it."""
+    """The master now. Before an act everybody is asked again, and a host that failed stops it."""
     everything = node.estate
     if node.host.state.is_executing:
         _forget(everything)
@@ -277,7 +277,7 @@ level() { # PORT
 follow() { # PORT SERVICE
   copies=
   within 20 level "$1" || {
-    echo "$2 has its settings, but does not follow its master: see its log;" \
+    echo "$2 has restarted, but does not follow its master: check its log;" \
       "run again to go on with the others" >&2
     exit 1
   }
@@ -285,7 +285,7 @@ follow() { # PORT SERVICE
 # An old master that Sentinel has not yet made a replica would come back as a master.
 require_replica() { # PORT SERVICE
   within 30 leads_nobody "$1" || {
-    echo "$2 is a master that the Sentinels do not name: run again when it is a replica" >&2
+    echo "$2 runs as master, but Sentinel follows another: run again when it is a replica" >&2
     exit 1
   }
 }
@@ -326,7 +326,7 @@ calm() { # SENTINEL...
 # Every one of them has what the master has.
 all_level() {
   set -- $(position 127.0.0.1 "$port")
-  [ "$1" = master ] || refuse 'is no master any more: run again'
+  [ "$1" = master ] || refuse 'is no longer the master: run again'
   history=$3 offset=$4 why='no replica is fit to be promoted: bring one up'
   for replica in $(candidates $sentinel); do
     why="$replica is behind or cut off, and Sentinel might promote it: repair or stop it"
@@ -386,7 +386,8 @@ exchange() {
   esac
   # Another one may be master from here on: what this one accepted now would be lost.
   trap - EXIT
-  within 30 promoted || refuse 'may be replaced yet: Sentinel is not done, see its log; run again'
+  within 30 promoted ||
+    refuse 'may still be replaced: the failover goes on; check the log of Sentinel, run again'
   within 5 demoted || refuse "cannot be made a replica of $leader: $said"
   own 'CLIENT UNPAUSE' >/dev/null
 }

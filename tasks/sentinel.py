@@ -480,7 +480,7 @@ def unforgettable(node: Node, leaving: Set[Address]) -> list[Problem]:
     )
     if not down:
         return []
-    message = f"{', '.join(down)} is down, and the Sentinels would forget it too: start it first"
+    message = f"{', '.join(down)} is down, and a reset would drop it as well: start it first"
     return [Problem(node.name, "sentinel_prune", message)]
 
 
@@ -582,9 +582,9 @@ until_none() {{ # SERVICE WHAT ARGUMENTS
 }}
 forget() {{ # PORT SERVICE OTHERS GONE
   accepted "$1" || {{ echo "$2 does not answer" >&2; exit 1; }}
-  until_none "$2" 'forgets nobody' "$1" "$3" "$4" 's_down|disconnected'
+  until_none "$2" 'is not reset' "$1" "$3" "$4" 's_down|disconnected'
   redis-cli -p "$1" SENTINEL RESET {name} >/dev/null
-  until_none "$2" 'has not found everybody again' "$1" "$3" "$4" '^$'
+  until_none "$2" 'has not rediscovered all members' "$1" "$3" "$4" '^$'
 }}
 seen=$(mktemp); trap 'rm -f "$seen"' EXIT
 """

@@ -249,7 +249,7 @@ class Estate:
             lost = node.host not in self.state.active_hosts
             if node in self.active and (lost or node in self.unsettled):
                 raise remote.Unreadable(
-                    f"{what} is not restarted here after what failed on {node.name}"
+                    f"{what} is not restarted here because of the failure on {node.name}"
                 )
 
     def node(self, host: Host) -> Node:

@@ -92,7 +92,11 @@ def _examine(node: Node) -> list[Problem]:
     remote.quick(node.host)
     output = remote.run(node.host, _WHO, _sudo=False, _su_user=None)
     if not output.ok or len(output.stdout) < 5:
-        return [Problem(node.name, "connection", f"no answer from a shell: {output.last_word}")]
+        return [
+            Problem(
+                node.name, "connection", f"a shell command could not be run: {output.last_word}"
+            )
+        ]
     system, init, memory, uid, sudo = output.stdout
     name, _, version = system.partition(" ")
     release = RELEASES.get((name, version))

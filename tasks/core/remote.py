@@ -42,7 +42,7 @@ cast(Any, paramiko.file).u = decoded
 
 T = TypeVar("T")
 
-# A plan may wait for its user's Enter: what was read before that is read anew.
+# A plan may wait for its user's Enter: what was read before that is read again.
 MAX_AGE_SECONDS = 60.0
 
 # Longer than any of our commands takes, except for packages and images on a slow line.
@@ -252,7 +252,7 @@ def _result(
     except Unreadable as unreadable:
         return unreadable
     except (ValueError, IndexError):
-        return Unreadable(f"{name.replace('/', ': ')} could not be read: its answer makes no sense")
+        return Unreadable(f"{name.replace('/', ': ')} could not be read: unexpected output")
 
 
 def quick(host: Host) -> None:

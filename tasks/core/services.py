@@ -265,7 +265,7 @@ def line(service: str, means: str) -> Line:
     return Line(f"{service}: {means}", _IMPACTS.get(means.split(" ")[0], "none"))
 
 
-# A container that is made anew starts anew; its data are in volumes.
+# A container that is recreated restarts; its data are in volumes.
 _IMPACTS: dict[str, Impact] = {
     "reload": "reload",
     "restart": "restart",

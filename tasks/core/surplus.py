@@ -92,7 +92,10 @@ def _databases(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
         if name in kept or name == "postgres" or found["template"] or _RESTORED.fullmatch(name):
             continue
         if not name.isprintable():
-            yield Surplus(f"database {name!r}", reason="its name is one for an operator's hands")
+            yield Surplus(
+                f"database {name!r}",
+                reason="its name contains unprintable characters; remove it by hand",
+            )
             continue
         line = f"database {name}: drop; a dump of it stays in {_dump(server, name)}"
         closed = found["connection_limit"] == 0
@@ -148,7 +151,10 @@ def _executors(
             if (role, function) in wanted:
                 continue
             if not (role.isprintable() and name.isprintable()):
-                yield Surplus(repr(what), reason="a name here is one for an operator's hands")
+                yield Surplus(
+                    repr(what),
+                    reason="a name here contains unprintable characters; drop it by hand",
+                )
                 continue
             grantee = "PUBLIC" if role == "public" else identifier(role)
             statement = revoke(f"EXECUTE ON FUNCTION {function}", grantee, grantor)
@@ -214,7 +220,7 @@ def _roles(
             reason = f"owns {', '.join(owns)}: {again}"
             yield Surplus(f"role {name}", reason=reason, rights=rights)
         elif not all(each.isprintable() for each in (name, *entered)):
-            reason = "a name here is one for an operator's hands"
+            reason = "a name here contains unprintable characters; drop it by hand"
             yield Surplus(f"role {name!r}", reason=reason, rights=rights)
         else:
             line = Line(f"role {name}: drop; its privileges and its connections end", "restart")

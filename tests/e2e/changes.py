@@ -303,7 +303,7 @@ def steps(base: Data, seed: int, count: int) -> Iterator[Step]:
 
 
 def _turn(random: Random, chosen: dict[tuple[str, int], Choice], place: tuple[str, int]) -> None:
-    """Another choice than the one of now, or the default again."""
+    """Another choice than the current one, or the default again."""
     group, number = place
     now = chosen.pop(place, None)
     others = [choice for choice in KNOBS[group][number].choices if choice is not now]

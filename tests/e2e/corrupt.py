@@ -195,7 +195,7 @@ def names() -> None:
     attempt("no moment", "not a moment", "--time", "yesterday", code=2)
     attempt("no zone", "no zone", "--time", "2026-01-01T00:00:00", code=2)
     attempt("no table", "has no table", str(FULL), "--table", "public.nothing")
-    attempt("no database", "not of this estate", "--incremental", NAMES["incremental"],
+    attempt("no database", "unknown database", "--incremental", NAMES["incremental"],
             "--database", "elsewhere", code=2)  # fmt: skip
 
 

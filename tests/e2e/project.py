@@ -84,7 +84,7 @@ class Project:
         (self.directory / "inventory.py").write_text("".join(lines))
 
     def settings(self, values: Data) -> None:
-        """Writes group_data/all.py anew."""
+        """Writes group_data/all.py again."""
         lines = [f"{key} = {value!r}\n" for key, value in values.items()]
         (self.directory / "group_data" / "all.py").write_text("".join(lines))
 

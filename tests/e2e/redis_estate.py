@@ -209,7 +209,7 @@ class Estate:
 
     @property
     def redis(self) -> Redis:
-        """The estate as the programme knows it."""
+        """The estate as the program knows it."""
         return Redis(tuple(self.nodes), tuple(self.sentinels), "mymaster", PASSWORD)
 
     def fill(self, place: Endpoint, mark: str, count: int = 1000) -> None:
@@ -233,7 +233,7 @@ class Estate:
         return wanted
 
     def config(self, directory: Path, passphrase: str = "") -> Config:
-        """The programme's configuration with this estate as its Redis."""
+        """The program's configuration with this estate as its Redis."""
         redis = self.redis
         return Config(
             "psscript", "here", directory, 30, 2, {}, passphrase, Alerts(), None, redis, None

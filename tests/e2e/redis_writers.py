@@ -105,7 +105,7 @@ class Writers(Background):
         return [key for writer in self.writers for key in writer.keys]
 
     def lost(self) -> list[str]:
-        """Keys that were acknowledged and that the master of now does not have."""
+        """Keys that were acknowledged and that the current master does not have."""
         keys = self.keys
         with self.master() as client:
             pipe = client.pipeline(transaction=False)
@@ -148,7 +148,7 @@ class Watch(Background):
 
     @property
     def restarts(self) -> list[Sight]:
-        """What each instance was before it was started anew, in the order of these starts."""
+        """What each instance was before it was restarted, in the order of these starts."""
         before: dict[str, Sight] = {}
         restarted = []
         for sight in self.seen:
@@ -160,7 +160,7 @@ class Watch(Background):
 
     @property
     def alone(self) -> list[Sight]:
-        """Those that were started anew while another replica had not found its master again."""
+        """Those that were restarted while another replica had not found its master again."""
         now: dict[str, Sight] = {}
         alone = []
         for sight in self.seen:

@@ -125,7 +125,7 @@ def until_said(estate: Site, text: str, seconds: float = 60) -> None:
 
 
 def kill(estate: Site) -> None:
-    """kill -9 of the programme, wherever it is."""
+    """kill -9 of the program, wherever it is."""
     estate.keeper.run("pkill -9 -f 'python3 -P -m [b]ackup'", check=False)
 
 

@@ -268,7 +268,7 @@ def test_comes_back_exactly_and_survives_restarts(site: Site) -> None:
 
 @encrypted
 def test_gpg_alone_opens_an_encrypted_snapshot(site: Site) -> None:
-    """Whoever has the passphrase needs none of our programmes; nobody else finds it."""
+    """Whoever has the passphrase needs none of our programs; nobody else finds it."""
     with command_lines([site.vault]) as lines:
         name = site.back_up()["name"]
         site.restore()

@@ -125,7 +125,7 @@ def test_clients_wait_while_the_server_gets_a_new_container(site: Site) -> None:
     site.changes({}, "postgres: recreate")
 
 
-def test_instances_start_anew_one_after_the_other(
+def test_instances_restart_one_after_the_other(
     site: Site, record_property: Callable[[str, object], None]
 ) -> None:
     """The replicas first; then the master hands over, and follows."""
@@ -160,7 +160,7 @@ def test_instances_get_new_containers_one_after_the_other(
     site.settles(KEPT)
 
 
-def test_nothing_starts_anew_where_nobody_could_replace_the_master(site: Site) -> None:
+def test_nothing_restarts_where_nobody_could_replace_the_master(site: Site) -> None:
     """No quorum, or no replica: refused. Replicas that are stopped are brought up by the run."""
     rolls: Data = {"redis_extra": {"databases": 24}}
     leader = site.stack.master

@@ -87,7 +87,7 @@ class Site:
 
     @property
     def stack(self) -> Stack:
-        """The services, asked with the passwords of now."""
+        """The services, asked with the current passwords."""
         return Stack(self.host, self.project.secrets)
 
     @property
@@ -132,7 +132,7 @@ class Site:
         assert (self.made, run.changed) == ([], set()), run.output
 
     def check(self, wanted: Data) -> None:
-        """Asserts that what was chosen is what runs, with the passwords of now."""
+        """Asserts that what was chosen is what runs, with the current passwords."""
         secrets = self.project.secrets
         doors = live.Doors(5432, 6432, secrets["POSTGRES_PASSWORD"], secrets["REDIS_PASSWORD"])
         found, expected = live.settings(self.host, doors), as_servers_say(wanted)

@@ -45,7 +45,7 @@ def away(host: Host, store: Store) -> Iterator[None]:
 
 @dataclass
 class Site:
-    """Servers on one host and backups on another; either can be lost and built anew."""
+    """Servers on one host and backups on another; either can be lost and built again."""
 
     lab: Lab
     project: Project

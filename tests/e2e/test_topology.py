@@ -170,7 +170,11 @@ def test_it_shrinks_and_that_is_told(estate: Estate) -> None:
     run = estate.plan()
     addresses = [f"{two.address}:26380", f"{two.address}:26381", f"{three.address}:6380"]
     services = [
-        ("[two]", "pgbouncer: is not this host's any more", "pgbouncer_prune would remove"),
+        (
+            "[two]",
+            "pgbouncer: is no longer in this host's settings",
+            "pgbouncer_prune would remove",
+        ),
         ("[two]", "redis-sentinel-26380: is not", "sentinel_prune would remove"),
         ("[two]", "redis-sentinel-26381: is not", "sentinel_prune would remove"),
         ("[three]", "redis-6380: is not", "redis_prune would remove"),
@@ -220,7 +224,7 @@ def test_nobody_of_the_inventory_is_forgotten_for_being_down(estate: Estate) -> 
     given = _given(("sentinel_prune=true",))
     run = estate.project.pyinfra("-y", *given, "inventory.py", "deploy.py")
     assert run.code == 1
-    down = f"{two.address}:6379 is down, and the Sentinels would forget it too"
+    down = f"{two.address}:6379 is down, and a reset would drop it as well"
     check_lines(run, [(f"{name}: sentinel_prune: {down}",) for name in NAMES])
     two.run("systemctl start redis-6379 redis-sentinel-26380 redis-sentinel-26381")
     three.run("systemctl start redis-6380")

@@ -85,7 +85,7 @@ def _render(parser: configparser.RawConfigParser) -> bytes:
 
 
 def _certificates() -> Iterable[Entry]:
-    # The sources as well: the bundle is made anew whenever ca-certificates is configured.
+    # The sources as well: the bundle is made again whenever ca-certificates is configured.
     for path in sorted(_LOCAL_CAS.glob("*.crt")):
         yield Entry(str(path), path.read_bytes())
     named = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, _BUNDLE)

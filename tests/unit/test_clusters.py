@@ -224,7 +224,7 @@ def test_a_removal_takes_a_directory_whole_or_what_is_ours_in_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", [".", "data", "18/docker"])
-def test_a_volume_of_another_image_is_not_begun_anew(place: str, tmp_path: Path) -> None:
+def test_a_volume_of_another_image_does_not_begin_again(place: str, tmp_path: Path) -> None:
     there = tmp_path / place
     there.mkdir(parents=True, exist_ok=True)
     (there / "PG_VERSION").write_text("15\n")

@@ -157,7 +157,7 @@ def test_a_stale_image_takes_its_containers_along(tmp_path: Path) -> None:
     assert lines[-2] == HANDS_OVER and all("(image)" in line for line in lines if line != lines[-2])
 
 
-def test_one_instance_after_the_other_is_made_anew_and_sentinels_after_them(tmp_path: Path) -> None:
+def test_one_instance_after_the_other_is_recreated_and_sentinels_after_them(tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
     images = {n: (i, "old" if "redis" in n else label) for n, (i, label) in found.images.items()}
@@ -185,7 +185,7 @@ def test_a_master_without_a_successor_is_left_as_it_is(kind: str, tmp_path: Path
         compose._containers(node, compose._roles(node).keys())
 
 
-def test_an_instance_that_was_never_to_have_a_successor_starts_anew_in_place(
+def test_an_instance_that_was_never_to_have_a_successor_restarts_in_place(
     tmp_path: Path,
 ) -> None:
     node = docker(tmp_path, redis_ports=[6379])
@@ -212,11 +212,11 @@ def test_another_subnet_is_announced_before_everything_else(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "prune", "expected"),
     [
-        ("worker", False, "worker is in the network psscript-network, which is to be made anew: "
+        ("worker", False, "worker is in the network psscript-network, which has to be recreated: "
                           "docker_prune would remove it"),
         ("worker", True, ""),
-        ("stranger", True, "stranger is in the network psscript-network, which is to be made anew: "
-                           "remove it, or disconnect it"),
+        ("stranger", True, "stranger is in the network psscript-network, which has to be "
+                           "recreated: remove it, or disconnect it"),
     ],
 )  # fmt: skip
 def test_a_network_is_not_left_while_somebody_else_is_in_it(
@@ -276,8 +276,8 @@ def test_scaled_replicas_are_kept_and_recreated_as_many(tmp_path: Path) -> None:
 ROLLS = """
 inside() { case $2 in ROLE) cat "$1" ;; *) echo "$1 $2" ;; esac; }
 ROLE=ROLE HAND_OVER=hands_over
-anew_0() { echo "$* anew"; }
-anew_1() { echo "$* anew"; }
+roll_0() { echo "$* rolls"; }
+roll_1() { echo "$* rolls"; }
 for round in 1 2; do roll 0 a; roll 1 b c; done
 """
 
@@ -285,14 +285,14 @@ for round in 1 2; do roll 0 a; roll 1 b c; done
 @pytest.mark.parametrize(
     ("roles", "acts", "wrong"),
     [
-        ("slave slave slave", ["a anew", "b c anew"], ""),
-        ("master slave slave", ["b c anew", "a hands_over", "a anew"], ""),
-        ("slave slave master", ["a anew", "c hands_over", "b c anew"], ""),
-        ("- slave slave", ["b c anew"], "a does not say whether it is the master"),
-        ("slave - slave", ["a anew"], "b does not say whether it is the master"),
+        ("slave slave slave", ["a rolls", "b c rolls"], ""),
+        ("master slave slave", ["b c rolls", "a hands_over", "a rolls"], ""),
+        ("slave slave master", ["a rolls", "c hands_over", "b c rolls"], ""),
+        ("- slave slave", ["b c rolls"], "a does not report its role"),
+        ("slave - slave", ["a rolls"], "b does not report its role"),
     ],
 )
-def test_only_one_that_says_that_it_follows_starts_anew_first(
+def test_only_one_that_says_that_it_follows_restarts_first(
     roles: str, acts: list[str], wrong: str, tmp_path: Path
 ) -> None:
     for name, role in zip("abc", roles.split(), strict=True):
@@ -425,7 +425,7 @@ def test_bad_settings_of_docker(data: dict[str, Any], expected: str, tmp_path: P
 
 def test_a_docker_host_carries_nothing_else(tmp_path: Path) -> None:
     assert problems(tmp_path, ("docker", "redis")) == [
-        "box: group docker: should be alone, without redis: it runs the whole stack"
+        "box: group docker: needs a host without redis: it runs the whole stack"
     ]
 
 

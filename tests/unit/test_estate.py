@@ -52,7 +52,7 @@ def test_the_host_is_looked_at_even_when_settings_are_wrong(tmp_path: Path) -> N
 def test_a_shell_that_does_not_answer(tmp_path: Path) -> None:
     (problem,) = wrong(connected(("postgres",), tmp_path, ["This account is not available."]))
     assert problem == (
-        "@fake/db1: connection: no answer from a shell: This account is not available."
+        "@fake/db1: connection: a shell command could not be run: This account is not available."
     )
 
 

@@ -175,7 +175,7 @@ def test_after_a_change_only_what_is_asked_for_is_read(host: Host, tmp_path: Pat
     assert remote.read(host, batches, "redis") == {"count": "2"}
 
 
-def test_it_is_read_anew_after_a_minute(
+def test_it_is_read_again_after_a_minute(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = counting(tmp_path / "count")

@@ -555,7 +555,7 @@ BACKUP: list[Case] = [
     (
         "postgres_extra",
         {"archive_library": "basic_archive"},
-        "postgres_extra/archive_library: cannot be beside archive_command, which backups use",
+        "postgres_extra/archive_library: conflicts with archive_command, which backups use",
     ),
     ("backup_alert_webhook", "hooks.example.org/x", f"backup_alert_webhook: {URL}"),
     ("backup_heartbeat_url", "ftp://example.org", f"backup_heartbeat_url: {URL}"),

@@ -1,6 +1,6 @@
 """Every file of two estates, rendered, against the golden ones of `tests/golden/<shape>/<host>/`.
 
-`pytest tests/unit --update-golden` writes them anew.
+`pytest tests/unit --update-golden` writes them again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def entries(node: Node) -> Iterator[Entry]:
     if sentinel.SentinelSettings in node.settings:
         yield from sentinel._files(node)
     if backup.BackupSettings in node.settings:
-        # The programme itself is no template.
+        # The program itself is no template.
         mine = backup._files(node)
         yield from (entry for entry in mine if not entry.path.startswith(backup.LIBRARY))
     if project.DockerSettings in node.settings:

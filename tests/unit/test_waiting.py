@@ -122,7 +122,7 @@ def test_one_that_was_left_waiting_goes_on_when_it_is_back(tmp_path: Path) -> No
     [
         ("app", WRONG, "does not take the password of postgres: run tasks.pgbouncer.configure"),
         ("app", CUT_OFF, "its console does not answer: psql"),
-        ("app.PAUSE", "ERROR: already paused", "is paused already: who has done that"),
+        ("app.PAUSE", "ERROR: already paused", "is already paused; whoever paused it"),
     ],
 )
 def test_nothing_restarts_where_one_cannot_wait(
@@ -167,7 +167,9 @@ def test_a_pooler_is_not_restarted_after_another_one_failed(tmp_path: Path) -> N
     everything.state.is_executing = True
     change = pgbouncer._activation(db)
     assert change is not None
-    with pytest.raises(Unreadable, match="PgBouncer is not restarted here after what failed on db"):
+    with pytest.raises(
+        Unreadable, match="PgBouncer is not restarted here because of the failure on db"
+    ):
         pgbouncer._activation(pool)
     assert change.wrong() == ""
     assert pgbouncer._activation(pool) is not None

@@ -106,7 +106,7 @@ look_at() { # DIRECTORY PATH...
 
 # Writes one file, or makes a directory; a file beside its place, and renamed when it is whole.
 # Printf is built into the shell, so no content shows in a process list. The temporary file is
-# created anew (set -C refuses a planted one) and unreadable to others until it has its owner.
+# created (set -C refuses a planted one) and unreadable to others until it has its owner.
 MAKE='
 make() { # KIND MODE USER GROUP PATH; the content of a file in base64 on standard input
   if [ "$1" = dir ]; then install -d -m "$2" -o "$3" -g "$4" -- "$5"; return; fi

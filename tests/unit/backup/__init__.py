@@ -1,1 +1,1 @@
-"""The backup programme, without a server."""
+"""The backup program, without a server."""

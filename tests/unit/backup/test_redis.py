@@ -179,9 +179,9 @@ def test_phantoms_are_port_0_and_our_own_server(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("state", "rows", "reason"),
     [
-        (None, [], "the master is not well"),
-        (("master,o_down", "master", 2), [], "the master is not well"),
-        (("master", "slave", 2), [], "the master is not well"),
+        (None, [], "the master is unhealthy"),
+        (("master,o_down", "master", 2), [], "the master is unhealthy"),
+        (("master", "slave", 2), [], "the master is unhealthy"),
         (("master", "master", 1), [], "knows 1 other Sentinels"),
         (("master", "master", 2), ["slave,s_down"], "is slave,s_down"),
         (("master", "master", 2), ["sentinel,disconnected"], "is sentinel,disconnected"),

@@ -203,7 +203,7 @@ def test_a_name_cannot_pass_for_the_owner() -> None:
     assert read(content) == [("app", "CREATE TABLE X", b"")]
 
 
-def test_nothing_in_the_programme_goes_around_the_one_way_in() -> None:
+def test_nothing_in_the_program_goes_around_the_one_way_in() -> None:
     """Sessions are `session`'s, and so are the environments of PostgreSQL's own clients."""
     sources = {path.name: path.read_text() for path in Path("backup").glob("*.py")}
     around = ("psycopg.connect(", '"psql"', '"PGPASSWORD"', "PGOPTIONS", 'binary("pg_dump')

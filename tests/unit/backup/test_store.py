@@ -819,7 +819,7 @@ def test_what_is_there_and_differs_is_left_alone(here: Config, log: Log, tmp_pat
     path = tmp_path / "new" / "redis" / made.name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
-    with pytest.raises(Failed, match="is there already and differs"):
+    with pytest.raises(Failed, match="already exists and differs"):
         fetch(here, tmp_path / "new", log)
     assert path.read_bytes() == b"mine"
 

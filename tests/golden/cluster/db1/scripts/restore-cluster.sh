@@ -37,7 +37,7 @@ moved aside, never deleted.
 Exit codes: 0 done, 1 failed, 2 wrong use, 75 a backup or another restore is running.
 END
 }
-# Whoever called may be gone, and with him stderr: that must not end this anywhere.
+# The caller may be gone, and stderr with it: that must not end this anywhere.
 trap '' PIPE
 say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) restore-cluster[$$] $*" >&2 || :; }
 wrong() { echo "restore-cluster.sh: $*" >&2 || :; exit 2; }
@@ -454,7 +454,7 @@ start_service postgres postgresql@17-main.service
 for _ in $(seq 300); do
   if psql_live 'SELECT 1' >/dev/null 2>&1; then
     say "PostgreSQL answers; it is on timeline $((0x$now)) now"
-    [ -z "$aside" ] || say "$aside is yours to remove, when all is well"
+    [ -z "$aside" ] || say "$aside can be removed once you have checked the result"
     say 'the next incremental backup takes a full one by itself'
     exit 0
   fi
