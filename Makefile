@@ -41,6 +41,8 @@ check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict --implicit-reexport
+	$(BIN)/shellcheck -s sh -S warning tasks/core/shell/*.sh backup/*.sh $$(grep -rl '^#!/bin/sh' tests/golden)
+	$(BIN)/codespell README.md CHANGELOG.md docs tasks backup templates
 
 lab: setup
 	$(BIN)/python -m tests.lab up --debian12 $(or $(DEBIAN12),2) --debian13 $(or $(DEBIAN13),1)

@@ -297,7 +297,7 @@ def test_behind_a_door_that_is_closed_to_its_owner(top: Path, victim: Path) -> N
     owned(inside / "deep", BOB)
     refused = run(f"within {inside}/deep true")
     assert refused.returncode != 0
-    assert f"could not touch {inside}/deep: it is not in a directory of root's" in refused.stderr
+    assert f"could not touch {inside}/deep: its directory does not belong to root" in refused.stderr
 
 
 def test_a_command_has_nothing_of_roots(home: Path) -> None:

@@ -6,7 +6,7 @@ done | sort -u
 value() { # PARAMETER FILE...
   name=$1; shift
   grep -hsaD skip "$name" "$@" |
-    sed -nE "s/^[[:space:]]*$name[[:space:]=]+('([^']*)'|[^'#[:space:]]+).*/\\1/p" |
+    sed -nE "s/^[[:space:]]*${name}[[:space:]=]+('([^']*)'|[^'#[:space:]]+).*/\\1/p" |
     tail -n 1 | tr -d "'"
 }
 where=$data mine=

@@ -4,7 +4,7 @@
 # Sets `actor`: 0 where only root decides where a directory's path leads, else the number of the
 # user who does. It fails where nobody can be trusted with it, and `why` tells the reason.
 actor_of() { # DIRECTORY
-  actor=0 why= whole=${1%/}
+  actor=0 why='' whole=${1%/}
   rest=$whole; set --
   while [ -n "$rest" ]; do set -- "$rest" "$@"; rest=${rest%/*}; done
   [ $# != 0 ] || return 0
@@ -62,7 +62,7 @@ within() ( # DIRECTORY COMMAND...: its paths are those below the directory
   place=${1%/}
   shift
   actor_of "${place%/*}" && [ "$actor" = 0 ] && cd -P -- "$place" || {
-    echo "could not touch $place: ${why:-it is not in a directory of root's}" >&2; exit 1; }
+    echo "could not touch $place: ${why:-its directory does not belong to root}" >&2; exit 1; }
   patience=5
   become "$(stat -c %u .)" "$@"
 )
