@@ -1,10 +1,10 @@
-# The commands to remember: deploy, drift, test, check, lab, lab-down, bench.
+# The commands to remember: deploy, drift, init, test, check, lab, lab-down, bench.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 UNIT := $(BIN)/pytest tests/unit -q -n 2
 
-.PHONY: deploy drift setup setup-dev test unit check lab lab-down bench lock
+.PHONY: deploy drift init setup setup-dev test unit check lab lab-down bench lock
 
 deploy: setup
 	$(BIN)/pyinfra -y inventory.py deploy.py
@@ -12,6 +12,10 @@ deploy: setup
 # What differs from the settings; `make drift INVENTORY=inventory/cluster.py`.
 drift: setup
 	$(BIN)/python -m tasks.drift $(or $(INVENTORY),inventory.py)
+
+# A repository of your own, with this one pinned in it: `make init DIR=../shop`.
+init:
+	@starter/init.sh "$(DIR)"
 
 setup: $(VENV)/.ready
 
@@ -41,8 +45,8 @@ check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict --implicit-reexport
-	$(BIN)/shellcheck -s sh -S warning tasks/core/shell/*.sh backup/*.sh $$(grep -rl '^#!/bin/sh' tests/golden)
-	$(BIN)/codespell README.md CHANGELOG.md docs tasks backup templates
+	$(BIN)/shellcheck -s sh -S warning tasks/core/shell/*.sh backup/*.sh starter/*.sh starter/files/*.sh $$(grep -rl '^#!/bin/sh' tests/golden)
+	$(BIN)/codespell README.md CHANGELOG.md docs starter tasks backup templates
 
 lab: setup
 	$(BIN)/python -m tests.lab up --debian12 $(or $(DEBIAN12),2) --debian13 $(or $(DEBIAN13),1)

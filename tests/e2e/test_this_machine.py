@@ -19,6 +19,7 @@ from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
 CLONE = "/srv/datatier"
+SHOP = "/srv/shop"
 PORTS = (5432, 6432, 6379, 6380, 6381, 26379, 26380, 26381)
 KEPT = "written before the kills"
 
@@ -166,6 +167,26 @@ def test_nothing_listens_to_the_network(machine: Host, deployed: Done, port: int
 def test_second_run_changes_nothing(machine: Host, stack: Stack) -> None:
     """Nothing is done twice."""
     _check_nothing_is_left_to_do(machine)
+
+
+def test_it_goes_on_from_a_repository_of_its_own(machine: Host, stack: Stack) -> None:
+    """With the inventory, settings and secrets of the clone, which then is a newer Datatier."""
+    committed = "git add -A && git -c user.name=me -c user.email=me@localhost commit -qm"
+    made = _in_clone(machine, f"git init -q && {committed} first && make init DIR={SHOP}")
+    assert made.returncode == 0, made.stderr
+    again = _in_clone(machine, f"make init DIR={SHOP}")
+    assert again.returncode != 0 and f"{SHOP} is not empty" in again.stderr
+    # The same packages need not be installed a second time.
+    machine.run(f"cp {CLONE}/.env {SHOP} && ln -s {CLONE}/.venv {SHOP}/datatier/.venv")
+    assert machine.run(f"git -C {SHOP} status --porcelain --ignored").stdout.count("!! .env") == 1
+    drift = machine.run(f"cd {SHOP} && make drift")
+    assert "1 host compared: 0 changes" in drift.stdout
+    script = "/usr/local/bin/redis-cli"
+    newer = "echo '# newer' >>templates/redis/redis-cli.j2"
+    assert _in_clone(machine, f"{newer} && {committed} second").returncode == 0
+    upgrade = "git -C datatier fetch -q && git -C datatier checkout -q FETCH_HEAD"
+    machine.run(f"cd {SHOP} && {upgrade} && make deploy", timeout=600)
+    assert machine.run(f"tail -n 1 {script}").stdout == "# newer\n"
 
 
 @pytest.mark.parametrize("service", SERVICES)
