@@ -948,7 +948,7 @@ def _rolled(
     """Shell that starts instances again, whoever leads last, and then Sentinels."""
     wanted = {each.service.name: each for each in _reloadables(node)}
     redis_first = [service for service in to_roll if service not in _watchers(node)]
-    steps, rounds = [_ROLL], list[str]()
+    steps, rounds = [remote.shell("roll")], list[str]()
     for number, service in enumerate(redis_first):
         if service in due:
             names = [container.name.lstrip("/") for container in found.of(service)]
@@ -1003,32 +1003,6 @@ watches() {{
 within {seconds} watches || {{ echo 'the Sentinel does not answer' >&2; exit 1; }}
 """
 
-# Who leads is asked when it is about to happen.
-_ROLL = """
-rolled=
-roll() { # NUMBER CONTAINER...
-  number=$1; shift
-  case " $rolled " in *" $number "*) return 0 ;; esac
-  for each; do
-    role=$(inside "$each" "$ROLE" 2>/dev/null) || role=
-    case $round$role in
-      ?slave) ;;
-      1*) return 0 ;;
-      2master) inside "$each" "$HAND_OVER" ;;
-      *) echo "$each does not report its role: check its log, then run again" >&2; exit 1 ;;
-    esac
-  done
-  "roll_$number" "$@"
-  rolled="$rolled $number"
-}
-restarts() { # CONTAINER...
-  for each; do docker restart -t 300 "$each" >/dev/null; follows "$each"; done
-}
-follows() { # CONTAINER...
-  for each; do inside "$each" "$FOLLOW"; done
-}
-"""
-
 
 def _failover(node: Node) -> Change:
     """The hand-over of the master, decided now: the next one is not to hand over too.
@@ -1049,19 +1023,8 @@ def _failover(node: Node) -> Change:
         raise Unreadable(f"nobody can replace the master {there[0].service}: {why}")
     means = f"failover (master of {sentinel.master_name(inside)}; becomes a replica)"
     names = [each.name.lstrip("/") for each in there]
-    script = f"{engine.INSIDE}\nset -- {quoted(*names)}\n{_HAND_OVER}"
+    script = f"{engine.INSIDE}\n{remote.shell('roll')}\nleaves {quoted(*names)}"
     return Change([services.line(there[0].service, means)], script, _rolling_scripts(inside, alone))
-
-
-_HAND_OVER = """
-for each; do
-  [ "$(inside "$each" "$ROLE")" = master ] || continue
-  inside "$each" "$HAND_OVER"; inside "$each" "$FOLLOW"
-  exit 0
-done
-echo "$1 is no longer the master: run again" >&2
-exit 1
-"""
 
 
 # --- Wait ----------------------------------------------------------------------------------------

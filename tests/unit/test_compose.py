@@ -297,7 +297,7 @@ def test_only_one_that_says_that_it_follows_restarts_first(
 ) -> None:
     for name, role in zip("abc", roles.split(), strict=True):
         (tmp_path / name).write_text(role)
-    done = helpers.shell(f"set -eu\ncd {tmp_path}\n{compose._ROLL}\n{ROLLS}")
+    done = helpers.shell(f"set -eu\ncd {tmp_path}\n{remote.shell('roll')}\n{ROLLS}")
     assert done.stdout.splitlines() == acts
     assert done.stderr.startswith(wrong)
     assert done.returncode == bool(wrong)
