@@ -222,7 +222,7 @@ def _look(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
 
 def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     name = " ".join(filter(None, [arguments.job, getattr(arguments, "type", None)]))
-    log = log_of(config, name)
+    log, started = log_of(config, name), outcome.now()
     try:
         with locked(job.lock) if job.lock else contextlib.nullcontext():
             job.run(config, arguments, log)
@@ -235,15 +235,18 @@ def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
         log.line(str(wrong))
         return WRONG_USE
     except (Failed, KeyboardInterrupt) as failure:
-        return _failed(config, log, name, str(failure) or "interrupted")
+        return _failed(config, log, name, started, str(failure) or "interrupted")
     except Exception as error:
-        return _failed(config, log, name, f"{type(error).__name__}: {error}")
+        return _failed(config, log, name, started, f"{type(error).__name__}: {error}")
+    if not getattr(arguments, "dry_run", False):
+        outcome.note(config, name, started)
     alert.succeeded(config, name, log)
     return DONE
 
 
-def _failed(config: Config, log: Log, name: str, message: str) -> int:
+def _failed(config: Config, log: Log, name: str, started: str, message: str) -> int:
     message += _scarcity(config)
+    outcome.note(config, name, started, message)
     log.line(f"FAILED: {message}")
     alert.failed(config, name, f"{message} (at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)", log)
     return FAILED

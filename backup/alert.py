@@ -376,7 +376,7 @@ def overdue(
     """
     made = [m for m in manifests if m.verified and _taken(m) <= now + SKEW]
     problems = []
-    for event, kind, of in _expected(config):
+    for event, kind, of in expected(config):
         mine = [m for m in made if (m.kind == kind and m.of == of) or _stands_in(m, kind)]
         newest = max(mine, key=_taken, default=None)
         start = (since or {}).get(event)
@@ -389,17 +389,17 @@ def watched(config: Config, now: datetime) -> dict[str, datetime]:
     """Since when each backup is expected: the first time that this was asked; never raises."""
 
     def change(state: dict[str, Any]) -> None:
-        for event, _, _ in _expected(config):
+        for event, _, _ in expected(config):
             state["since"].setdefault(event, now.isoformat(timespec="seconds"))
 
     with _harmless(_Quiet(config)):
-        if any(event not in _read(config)["since"] for event, _, _ in _expected(config)):
+        if any(event not in _read(config)["since"] for event, _, _ in expected(config)):
             _change(config, change)
     known = _read(config)["since"]
     return {event: datetime.fromisoformat(when) for event, when in known.items()}
 
 
-def _expected(config: Config) -> list[tuple[str, str, str]]:
+def expected(config: Config) -> list[tuple[str, str, str]]:
     """Event, kind, and of what, for every backup that has a schedule."""
     rows = [("full", database) for database in config.databases]
     rows += [("incremental", config.stack)] if config.postgres else []

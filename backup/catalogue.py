@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backup import alert, outcome, postgres, redis, repository, retention
+from backup import alert, outcome, postgres, recovery, redis, repository, retention, session
 from backup.config import CRONTAB, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, update
@@ -50,29 +51,95 @@ def _size(count: int) -> str:
 
 
 def status(config: Config) -> None:
-    """Prints the newest backup of each kind, the last drill, and what is overdue.
+    """Prints the newest backup of each kind, what became of the jobs, and what is wrong.
 
     Raises:
-        Failed: something is overdue.
+        Failed: the last run of a job failed, something is overdue, or what is backed up is not
+            what the backups are of.
     """
     newest = {(m.kind, m.of): m for m in everything(config) if m.kind != "globals"}
     for (kind, of), manifest in sorted(newest.items()):
         print(f"{kind:12} {of:20} {manifest.ended}  {_size(manifest.bytes)}  {manifest.name}")
     for check in outcome.CHECKS:
         print(f"{check:12} {_told(outcome.last(config, check))}")
-    _require_fresh(config)
+    for words in lacking(config, everything(config)):
+        print(words)
+    _require_well(config)
 
 
 def brief(config: Config) -> None:
-    """Prints one line: how old the newest backup of each kind is.
+    """Prints one line: how old the newest backup of each kind is, and what there is none of.
 
     Raises:
-        Failed: something is overdue.
+        Failed: as for `status`.
     """
-    _require_fresh(config)
-    newest = {m.kind: m for m in everything(config) if m.kind != "globals"}
-    ages = [f"{kind} {_age(manifest)}" for kind, manifest in sorted(newest.items())]
-    print("newest: " + ", ".join(ages) if ages else "none yet, and none is due")
+    _require_well(config)
+    found = everything(config)
+    newest = _newest(config, found)
+    oldest: dict[str, Manifest] = {}
+    for manifest in newest.values():
+        other = oldest.get(manifest.kind, manifest)
+        oldest[manifest.kind] = min(manifest, other, key=lambda each: each.ended)
+    ages = [f"{kind} {_age(manifest)}" for kind, manifest in sorted(oldest.items())]
+    said = "newest: " + ", ".join(ages) if ages else "none yet, and none is due"
+    print("; ".join([said, *lacking(config, found)] if ages else [said, *_silent(config)]))
+
+
+def _newest(config: Config, manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """The newest backup of each kind of everything that the settings have."""
+    expected = {(kind, of) for _, kind, of in alert.expected(config)}
+    return {(m.kind, m.of): m for m in manifests if (m.kind, m.of) in expected}
+
+
+def lacking(config: Config, manifests: list[Manifest]) -> list[str]:
+    """What has no backup yet though none is overdue, and whether nobody would be told."""
+    newest = _newest(config, manifests)
+    missing = [
+        f"no {kind} backup of {of} yet"
+        for _, kind, of in alert.expected(config)
+        if (kind, of) not in newest and kind != "incremental"
+    ]
+    return [*missing, *_silent(config)]
+
+
+def _silent(config: Config) -> list[str]:
+    alerts = config.alerts
+    is_told = alerts.webhook or alerts.command or alerts.heartbeat
+    return [] if is_told else ["no alert channel is set (backup_alert_webhook)"]
+
+
+def problems(config: Config) -> list[str]:
+    """Why the backups are not as they should be; what is overdue comes last."""
+    wrong = outcome.failures(config)
+    try:
+        wrong += _of_others(config)
+    except Failed as failure:
+        wrong.append(str(failure))
+    return wrong
+
+
+def _of_others(config: Config) -> list[str]:
+    """What there is and the backups are not of; who does not answer has a row of its own.
+
+    Raises:
+        Failed: the repository cannot be read or is not well.
+    """
+    wrong, found = [], everything(config)
+    if config.postgres is not None:
+        cluster, labels = repository.known(config)
+        with contextlib.suppress(session.Unreachable):
+            wrong.append(recovery.stranger(config, cluster))
+        fulls = [m for m in found if m.kind == "full"]
+        if fulls and fulls[-1].facts["label"] not in labels:
+            wrong.append(
+                f"{fulls[-1].name}: its physical backup {fulls[-1].facts['label']} is not in the "
+                f"repository of {config.stack}: take one with postgres-backup.sh full"
+            )
+    snapshots = [m for m in found if m.kind == "redis"]
+    if config.redis is not None and snapshots:
+        with contextlib.suppress(Failed):
+            wrong.append(redis.emptied(config, snapshots[-1]))
+    return [each for each in wrong if each]
 
 
 def overdue(config: Config) -> list[alert.Overdue]:
@@ -95,11 +162,11 @@ def _late(config: Config, check: str, now: datetime, first: datetime) -> alert.O
     return alert.Overdue(f"overdue: {check}", f"backup.sh {check} {when}; it is due '{schedule}'")
 
 
-def _require_fresh(config: Config) -> None:
+def _require_well(config: Config) -> None:
     if not CRONTAB.exists():
         raise Failed(f"{CRONTAB} is missing: nothing runs by itself; deploy again")
-    if found := overdue(config):
-        raise Failed("; ".join(str(problem) for problem in found))
+    if found := [*problems(config), *map(str, overdue(config))]:
+        raise Failed("; ".join(found))
 
 
 def _age(manifest: Manifest) -> str:

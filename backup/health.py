@@ -101,6 +101,7 @@ def _restored(config: Config, log: Log) -> str:
 def _ages(config: Config) -> str:
     overdue = catalogue.overdue(config)
     alert.reconcile(config, overdue)
-    if overdue:
-        raise Failed("; ".join(str(problem) for problem in overdue))
-    return "all backups are younger than their schedule allows"
+    if found := [*catalogue.problems(config), *map(str, overdue)]:
+        raise Failed("; ".join(found))
+    well = "all backups are younger than their schedule allows"
+    return "; ".join([well, *catalogue.lacking(config, catalogue.everything(config))])

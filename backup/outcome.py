@@ -1,4 +1,4 @@
-"""What became of the checks that make backups count: written down for clean-up and status."""
+"""What became of the last run of each job: written down for clean-up, status and health."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from backup.config import Config
@@ -13,12 +14,14 @@ from backup.manifest import durably
 
 # The checks without which nothing is removed.
 CHECKS = ("verify", "drill")
+# What makes or keeps backups; a failure of one is shown until it works again.
+JOBS = ("postgres full", "postgres incremental", "redis", "cleanup", "copy to S3")
 
 
 @contextlib.contextmanager
 def recorded(config: Config, check: str) -> Iterator[dict[str, Any]]:
     """Writes down whether what is done here succeeded, with what the block adds to it."""
-    result: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    result: dict[str, Any] = {"started": now()}
     try:
         yield result
         result["outcome"] = "passed"
@@ -26,20 +29,61 @@ def recorded(config: Config, check: str) -> Iterator[dict[str, Any]]:
         result |= {"outcome": "failed", "why": config.hidden(str(error)) or type(error).__name__}
         raise
     finally:
-        result["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
-        config.logs.mkdir(exist_ok=True)
-        durably(config.logs / f"{check}.json", json.dumps(result, indent=2).encode() + b"\n")
+        _write(config, check, result)
+
+
+def note(config: Config, job: str, started: str, why: str = "") -> None:
+    """Writes down that one of `JOBS` has ended, and why it failed; a full disk hides no failure."""
+    if job in JOBS:
+        told = {"outcome": "failed", "why": config.hidden(why)} if why else {"outcome": "passed"}
+        with contextlib.suppress(OSError):
+            _write(config, job, {"started": started, **told})
+
+
+def now() -> str:
+    """This moment, as an outcome has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(config: Config, job: str, result: dict[str, Any]) -> None:
+    config.logs.mkdir(exist_ok=True)
+    content = json.dumps({**result, "ended": now()}, indent=2)
+    durably(_file(config, job), content.encode() + b"\n")
+
+
+def _file(config: Config, job: str) -> Path:
+    return config.logs / f"{job.replace(' ', '-')}.json"
 
 
 def last(config: Config, check: str) -> dict[str, Any] | None:
     """What became of the last one; None if there was none, or nothing readable is left of it."""
     try:
-        result = json.loads((config.logs / f"{check}.json").read_bytes())
+        result = json.loads(_file(config, check).read_bytes())
         for key in ("started", "ended"):
             datetime.fromisoformat(result[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return dict(result)
+
+
+def failures(config: Config) -> list[str]:
+    """The jobs whose last run failed, with its time and the reason."""
+    found = {job: result for job in (*CHECKS, *JOBS) if (result := last(config, job))}
+    # A full holds what the incremental before it was to hold.
+    full, increment = found.get("postgres full"), found.get("postgres incremental")
+    if (
+        full
+        and increment
+        and full.get("outcome") == "passed"
+        and full["ended"] > increment["ended"]
+    ):
+        del found["postgres incremental"]
+    return [
+        f"{job} failed at {datetime.fromisoformat(result['ended']):%Y-%m-%d %H:%M} UTC: "
+        f"{result.get('why', 'interrupted')}"
+        for job, result in found.items()
+        if result.get("outcome") != "passed"
+    ]
 
 
 def distrust(config: Config) -> str:

@@ -127,17 +127,28 @@ def require_known_cluster(config: Config) -> None:
     Raises:
         Failed: it is another one; the message names both ways out.
     """
+    if why := stranger(config, repository.system_identifier(config)):
+        raise Failed(why)
+
+
+def stranger(config: Config, known: str) -> str:
+    """What is wrong if the server is not the cluster that the repository is of.
+
+    Raises:
+        Failed: the server does not answer.
+    """
     with postgres.connect(postgres.server(config), "postgres") as connection:
         row = connection.execute(
             "SELECT system_identifier::text FROM pg_control_system()"
         ).fetchone()
-    live, known = row[0] if row else "", repository.system_identifier(config)
-    if live != known:
-        raise Failed(
-            f"this is a new cluster ({live}), and the repository is of another ({known}): "
-            "bring that one back with restore-cluster.sh on PostgreSQL's host, "
-            "or start over with backup.sh adopt"
-        )
+    live = row[0] if row else ""
+    if live == known:
+        return ""
+    return (
+        f"this is a new cluster ({live}), and the repository is of another ({known}): "
+        "bring that one back with restore-cluster.sh on PostgreSQL's host, "
+        "or start over with backup.sh adopt"
+    )
 
 
 def adopt(config: Config, log: Log) -> None:

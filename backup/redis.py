@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -99,6 +100,32 @@ def verify(config: Config, manifest: Manifest) -> None:
     """
     with rdb.workplace(config) as work:
         rdb.validate(config, manifest, work / rdb.DUMP)
+
+
+def emptied(config: Config, newest: Manifest) -> str:
+    """What is wrong if the master is empty and not the one of which the newest snapshot is.
+
+    An application that removes all keys leaves the identity of the replication as it is.
+
+    Raises:
+        Failed: nobody knows the master, or it does not answer.
+    """
+    redis = configured(config)
+    lasting = newest.facts.get("keys", 0) - newest.facts.get("expires", 0)
+    leader = roles.master(redis)
+    with roles.talking(leader, redis.password) as client:
+        info = client.info()
+        saves = re.search(r"\d", str(roles.command(client, "CONFIG", "GET", "save")))
+        is_empty = roles.node_of(client, leader).keys == 0
+    is_known = newest.facts.get("master_replid") in (info["master_replid"], info["master_replid2"])
+    # One that keeps nothing on its disk is empty after each restart.
+    is_kept = bool(saves or info["aof_enabled"])
+    if is_known or not (lasting and is_empty and is_kept):
+        return ""
+    return (
+        f"the master {leader} is empty, and the newest snapshot has {lasting} lasting keys: "
+        "bring them back with restore-redis.sh, or start over with redis-backup.sh"
+    )
 
 
 def _clean(directory: Path) -> None:

@@ -64,7 +64,10 @@ def backups(config: Config) -> list[Physical]:
     Raises:
         Failed: the repository cannot be read or says that it is not well.
     """
-    stanza = _info(config)
+    return _backups(_info(config))
+
+
+def _backups(stanza: dict[str, Any]) -> list[Physical]:
     status = stanza["status"]
     if status["code"] == 2:
         return []
@@ -85,6 +88,16 @@ def _info(config: Config) -> dict[str, Any]:
     return dict(stanzas[0])
 
 
+def known(config: Config) -> tuple[str, set[str]]:
+    """Which cluster the repository takes WAL of, and the labels of all backups; one question.
+
+    Raises:
+        Failed: the repository cannot be read or says that it is not well.
+    """
+    stanza = _info(config)
+    return str(_latest(stanza)["system-id"]), {backup.label for backup in _backups(stanza)}
+
+
 def system_identifier(config: Config) -> str:
     """Which cluster the repository takes WAL of: the newest that it knows.
 
@@ -95,10 +108,13 @@ def system_identifier(config: Config) -> str:
 
 
 def _newest(config: Config) -> dict[str, Any]:
-    known = _info(config)["db"]
-    if not known:
+    return _latest(_info(config))
+
+
+def _latest(stanza: dict[str, Any]) -> dict[str, Any]:
+    if not stanza["db"]:
         raise Failed(_NO_STANZA)
-    return dict(max(known, key=lambda row: row["id"]))
+    return dict(max(stanza["db"], key=lambda row: row["id"]))
 
 
 def _physical(raw: dict[str, Any]) -> Physical:

@@ -50,6 +50,10 @@ _TRANSACTION_TIMEOUT = 17
 _EVENT_TRIGGERS = 17
 
 
+class Unreachable(Failed):
+    """The server does not answer or refuses."""
+
+
 @dataclass(frozen=True)
 class Login:
     """Who connects, and the role whose rights the session has ('none': its own)."""
@@ -122,7 +126,7 @@ def connect_as(
             " FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
         )
     except psycopg.OperationalError as error:
-        raise Failed(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
+        raise Unreachable(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
     return connection
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backup import alert
+from backup import alert, outcome
 from backup.config import Config
 from backup.job import Busy, Log, locked
 from backup.store_bucket import Away
@@ -25,6 +25,7 @@ def mirror_if_any(config: Config, log: Log) -> bool:
     """
     if config.s3 is None:
         return False
+    started = outcome.now()
     try:
         with locked("mirror"), log.step(EVENT):
             mirror(config, log)
@@ -32,7 +33,9 @@ def mirror_if_any(config: Config, log: Log) -> bool:
         log.line("another run is copying to S3; the next one copies what this one made")
         return False
     except Exception as failure:
+        outcome.note(config, EVENT, started, str(failure) or type(failure).__name__)
         alert.failed(config, EVENT, f"{failure}; the backups are on this host only", log)
         return False
+    outcome.note(config, EVENT, started)
     alert.recovered(config, EVENT)
     return True

@@ -22,6 +22,7 @@ from tasks.core import asking, estate, psql, remote
 from tasks.core.change import announced, impact_of, summary
 from tasks.core.estate import Estate, Node
 from tasks.core.hide import shown
+from tasks.core.preflight import hears
 from tasks.pgbouncer import SOCKETS, PgbouncerSettings
 from tasks.postgres import PostgresSettings, clients, data_directory, role_names, role_password
 from tasks.project import DockerSettings, application
@@ -30,11 +31,16 @@ from tasks.sentinel import SentinelSettings, endpoints, master_name
 
 # Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
 SETTLE_SECONDS = 45
+_RANK_OF_BACKUP = 4
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table: a request made on a host, and what its answer must be."""
+    """One row of the table: a request made on a host, and what its answer must be.
+
+    Attributes:
+        data: the directory of the cluster that has to answer.
+    """
 
     service: str
     node: Node
@@ -43,20 +49,28 @@ class Check:
     connect: str
     rank: int
     variables: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A check and its answer."""
+    """A check and its answer.
+
+    Attributes:
+        cluster: the system identifier of the PostgreSQL that has answered.
+    """
 
     check: Check
     healthy: bool
     answer: str
+    cluster: str = ""
 
 
 _VERSION = """
 SELECT concat('PostgreSQL ', current_setting('server_version'),
-  '; beyond the settings: ' || string_agg(rolname, ', ' ORDER BY rolname))
+  '; beyond the settings: ' || string_agg(rolname, ', ' ORDER BY rolname),
+  E'\ncluster ', (SELECT system_identifier FROM pg_control_system()), ' ',
+  current_setting('data_directory'))
 FROM pg_roles r WHERE rolname NOT IN ({ours}) AND rolname !~ '^pg_|[[:cntrl:]]' AND (
   rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR EXISTS (
     SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
@@ -65,36 +79,56 @@ FROM pg_roles r WHERE rolname NOT IN ({ours}) AND rolname !~ '^pg_|[[:cntrl:]]' 
 
 
 def _postgres(node: Node) -> Iterator[Check]:
-    port = node.the(PostgresSettings).port
+    port, data = node.the(PostgresSettings).port, data_directory(node)
+    place = _place(node, node.the(PostgresSettings).listen_addresses, is_near=not clients(node))
     script = (
-        f"{psql.SHELL}within=30\nclosed_psql {data_directory(node)} {port} postgres <<'__SQL__'\n"
+        f"{_answers(place, port)}"
+        f"{psql.SHELL}within=30\nclosed_psql {data} {port} postgres <<'__SQL__'\n"
         f"{_VERSION.format(ours=', '.join(map(psql.literal, role_names(node))))}__SQL__"
     )
     connect = f"sudo -u postgres psql -p {port}"
-    where = f"{node.address if clients(node) else '127.0.0.1'}:{port}"
-    yield Check("postgres", node, where, script, connect, 0)
+    yield Check("postgres", node, f"{place}:{port}", script, connect, 0, data=data)
+
+
+def _place(node: Node, listen: str | None, *, is_near: bool = False) -> str:
+    """Where a server listens: for others, if it does; else for its own host."""
+    if not hears(listen, node.address) or (is_near and hears(listen, "127.0.0.1", "localhost")):
+        return "127.0.0.1" if hears(listen, "127.0.0.1", "localhost") else "/var/run/postgresql"
+    return node.address
+
+
+def _answers(place: str, port: int) -> str:
+    """At the address that the table shows; what follows may go another way."""
+    return f"pg_isready -q -h {place} -p {port} || {{ echo no answer at {place}; exit 1; }}\n"
+
+
+_SERVED = (
+    "SELECT pg_catalog.concat('query as ', current_user, pg_catalog.chr(10), 'cluster ',"
+    " (SELECT s.system_identifier FROM pg_catalog.pg_control_system() s))"
+)
 
 
 def _pgbouncer(node: Node) -> Iterator[Check]:
-    port = node.the(PgbouncerSettings).listen_port
+    chosen = node.the(PgbouncerSettings)
+    port = chosen.listen_port
+    place = _place(node, chosen.listen_addr)
+    where = f"{place}:{port}"
     served = application(node.estate.having(PostgresSettings)[0])
     if served is None:
-        script = f"pg_isready -q -h 127.0.0.1 -p {port} && echo accepts connections"
-        yield Check(
-            "pgbouncer", node, _at(node, port), script, f"psql -h {node.address} -p {port}", 1
-        )
+        script = f"{_answers(place, port)}echo accepts connections"
+        yield Check("pgbouncer", node, where, script, f"psql -h {place} -p {port}", 1)
         return
     name, owner = served
     # The password goes to the socket: another user could have taken the port.
     script = (
-        f"pg_isready -q -h 127.0.0.1 -p {port} || {{ echo no answer; exit 1; }}\n"
+        f"{_answers(place, port)}"
         'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 LC_ALL=C runuser -u postgres -- '
         f"timeout 30 psql -XAtqw -h {SOCKETS} -p {port} "
         f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
-        "-c \"SELECT pg_catalog.concat('query as ', current_user)\""
+        f'-c "{_SERVED}"'
     )
-    connect = f"psql -h {node.address} -p {port} -U {owner} {name}"
-    yield Check("pgbouncer", node, _at(node, port), script, connect, 1)
+    connect = f"psql -h {place} -p {port} -U {owner} {name}"
+    yield Check("pgbouncer", node, where, script, connect, 1)
 
 
 def _at(node: Node, port: int) -> str:
@@ -207,8 +241,9 @@ def _sentinel(node: Node) -> Iterator[Check]:
 
 def _backup(node: Node) -> Iterator[Check]:
     scripts = node.the(BackupSettings).scripts_dir
-    script = f"{scripts}/backup.sh status --brief"
-    yield Check("backup-service", node, "-", script, f"{scripts}/backup.sh list", 4)
+    script = f"timeout 60 {scripts}/backup.sh status --brief"
+    connect = f"{scripts}/backup.sh list"
+    yield Check("backup-service", node, "-", script, connect, _RANK_OF_BACKUP)
 
 
 def _docker(node: Node) -> Iterator[Check]:
@@ -288,17 +323,23 @@ def _ask(node: Node) -> list[Row]:
     for check in checks:
         script += (
             f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
-            'printf "%s\\tstatus %s\\n" "$(printf "%s\\n" "$out" | head -n 1)" $status\n'
+            'printf "%s\\tcluster %s\\tstatus %s\\n" "$(printf "%s\\n" "$out" | head -n 1)" \\\n'
+            ' "$(printf "%s\\n" "$out" | sed -n "s/^cluster //p" | head -n 1)" $status\n'
         )
     variables = {k: v for check in checks for k, v in check.variables.items()}
     output = remote.run(node.host, script, {**variables, **_variables(node)})
-    answers = [line.rpartition("\tstatus ") for line in output.stdout]
-    if len(answers) != len(checks):
+    if len(output.stdout) != len(checks):
         return [Row(check, False, output.last_word or "no answer") for check in checks]
-    return [
-        Row(check, status == "0", shown(answer).replace("\t", " "))
-        for check, (answer, _, status) in zip(checks, answers, strict=True)
-    ]
+    return [_row(check, line) for check, line in zip(checks, output.stdout, strict=True)]
+
+
+def _row(check: Check, line: str) -> Row:
+    said, _, status = line.rpartition("\tstatus ")
+    answer, _, served = said.rpartition("\tcluster ")
+    cluster, _, data = served.partition(" ")
+    if check.data and data and data != check.data:
+        return Row(check, False, f"the server there has its data in {shown(data)}")
+    return Row(check, status == "0", shown(answer).replace("\t", " "), cluster)
 
 
 def _variables(node: Node) -> dict[str, str]:
@@ -317,8 +358,24 @@ def rows(nodes: list[Node]) -> list[Row]:
     """Asks every service of these hosts once; the rows come in the order of deployment."""
     jobs = [gevent.spawn(_ask, node) for node in nodes if node.settings]
     gevent.joinall(jobs)
-    answers = [row for job in jobs for row in job.get()]
+    answers = _of_one_cluster([row for job in jobs for row in job.get()])
     return sorted(answers, key=lambda row: row.check.rank)
+
+
+def _of_one_cluster(answers: list[Row]) -> list[Row]:
+    """A pooler leads to the PostgreSQL of the settings, whoever else has its address."""
+    servers = {_stack(row): row.cluster for row in answers if row.check.rank == 0}
+    return [
+        replace(row, healthy=False, answer=f"leads to another PostgreSQL (cluster {row.cluster})")
+        if row.cluster and (known := servers.get(_stack(row))) and known != row.cluster
+        else row
+        for row in answers
+    ]
+
+
+def _stack(row: Row) -> str:
+    """A Docker host has a stack of its own."""
+    return row.check.node.name if row.check.node.inside else ""
 
 
 def _of_failed(everything: Estate, well: list[Node]) -> list[Row]:
@@ -343,7 +400,9 @@ def _settled(nodes: list[Node], seconds: float) -> list[Row]:
 
 def _may_settle(answers: list[Row]) -> bool:
     is_cut_off = any(row.answer.startswith(remote.BROKEN) for row in answers)
-    return not is_cut_off and not all(row.healthy for row in answers)
+    # What is wrong with the backups is not over in a minute.
+    is_due = any(not row.healthy and row.check.rank != _RANK_OF_BACKUP for row in answers)
+    return is_due and not is_cut_off
 
 
 def table(answers: list[Row]) -> Table:

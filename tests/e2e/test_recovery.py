@@ -266,7 +266,14 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     write(site.stack, "after the dump")
     site.db.remove()
     site.db = site.new("db3")
-    site.deploy()
+    site.describe()
+    run = site.project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert run.code == 1 and "not healthy: backup-service on keeper" in run.output
+    for command in ("backup.sh status", "backup.sh status --brief", "health-check.sh"):
+        told = site.job(command)
+        assert told.returncode == 1
+        for way in ("restore-cluster.sh", "backup.sh adopt", "restore-redis.sh"):
+            assert way in told.stdout + told.stderr, command
     for kind in ("full", "incremental"):
         refused = site.job(f"postgres-backup.sh {kind}")
         last = refused.stderr.splitlines()[-1]
@@ -278,9 +285,10 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
 
     before = set(site.manifests())
     site.done("backup.sh adopt")
+    site.done("redis-backup.sh")
     site.done("postgres-backup.sh incremental")
     new = {m["kind"] for path, m in site.manifests().items() if path not in before}
-    assert new == {"full", "globals", "incremental"}
+    assert new == {"full", "globals", "incremental", "redis"}
     site.done("backup.sh verify")
     assert site.deploy() == set()
     site.db.remove()
