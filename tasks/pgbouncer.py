@@ -171,7 +171,8 @@ def _pools(everything: Estate, poolers: list[Node]) -> list[Problem]:
 
 def _listens(node: Node) -> list[Listener]:
     port = node.the(PgbouncerSettings).listen_port
-    return [Listener(port, "pgbouncer_listen_port", "pgbouncer", "pgbouncer.service")]
+    key, unit, binds = "pgbouncer_listen_port", "pgbouncer.service", _outside(node) is not None
+    return [Listener(port, key, "pgbouncer", unit, binds=binds)]
 
 
 def _probes(node: Node) -> dict[str, Probe[Any]]:
@@ -605,7 +606,16 @@ def service_of(node: Node) -> Service:
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         # Whoever writes that file says whom the signal goes to.
         reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2",
+        listens=_outside(node),
     )
+
+
+def _outside(node: Node) -> tuple[str, int] | None:
+    """Where other hosts reach it, if that has to be an address of its host."""
+    chosen = node.the(PgbouncerSettings)
+    named = chosen.listen_addr is None or node.address in chosen.listen_addr.split(",")
+    is_own = named and not node.is_loopback and not node.estate.subnet
+    return (node.address, chosen.listen_port) if is_own else None
 
 
 # --- Clients wait --------------------------------------------------------------------------------

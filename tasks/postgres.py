@@ -373,7 +373,8 @@ _LOOPBACK = "127.0.0.1", "localhost"
 
 def _listens(node: Node) -> list[Listener]:
     port = node.the(PostgresSettings).port
-    mine = Listener(port, "postgres_port", "postgres", _unit(node))
+    binds = _outside(node) is not None
+    mine = Listener(port, "postgres_port", "postgres", _unit(node), binds=binds)
     return [mine, archive.listener()] if archive.is_remote(node) else [mine]
 
 
@@ -1148,7 +1149,17 @@ def service_of(node: Node, console: Callable[[Node], str] | None = None) -> Serv
         reload=psql.SHELL + _RELOAD.format(data=data_directory(node), unit=unit, waits=sql.WAITS),
         hold=hold,
         release=release,
+        listens=_outside(node),
     )
+
+
+def _outside(node: Node) -> tuple[str, int] | None:
+    """Where other hosts reach it, if that has to be an address of its host."""
+    chosen = node.the(PostgresSettings)
+    listen = chosen.listen_addresses
+    named = node.address in (listen or "").split(",") if listen else bool(clients(node))
+    is_own = named and not node.is_loopback and not node.estate.subnet
+    return (node.address, chosen.port) if is_own else None
 
 
 def deploy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,12 +28,14 @@ class Listener:
 
     Attributes:
         unit: the systemd unit, or the program that listens for it.
+        binds: it needs the host to have its address.
     """
 
     port: int
     key: str
     service: str
     unit: str
+    binds: bool = True
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,34 @@ class Holder:
         )
 
 
+# Addresses of the host without a tool of it; `any` where a socket may be bound to one to come.
+_ADDRESSES = """
+grep -qsx 1 /proc/sys/net/ipv4/ip_nonlocal_bind && echo any
+awk '/host LOCAL/ { print a } { a = $2 }' /proc/net/fib_trie 2>/dev/null | sort -u
+cut -d ' ' -f 1 /proc/net/if_inet6 2>/dev/null || :
+"""
+
+
+def addresses_probe() -> Probe[list[str]]:
+    """Reads the addresses of a host; none where its kernel does not say."""
+    return Probe(_ADDRESSES, list)
+
+
+def homeless(node: Node, listeners: Sequence[Listener], found: Sequence[str]) -> list[Problem]:
+    """An address that the host does not have: nobody would be reached there."""
+    address = ipaddress.ip_address(node.address)
+    known = address.packed.hex() if address.version == 6 else str(address)
+    is_needed = node.inside is None and any(listener.binds for listener in listeners)
+    if not found or not is_needed or node.is_loopback or {"any", known} & {*found}:
+        return []
+    own = [a for a in found if "." in a and not a.startswith("127.")]
+    message = (
+        f"{node.address} is no address of this host ({', '.join(own) or 'it has none'}); for one "
+        "that comes later: sysctl net.ipv4.ip_nonlocal_bind=1 there"
+    )
+    return [Problem(node.name, "address", message)]
+
+
 def listeners_probe(ports: Sequence[int]) -> Probe[list[Holder]]:
     """Reads who listens on `ports`."""
     script = _LISTENERS.format(ports=" ".join(f"{port:04X}" for port in ports))
@@ -231,16 +262,21 @@ def at_boot(node: Node, listeners: Sequence[Listener], lines: Sequence[str]) -> 
 
 
 def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
-    """Ports that we want and that something of somebody else's holds.
+    """Ports that we want and that something of somebody else's holds, and an address we lack.
 
     A service forks children that inherit its socket: one process of ours on a port is enough.
     """
     if not listeners:
         return []
-    probes = {"ports": listeners_probe([listener.port for listener in listeners])}
+    ports = [listener.port for listener in listeners]
+    probes: dict[str, Probe[Any]] = {
+        "ports": listeners_probe(ports),
+        "addresses": addresses_probe(),
+    }
     batches: dict[str, dict[str, Probe[Any]]] = {"preflight": probes, **node.batches()}
-    holders: list[Holder] = remote.read(node.host, batches, "preflight")["ports"]
-    problems = []
+    found = remote.read(node.host, batches, "preflight")
+    holders: list[Holder] = found["ports"]
+    problems = homeless(node, listeners, found["addresses"])
     for listener in listeners:
         here = [holder for holder in holders if holder.port == listener.port]
         if here and not any(holder.is_of(listener) for holder in here):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.core.change import Change, Impact, Line
@@ -36,6 +37,7 @@ class Service:
         stop_signal: the signal that stops it, where that is not TERM (runit only).
         hold: shell before a restart, after which clients wait.
         release: shell that lets clients go on, whoever has made them wait.
+        listens: the address and port on which a start without that address leaves it deaf.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Service:
     stop_signal: str = ""
     hold: str = ":"
     release: str = ":"
+    listens: tuple[str, int] | None = None
 
     @property
     def systemd_unit(self) -> str:
@@ -112,9 +115,10 @@ def files(service: Service, manager: Manager) -> list[Entry]:
             return [File(f"/etc/systemd/system/{service.systemd_unit}", unit)]
         directory = f"/etc/systemd/system/{service.unit}.d"
         dropin = render("service/dropin.conf.j2", service=service)
-        return [Directory(directory), File(f"{directory}/datatier.conf", dropin)]
+        entries: list[Entry] = [Directory(directory), File(f"{directory}/datatier.conf", dropin)]
+        return entries + _network(service, directory)
     directory = f"/etc/sv/{service.name}"
-    entries: list[Entry] = [
+    entries = [
         Directory(f"/var/log/{service.name}", mode="750"),
         Directory(directory),
         Directory(f"{directory}/log"),
@@ -130,6 +134,27 @@ def files(service: Service, manager: Manager) -> list[Entry]:
     return entries
 
 
+_NETWORK = "datatier-network.conf"
+
+
+def _network(service: Service, directory: str) -> list[Entry]:
+    """What matters at a boot only: it restarts nothing, so no fingerprint has it."""
+    if service.listens is None:
+        return []
+    address = service.listens[0]
+    packed = ipaddress.ip_address(address)
+    shown = address if packed.version == 4 else packed.packed.hex()
+    return [File(f"{directory}/{_NETWORK}", render("service/network.conf.j2", address=shown))]
+
+
+def listening(address: str, port: int) -> str:
+    """A pattern of /proc/net/tcp and tcp6 for who listens at this address, or at all."""
+    packed = ipaddress.ip_address(address).packed
+    words = [packed[n : n + 4][::-1].hex().upper() for n in range(0, len(packed), 4)]
+    mapped = "" if len(packed) == 16 else f"|0000000000000000FFFF0000{words[0]}"
+    return rf"^ *[0-9]+: ({''.join(words)}{mapped}|0{{8}}|0{{32}}):{port:04X} [0-9A-F]+:0000 0A "
+
+
 def activation(
     service: Service,
     manager: Manager,
@@ -141,7 +166,11 @@ def activation(
     keys: Iterable[str] = (),
 ) -> Activation:
     """The fingerprints of a service: `restart` and `reload` are the configuration it runs with."""
-    unit = "".join(e.content for e in files(service, manager) if isinstance(e, File))
+    unit = "".join(
+        e.content
+        for e in files(service, manager)
+        if isinstance(e, File) and not e.path.endswith(_NETWORK)
+    )
     fingerprints = digest(unit, restart), digest(reload)
     return Activation(service, *fingerprints, reload_means, frozenset(keys), restart_means)
 
@@ -163,8 +192,13 @@ for s in {names}; do if [ -L "/etc/service/$s" ]; then echo enabled; else echo d
 _READ_RECORD = """
 line=$(grep . {record} 2>/dev/null) || line='none none'
 for f in {files}; do if [ "$f" -nt {record} ]; then line="$line !"; fi; done
+{deaf}
 echo "$line"
 """
+# It listens, and not where others ask: its address came after it.
+_DEAF = "deaf"
+_READ_DEAF = """if grep -Eqs ':{port:04X} [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6 &&
+  ! grep -Eqs '{listening}' /proc/net/tcp /proc/net/tcp6; then line="deaf ${{line#* }}"; fi"""
 
 
 def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Status]]:
@@ -178,7 +212,12 @@ def probe(services: Sequence[Service], manager: Manager) -> Probe[dict[str, Stat
         script = _READ_RUNIT.format(names=names)
     for service in services:
         record = f"{STATE_DIRECTORY}/{service.name}.active"
-        script += _READ_RECORD.format(record=record, files=quoted(*service.configuration))
+        deaf = ":"
+        if service.listens:
+            pattern = listening(*service.listens)
+            deaf = _READ_DEAF.format(port=service.listens[1], listening=pattern)
+        files = quoted(*service.configuration)
+        script += _READ_RECORD.format(record=record, files=files, deaf=deaf)
 
     def parse(lines: list[str]) -> dict[str, Status]:
         count = len(services)
@@ -218,6 +257,9 @@ def compare(
         due = impact(wanted, found[wanted.service.name])
         if due is None:
             continue
+        if due == "restart" and found[wanted.service.name].restart == _DEAF:
+            why = f"restart (does not listen on {(wanted.service.listens or '?')[0]})"
+            wanted = replace(wanted, restart_means=why)
         lines.append(said(wanted, due))
         steps.append(step(wanted, due))
     if not lines:

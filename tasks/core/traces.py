@@ -31,7 +31,7 @@ _NAMED = (
 # Ours if they say so.
 _MARKED = (
     "/etc/systemd/system/redis-*.service",
-    "/etc/systemd/system/*.service.d/datatier.conf",
+    "/etc/systemd/system/*.service.d/datatier*.conf",
     "/etc/sv/*/run",
     "/etc/redis/*.conf",
     "/etc/pgbouncer/pgbouncer.ini",
@@ -57,6 +57,7 @@ _BESIDE = (
 # By their names, for a mark is easily copied; the scripts are told by the caller.
 _EXPECTED = re.compile(
     r"/etc/cron\.d/datatier-backup|/etc/(systemd/system|postgresql)/.*/datatier\.conf"
+    r"|/etc/systemd/system/[^/]*\.service\.d/datatier-network\.conf"
     r"|/etc/systemd/system/redis-(sentinel-)?[0-9]+\.service"
     rf"|/etc/systemd/system/{MASKED}\.service"
 )
@@ -76,8 +77,8 @@ _OWNERS = tuple(
     for path, owner in (
         (rf"{STATE_DIRECTORY}|/etc/datatier", "state"),
         (rf"{STATE_DIRECTORY}/(.+)\.active", r"\1"),
-        (r"/etc/systemd/system/postgresql@.*\.service\.d/datatier\.conf", "postgres"),
-        (r"/etc/systemd/system/(.+?)\.service(\.d/datatier\.conf)?", r"\1"),
+        (r"/etc/systemd/system/postgresql@.*\.service\.d/datatier(-network)?\.conf", "postgres"),
+        (r"/etc/systemd/system/(.+?)\.service(\.d/datatier(-network)?\.conf)?", r"\1"),
         (r"/etc/sv/(.+)/run", r"\1"),
         (r"/etc/redis/(redis-[0-9]+)\.conf", r"\1"),
         (r"/etc/redis/(sentinel-[0-9]+)\.conf", r"redis-\1"),

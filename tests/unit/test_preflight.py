@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import preflight, remote
+from tasks.core import preflight, remote, services
 from tasks.core.preflight import Holder, Listener
 from tasks.pgbouncer import PgbouncerSettings
 from tests.unit import helpers
@@ -213,3 +213,62 @@ def test_this_machine_is_examined(tmp_path: Path) -> None:
 def test_an_unsupported_system_is_refused(release: str, expected: str) -> None:
     problem = preflight._unsupported("db1", release)
     assert str(problem) == f"db1: operating system: {expected}"
+
+
+# --- Where it listens ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("listens", "asked", "is_heard"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "10.99.0.1", True),
+        ("::1", "::1", True),
+        ("::1", "127.0.0.1", False),
+        ("::", "10.99.0.1", True),
+    ],
+)
+def test_who_does_not_listen_at_its_address_is_deaf(
+    listens: str, asked: str, *, is_heard: bool
+) -> None:
+    """As the kernel says: the service started before the address was there."""
+    family = socket.AF_INET6 if ":" in listens else socket.AF_INET
+    with listen(family, listens) as made:
+        port = made.getsockname()[1]
+        pattern = services.listening(asked, port)
+        deaf = services._READ_DEAF.format(port=port, listening=pattern)
+        record = services._READ_RECORD.format(record="/nowhere", files="", deaf=deaf)
+        said = helpers.shell(record).stdout
+    assert said == ("none none\n" if is_heard else "deaf none\n")
+    assert helpers.shell(record).stdout == "none none\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "found", "binds", "is_refused"),
+    [
+        ("10.0.0.1", ["10.0.0.1", "127.0.0.1"], True, False),
+        ("10.0.0.1", ["10.0.0.11", "127.0.0.1"], True, True),
+        ("10.0.0.1", ["10.0.0.11"], False, False),
+        ("10.0.0.1", ["any", "10.0.0.11"], True, False),
+        # A kernel that does not say.
+        ("10.0.0.1", [], True, False),
+        ("127.0.0.1", ["10.0.0.11"], True, False),
+        ("fd00::1", ["fd000000000000000000000000000001"], True, False),
+    ],
+)
+def test_an_address_that_the_host_does_not_have_is_refused(
+    tmp_path: Path, address: str, found: list[str], *, binds: bool, is_refused: bool
+) -> None:
+    estate = helpers.estate({"db1": {"address": address}}, {"pgbouncer": ["db1"]}, tmp_path)
+    wanted = Listener(6432, "pgbouncer_listen_port", "pgbouncer", "x", binds=binds)
+    problems = preflight.homeless(helpers.node(estate, "db1"), [wanted], found)
+    assert len(problems) == is_refused
+    if is_refused:
+        assert "is no address of this host (10.0.0.11); for one that comes" in problems[0].message
+
+
+def test_this_machine_says_its_addresses() -> None:
+    """By the kernel, without a tool of it."""
+    lines = helpers.shell(preflight.addresses_probe().script).stdout.splitlines()
+    assert "127.0.0.1" in lines

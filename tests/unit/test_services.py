@@ -186,7 +186,7 @@ def test_a_file_that_is_newer_than_the_record_is_loaded_again(tmp_path: Path) ->
     change = services.compare([WANTED], {"redis-6379": status}, "systemd")
     assert change is not None and change.lines == ["redis-6379: reload"]
     file, record = tmp_path / "redis.conf", tmp_path / "redis.active"
-    script = services._READ_RECORD.format(record=record, files=file)
+    script = services._READ_RECORD.format(record=record, files=file, deaf=":")
     record.write_text("R L lfu-log-factor\n")
     file.write_text("")
     for moment, newer in ((3, True), (1, False)):
