@@ -288,6 +288,7 @@ def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
                 message = f"{wanted} overlaps {subnet} of the network {name}: choose another one"
                 yield "docker_subnet", message
     yield from _in_the_way(node, found)
+    yield from _overridden(node, found)
     version = chosen.release.postgres
     if found.cluster and found.cluster != version:
         yield (
@@ -314,6 +315,18 @@ def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
                 f"mv {min(places)} {chosen.project_dir}, and run again"
             ),
         )
+
+
+def _overridden(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
+    """What makes Compose see another project than we do."""
+    key, home = "docker_project_dir", node.the(DockerSettings).project_dir
+    for name in found.instead:
+        yield key, f"{home}: {name} changes what Compose reads: use {engine.OVERRIDE} for that"
+    if found.wrong:
+        beside = f" with {engine.OVERRIDE}" if found.is_overridden else ""
+        yield key, f"{home}: Compose refuses docker-compose.yml{beside}: {found.wrong}"
+    elif found.hashes and (hidden := sorted({*_roles(node)} - {*found.hashes})):
+        yield key, f"{home}: {engine.OVERRIDE} hides {', '.join(hidden)}: remove its profile"
 
 
 def _in_the_way(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
@@ -741,7 +754,7 @@ def _why(
     if _moved(node, found):
         return "network"
     if any(c.hash != found.hashes.get(service) for c in there):
-        return "docker-compose.yml"
+        return "docker-compose.yml" + f", {engine.OVERRIDE}" * found.is_overridden
     return ""
 
 

@@ -41,6 +41,9 @@ class Engine:
         foreign: ports that others' containers publish, and whose.
         cluster: the major version of PostgreSQL in the project's volume.
         stranger: where that volume has a cluster which other images have made.
+        instead: what would make Compose read another file than ours.
+        wrong: why Compose does not take our file with the one that others have put beside it.
+        is_overridden: whether there is one.
     """
 
     version: str = "absent"
@@ -55,6 +58,9 @@ class Engine:
     foreign: Mapping[int, str] = field(default_factory=dict)
     cluster: int = 0
     stranger: str = ""
+    instead: tuple[str, ...] = ()
+    wrong: str = ""
+    is_overridden: bool = False
 
     def of(self, service: str) -> list[Container]:
         """The containers of a service."""
@@ -80,6 +86,14 @@ _IMAGE = (
     "|{{range .RepoTags}}{{.}} {{end}}"
 )
 
+# What people put beside our file; both Composes read it after ours.
+OVERRIDE = "docker-compose.override.yml"
+# What some Compose or other would read in the place of these two.
+_OTHERS = (
+    "compose.yaml compose.yml compose.override.yaml compose.override.yml docker-compose.yaml "
+    "docker-compose.override.yaml"
+)
+
 # Compose says what the hash of each service would be; only a file can be given to 1.29.
 _READ = """
 command -v docker >/dev/null || { echo 'engine|absent'; exit 0; }
@@ -90,6 +104,9 @@ __COMPOSE__
 version=$([ -z "$compose" ] || $compose version --short)
 [ -z "$compose" ] || echo "compose|$compose|$version"
 case $version in 1.*) glue=_ ;; *) glue=- ;; esac
+for f in __OTHERS__; do [ ! -e __DIR__/$f ] || echo "instead|$f"; done
+! grep -qs '^ *COMPOSE_FILE *=' __DIR__/.env || echo 'instead|COMPOSE_FILE in .env'
+[ ! -e __DIR__/__OVERRIDE__ ] || echo override
 ids=$(docker ps -aq --filter label=com.docker.compose.project=__STACK__ \\
   --filter label=com.docker.compose.oneoff=False)
 if [ -n "$ids" ]; then docker inspect -f '__CONTAINER__' $ids; fi
@@ -105,8 +122,12 @@ docker image inspect -f '__IMAGE__' $(echo __IMAGES__ | sed "s/%/$glue/g") 2>/de
 if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
   file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT
   printf '%s' "$COMPOSE_FILE_TEXT" | base64 -d >"$file"
-  $compose -p __STACK__ -f "$file" --project-directory __DIR__ config --hash '*' </dev/null |
-    sed 's/^/hash|/; s/ /|/2; s/ /|/'
+  set -- -f "$file"
+  [ ! -e __DIR__/__OVERRIDE__ ] || set -- "$@" -f __DIR__/__OVERRIDE__
+  hashes=$($compose -p __STACK__ "$@" --project-directory __DIR__ config --hash '*' \
+    2>"$file.err" </dev/null) || echo "wrong|$(tail -n 1 "$file.err" | tr '|' ' ')"
+  rm -f "$file.err"
+  printf '%s\n' "$hashes" | sed 's/^/hash|/; s/ /|/2; s/ /|/'
 fi
 """
 
@@ -120,6 +141,8 @@ def probe(node: Node, images: Mapping[str, str]) -> Probe[Engine]:
     script = _READ
     for word, value in {
         "__COMPOSE__": COMPOSE,
+        "__OVERRIDE__": OVERRIDE,
+        "__OTHERS__": _OTHERS,
         "__CONTAINER__": _CONTAINER,
         "__STACK__": node.stack.stack_name,
         "__IMAGES__": quoted(*dict.fromkeys(images.values())),
@@ -162,6 +185,9 @@ def _parse(stack: str, lines: list[str]) -> Engine:
         },
         cluster=max((int(row[0]) for row in of("cluster")), default=0),
         stranger="".join(row[0] for row in of("stranger")),
+        instead=tuple(row[0] for row in of("instead")),
+        wrong="".join(row[0] for row in of("wrong")),
+        is_overridden=bool(of("override")),
     )
 
 
