@@ -405,7 +405,9 @@ def _instances(node: Node) -> list[str]:
 
 def _here(node: Node) -> Traces:
     """What is on the host, whatever else of it cannot be read."""
-    found: Traces = remote.read(node.host, {estate.HOST: probes(node)}, estate.HOST)["traces"]
+    found: Traces = remote.read(node.host, lambda: {estate.HOST: probes(node)}, estate.HOST)[
+        "traces"
+    ]
     return found
 
 
@@ -508,7 +510,7 @@ def _in_project(node: Node) -> Mapping[str, list[str]]:
     script = _PROJECT.format(home=home, stack=stack, records=records, mark=MARK)
     probe = Probe(shell("ours") + script, _by_kind)
     found: Mapping[str, list[str]]
-    found = remote.read(node.host, {"project": {"project": probe}}, "project")["project"]
+    found = remote.read(node.host, lambda: {"project": {"project": probe}}, "project")["project"]
     return found
 
 

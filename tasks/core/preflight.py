@@ -15,7 +15,7 @@ from pyinfra.api.arguments import pop_global_arguments
 
 from tasks.core import remote
 from tasks.core.releases import RELEASES, Release
-from tasks.core.remote import Output, Probe, Unreadable, shell
+from tasks.core.remote import Batches, Output, Probe, Unreadable, shell
 from tasks.core.settings import Problem
 
 if TYPE_CHECKING:
@@ -273,7 +273,10 @@ def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
         "ports": listeners_probe(ports),
         "addresses": addresses_probe(),
     }
-    batches: dict[str, dict[str, Probe[Any]]] = {"preflight": probes, **node.batches()}
+
+    def batches() -> Batches:
+        return {"preflight": probes, **node.batches()}
+
     found = remote.read(node.host, batches, "preflight")
     holders: list[Holder] = found["ports"]
     problems = homeless(node, listeners, found["addresses"])

@@ -81,6 +81,9 @@ class Probe(Generic[T]):
     secrets: tuple[tuple[str, str], ...] = ()
 
 
+Batches = Mapping[str, Mapping[str, Probe[Any]]]
+
+
 @dataclass(frozen=True)
 class Output:
     """What a command printed, and whether it exited with 0."""
@@ -156,22 +159,25 @@ def commands(host: Host) -> int:
     return _commands.get(host, 0)
 
 
-def read(host: Host, batches: Mapping[str, Mapping[str, Probe[Any]]], wanted: str) -> Any:
+def read(host: Host, batches: Callable[[], Batches], wanted: str) -> Any:
     """Reads one batch of probes, remembered until something changes on the host.
 
     Args:
         host: whom to ask.
-        batches: what every component asks; the first command reads all of them.
+        batches: what every component asks; the first command reads all of them. It is called
+            only when something is to be read: most answers are remembered.
         wanted: the batch to return, as a dictionary of parsed results by probe name.
 
     Raises:
         Unreadable: a probe of the wanted batch failed or its output was cut short.
     """
-    # After a change only what is asked for: the next change makes the rest stale again.
-    due = {wanted: batches[wanted]} if host in _cache else batches
+    is_first = host not in _cache
     fresh = _cache.setdefault(host, {})
     now = time.monotonic()
     if wanted not in fresh or now - fresh[wanted][0] > MAX_AGE_SECONDS:
+        everything = batches()
+        # After a change only what is asked for: the next change makes the rest stale again.
+        due = everything if is_first else {wanted: everything[wanted]}
         for name, results in _read_all(host, due).items():
             fresh[name] = (now, results)
     results = fresh[wanted][1]
@@ -187,9 +193,7 @@ def forget(host: Host) -> None:
         _cache[host].clear()
 
 
-def _read_all(
-    host: Host, batches: Mapping[str, Mapping[str, Probe[Any]]]
-) -> dict[str, dict[str, Any]]:
+def _read_all(host: Host, batches: Batches) -> dict[str, dict[str, Any]]:
     probes = {
         f"{batch}/{name}": probe for batch, of in batches.items() for name, probe in of.items()
     }

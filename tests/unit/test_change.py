@@ -118,10 +118,10 @@ def test_what_happened_since_the_plan_counts(host: Host, tmp_path: Path) -> None
 
 def test_a_change_makes_what_was_read_forgotten(host: Host, tmp_path: Path) -> None:
     batches = {"x": {"a": Probe(f"cat {tmp_path}/a 2>/dev/null || true", "".join)}}
-    assert remote.read(host, batches, "x") == {"a": ""}
+    assert remote.read(host, lambda: batches, "x") == {"a": ""}
     plan(host, written(tmp_path / "a", "x\n"))
     assert execute(host) == (1, 0)
-    assert remote.read(host, batches, "x") == {"a": "x"}
+    assert remote.read(host, lambda: batches, "x") == {"a": "x"}
 
 
 def test_a_script_stops_at_the_first_failure(host: Host, tmp_path: Path) -> None:

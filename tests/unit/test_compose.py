@@ -94,6 +94,8 @@ def _say(
         **{f"redis-sentinel-{n}.monitors": {26379: {"quorum": "2"}} for n in (1, 2, 3)},
         **{f"{name}.roles": [_instance(ip, leader)] for name, ip in INSTANCES.items()},
     }
+    # A read tells containers whom to ask.
+    node.batches()
     remote._cache.setdefault(node.host, {})["docker"] = (float("inf"), said)
 
 

@@ -116,13 +116,13 @@ def test_a_plan_waits_and_says_so(
     with held(), caplog.at_level(logging.INFO, logger=logger.name):
         monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
         with pytest.raises(Unreadable, match="another run is still changing this host"):
-            remote.read(host, BATCHES, "redis")
+            remote.read(host, lambda: BATCHES, "redis")
     assert "another run is changing this host: waiting until it rests" in caplog.text
     remote.forget(host)
-    assert remote.read(host, BATCHES, "redis") == {"word": "read"}
+    assert remote.read(host, lambda: BATCHES, "redis") == {"word": "read"}
 
 
 def test_a_run_that_changes_the_host_itself_does_not_wait(host: Host) -> None:
     host.state.is_executing = True
     with held():
-        assert remote.read(host, BATCHES, "redis") == {"word": "read"}
+        assert remote.read(host, lambda: BATCHES, "redis") == {"word": "read"}

@@ -50,15 +50,15 @@ def test_every_probe_gets_its_own_lines(host: Host) -> None:
         },
         "sentinel": {"one": echo("3")},
     }
-    assert remote.read(host, batches, "redis") == {"one": "1", "none": "", "two": "a\nb"}
-    assert remote.read(host, batches, "sentinel") == {"one": "3"}
+    assert remote.read(host, lambda: batches, "redis") == {"one": "1", "none": "", "two": "a\nb"}
+    assert remote.read(host, lambda: batches, "sentinel") == {"one": "3"}
     assert remote.commands(host) == 1
 
 
 def test_the_real_file_probe_works_through_it(host: Host, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x\x1e 0\n\xff")
     entries = [files.File(str(tmp_path / name), "") for name in ("a", "b")]
-    found = remote.read(host, {"redis": {"files": files.probe(entries)}}, "redis")["files"]
+    found = remote.read(host, lambda: {"redis": {"files": files.probe(entries)}}, "redis")["files"]
     assert found[str(tmp_path / "a")].content == b"x\x1e 0\n\xff"
     assert found[str(tmp_path / "b")].kind == "absent"
 
@@ -68,7 +68,7 @@ def test_probes_cannot_disturb_each_other(host: Host) -> None:
         "leaves": Probe("cd /; x=1; set -u; exit 0", text),
         "reads": Probe("cat; echo ${x-unset}", text),
     }}  # fmt: skip
-    assert remote.read(host, batches, "redis")["reads"] == "unset"
+    assert remote.read(host, lambda: batches, "redis")["reads"] == "unset"
 
 
 # --- What cannot be read is unknown --------------------------------------------------------------
@@ -83,14 +83,14 @@ def test_a_probe_that_fails_spoils_its_own_batch_only(host: Host) -> None:
         "sentinel": {"fine": echo("2")},
     }
     with pytest.raises(Unreadable) as caught:
-        remote.read(host, batches, "redis")
+        remote.read(host, lambda: batches, "redis")
     assert str(caught.value).endswith("redis: files could not be read: disk on fire")
-    assert remote.read(host, batches, "sentinel") == {"fine": "2"}
+    assert remote.read(host, lambda: batches, "sentinel") == {"fine": "2"}
 
 
 def test_a_failure_without_a_word_says_its_status(host: Host) -> None:
     with pytest.raises(Unreadable, match=r"redis: files could not be read: status 7$"):
-        remote.read(host, {"redis": {"files": Probe("exit 7", text)}}, "redis")
+        remote.read(host, lambda: {"redis": {"files": Probe("exit 7", text)}}, "redis")
 
 
 def test_output_that_was_cut_short_is_not_an_empty_answer(host: Host) -> None:
@@ -99,30 +99,30 @@ def test_output_that_was_cut_short_is_not_an_empty_answer(host: Host) -> None:
         "redis": {"files": Probe("echo half; kill -9 $$", text)},
         "sentinel": {"files": echo("never")},
     }
-    assert remote.read(host, batches, "postgres") == {"whole": "1"}
+    assert remote.read(host, lambda: batches, "postgres") == {"whole": "1"}
     for batch in ("redis", "sentinel"):
         with pytest.raises(Unreadable, match=f"{batch}: files could not be read"):
-            remote.read(host, batches, batch)
+            remote.read(host, lambda: batches, batch)
 
 
 def test_an_error_shows_nothing_of_what_was_read(host: Host) -> None:
     batches = {"redis": {"files": Probe(f"echo {SECRET_LINE}; kill -9 $$", text)}}
     with pytest.raises(Unreadable) as caught:
-        remote.read(host, batches, "redis")
+        remote.read(host, lambda: batches, "redis")
     assert "hunter2" not in str(caught.value)
     assert "\x1e" not in str(caught.value)
 
 
 def test_a_last_line_without_its_end_is_not_trusted(host: Host) -> None:
     with pytest.raises(Unreadable):
-        remote.read(host, {"redis": {"files": Probe("printf half", text)}}, "redis")
+        remote.read(host, lambda: {"redis": {"files": Probe("printf half", text)}}, "redis")
 
 
 def test_an_answer_that_makes_no_sense_is_unreadable(host: Host) -> None:
     probe = files.probe([files.File("/etc/passwd", ""), files.File("/etc/group", "")])
     short = Probe("echo absent", probe.parse)
     with pytest.raises(Unreadable, match="redis: files could not be read"):
-        remote.read(host, {"redis": {"files": short}}, "redis")
+        remote.read(host, lambda: {"redis": {"files": short}}, "redis")
 
 
 def broken(*_arguments: object, **_keywords: object) -> None:
@@ -132,7 +132,7 @@ def broken(*_arguments: object, **_keywords: object) -> None:
 def test_a_broken_connection_reads_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "run_shell_command", broken)
     with pytest.raises(Unreadable, match=r"could not be read: the connection is broken$"):
-        remote.read(host, {"redis": {"one": echo("1")}}, "redis")
+        remote.read(host, lambda: {"redis": {"one": echo("1")}}, "redis")
 
 
 def test_a_connection_that_breaks_during_a_change_fails_its_host_alone(
@@ -154,44 +154,46 @@ def counting(path: Path) -> dict[str, dict[str, Probe[str]]]:
 
 def test_what_was_read_is_remembered(host: Host, tmp_path: Path) -> None:
     batches = counting(tmp_path / "count")
-    answers = [remote.read(host, batches, name) for name in ("redis", "redis", "sentinel", "redis")]
+    answers = [
+        remote.read(host, lambda: batches, name) for name in ("redis", "redis", "sentinel", "redis")
+    ]
     assert [answer for answer in answers if "count" in answer] == [{"count": "1"}] * 3
     assert remote.commands(host) == 1
 
 
 def test_a_change_makes_it_forgotten(host: Host, tmp_path: Path) -> None:
     batches = counting(tmp_path / "count")
-    remote.read(host, batches, "redis")
+    remote.read(host, lambda: batches, "redis")
     remote.forget(host)
-    assert remote.read(host, batches, "redis") == {"count": "2"}
+    assert remote.read(host, lambda: batches, "redis") == {"count": "2"}
 
 
 def test_after_a_change_only_what_is_asked_for_is_read(host: Host, tmp_path: Path) -> None:
     batches = counting(tmp_path / "count")
-    remote.read(host, batches, "redis")
+    remote.read(host, lambda: batches, "redis")
     remote.forget(host)
-    assert remote.read(host, batches, "sentinel") == {"other": "1"}
+    assert remote.read(host, lambda: batches, "sentinel") == {"other": "1"}
     assert (tmp_path / "count").read_text() == "x\n"
-    assert remote.read(host, batches, "redis") == {"count": "2"}
+    assert remote.read(host, lambda: batches, "redis") == {"count": "2"}
 
 
 def test_it_is_read_again_after_a_minute(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = counting(tmp_path / "count")
-    remote.read(host, batches, "redis")
+    remote.read(host, lambda: batches, "redis")
     monkeypatch.setattr(remote, "MAX_AGE_SECONDS", 0.0)
-    assert remote.read(host, batches, "redis") == {"count": "2"}
+    assert remote.read(host, lambda: batches, "redis") == {"count": "2"}
 
 
 def test_a_failure_is_remembered_until_something_changes(host: Host, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     batches = {"redis": {"flag": Probe(f"cat {flag}", text)}}
     with pytest.raises(Unreadable):
-        remote.read(host, batches, "redis")
+        remote.read(host, lambda: batches, "redis")
     flag.write_text("there\n")
     remote.forget(host)
-    assert remote.read(host, batches, "redis") == {"flag": "there"}
+    assert remote.read(host, lambda: batches, "redis") == {"flag": "there"}
 
 
 # --- Secrets -------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ def test_no_process_list_and_no_environment_shows_a_secret(host: Host) -> None:
 
 def test_probes_get_their_secrets(host: Host) -> None:
     probe = Probe('printf "%s\\n" "$PASSWORD"', text, (("PASSWORD", SECRET),))
-    assert remote.read(host, {"redis": {"roles": probe}}, "redis") == {"roles": SECRET}
+    assert remote.read(host, lambda: {"redis": {"roles": probe}}, "redis") == {"roles": SECRET}
 
 
 @settings(max_examples=50)
