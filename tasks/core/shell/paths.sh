@@ -81,7 +81,11 @@ look() { # PATH...
       16384) echo "dir $said" ;;
       32768)
         if [ "$size" -gt 4194304 ] || [ ! -r "$p" ]; then echo "other $(id -u)"; continue; fi
-        printf "file %s " "$said"; head -c 4194304 -- "$p" | base64 -w0 || exit 1
+        printf "file %s " "$said"
+        case ${actor-}$said in # what only root may write, nobody makes grow meanwhile
+          0[0-7][0145][0145]" root root 0 0") base64 -w0 -- "$p" || exit 1 ;;
+          *) head -c 4194304 -- "$p" | base64 -w0 || exit 1 ;;
+        esac
         echo ;;
       40960)
         if [ -d "$p" ] && { [ "${said%% 0 *}" != "$said" ] || [ "$(id -u)" != 0 ]; }; then
