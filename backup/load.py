@@ -49,8 +49,6 @@ _AFTER_ROWS = {
 }
 _EXTENSION = ("IF", "NOT", "EXISTS", "WITH", "SCHEMA")
 _FUNCTIONS = {"FUNCTION", "PROCEDURE"}
-# What runs or is read with its owner's rights.
-_TRUSTED = {*_FUNCTIONS, "AGGREGATE", "VIEW"}
 # They would have an effect on what is loaded after them.
 _LAST = {"DEFAULT ACL", "EVENT TRIGGER"}
 
@@ -127,6 +125,7 @@ def sweep(server: Postgres, log: Log) -> None:
             try:
                 for database in databases:
                     with connect(server, database, admin=True) as inside:
+                        _execute(inside, _UNGUARD)
                         _execute(inside, "DROP OWNED BY {} CASCADE", role)
                 _execute(connection, "DROP ROLE {}", role)
             except (Failed, psycopg.Error) as obstacle:
@@ -229,7 +228,7 @@ class _Sessions:
     superusers: frozenset[str]
     owner: str
     logins: dict[str, Login]
-    settings: list[Statement] = field(default_factory=list)
+    settings: dict[tuple[str, ...], Statement] = field(default_factory=dict)
     opened: dict[str | None, Connection] = field(default_factory=dict)
 
     def of(self, owner: str | None) -> Connection:
@@ -237,20 +236,25 @@ class _Sessions:
         if owner not in self.opened:
             if owner is None:
                 session = connect(self.server, self.database, admin=True)
+                session.execute("SET synchronous_commit = off")
+                for setting in self.settings.values():
+                    send(session, setting)
             else:
                 session = connect_as(self.server, self.database, self.logins[owner])
             session.prepare_threshold = None
             self.opened[owner] = session
-            session.execute("SET synchronous_commit = off")
-            for setting in self.settings:
-                send(session, setting)
+        if owner is not None:
+            # What code of the database has set, a path say, would change what comes next.
+            settings = [each.text for each in self.settings.values()]
+            first = (b"RESET ALL", b"RESET ROLE", b"SET synchronous_commit = off")
+            self.opened[owner].execute(b"\n;".join([*first, *settings]))
         return self.opened[owner]
 
     def set(self, setting: Statement) -> None:
         """Sets something in all sessions, those to come too."""
-        self.settings.append(setting)
-        for session in self.opened.values():
-            send(session, setting)
+        self.settings[setting.tokens[:2]] = setting
+        if None in self.opened:
+            send(self.opened[None], setting)
 
     def login_of(self, owner: str) -> str:
         """Whose login makes what a role owns."""
@@ -288,6 +292,7 @@ def _sessions(
         sessions = _Sessions(server, database, admin, superusers, owner, logins)
         try:
             _admit(sessions, whole=whole)
+            admin.execute(_GUARD)
             yield sessions
         except BaseException:
             # What is left of them is dropped by the next `sweep`.
@@ -300,7 +305,8 @@ def _sessions(
 def _leave(sessions: _Sessions) -> None:
     for session in sessions.opened.values():
         session.close()
-    # What is theirs still, code of the database has made: to hand it over is to trust it.
+    _execute(sessions.admin, _UNGUARD)
+    # What is theirs still is no owner's.
     for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
         for login in sessions.logins.values():
             _execute(sessions.admin, statement, login.user)
@@ -321,6 +327,27 @@ def _login(admin: Connection, owners: list[str], role: str) -> Login:
         statement = sql.SQL("{} IN ROLE {}").format(statement, groups)
     admin.execute(statement)
     return Login(user, password, role)
+
+
+# What code of the database does in our sessions, it does with the rights of all whose things are
+# loaded. So it defines nothing: who is called by a statement has more than itself in its context.
+# In a temporary schema both go with the session; only a server that crashes leaves them.
+_GUARD = f"""
+DROP EVENT TRIGGER IF EXISTS datatier_load;
+CREATE FUNCTION pg_temp.datatier_load() RETURNS event_trigger LANGUAGE plpgsql
+  SET search_path = pg_catalog, pg_temp AS $$
+DECLARE context text;
+BEGIN
+  GET DIAGNOSTICS context = PG_CONTEXT;
+  IF starts_with(session_user, '{PREFIX}') AND strpos(context, chr(10)) > 0 THEN
+    RAISE 'code of the database defines something while it is loaded: look at what its checks and '
+      'defaults call, in a scratch server';
+  END IF;
+END $$;
+CREATE EVENT TRIGGER datatier_load ON ddl_command_start EXECUTE FUNCTION pg_temp.datatier_load();
+ALTER EVENT TRIGGER datatier_load ENABLE ALWAYS;
+""".encode()
+_UNGUARD = "DROP EVENT TRIGGER IF EXISTS datatier_load"
 
 
 def _admit(sessions: _Sessions, *, whole: bool) -> None:
@@ -354,7 +381,6 @@ class _Load:
         self._rows_begun = False
         self._handed_over: list[Statement] = []
         self._by_superuser = set[Header]()
-        self._as_made: dict[int, str] = {}
         self._counts: dict[str, int] = {}
         self._attached: list[Statement] = []
         self._whole = not schemas
@@ -378,7 +404,8 @@ class _Load:
         self._end_rows(opened)
         for statement in self._attached:
             self._make(statement)
-        self._hand_over()
+        for statement in self._handed_over:
+            self._send(None, statement)
         self._close_schemas()
         self._grant(lambda _: True, final=True)
         for statement in self._outline.last:
@@ -508,46 +535,6 @@ class _Load:
         else:
             self._handed_over.append(statement)
 
-    def _remember(self, statement: Statement) -> None:
-        """What was just made for a superuser, and runs or is read with its rights."""
-        if statement.header.type not in _TRUSTED or self._sessions.login_of(statement.header.owner):
-            return
-        if statement.starts("CREATE", "OR", "REPLACE", "VIEW"):
-            # It takes the place of an empty one where views refer to each other.
-            self._as_made.pop(self._number_of(statement.name_after("VIEW")), None)
-        self._as_made.update(self._trusted([*self._as_made]))
-
-    def _number_of(self, name: str) -> int:
-        row = self._admin.execute("SELECT to_regclass(%s)::oid::int8", (name,)).fetchone()
-        return row[0] if row and row[0] else 0
-
-    def _trusted(self, known: Sequence[int] = ()) -> dict[int, str]:
-        role = self._sessions.logins[""].user
-        rows = self._admin.execute(_CONTENT, {"role": role, "known": list(known)}).fetchall()
-        return dict(rows)
-
-    def _hand_over(self) -> None:
-        """Gives superusers what their stand-in has made, if it is still that.
-
-        Raises:
-            Failed: code of the database, run by rows or types, has put something else there.
-        """
-        now = self._trusted()
-        if any(now.get(number) != made for number, made in self._as_made.items()):
-            raise Failed(_CHANGED)
-        # In a database in use others come and go, and nobody else may enter the schema.
-        owned = self._owned() if self._whole else 0
-        for statement in self._handed_over:
-            self._send(None, statement)
-        if self._whole and self._owned() < owned:
-            raise Failed(_CHANGED)
-
-    def _owned(self) -> int:
-        """How many things in the database are neither a superuser's nor the stand-in's."""
-        row = self._admin.execute(_OWNED, (self._sessions.logins[""].user,)).fetchone()
-        assert row is not None
-        return int(row[0])
-
     def _make(self, statement: Statement) -> None:
         header = statement.header
         if self._is_ours(statement):
@@ -559,7 +546,6 @@ class _Load:
         by_superuser = self._make_as_owner(statement)
         if by_superuser:
             self._by_superuser.add(header)
-        self._remember(statement)
         if header.type in _FUNCTIONS and (by_superuser or "SECURITY" in statement.tokens):
             # It has others' rights, so no code may call it before its own grants are made.
             self._grant_new_function(header.type)
@@ -593,11 +579,11 @@ class _Load:
 
     def _refresh(self, statement: Statement) -> None:
         """Fills a view from other rows; what keeps it from that now is no reason to lose those."""
-        owner = self._sessions.login_of(statement.header.owner)
+        session = self._sessions.of(self._sessions.login_of(statement.header.owner))
         # As its owner does it, who may see a part of the rows only.
-        self._sessions.of(owner).execute("SET row_security = on")
+        session.execute("SET row_security = on")
         try:
-            self._send(owner, statement)
+            _sent(session, statement)
         except Failed as failure:
             self._log.line(f"not restored: {failure}; REFRESH MATERIALIZED VIEW fills it")
 
@@ -686,17 +672,7 @@ class _Load:
             self._admin.execute(row[0].encode())
 
     def _send(self, owner: str | None, statement: Statement) -> None:
-        try:
-            send(self._sessions.of(owner), statement)
-        except errors.UndefinedObject as error:
-            raise _Missing(str(_failed(statement, error))) from None
-        except (errors.InsufficientPrivilege, errors.InvalidFunctionDefinition) as error:
-            # The second is of an aggregate whose state is internal.
-            raise _Denied(str(_failed(statement, error))) from None
-        except errors.ForeignKeyViolation as error:
-            raise _Orphans(str(_failed(statement, error))) from None
-        except psycopg.Error as error:
-            raise _failed(statement, error) from None
+        _sent(self._sessions.of(owner), statement)
 
 
 def _has_its_time(statement: Statement) -> bool:
@@ -733,33 +709,6 @@ def _placed(statement: Statement) -> str:
     return ""
 
 
-_CHANGED = (
-    "what a superuser owns was changed by code of the database while it was loaded: "
-    "look at what its checks and defaults call, in a scratch server"
-)
-# Functions and views that are a superuser's, or the stand-in's, with what they do.
-_CONTENT = """
-WITH their AS (SELECT oid FROM pg_roles WHERE rolsuper OR rolname = %(role)s)
-SELECT p.oid::int8, (to_jsonb(p) - 'proacl' - 'proowner')::text FROM pg_proc p
-WHERE proowner IN (SELECT oid FROM their) AND p.oid >= 16384
-  AND p.oid::int8 <> ALL (%(known)s::int8[])
-UNION ALL
-SELECT c.oid::int8, concat(pg_get_viewdef(c.oid), reloptions) FROM pg_class c
-WHERE relowner IN (SELECT oid FROM their) AND c.oid >= 16384 AND relkind = 'v'
-  AND c.oid::int8 <> ALL (%(known)s::int8[])
-"""
-# Not by pg_shdepend, which knows nothing of what pg_database_owner and the like have.
-_OWNED = """
-WITH owned (by) AS (
-  SELECT relowner FROM pg_class UNION ALL SELECT proowner FROM pg_proc
-  UNION ALL SELECT typowner FROM pg_type UNION ALL SELECT oprowner FROM pg_operator
-  UNION ALL SELECT collowner FROM pg_collation UNION ALL SELECT conowner FROM pg_conversion
-  UNION ALL SELECT stxowner FROM pg_statistic_ext UNION ALL SELECT cfgowner FROM pg_ts_config
-  UNION ALL SELECT dictowner FROM pg_ts_dict UNION ALL SELECT nspowner FROM pg_namespace
-)
-SELECT count(*) FROM owned JOIN pg_roles r ON r.oid = by WHERE NOT rolsuper AND rolname <> %s
-"""
-
 # Whether a role may do something with what a name in SQL means.
 _HAS = {
     "TABLE": "SELECT has_table_privilege(%s, to_regclass(%s), %s)",
@@ -794,6 +743,20 @@ class _Denied(Failed):
 def send(session: Connection, statement: Statement) -> None:
     """Sends one statement, by the protocol that takes no second one."""
     session.cursor(binary=True).execute(statement.text)
+
+
+def _sent(session: Connection, statement: Statement) -> None:
+    try:
+        send(session, statement)
+    except errors.UndefinedObject as error:
+        raise _Missing(str(_failed(statement, error))) from None
+    except (errors.InsufficientPrivilege, errors.InvalidFunctionDefinition) as error:
+        # The second is of an aggregate whose state is internal.
+        raise _Denied(str(_failed(statement, error))) from None
+    except errors.ForeignKeyViolation as error:
+        raise _Orphans(str(_failed(statement, error))) from None
+    except psycopg.Error as error:
+        raise _failed(statement, error) from None
 
 
 def _failed(statement: Statement, error: psycopg.Error) -> Failed:

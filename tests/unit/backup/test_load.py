@@ -110,6 +110,7 @@ def test_what_a_killed_load_left_holds_up_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(load, "connect", connect)
     load.sweep(cast(Any, None), cast(Any, SimpleNamespace(line=said.append)))
     assert done == [
+        "shop: DROP EVENT TRIGGER IF EXISTS datatier_load",
         'shop: DROP OWNED BY "datatier_load_2" CASCADE',
         'postgres: DROP ROLE "datatier_load_2"',
     ]
