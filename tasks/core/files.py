@@ -179,9 +179,12 @@ def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | No
     if not pending:
         return None
     payload = "\n".join(_order(entry) for entry in pending)
+    units = [entry.path for entry in pending if entry.path.startswith("/etc/systemd/system/")]
+    # A new one is read when its service starts.
+    is_known = any(found[path].kind == "file" for path in units)
     return Change(
         lines=[_sentence(entry, found[entry.path]) for entry in pending],
-        script=_WRITE,
+        script=_WRITE + (_UNITS if is_known else ""),
         variables={"ORDERS": payload},
         diff=[line for entry in pending for line in _diff(entry, found[entry.path])],
     )
@@ -223,6 +226,10 @@ while IFS= read -r line; do eval "order $line" || exit 1; done <<__ORDERS__
 $ORDERS
 __ORDERS__
 """
+
+
+# Until then systemd goes on with the old one, also when it starts a server again by itself.
+_UNITS = "systemctl daemon-reload\n"
 
 
 def strangers(found: Mapping[str, Found], pristine: Collection[str]) -> list[str]:

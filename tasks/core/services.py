@@ -171,6 +171,9 @@ def activation(
         for e in files(service, manager)
         if isinstance(e, File) and not e.path.endswith(_NETWORK)
     )
+    if service.unit:
+        # It is for the programs that start and stop it: what runs is that user's already.
+        unit = unit.replace(f"User={service.user}\n", "")
     fingerprints = digest(unit, restart), digest(reload)
     return Activation(service, *fingerprints, reload_means, frozenset(keys), restart_means)
 

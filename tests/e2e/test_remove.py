@@ -94,6 +94,10 @@ def test_links_of_service_users_lead_root_nowhere(stack: Stack, project: Project
         assert run.code == 0, run.output
         assert links.CONTENT not in run.output
         assert proof.admin(stack.host, "SHOW work_mem") == "5MB"
+    # Debian's program reads them before it becomes the user that it starts or reloads for.
+    (conf,) = (path for path in ours if "/conf.d/" in path)
+    with links.planted(stack.host, [conf], is_unread=True):
+        stack.host.run("systemctl reload 'postgresql@*'", check=False)
     others = [path for path in found if path not in ours]
     for number, wave in enumerate(links.waves(others), 6):
         with links.planted(stack.host, wave):

@@ -138,6 +138,16 @@ def test_another_owner_is_a_difference() -> None:
     assert change.lines == ["/etc/x: owner redis:redis, mode 644"]
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_systemd_reads_a_unit_that_is_there_again(is_there: bool) -> None:
+    """A service that starts again by itself would start as before; a new one is read anyway."""
+    wanted = File("/etc/systemd/system/x.service.d/y.conf", "new")
+    old = Found("file", "644", "root", "root", b"old") if is_there else Found("absent")
+    change = files.compare([wanted], {wanted.path: old})
+    assert change is not None
+    assert change.script.endswith("systemctl daemon-reload\n") == is_there
+
+
 def test_only_what_differs_is_written(tmp_path: Path) -> None:
     same, other = tmp_path / "same", tmp_path / "other"
     apply([file(same, "x")])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import services
-from tasks.core.files import Directory, File
+from tasks.core.files import Directory, File, digest
 from tasks.core.services import Activation, Manager, Service, Status
 from tests.unit import golden, helpers
 
@@ -64,6 +64,15 @@ def test_a_unit_of_our_own_and_a_drop_in_for_the_distributions() -> None:
     assert unit.path == "/etc/systemd/system/redis-6379.service"
     assert isinstance(directory, Directory)
     assert dropin.path == "/etc/systemd/system/postgresql@17-main.service.d/datatier.conf"
+
+
+def test_who_starts_and_stops_a_service_restarts_nothing() -> None:
+    """Estates of before have no such line, and what runs has that user already."""
+    _, dropin = services.files(POSTGRES, "systemd")
+    assert isinstance(dropin, File)
+    before = dropin.content.replace("User=postgres\n", "")
+    assert before != dropin.content
+    assert services.activation(POSTGRES, "systemd").restart == digest(before, "")
 
 
 def test_runit_scripts_can_be_executed_and_come_after_their_directories() -> None:
