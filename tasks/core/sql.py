@@ -153,6 +153,12 @@ SELECT json_build_object(
           FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass GROUP BY 1, 2, 3, 4, 5) s
     JOIN pg_authid r ON r.oid = s.refobjid
     LEFT JOIN pg_database d ON d.oid = s.dbid LEFT JOIN pg_database o ON o.oid = s.base),
+  'slots', (SELECT json_agg(json_build_array(slot_name,
+      CASE WHEN database IS NULL THEN slot_type ELSE slot_type || ' in ' || database END, active,
+      pg_size_pretty(pg_wal_lsn_diff(last, restart_lsn))) ORDER BY slot_name)
+    FROM pg_replication_slots, (SELECT CASE WHEN pg_is_in_recovery()
+      THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) AS now (last)
+    WHERE NOT temporary),
   'requires', (SELECT json_object_agg(name, v.requires)
                FROM pg_available_extensions e JOIN pg_available_extension_versions v USING (name)
                WHERE v.version = e.default_version

@@ -31,7 +31,7 @@ class Surplus:
         destroys: whether data go with it.
         reason: why it cannot go yet, if it cannot.
         closed: whether it is a database that lets nobody in, as one whose drop was killed does.
-        rights: what it may do that others may not.
+        rights: what it may do that others may not, or what it keeps.
     """
 
     what: str
@@ -82,6 +82,7 @@ def find(
         *gone,
         *(each for database in databases for each in _extensions(server, database)),
         *(() if pooled else _lookups(server, kept)),
+        *_slots(server),
         *_executors(server, roles, dropped),
         *_roles(server, {role.name for role in roles}, kept, dropped),
     ]
@@ -136,6 +137,17 @@ def _lookups(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
         if server.databases.get(name, {}).get("lookup"):
             what = f"password lookup of PgBouncer in {name}"
             yield Surplus(what, f"{what}: drop", ((name, statement),))
+
+
+def _slots(server: Server) -> Iterator[Surplus]:
+    """What keeps WAL until somebody has read it, if need be until the disk is full."""
+    for name, kind, is_active, kept in server.facts.get("slots") or []:
+        what = f"replication slot {name}"
+        line = f"{what}: drop; who reads it begins anew"
+        drop = f"SELECT pg_drop_replication_slot({literal(name)});"
+        reason = "is being read" if is_active else ""
+        holds = f"{kind}, holds {kept or 'no'}{' of' if kept else ''} WAL"
+        yield Surplus(what, line, (("postgres", drop),), reason=reason, rights=holds)
 
 
 def _executors(

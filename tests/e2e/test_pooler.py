@@ -652,6 +652,7 @@ SET pg_stat_statements.track_utility = on;
 ALTER ROLE trapper PASSWORD 'typed-Password-1';
 CREATE ROLE intruder SUPERUSER LOGIN;
 GRANT EXECUTE ON FUNCTION pg_read_file(text) TO PUBLIC;
+SELECT pg_create_physical_replication_slot('forgotten', true);
 ALTER ROLE postgres SET log_statement = 'all';
 """
 
@@ -677,6 +678,7 @@ def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> Non
     ):
         assert f"[{host.name}] {line}" in run.announced
     assert "beyond the settings: intruder" in run.output
+    assert "replication slot forgotten (physical, holds 16 MB of WAL): is not in" in run.output
     kept = "SELECT count(*) FROM public.pg_stat_statements WHERE query ~* 'role.*password'"
     assert admin(host, kept) == "0"
     assert "SCRAM-SHA-256$" not in host.run("cat /var/log/postgresql/*.log").stdout
@@ -689,6 +691,7 @@ def test_what_an_owner_planted_is_executed_by_nobody_else(pooled: Pooled) -> Non
     project.deploy()
     gone = "SELECT count(*) FROM pg_roles WHERE rolname IN ('trapper', 'intruder')"
     assert admin(host, gone) == "0"
+    assert admin(host, "SELECT count(*) FROM pg_replication_slots") == "0"
     reads = "SELECT has_function_privilege('psscript', 'pg_read_file(text)', 'EXECUTE')"
     assert admin(host, reads, "postgres") == "f"
     hostile.assert_harmless(host, role="trapper", database="postgres")

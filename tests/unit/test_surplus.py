@@ -95,6 +95,21 @@ def limit_after_failure(there: Server) -> str:
     return call.split()[-1]
 
 
+def test_a_slot_that_nobody_reads_goes() -> None:
+    slots = [["one", "logical in shop", False, "12 GB"], ["two", "physical", True, None]]
+    one, two = find(Server("up", 5432, {**server().facts, "slots": slots}))
+    assert one.notice == (
+        "replication slot one (logical in shop, holds 12 GB of WAL): is not in the settings; "
+        "postgres_prune would drop it"
+    )
+    assert one.goes(prune=True, destroy=False)
+    assert one.statements == (("postgres", "SELECT pg_drop_replication_slot('one');"),)
+    assert two.notice == (
+        "replication slot two (physical, holds no WAL): is not in the settings, but is being read"
+    )
+    assert not two.goes(prune=True, destroy=True)
+
+
 def _mighty(owned: Sequence[tuple[Any, ...]] = ()) -> Server:
     there = server(["app", "eve", "mallory"], owned=owned)
     there.facts["roles"]["mallory"] = {"superuser": True, "member_of": ["clerks"]}
