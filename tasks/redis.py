@@ -219,9 +219,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 
 # Units of others that start at the next boot, and data that others have left.
 _FOREIGN = """
-at_boot 'redis|valkey|keydb|redict' | while read -r kind unit port; do
-  grep -qs 'Written by Datatier' "/etc/systemd/system/$unit" || echo "$kind $unit $port"
-done
+at_boot 'redis|valkey|keydb|redict' 'Written by Datatier'
 cd /var/lib/redis 2>/dev/null || exit 0
 for ours in [0-9]*/redis.conf; do [ ! -e "$ours" ] || exit 0; done
 for file in dump.rdb appendonly.aof appendonlydir/*.aof appendonlydir/*.rdb; do

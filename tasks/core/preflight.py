@@ -163,7 +163,7 @@ def _sudo_problem(host: str, reason: str) -> Problem:
 # Each listening socket on a wanted port, with its process, the control group and the parent.
 _LISTENERS = """
 # What a program calls itself may be any text.
-plain() {{ tr '\\000-\\037|' ' ' <"$1" 2>/dev/null | sed 's/ *$//'; }}
+plain() {{ tr '\\000-\\037|' ' ' <"$1" 2>/dev/null; }}
 inodes=$(awk -v want="{ports}" '
   BEGIN {{ n = split(want, w, " "); for (i = 1; i <= n; i++) p[w[i]] = 1 }}
   $4 == "0A" {{ port = substr($2, length($2) - 3); if (port in p) print $10 "=" port }}
@@ -241,7 +241,8 @@ def listeners_probe(ports: Sequence[int]) -> Probe[list[Holder]]:
 
     def parse(lines: list[str]) -> list[Holder]:
         return [
-            Holder(int(port, 16), *rest) for port, *rest in (line.split("|", 4) for line in lines)
+            Holder(int(port, 16), *(word.rstrip(" ") for word in rest))
+            for port, *rest in (line.split("|", 4) for line in lines)
         ]
 
     return Probe(script, parse)

@@ -145,7 +145,7 @@ def test_anything_else_is_not(cgroup: str, parent: str) -> None:
 def test_an_answer_is_understood() -> None:
     probe = preflight.listeners_probe([6379])
     assert probe.parse(["18EB|7|redis-server|0::/a |runsv redis-6379 "]) == [
-        Holder(6379, "7", "redis-server", "0::/a ", "runsv redis-6379 ")
+        Holder(6379, "7", "redis-server", "0::/a", "runsv redis-6379")
     ]
     assert probe.parse([]) == []
 

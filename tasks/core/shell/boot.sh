@@ -1,8 +1,7 @@
 # Units that start at the next boot, each with its port. What is masked starts never.
-at_boot() { # NAMES: the beginnings of the names, as grep -E takes them
-  for wanted in /etc/systemd/system/*.wants/*; do
-    unit=${wanted##*/}
-    printf '%s\n' "$unit" | grep -qE "^($1)" || continue
+at_boot() { # NAMES [MARK]: beginnings as grep -E takes them; units that have the mark are left out
+  for unit in $(printf '%s\n' /etc/systemd/system/*.wants/* | sed 's,.*/,,' | grep -E "^($1)"); do
+    [ -z "${2:-}" ] || ! grep -qs "$2" "/etc/systemd/system/$unit" || continue
     case $(systemctl is-enabled "$unit" 2>/dev/null) in enabled*) ;; *) continue ;; esac
     start=$(systemctl show -p ExecStart --value "$unit")
     case $unit-$start in
