@@ -229,6 +229,13 @@ SELECT json_build_object(
       FROM pg_proc p JOIN pg_roles r ON r.oid = proowner JOIN pg_language l ON l.oid = prolang
       WHERE p.oid >= 16384 AND rolsuper AND (prosecdef OR NOT lanpltrusted)
         AND p.oid::regprocedure::text <> 'pgbouncer.user_lookup(text)'
+      UNION ALL SELECT job::text, 'pg_class'::regclass, 0
+      FROM unnest(xpath('//job/text()', CASE WHEN EXISTS (
+          SELECT FROM pg_depend JOIN pg_extension e ON e.oid = refobjid
+          WHERE extname = 'pg_cron' AND deptype = 'e' AND objid = to_regclass('cron.job'))
+        THEN query_to_xml($$SELECT format('job %s of pg_cron as %s', jobid, username) AS job
+          FROM cron.job JOIN pg_roles ON rolname = username WHERE active AND rolsuper$$,
+          false, false, '') ELSE '<none/>' END)) AS jobs (job)
     ) AS found (what, class, object)
     WHERE NOT EXISTS (SELECT FROM pg_depend
                       WHERE classid = class AND objid = object AND deptype = 'e')),
