@@ -20,13 +20,17 @@ REFUSED = "from tasks.core.asking import Refusal\nraise Refusal('1 problem; noth
 
 
 def run(
-    directory: Path, deploy: str, *options: str, inventory: str = "hosts = ['@local']"
+    directory: Path,
+    deploy: str,
+    *options: str,
+    inventory: str = "hosts = ['@local']",
+    name: str = "inventory.py",
 ) -> tuple[int, str]:
     """The exit code and what people read, where nobody can answer."""
     (directory / "inventory.py").write_text(inventory)
     (directory / "deploy.py").write_text(deploy)
     done = subprocess.run(
-        [PYINFRA, *options, "inventory.py", "deploy.py"],
+        [PYINFRA, *options, name, "deploy.py"],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -87,3 +91,60 @@ def test_our_modules_leave_the_standard_library_alone() -> None:
         check=True,
     ).stdout
     assert said == "False\n"
+
+
+# --- What is mistyped ----------------------------------------------------------------------------
+
+CONFIG = "from tasks.core import beginning\nbeginning.guard()\n"
+TOUCHES = "from pathlib import Path\nPath('touched').touch()\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "inventory", "line"),
+    [
+        (["inventry.py"], "hosts = ['@local']", "there is no file inventry.py (inventory.py?)"),
+        (["sites/other.py"], "hosts = ['@local']", "there is no file sites/other.py"),
+        (["no-such-host"], "hosts = ['@local']", "the inventory no-such-host has no hosts"),
+        (["inventory.py"], "hosts = []", "the inventory inventory.py has no hosts"),
+        (
+            ["inventory.py", "--limit", "db"],
+            "db1 = ['@local']",
+            "--limit db: no host and no group of the inventory is called that",
+        ),
+        (
+            ["inventory.py", "--limit", "db1", "--limit", "db2"],
+            "db1 = ['@local']",
+            "--limit db2: no host and no group of the inventory is called that",
+        ),
+        (
+            ["inventory.py"],
+            "hosts = [('10.0.0.1', {'ssh_key': '/no/such/key'})]",
+            "10.0.0.1: ssh_key: there is no file /no/such/key",
+        ),
+        (
+            ["inventory.py"],
+            "import os\nhosts = [os.environ['NO_SUCH']]",
+            "inventory.py line 2: KeyError: 'NO_SUCH'",
+        ),
+        (["inventory.py"], "hosts = [", "inventory.py line 1: '[' was never closed"),
+    ],
+)
+def test_what_is_mistyped_is_refused_in_a_line(
+    words: list[str], inventory: str, line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.py").write_text(CONFIG)
+    name, *options = words
+    code, said = run(tmp_path, TOUCHES, "-y", *options, inventory=inventory, name=name)
+    assert code == 1, said
+    assert [each.strip() for each in said.splitlines() if "Refused" in each] == [
+        f"--> Refused: {line}"
+    ]
+    assert not any(word in said for word in ("Traceback", "pyinfra error", "greenlet"))
+    assert not (tmp_path / "touched").exists()
+
+
+def test_what_is_well_typed_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text(CONFIG)
+    inventory = "db1 = [('@local', {'ssh_key': 'inventory.py'})]"
+    code, said = run(tmp_path, TOUCHES, "-y", "--limit", "db1", inventory=inventory)
+    assert code == 0 and (tmp_path / "touched").exists(), said
