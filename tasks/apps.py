@@ -42,8 +42,11 @@ class App(Model):
 
     name: Name
     """Name of the service and, after `psscript-`, of the container."""
-    port: Port
-    """Where it listens in its container, and where the host publishes it."""
+    port: Port | None = None
+    """Where it listens in its container; a worker listens nowhere. Default: none."""
+    publish: bool | Port = True
+    """Where the host publishes that: `True` for the same port, another one, or `False` for nowhere.
+    Default: `True`."""
     health: Annotated[str, AfterValidator(_health)] = "tcp"
     """`tcp`, or `http:/path`; asked inside the container."""
     env: dict[Variable, Line] = {}
@@ -55,6 +58,13 @@ class App(Model):
     """From a registry, or built on the host. Default: must be given."""
     command: Line = ""
     """For hosts without Docker; does nothing yet."""
+
+    @property
+    def published(self) -> int:
+        """The port of the host, 0 where there is none."""
+        if self.port is None or self.publish is False:
+            return 0
+        return self.port if self.publish is True else self.publish
 
 
 class AppsSettings(Settings):
@@ -72,6 +82,12 @@ def _rules(everything: Estate) -> list[Problem]:
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.append(Problem(node.name, f"apps/{name}", "is defined twice"))
         for app in node.the(AppsSettings).apps:
+            if app.port is None and app.publish is not True:
+                message = "needs a port, at which it listens in its container"
+                problems.append(Problem(node.name, f"apps/{app.name}/publish", message))
+            if app.port is None and app.health != "tcp":
+                message = "needs a port to ask at"
+                problems.append(Problem(node.name, f"apps/{app.name}/health", message))
             if DOCKER in node.groups and not app.image:
                 message = "is missing: a container needs one"
                 problems.append(Problem(node.name, f"apps/{app.name}/image", message))
@@ -89,8 +105,9 @@ def _listens(node: Node) -> list[Listener]:
     if DOCKER not in node.groups:
         return []
     return [
-        Listener(app.port, f"apps/{app.name}/port", app.name, "docker-proxy")
+        Listener(app.published, f"apps/{app.name}/{key}", app.name, "docker-proxy")
         for app in node.the(AppsSettings).apps
+        if app.published and (key := "port" if app.publish is True else "publish")
     ]
 
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
+from io import StringIO
 from typing import Any, cast
 
+from dotenv import dotenv_values
 from pyinfra import logger
 
 from tasks import apps, backup, engine, pgbouncer, postgres, project, redis, rolling, sentinel
@@ -257,6 +259,19 @@ def _checks(node: Node) -> list[Problem]:
     ]
 
 
+def _in_use(node: Node) -> Mapping[str, str]:
+    said, home = node.read(DOCKER), node.the(DockerSettings).project_dir
+    server = one(_inside(node), PostgresSettings)
+    text = said["files"][f"{home}/.env"].content.decode(errors="replace")
+    known = dotenv_values(stream=StringIO(text), interpolate=False)
+    config = f"{home}/docker/backup/backup.json"
+    return {
+        **postgres.in_use(server, said["postgres.server"], is_foreign=False),
+        **backup.in_use(said["files"][config].content, config),
+        **{name: f"{home}/.env" for name, value in known.items() if value},
+    }
+
+
 def _unfit(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
     if found.version == "absent":
         yield (
@@ -425,11 +440,20 @@ def _stale(node: Node) -> dict[str, str]:
     """The services whose image is not what it should be built from, and its role."""
     found = cast(Engine, node.read(DOCKER)["engine"])
     wanted = project.inputs(_inside(node), node.the(DockerSettings))
-    return {
+    stale = {
         service: role
         for service, role in _built(node).items()
         if _image_of(node, found, service)[1] != wanted[role]
     }
+    # Whoever cleans up takes an image that no container has; `up --scale` builds it.
+    if "redis-master" not in stale and not _is_scaled(node, found):
+        stale.pop("redis-replica", None)
+    return stale
+
+
+def _is_scaled(node: Node, found: Engine) -> bool:
+    """Whether there are further replicas, or have been."""
+    return bool(found.of("redis-replica") or _image_of(node, found, "redis-replica")[0])
 
 
 # --- Configure -----------------------------------------------------------------------------------
@@ -546,7 +570,7 @@ def _pruned(node: Node, surplus: list[Container]) -> Change | None:
 _TAKE = """
 root=$(docker info -f '{{.DockerRootDir}}')
 take() { # CONTAINER VOLUME HOW
-  docker stop -t 300 "$1" >/dev/null
+  docker stop "$1" >/dev/null
   [ ! -d "$root/volumes/$2/_data" ] || within "$root/volumes/$2/_data" rm -f redis.conf
   docker rm "$1" >/dev/null
   [ "$3" != destroy ] || docker volume rm "$2" >/dev/null
@@ -717,12 +741,13 @@ def _containers(node: Node, names: Set[str]) -> Change | None:
 def _moved(node: Node, found: Engine) -> str:
     """What happens when the network is to be another one; empty when it is not."""
     chosen, (name, subnet) = node.the(DockerSettings), found.network
-    if not name or (name, subnet) == (chosen.network, chosen.subnet):
+    anew = "every container is recreated; their volumes stay"
+    if not name:
+        is_gone = found.containers and chosen.network not in found.networks
+        return f"network {chosen.network}: is gone: {anew}" if is_gone else ""
+    if (name, subnet) == (chosen.network, chosen.subnet):
         return ""
-    return (
-        f"network {name} {subnet}: becomes {chosen.network} {chosen.subnet}: "
-        "every container is recreated; their volumes stay"
-    )
+    return f"network {name} {subnet}: becomes {chosen.network} {chosen.subnet}: {anew}"
 
 
 def _unhealthy(node: Node, found: Engine, services: Set[str]) -> Change | None:
@@ -796,7 +821,7 @@ up() {
     echo "docker-compose up: ${why:-$(tail -n 1 "$err")}" >&2; exit 1; }
 }
 leave() { # NETWORK
-  $compose down -t 300 >"$err" 2>&1 </dev/null ||
+  $compose down >"$err" 2>&1 </dev/null ||
     { echo "docker-compose down: $(tail -n 1 "$err")" >&2; exit 1; }
   docker network rm "$1" >/dev/null 2>&1 || :
 }
@@ -829,7 +854,7 @@ def _script(
         script = script.replace(word, value)
     steps = []
     if _moved(node, found):
-        steps.append(f"leave {quoted(found.network[0])}")
+        steps.append(f"leave {quoted(found.network[0] or node.the(DockerSettings).network)}")
     to_roll = _services_to_roll(node, found, due, live)
     together = [service for service in due if service not in to_roll]
     # Whenever a new container starts, it starts with the current files.
@@ -1098,5 +1123,13 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    DOCKER, DockerSettings, no_defaults, _secrets, _rules, _listens, _probes, _checks
+    DOCKER,
+    DockerSettings,
+    no_defaults,
+    _secrets,
+    _rules,
+    _listens,
+    _probes,
+    _checks,
+    in_use=_in_use,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,7 +181,7 @@ def _parse(stack: str, lines: list[str]) -> Engine:
             port: name
             for name, owner, ports in of("ports")
             if owner != stack
-            for port in map(int, re.findall(r":(\d+)->", ports))
+            for port in _published(ports)
         },
         cluster=max((int(row[0]) for row in of("cluster")), default=0),
         stranger="".join(row[0] for row in of("stranger")),
@@ -189,6 +189,12 @@ def _parse(stack: str, lines: list[str]) -> Engine:
         wrong="".join(row[0] for row in of("wrong")),
         is_overridden=bool(of("override")),
     )
+
+
+def _published(ports: str) -> Iterator[int]:
+    """The ports of the host: `0.0.0.0:8000-8010->8000-8010/tcp, [::]:80->80/tcp`."""
+    for first, last in re.findall(r":(\d+)(?:-(\d+))?->", ports):
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -266,8 +266,10 @@ def _docker(node: Node) -> Iterator[Check]:
                 connect=f"cd {home} && docker-compose exec {_CONNECT[check.rank]}",
             )
     for app in node.the(AppsSettings).apps:
-        where = f"{place}:{app.port}"
-        yield Check(app.name, node, where, _app(app, place), where, len(_CONNECT))
+        where = f"{place}:{app.published}" if app.published else "-"
+        name = f"{node.stack.stack_name}_{app.name}"
+        script = _app(app, place) if app.published else _STATE.replace("CONTAINER", name)
+        yield Check(app.name, node, where, script, where, len(_CONNECT))
 
 
 _CONNECT = (
@@ -287,14 +289,23 @@ case $line in *' 2'[0-9][0-9]' '*) ;; *) exit 1 ;; esac
 """
 
 
+# What only containers reach is asked by the engine.
+_STATE = """
+format='{{.State.Status}}{{if .State.Health}}, {{.State.Health.Status}}{{end}}'
+said=$(docker inspect -f "$format" CONTAINER 2>&1)
+echo "$said"
+case $said in running | 'running, healthy') ;; *) exit 1 ;; esac
+"""
+
+
 def _app(app: App, place: str) -> str:
     """A request as another program of the host makes it."""
     address = "127.0.0.1" if place == "0.0.0.0" else place
     if app.health == "tcp":
         connect = "exec 3<>/dev/tcp/$0/$1 && echo accepts connections"
-        words = remote.quoted(connect, address, str(app.port))
+        words = remote.quoted(connect, address, str(app.published))
     else:
-        words = remote.quoted(_HTTP, address, str(app.port), app.health.removeprefix("http:"))
+        words = remote.quoted(_HTTP, address, str(app.published), app.health.removeprefix("http:"))
     return f"timeout 10 bash -c {words} 2>/dev/null | grep . || {{ echo no answer; exit 1; }}"
 
 

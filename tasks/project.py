@@ -262,7 +262,7 @@ def inputs(inside: Estate, chosen: DockerSettings) -> dict[str, str]:
 # --- Files ---------------------------------------------------------------------------------------
 
 
-_URLS = r'^ +(?:DATABASE|REDIS_SENTINEL)_URL: "(.*)"$'
+_URLS = r'^ +"(?:DATABASE|REDIS_SENTINEL)_URL": "(.*)"$'
 
 
 def files(node: Node, environment: str = "") -> list[Entry]:
@@ -503,6 +503,7 @@ def compose_file(node: Node) -> str:
         dynamic=str(list(network.subnets())[1]),
         publish=chosen.publish_address,
         postgres=server,
+        shm=postgres.shared_memory(server),
         postgres_etc=postgres.configuration_directory(server),
         locale=server.the(PostgresSettings).locale,
         pgbouncer=pooler,
@@ -568,8 +569,9 @@ def _app(app: App, inside: Estate) -> dict[str, object]:
         "name": app.name,
         "image": app.image,
         "port": app.port,
+        "published": app.published,
         "env": {**given, **app.env},
-        "test": _health_test(app),
+        "test": _health_test(app) if app.port else "",
     }
 
 

@@ -201,8 +201,10 @@ class Holder:
 
     def is_of(self, listener: Listener) -> bool:
         """Whether the supervisor runs this process as the service that wants the port."""
+        # Without a proxy for each port the engine itself listens; whose container it is, it says.
+        command = "docker-proxy" if self.command == "dockerd" else self.command
         return (
-            listener.unit in (self.command, *re.split(r"[ /]", self.cgroup))
+            listener.unit in (command, *re.split(r"[ /]", self.cgroup))
             or self.parent.strip() == f"runsv {listener.service}"
         )
 

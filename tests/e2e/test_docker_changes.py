@@ -311,7 +311,7 @@ WantedBy=multi-user.target
 
 def test_port_of_another_container(site: Site) -> None:
     """The setting, and whose it is."""
-    publish = "--publish 127.0.0.1:3100:80 --entrypoint sleep"
+    publish = "--publish 127.0.0.1:3099-3101:80-82 --entrypoint sleep"
     site.host.run(f"docker run --detach --name holder {publish} {standin.IMAGE} 600")
     try:
         frontend, *others = apps()

@@ -147,6 +147,30 @@ def test_a_container_that_differs_is_named_with_its_impact(
     assert lines == [f"postgres: {expected}"]
 
 
+def test_an_image_that_no_container_has_may_be_gone(tmp_path: Path) -> None:
+    """`docker system prune -a` takes it: `up --scale` builds it again."""
+    node = docker(tmp_path)
+    found = settled(node)
+    pruned = {n: each for n, each in found.images.items() if "redis-replica:" not in n}
+    assert due(node, replace(found, images=pruned)) == []
+    assert compose._image(node, "redis") is None
+    scaled = replace(found.containers[2], service="redis-replica", name="/psscript-scaled")
+    _say(node, replace(found, images=pruned, containers=(*found.containers, scaled)), {})
+    assert compose._image(node, "redis") is not None
+
+
+def test_a_network_that_is_gone_is_made_anew_with_its_containers(tmp_path: Path) -> None:
+    """One of them alone would not start: it knows the network by its id."""
+    node = docker(tmp_path)
+    gone = replace(settled(node), network=("", ""))
+    lines = due(node, gone)
+    assert lines[0].startswith("network psscript-network: is gone: every container is recreated")
+    assert {line.partition(":")[0] for line in lines[1:]} == {c.service for c in gone.containers}
+    assert all("recreate (network)" in line for line in lines[1:])
+    by_hand = replace(gone, networks={"psscript-network": SUBNET})
+    assert due(node, by_hand) == []
+
+
 def test_a_stale_image_takes_its_containers_along(tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
@@ -362,7 +386,7 @@ def test_a_project_elsewhere_is_not_left_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ({"docker_sub": "x"}, "docker_sub: unknown key (subnet?)"),
+        ({"docker_sub": "x"}, "docker_sub: unknown key (docker_subnet?)"),
         (
             {"docker_subnet": "172.25.0.0/25"},
             "docker_subnet: should have at least 256 addresses and a prefix of 8 to 24, "
@@ -390,6 +414,18 @@ def test_a_project_elsewhere_is_not_left_behind(tmp_path: Path) -> None:
         (
             {"postgres_locale": "de_DE.UTF-8"},
             "postgres_locale: should be C.UTF-8 or C: the image has no de_DE.UTF-8",
+        ),
+        (
+            {"apps": [{"name": "api", "image": "x", "publish": 80}]},
+            "apps/api/publish: needs a port, at which it listens in its container",
+        ),
+        (
+            {"apps": [{"name": "api", "image": "x", "health": "http:/"}]},
+            "apps/api/health: needs a port to ask at",
+        ),
+        (
+            {"apps": [{"name": "api", "image": "x", "port": 80, "publish": 5432}]},
+            "postgres_port: port 5432 is also that of api (apps/api/publish)",
         ),
         (
             {"apps": [{"name": "api", "port": 4000}]},
@@ -443,6 +479,7 @@ def test_what_an_engine_says_is_understood() -> None:
         f"container|postgres|/psscript-postgres|abc|running|healthy|sha256:1|{DIRECTORY}",
         "ports|psscript-postgres|psscript|127.0.0.1:5432->5432/tcp",
         "ports|other|shop|0.0.0.0:6379->6379/tcp, :::6379->6379/tcp",
+        "ports|range|shop|0.0.0.0:7000-7002->8000-8002/tcp, 9000/tcp",
         f"network|psscript-network|psscript|{SUBNET} |psscript-postgres psscript-run-1 ",
         "network|bridge||172.17.0.0/16 |other ",
         "network|host|||",
@@ -453,7 +490,8 @@ def test_what_an_engine_says_is_understood() -> None:
     found = engine._parse("psscript", lines)
     assert found.compose_version == (1, 29, 2)
     assert found.of("postgres")[0].image == "sha256:1"
-    assert found.foreign == {6379: "other"}
+    ranges = dict.fromkeys((7000, 7001, 7002), "range")
+    assert found.foreign == {6379: "other", **ranges}
     assert found.network == ("psscript-network", SUBNET)
     assert found.attached == {"psscript-postgres", "psscript-run-1"}
     assert found.networks == {"bridge": "172.17.0.0/16", "host": ""}

@@ -142,6 +142,13 @@ def test_anything_else_is_not(cgroup: str, parent: str) -> None:
     assert not holder(cgroup=cgroup, parent=parent).is_of(REDIS)
 
 
+@pytest.mark.parametrize("command", ["docker-proxy", "dockerd"])
+def test_the_engine_listens_itself_where_it_has_no_proxies(command: str) -> None:
+    wanted = Listener(5432, "postgres_port", "postgres", "docker-proxy")
+    assert Holder(5432, "7", command, "0::/system.slice/docker.service", "").is_of(wanted)
+    assert not Holder(5432, "7", "postgres", "0::/", "").is_of(wanted)
+
+
 def test_an_answer_is_understood() -> None:
     probe = preflight.listeners_probe([6379])
     assert probe.parse(["18EB|7|redis-server|0::/a |runsv redis-6379 "]) == [

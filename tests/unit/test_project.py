@@ -60,6 +60,22 @@ def test_ports_are_published_on_the_loopback_only(tmp_path: Path) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports), ports
 
 
+def test_an_application_may_listen_nowhere_or_elsewhere(tmp_path: Path) -> None:
+    apps: list[dict[str, Any]] = [
+        {"name": "worker", "image": "x"},
+        {"name": "api", "image": "x", "port": 8000},
+        {"name": "admin", "image": "x", "port": 8000, "publish": 8001},
+        {"name": "inner", "image": "x", "port": 8000, "publish": False},
+    ]
+    node = docker(tmp_path, apps=apps)
+    assert helpers.problems(node.estate) == []
+    made = compose(node)["services"]
+    assert [made[app["name"]].get("ports") for app in apps] == [
+        None, ["127.0.0.1:8000:8000"], ["127.0.0.1:8001:8000"], None
+    ]  # fmt: skip
+    assert ["healthcheck" in made[app["name"]] for app in apps] == [False, True, True, True]
+
+
 def test_listed_ports_are_the_hosts(tmp_path: Path) -> None:
     services = compose(docker(tmp_path, redis_ports=[7000, 7001]))["services"]
     assert services["redis-replica-1"]["ports"] == ["127.0.0.1:7001:6379"]
