@@ -37,6 +37,7 @@ from backup.job import (
     WRONG_USE,
     Busy,
     Failed,
+    Incomplete,
     Log,
     WrongUse,
     locked,
@@ -224,10 +225,16 @@ def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     name = " ".join(filter(None, [arguments.job, getattr(arguments, "type", None)]))
     log, started = log_of(config, name), outcome.now()
     try:
+        incomplete = None
         with locked(job.lock) if job.lock else contextlib.nullcontext():
-            job.run(config, arguments, log)
+            try:
+                job.run(config, arguments, log)
+            except Incomplete as part:
+                incomplete = part
         if job.then:
             job.then(config, arguments, log)
+        if incomplete:
+            raise incomplete
     except Busy as busy:
         log.line(str(busy))
         return BUSY

@@ -74,7 +74,9 @@ def _restore_postgres(job: argparse.ArgumentParser) -> None:
     what = job.add_mutually_exclusive_group(required=True)
     what.add_argument("file", nargs="?", help="a *_full_*.sql.gz of the backup directory")
     what.add_argument(
-        "--time", default="", help="a moment, ISO 8601 with a zone: 2026-11-22T14:03:00+00:00"
+        "--time",
+        default="",
+        help="a moment, ISO 8601 with a zone, 2026-11-22T14:03:00+00:00, or '10 minutes ago'",
     )
     what.add_argument(
         "--incremental", default="", metavar="NAME", help="an incremental, see backup.sh list"

@@ -26,6 +26,16 @@ JOBS = {
 }
 
 
+# What a superuser may say at the start of a session, and the backup role has as its own settings,
+# since both win over those of an application's database.
+SUPERUSERS_OPTIONS = {
+    "temp_file_limit": "-1",
+    "lc_messages": "C",
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
+}
+
+
 class Endpoint(NamedTuple):
     """Where a server listens."""
 
@@ -44,6 +54,7 @@ class Postgres:
         certificate: the file with the certificates that the server may show, if it has to.
         local: the server runs on this host, so its data directory is here too.
         incremental: 'block' takes block-level backups, 'wal' a restore point and its WAL.
+        preload: libraries that a scratch server needs to read what their extensions have made.
         poolers: PgBouncers whose clients wait while a database is swapped.
     """
 
@@ -59,6 +70,7 @@ class Postgres:
     incremental: str
     poolers: tuple[Endpoint, ...]
     certificate: str = ""
+    preload: str = ""
 
     @property
     def by_socket(self) -> bool:

@@ -24,8 +24,6 @@ def check(config: Config, log: Log) -> None:
     Raises:
         Failed: at the end, naming every service that is not well.
     """
-    if config.postgres is not None:
-        scratch.sweep(config)
     bad = []
     lines = []
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -99,6 +97,8 @@ def _restored(config: Config, log: Log) -> str:
 
 
 def _ages(config: Config) -> str:
+    if config.postgres is not None:
+        scratch.sweep(config)
     overdue = catalogue.overdue(config)
     alert.reconcile(config, overdue)
     if found := [*catalogue.problems(config), *map(str, overdue)]:

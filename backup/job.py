@@ -33,6 +33,10 @@ class Failed(Exception):
     """A step did not do what it should; the message is one line for an operator."""
 
 
+class Incomplete(Failed):
+    """A part could not be done; what was done counts, and what follows a job follows it."""
+
+
 class WrongUse(Failed):
     """What was asked for makes no sense; nothing was done, and nobody else need be told."""
 

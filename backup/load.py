@@ -27,7 +27,7 @@ from functools import cache
 import psycopg
 from psycopg import errors, sql
 
-from backup.config import Postgres
+from backup.config import SUPERUSERS_OPTIONS, Postgres
 from backup.job import Failed, Log
 from backup.script import Header, Script, Statement, Stream, require_known
 from backup.session import Connection, Login, connect, connect_as, quoted
@@ -326,6 +326,9 @@ def _login(admin: Connection, owners: list[str], role: str) -> Login:
         groups = sql.SQL(", ").join(map(sql.Identifier, owners))
         statement = sql.SQL("{} IN ROLE {}").format(statement, groups)
     admin.execute(statement)
+    for key, value in SUPERUSERS_OPTIONS.items():
+        option = sql.SQL("ALTER ROLE {} SET {} = {}")
+        admin.execute(option.format(sql.Identifier(user), sql.Identifier(key), sql.Literal(value)))
     return Login(user, password, role)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import tempfile
 import time
 import zlib
 from collections import Counter
@@ -14,9 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import psycopg
+
 from backup import crypt, load, properties, repository
 from backup.config import Config, Postgres
-from backup.job import Failed, Log, program, run, stamp
+from backup.job import Failed, Incomplete, Log, program, run, stamp
 from backup.manifest import SUFFIX, Manifest, all_of, digest, finish
 from backup.retention import link_latest
 from backup.script import Script, Stream
@@ -66,22 +69,59 @@ def full(config: Config, log: Log) -> list[Manifest]:
 
     Raises:
         Failed: a step failed; no file has a final name that it did not earn.
+        Incomplete: the databases that it names have no dump, the others do.
     """
     postgres, moment = server(config), stamp()
     directory = config.artifacts("postgres")
+    _require_writable(config)
     _clean(directory)
     load.sweep(postgres, log)
     with log.step("physical backup"):
+        _require_names(config)
         physical = repository.take(config, "full")
     with log.step("restore point"):
         point = restore_point(config, f"full_{moment}", physical)
     with log.step("globals"):
         written = [_dump(config, "globals", moment, "", point)]
+    lost = list[str]()
     for database in postgres.databases:
-        with log.step(f"dump of {database}"):
-            written.append(_dump(config, "full", moment, database, point))
+        try:
+            with log.step(f"dump of {database}"):
+                written.append(_dump(config, "full", moment, database, point))
+        except (Failed, psycopg.Error) as why:
+            lost.append(f"{database}: {why}")
     link_latest(directory, [manifest for manifest in written if manifest.kind == "full"])
+    if lost:
+        raise Incomplete(f"no dump of {'; of '.join(lost)}")
     return written
+
+
+def _require_writable(config: Config) -> None:
+    """Finds out at once what pgBackRest would say after a minute, and as something else.
+
+    Raises:
+        Failed: the directory of backups takes no file.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=config.artifacts("postgres"), prefix="."):
+            pass
+    except OSError as error:
+        raise Failed(f"{config.directory} cannot be written to: {error.strerror}") from None
+
+
+def _require_names(config: Config) -> None:
+    """No line break in a database's name: pgBackRest would write a manifest that it cannot read.
+
+    Raises:
+        Failed: there is one.
+    """
+    with connect(server(config), "postgres") as connection:
+        rows = connection.execute("SELECT datname FROM pg_database").fetchall()
+    if bad := [name for (name,) in rows if re.search("[\n\r]", name)]:
+        raise Failed(
+            f"the database {bad[0]!r} has a line break in its name, and no physical backup with it "
+            "could be restored: ALTER DATABASE ... RENAME, then again"
+        )
 
 
 def _clean(directory: Path) -> None:
@@ -288,6 +328,8 @@ def incremental(config: Config, log: Log) -> Manifest:
         return full(config, log)[-1]
     assert parent is not None
     with log.step("base of the increment"):
+        _require_writable(config)
+        _require_names(config)
         base = _base(config, postgres, parent)
     # Named after what it builds on has ended, so that the name says what is in it.
     moment = stamp()

@@ -39,7 +39,7 @@ class Rdb:
     """What redis-check-rdb found.
 
     Attributes:
-        keys: how many were read; `expires` of them have an expiry time.
+        keys: how many were read; at most `expires` of them end by a time of theirs or of a field.
         format: of the file itself, as a number.
         written_by: the version of Redis that wrote it; empty when the file does not say.
         databases: one more than the highest database number.
@@ -67,7 +67,8 @@ def inspect(path: Path) -> Rdb:
     selected = [int(number) for number in re.findall(r"Selecting DB ID (\d+)", said)]
     return Rdb(
         _count(said, "keys read"),
-        _count(said, "expires"),
+        # Redis 8 counts hashes with fields that expire; the last field takes the key with it.
+        _count(said, "expires") + (_count(said, "subexpires") if "subexpires" in said else 0),
         int(start[1]),
         writer[1] if writer else "",
         max(selected, default=0) + 1,

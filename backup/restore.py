@@ -7,7 +7,7 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -108,6 +108,7 @@ def _named(config: Config, incremental: str) -> scratch.Target:
 
 def _moment(config: Config, time: str, timeline: int, log: Log) -> scratch.Target:
     moment = _parsed(time)
+    log.line(f"the moment is {moment.isoformat(timespec='seconds')}")
     known = {m.facts.get("label") for m in all_of(config.artifacts("postgres"))}
     earlier = [
         backup.label
@@ -123,11 +124,16 @@ def _moment(config: Config, time: str, timeline: int, log: Log) -> scratch.Targe
     return scratch.Target(earlier[-1], time=moment.isoformat(sep=" "), timeline=timeline)
 
 
+_AGO = re.compile(r"(\d{1,6}) (second|minute|hour|day)s? ago")
+
+
 def _parsed(time: str) -> datetime:
+    if ago := _AGO.fullmatch(time):
+        return datetime.now(UTC) - timedelta(**{f"{ago[2]}s": int(ago[1])})
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:
-        example = "2026-11-22T14:03:00+00:00"
+        example = "2026-11-22T14:03:00+00:00, or '10 minutes ago'"
         raise WrongUse(f"{time!r} is not a moment: write it as {example}") from None
     if moment.tzinfo is None:
         raise WrongUse(f"{time!r} has no zone: add +00:00 for UTC, or another one")

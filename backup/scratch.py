@@ -220,7 +220,8 @@ def _start(config: Config, box: Sandbox) -> None:
             "unix_socket_directories": box.server,
         },
         **{"fsync": "off", "archive_mode": "off", "autovacuum": "off", "jit": "off"},
-        **{"shared_buffers": "128MB", "shared_preload_libraries": "", "ssl": "off"},
+        **{"shared_buffers": "128MB", "ssl": "off"},
+        **{"shared_preload_libraries": server(config).preload},
         # A subscription would go on in it, and take what the live one is owed.
         **{"max_logical_replication_workers": 0, "primary_conninfo": ""},
         **{"recovery_end_command": "", "archive_cleanup_command": ""},
@@ -228,6 +229,9 @@ def _start(config: Config, box: Sandbox) -> None:
     for key, setting in _AT_LEAST.items():
         if match := re.search(rf"^{key} setting:\s+(\d+)", control, re.MULTILINE):
             options[setting] = match[1]
+    if server(config).preload:
+        # No worker of a library's: one of pg_cron would run the jobs of the live databases.
+        options["max_worker_processes"] = 0
     words = " ".join(f"-c {shlex.quote(f'{key}={value}')}" for key, value in options.items())
     while not _is_started(config, box, words):
         pass

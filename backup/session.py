@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from backup import listener
-from backup.config import Endpoint, Postgres
+from backup.config import SUPERUSERS_OPTIONS, Endpoint, Postgres
 from backup.job import Failed
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -43,7 +43,14 @@ _OPTIONS = {
     "default_table_access_method": "heap",
     "client_min_messages": "notice",
     "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
     "bytea_output": "hex",
+    "xmloption": "content",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "backslash_quote": "safe_encoding",
+    "exit_on_error": "off",
 }
 # From 17.
 _TRANSACTION_TIMEOUT = 17
@@ -69,6 +76,7 @@ def options(postgres: Postgres, *, superuser: bool, role: str = "none") -> str:
     if postgres.version >= _TRANSACTION_TIMEOUT:
         chosen["transaction_timeout"] = "0"
     if superuser:
+        chosen |= SUPERUSERS_OPTIONS
         # No trigger and no event trigger of others runs with a superuser's rights.
         chosen["session_replication_role"] = "replica"
         if postgres.version >= _EVENT_TRIGGERS:

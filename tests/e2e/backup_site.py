@@ -14,10 +14,70 @@ from tests.e2e.project import Project
 from tests.e2e.proof import Done
 from tests.lab import Host
 
+# What an application, or an administrator for it, may set. No session of ours has to do with it.
+OF_AN_APPLICATION = {
+    **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_session_timeout"), "1ms"),
+    "idle_in_transaction_session_timeout": "1ms",
+    "search_path": "",
+    "role": "psscript",
+    "session_replication_role": "replica",
+    "default_transaction_read_only": "on",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+    "row_security": "off",
+    "client_encoding": "LATIN1",
+    "datestyle": "German, DMY",
+    "intervalstyle": "sql_standard",
+    "timezone": "Asia/Kathmandu",
+    "timezone_abbreviations": "India",
+    **dict.fromkeys(("lc_messages", "lc_monetary", "lc_numeric", "lc_time"), "C.UTF-8"),
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "standard_conforming_strings": "off",
+    "backslash_quote": "off",
+    "escape_string_warning": "off",
+    "quote_all_identifiers": "on",
+    "transform_null_equals": "on",
+    "array_nulls": "off",
+    "xmloption": "document",
+    "xmlbinary": "hex",
+    "synchronous_commit": "off",
+    "temp_tablespaces": "",
+    "default_tablespace": "",
+    "default_table_access_method": "heap",
+    "default_toast_compression": "lz4",
+    "check_function_bodies": "off",
+    "work_mem": "64kB",
+    "maintenance_work_mem": "1MB",
+    "temp_file_limit": "1kB",
+    "exit_on_error": "on",
+    "client_min_messages": "error",
+    "log_statement": "all",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "app.tenant": "a, b",
+}
 DATABASES = {
     "psscript": {"owner": "psscript", "settings": {"work_mem": "7MB"}},
-    "shop": {"owner": "psscript"},
+    "shop": {"owner": "psscript", "settings": OF_AN_APPLICATION},
 }
+# What the stories ask is not about that either.
+_AS_USUAL = " ".join(
+    f"-c {key}={value}"
+    for key, value in {
+        **dict.fromkeys((key for key in OF_AN_APPLICATION if key.endswith("timeout")), "0"),
+        "search_path": "public",
+        "role": "none",
+        "session_replication_role": "origin",
+        **dict.fromkeys(("default_transaction_read_only", "exit_on_error"), "off"),
+        "default_transaction_deferrable": "off",
+        "standard_conforming_strings": "on",
+        "DateStyle": "ISO",
+        "extra_float_digits": "1",
+        "temp_file_limit": "-1",
+    }.items()
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +106,7 @@ class Site:
 
     def sql(self, query: str, database: str = "psscript") -> str:
         """What PostgreSQL answers its superuser."""
-        return proof.admin(self.db, query, database)
+        return proof.admin(self.db, query, database, options=_AS_USUAL)
 
     def pooled(self, query: str, database: str = "psscript") -> str:
         """What the application gets through the pooler."""

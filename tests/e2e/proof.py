@@ -39,9 +39,9 @@ def psql(
     return host.run(script, stdin=f"{password}\n{sql}", check=False)
 
 
-def admin(host: Host, sql: str, database: str = "psscript") -> str:
+def admin(host: Host, sql: str, database: str = "psscript", *, options: str = "") -> str:
     """What PostgreSQL answers its superuser, over the socket."""
-    client = f"psql -XAtqw -d {database}"
+    client = f"PGOPTIONS='{options}' psql -XAtqw -d {database}"
     return said(host.run(f"{client} -f -", user="postgres", stdin=sql, check=False))
 
 

@@ -255,6 +255,11 @@ def test_reads_what_the_tool_says(file: Path, tool: Tool) -> None:
     assert rdb.inspect(file) == rdb.Rdb(51, 7, 10, "7.0.15", 12)
 
 
+def test_a_field_that_ends_may_take_its_key_with_it(file: Path, tool: Tool) -> None:
+    tool(f"{SAID}[info] 3 subexpires\n", 0)
+    assert rdb.inspect(file).expires == 10
+
+
 @pytest.mark.parametrize("line", ["Checksum OK", "RDB looks OK!", "[info] 51 keys read"])
 def test_takes_no_silence_for_good(file: Path, tool: Tool, line: str) -> None:
     tool(SAID.replace(line, ""), 0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backup import restore, scratch
-from backup.job import Failed, log_of
+from backup.job import Failed, WrongUse, log_of
 from tests.unit.backup.builders import config
 
 
@@ -34,3 +35,19 @@ def test_an_unlogged_table_is_refused_however_its_name_is_written(
     made, target = config(tmp_path), scratch.Target("label", time="2026-11-22 14:03:00+00:00")
     with pytest.raises(Failed, match="unlogged: a dump has its rows"):
         restore.from_point(made, ["shop"], target, log_of(made, "restore"), "PUBLIC.Cache")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("1 minute ago", 60), ("90 seconds ago", 90), ("2 hours ago", 7200), ("1 day ago", 86400)],
+)
+def test_a_moment_may_be_some_time_ago(said: str, seconds: int) -> None:
+    before = datetime.now(UTC)
+    moment = restore._parsed(said)
+    assert timedelta(0) <= moment + timedelta(seconds=seconds) - before < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("said", ["minute ago", "1 week ago", "-1 minutes ago", "1 minute", "now"])
+def test_what_is_no_moment(said: str) -> None:
+    with pytest.raises(WrongUse, match="is not a moment"):
+        restore._parsed(said)
