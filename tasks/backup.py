@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -25,7 +25,13 @@ from tasks.core.secrets import Secrets
 from tasks.core.services import Service
 from tasks.core.settings import Line, Problem, Secret, Settings, StackSettings, matching, wrong
 from tasks.pgbouncer import PgbouncerSettings
-from tasks.postgres import PostgresSettings, cluster_version, data_directory
+from tasks.postgres import (
+    PostgresSettings,
+    cluster_version,
+    data_directory,
+    extensions_probe,
+    unavailable,
+)
 from tasks.redis import MASK, RedisSettings, addresses, password
 from tasks.sentinel import endpoints, master_name
 
@@ -220,7 +226,38 @@ def _checks(node: Node) -> list[Problem]:
         *other_passphrase(node, before, there=found["artifacts"]),
         *(Problem(node.name, "backup_dir", why) for why in found["occupied"]),
         *archive.rivals(node, node.read(HOST)["rivals"]),
+        *_cannot_load(node, found["extensions"]),
     ]
+
+
+def _cannot_load(node: Node, installed: Sequence[str]) -> Iterator[Problem]:
+    """What a scratch server on this host would lack; on PostgreSQL's own that is asked anyway."""
+    server = _server(node)
+    if server is not None and server is not node and server in node.estate.active:
+        for each in unavailable(server, installed):
+            message = f"{each.message}; drills and --time need it here too"
+            yield Problem(node.name, each.key, message)
+
+
+def _in_use(node: Node) -> Mapping[str, str]:
+    return in_use(node.read("backup")["files"][CONFIG].content, CONFIG)
+
+
+def in_use(configuration: bytes, path: str) -> Mapping[str, str]:
+    """The secrets that the program was told, and where."""
+    try:
+        told = json.loads(configuration)
+    except ValueError:
+        return {}
+    # A part is null where the estate has none of that component.
+    parts = {part: told.get(part) or {} for part in ("postgres", "redis", "s3")}
+    values = {
+        archive.ROLE_SECRET: parts["postgres"].get("password"),
+        "POSTGRES_PASSWORD": parts["postgres"].get("admin_password"),
+        "REDIS_PASSWORD": parts["redis"].get("password"),
+        SIGNING_SECRET: parts["s3"].get("signing_key"),
+    }
+    return {name: path for name, value in values.items() if value}
 
 
 def _old_python(node: Node) -> list[Problem]:
@@ -291,6 +328,7 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
         "artifacts": artifacts_probe(node.the(BackupSettings).dir),
         "occupied": files.occupied_probe("backups", node.the(BackupSettings).dir),
         "stanza": stanza_probe(node),
+        "extensions": extensions_probe(_version(node)),
     }
 
 
@@ -537,6 +575,7 @@ def _postgres(node: Node, certificate: str) -> dict[str, Any] | None:
         "data_directory": data_directory(server, _like(node)),
         "local": server is node,
         # Block incremental is beta in Debian 12's pgBackRest, and its restore had bugs until 2.55.
+        "preload": ",".join(settings.shared_preload_libraries),
         "incremental": "block" if _version(node) >= 17 else "wal",
         "poolers": [
             [
@@ -708,5 +747,13 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "backup", BackupSettings, _defaults, _secrets, _rules, _listens, _probes, _checks
+    "backup",
+    BackupSettings,
+    _defaults,
+    _secrets,
+    _rules,
+    _listens,
+    _probes,
+    _checks,
+    in_use=_in_use,
 )

@@ -18,7 +18,7 @@ from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe, quoted
 from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
 from tasks.core.settings import Extra, Line, Port, Problem, Settings
-from tasks.postgres import PostgresSettings, lookup_password
+from tasks.postgres import LOOKUP_SECRET, PostgresSettings, lookup_password
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -233,6 +233,12 @@ def _foreign(node: Node) -> list[str]:
     is_ours = MARK.encode() in found[_INI].content
     users_too = found[_USERLIST].content not in (b"", users(node).encode())
     return [*taken, _USERLIST] if users_too and not is_ours else taken
+
+
+def _in_use(node: Node) -> Mapping[str, str]:
+    found = node.read("pgbouncer")["files"]
+    is_ours = found[_INI].is_ours
+    return {LOOKUP_SECRET: _USERLIST, "POSTGRES_PASSWORD": ""} if is_ours else {}
 
 
 def unsupported(node: Node, version: tuple[int, int]) -> list[Problem]:
@@ -792,4 +798,5 @@ COMPONENT = Component(
     _probes,
     _checks,
     adopts=("/etc/pgbouncer/",),
+    in_use=_in_use,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
+from backup.config import SUPERUSERS_OPTIONS
 from tasks import archive, clusters, link
 from tasks.core import files, packages, parameters, psql, services, sql, surplus
 from tasks.core.change import Change, Trial, converge
@@ -59,7 +61,7 @@ _METHODS = {
 # Where the cluster and its files are is not for postgres_extra to say.
 _PLACES = {"data_directory", "config_file", "hba_file", "ident_file", "include", "include_dir"}
 _RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE, archive.ROLE}
-_LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
+LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 # Secrets of ldap and radius; the rest of the line with them, for a value may have blanks in it.
 ACCESS_SECRETS = r'(?i)(?:passw|secret)\w*"?=(.*)$'
 # Whatever is no comment of it lets somebody in. A line of ours may be with TLS or without.
@@ -110,6 +112,9 @@ def _hba_method(words: list[str]) -> str:
 
 
 Size = Annotated[str, AfterValidator(_size)]
+Library = Annotated[
+    str, matching(r"[A-Za-z0-9_.$/-]+", "should be the name of a library such as 'pg_cron'")
+]
 Duration = Annotated[str, AfterValidator(_duration)]
 HbaLine = Annotated[Line, AfterValidator(_hba_line)]
 
@@ -193,6 +198,8 @@ class PostgresSettings(Settings):
     elsewhere. Change: restart."""
     extensions: tuple[Identifier, ...] = ("pg_stat_statements",)
     """Extensions of every database. Default: `pg_stat_statements`. Change: SQL."""
+    shared_preload_libraries: tuple[Library, ...] = ()
+    """Libraries before Datatier's `pg_stat_statements`: `["pg_cron"]`. Change: restart."""
     hba: tuple[HbaLine, ...] = ()
     """More `pg_hba.conf` lines, after Datatier's; `trust`, `password`, `md5`, `ident` are refused.
     Change: reload."""
@@ -253,6 +260,43 @@ def memory(megabytes: int, max_connections: int) -> dict[str, str]:
     }
 
 
+def shared_memory(node: Node) -> int:
+    """MiB that parallel queries may need in /dev/shm, for all workers there are, in steps of 256.
+
+    Each process of a parallel hash join has `work_mem` times `hash_mem_multiplier` there, and a
+    plan may have several; VACUUM has `maintenance_work_mem`.
+    """
+    chosen = node.the(PostgresSettings)
+    everybody: Mapping[str, Any] = {**_parameters(node), **chosen.extra}
+    own: list[Mapping[str, Any]] = [everybody]
+    own += [role.settings for role in chosen.roles.values()]
+    own += [database.settings for database in chosen.databases.values()]
+    work = max(_mebibytes(of["work_mem"]) for of in own if "work_mem" in of)
+    workers = _number(everybody.get("max_parallel_workers"), 8)
+    hashes = _number(everybody.get("hash_mem_multiplier"), 2) * _JOINS * workers * work
+    needed = hashes + _mebibytes(everybody["maintenance_work_mem"])
+    return max(1, math.ceil(needed / 256)) * 256
+
+
+# Of one plan, and at the same time.
+_JOINS = 2
+
+
+def _number(value: object, default: float) -> float:
+    """What is no number is the server's to refuse."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return default
+
+
+def _mebibytes(value: object) -> float:
+    """A size as a number, in kB where it has no unit."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*(B|kB|MB|GB|TB)?\s*", str(value))
+    exponent = ("B", *_SIZES).index(match[2] or "kB") if match else 0
+    return float(match[1]) * 1024.0 ** (exponent - 2) if match else 0
+
+
 # --- What the estate knows of PostgreSQL ---------------------------------------------------------
 
 
@@ -270,7 +314,31 @@ def _defaults(stack: StackSettings, store: Secrets, given: Mapping[str, Any]) ->
 def _secrets(node: Node) -> list[str]:
     roles = node.the(PostgresSettings).roles.items()
     names = [secret_name(name) for name, role in roles if role.login and role.password is None]
-    return [*names, _LOOKUP_SECRET] if node.estate.in_group("pgbouncer") else names
+    return [*names, LOOKUP_SECRET] if node.estate.in_group("pgbouncer") else names
+
+
+def _in_use(node: Node) -> Mapping[str, str]:
+    server: sql.Server = node.read("postgres")["server"]
+    # A container's files are its host's to look at.
+    is_foreign = not node.service and _clusters(node).is_foreign
+    return in_use(node, server, is_foreign=is_foreign)
+
+
+def in_use(node: Node, server: sql.Server, *, is_foreign: bool) -> Mapping[str, str]:
+    """The secrets whose roles have a password; a server has no values to look up.
+
+    Args:
+        is_foreign: whether a cluster is not ours, whose roles are not known while it is down.
+    """
+    of = {secret_name(name): name for name in node.the(PostgresSettings).roles}
+    of |= {"POSTGRES_PASSWORD": sql.SUPERUSER, LOOKUP_SECRET: sql.LOOKUP_ROLE}
+    of |= {archive.ROLE_SECRET: archive.ROLE}
+    if server.kind == "up":
+        roles = server.facts["roles"]
+        return {key: "" for key, role in of.items() if roles.get(role, {}).get("password")}
+    # The one of a role that is new may be missing, but not all of them.
+    is_new = server.kind == "absent" or is_foreign
+    return {} if is_new or any(map(node.estate.secrets.find, of)) else dict.fromkeys(of, "")
 
 
 def role_password(node: Node, role: str) -> str | None:
@@ -400,28 +468,38 @@ pg_walinspect pgcrypto pgrowlocks pgstattuple plpgsql postgres_fdw refint seg ss
 tsm_system_rows tsm_system_time unaccent uuid-ossp xml2
 """
 _ONLY_IN_15 = " adminpack old_snapshot"
+_LIBRARIES = """
+auth_delay.so auto_explain.so basebackup_to_shell.so basic_archive.so passwordcheck.so
+pg_prewarm.so pg_stat_statements.so
+"""
 
 
 def extensions_probe(version: int) -> Probe[list[str]]:
-    """Reads which extensions the packages of a host have brought."""
+    """Reads which extensions, and libraries with their ending, the packages of a host brought."""
     place = f"/usr/share/postgresql/{version}/extension"
-    script = f"cd {place} 2>/dev/null || exit 0\nls *.control 2>/dev/null || :"
+    script = (
+        f"cd {place} 2>/dev/null || exit 0\nls *.control 2>/dev/null || :\n"
+        f"cd /usr/lib/postgresql/{version}/lib 2>/dev/null || exit 0\nls *.so 2>/dev/null || :"
+    )
     return Probe(script, lambda lines: [line.removesuffix(".control") for line in lines])
 
 
 def unavailable(node: Node, installed: Sequence[str]) -> list[Problem]:
-    """Extensions that no package has brought, so that a run would stop at them half-way.
+    """Extensions and libraries that no package has brought: a run would stop at them half-way.
 
     Args:
         installed: those that are there; none where PostgreSQL is to be installed.
     """
     chosen, version = node.the(PostgresSettings), cluster_version(node)
-    brought = _CONTRIB + (_ONLY_IN_15 if version == 15 else "")
+    brought = _CONTRIB + _LIBRARIES + (_ONLY_IN_15 if version == 15 else "")
     known = {*installed} | (set() if "plpgsql" in installed else {*brought.split()})
     wanted = {"postgres_extensions": chosen.extensions} | {
         f"postgres_databases/{name}/extensions": database.extensions
         for name, database in chosen.databases.items()
     }
+    # What has a path is where only the server looks.
+    libraries = [f"{n}.so" for n in chosen.shared_preload_libraries if "/" not in n]
+    wanted["postgres_shared_preload_libraries"] = tuple(libraries)
     return [
         Problem(node.name, key, f"{name!r} is not there: {_way_to(name, known, version)}")
         for key, names in wanted.items()
@@ -694,7 +772,10 @@ def _parameters(node: Node) -> dict[str, str | int | float]:
         "log_min_duration_statement": chosen.log_min_duration_statement,
         "statement_timeout": chosen.statement_timeout,
         "lock_timeout": chosen.lock_timeout,
-        "shared_preload_libraries": "pg_stat_statements",
+        # Some have to be the first one.
+        "shared_preload_libraries": ", ".join(
+            dict.fromkeys((*chosen.shared_preload_libraries, "pg_stat_statements"))
+        ),
         **link.parameters(node, chosen.extra),
         **archive.parameters(node),
     }
@@ -807,6 +888,9 @@ def beside(node: Node) -> Iterator[str]:
     server: sql.Server = node.read("postgres")["server"]
     yield from (each.notice for each in _surplus(node, server) if not _goes(node, each))
     yield from _elsewhere(node, server)
+    for name in sorted(sql.closed_databases(server) & {*node.the(PostgresSettings).databases}):
+        out = "ALTER DATABASE ... ALLOW_CONNECTIONS true"
+        yield f"database {name}: lets nobody in, so nothing in it is compared or dumped; {out}"
     for name, inside in sorted(server.databases.items()):
         if mighty := inside.get("mighty"):
             shown = [*mighty[:_SHOWN], *(["..."] if mighty[_SHOWN:] else [])]
@@ -902,14 +986,15 @@ def _backup_role(node: Node) -> sql.Role:
         # A dump has every row and every large object, whatever their owners allow.
         {"login": True, "bypassrls": True},
         member_of=groups,
-        settings={"lo_compat_privileges": "on"},
+        # They win over what is set for an owner's database.
+        settings={"lo_compat_privileges": "on", **SUPERUSERS_OPTIONS},
         functions=functions,
     )
 
 
 def lookup_password(everything: Estate) -> str:
     """The password of the role with which PgBouncer looks passwords up."""
-    return everything.secrets.get(_LOOKUP_SECRET)
+    return everything.secrets.get(LOOKUP_SECRET)
 
 
 def _superuser(chosen: PostgresSettings) -> sql.Role:
@@ -1178,4 +1263,5 @@ COMPONENT = Component(
     _probes,
     _checks,
     adopts=("/etc/postgresql/",),
+    in_use=_in_use,
 )

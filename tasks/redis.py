@@ -110,8 +110,13 @@ class RedisSettings(Settings):
 # --- What the estate knows of Redis --------------------------------------------------------------
 
 
+PASSWORD = "REDIS_PASSWORD"
+# Where root's redis-cli finds it.
+KEPT_PASSWORD = "/etc/redis/redis-cli.auth"
+
+
 def _defaults(_stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {} if "password" in given else {"password": store.get("REDIS_PASSWORD")}
+    return {} if "password" in given else {"password": store.get(PASSWORD)}
 
 
 def _rules(everything: Estate) -> list[Problem]:
@@ -249,6 +254,12 @@ def foreign(node: Node, listeners: Sequence[Listener], group: str) -> Iterator[P
             home = f"/var/lib/redis/{listeners[0].port}"
             then = f"move it to {home} to go on with it, or away"
             yield Problem(node.name, key, f"{what} has the data of another Redis: {then}")
+
+
+def _in_use(node: Node) -> Mapping[str, str]:
+    found = node.read("redis")["files"]
+    ours = any(found[_configuration_path(port)].is_ours for port in node.the(RedisSettings).ports)
+    return {PASSWORD: KEPT_PASSWORD} if ours else {}
 
 
 def password(node: Node) -> str:
@@ -1033,7 +1044,15 @@ mv -fT /etc/redis/redis-cli.auth.new /etc/redis/redis-cli.auth
 
 
 COMPONENT = Component(
-    "redis", RedisSettings, _defaults, no_secrets, _rules, _listens, _probes, _checks
+    "redis",
+    RedisSettings,
+    _defaults,
+    no_secrets,
+    _rules,
+    _listens,
+    _probes,
+    _checks,
+    in_use=_in_use,
 )
 
 

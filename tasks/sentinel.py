@@ -22,7 +22,9 @@ from tasks.core.topology import Address, User, guarded, strangers
 from tasks.redis import (
     DIRECTORY,
     KEEP_PASSWORD,
+    KEPT_PASSWORD,
     MASK,
+    PASSWORD,
     SHELL,
     RedisSettings,
     addresses,
@@ -228,6 +230,13 @@ def _files(node: Node) -> list[Entry]:
         entries += [Directory(home, mode="750", user="redis", group="redis"), managed, state]
         entries += services.files(service, node.manager)
     return entries
+
+
+def _in_use(node: Node) -> Mapping[str, str]:
+    found = node.read("sentinel")["files"]
+    ports = node.the(SentinelSettings).ports
+    ours = any(found[_managed_file(node, port).path].is_ours for port in ports)
+    return {PASSWORD: KEPT_PASSWORD} if ours else {}
 
 
 def _managed_file(node: Node, port: int) -> File:
@@ -648,5 +657,13 @@ def deploy() -> None:
 
 
 COMPONENT = Component(
-    "sentinel", SentinelSettings, no_defaults, no_secrets, _rules, _listens, _probes, _checks
+    "sentinel",
+    SentinelSettings,
+    no_defaults,
+    no_secrets,
+    _rules,
+    _listens,
+    _probes,
+    _checks,
+    in_use=_in_use,
 )

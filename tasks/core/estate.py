@@ -52,6 +52,7 @@ class Component:
         probes: what one read of a host tells about it.
         checks: what was found on a host and must not be there.
         adopts: directories whose files of others it refuses or adopts itself.
+        in_use: names of secrets that a host has already, and the file with the value, if any has.
     """
 
     group: str
@@ -63,6 +64,7 @@ class Component:
     probes: Callable[[Node], dict[str, Probe[Any]]]
     checks: Callable[[Node], list[Problem]]
     adopts: tuple[str, ...] = ()
+    in_use: Callable[[Node], Mapping[str, str]] = lambda _node: {}
 
 
 def no_defaults(
@@ -450,6 +452,7 @@ def _read(node: Node) -> list[Problem]:
         for component in node.components():
             problems += component.checks(node)
             problems += _taken(node, component)
+        problems += _unknown_secrets(node)
         node.read(HOST)
     except remote.Unreadable as unreadable:
         problems.append(Problem(node.name, "state", str(unreadable)))
@@ -463,6 +466,28 @@ def _taken(node: Node, component: Component) -> Iterator[Problem]:
         if not path.startswith(component.adopts):
             message = "is not Datatier's: move it away, or take what it says into the settings"
             yield Problem(node.name, path, message)
+
+
+def _unknown_secrets(node: Node) -> Iterator[Problem]:
+    """Secrets that this run would replace, because it has not the `.env` that the host was given.
+
+    Each client would lose its password; nobody who means that leaves the file out.
+    """
+    store, there = node.estate.secrets, dict[str, str]()
+    for component in node.components():
+        for name, place in component.in_use(node).items():
+            there[name] = there.get(name) or place
+    names = sorted(store.generated.keys() & there)
+    if not names or node.stack.replace_secrets:
+        return
+    places = sorted({there[name] for name in names if there[name]})
+    values = f" (values: {', '.join(places)} on {node.name})" if places else ""
+    message = (
+        f"{', '.join(names)}: in use here, but not in {store.path}: "
+        f"put the .env of the last deployment there{values}, "
+        "or let replace_secrets=true take the passwords from every client"
+    )
+    yield Problem(node.name, "secrets", message)
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

@@ -78,6 +78,11 @@ class Found:
     is_strange: bool = False
     by_hand: tuple[str, ...] = ()
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether a run of ours has written it."""
+        return self.kind == "file" and MARK.encode() in self.content
+
 
 Entry = File | Directory
 

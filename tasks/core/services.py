@@ -360,7 +360,7 @@ runs() {
 _FUNCTIONS = f"""{_RUNS}
 answer() {{
   for _ in $(seq {START_SECONDS * 5}); do
-    if (ready) >/dev/null 2>&1 </dev/null; then return 0; fi
+    if (ready) >/dev/null 2>&1 </dev/null; then is_started "$@"; return 0; fi
     sleep 0.2
   done
   echo "$1 does not answer after {START_SECONDS} s; its log ends with: $(last_log "$@")" >&2
@@ -408,7 +408,15 @@ enable_service() {
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
-restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
+# A unit without a limit of its own would be waited for without end.
+restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
+is_started() {
+  for _ in $(seq 50); do
+    [ "$(systemctl is-active "$2")" = activating ] || return 0
+    sleep 0.1
+  done
+  echo "$1 answers, but systemd still waits for its start: $(last_log "$@")" >&2; exit 1
+}
 stop_service() { systemctl stop "$2"; }
 """
     + _LAST_LOG["systemd"],
@@ -426,6 +434,7 @@ enable_service() {
   done
 }
 start_service() { sv start "/etc/service/$1" >/dev/null || true; }
+is_started() { :; }
 restart_service() { sv -w 300 restart "/etc/service/$1" >/dev/null || true; }
 stop_service() { sv -w 300 stop "/etc/service/$1" >/dev/null; }
 """

@@ -157,7 +157,9 @@ class Settings(Model):
         }
         unknown = [name for name in fields if name not in cls.model_fields]
         problems = [
-            Problem(host, cls.key(name), f"unknown key{_suggestion(name, cls.model_fields)}")
+            Problem(
+                host, cls.key(name), f"unknown key{_suggestion(name, cls.model_fields, cls.prefix)}"
+            )
             for name in unknown
         ]
         known = {name: value for name, value in fields.items() if name not in unknown}
@@ -190,9 +192,9 @@ def _is_union_tag(part: int | str) -> bool:
     )
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" ({close[0]}?)" if close else ""
+    return f" ({prefix}{close[0]}?)" if close else ""
 
 
 def unknown_keys(host: str, data: Mapping[str, Any], known: Iterable[str]) -> list[Problem]:
@@ -276,3 +278,6 @@ class StackSettings(Settings):
     next removal."""
     confirm: str = ""
     """The value of `stack_name`, for `destroy_data`. Change: with the next removal."""
+    replace_secrets: bool = False
+    """Secrets that a host has, and `.env` has not, are replaced; `--data replace_secrets=true`, for
+    one run. Change: every client loses its password."""

@@ -165,7 +165,8 @@ SELECT json_build_object(
                  AND v.requires IS NOT NULL),
   'databases', (SELECT json_object_agg(datname, json_build_object(
       'owner', pg_get_userbyid(datdba),
-      'oid', d.oid, 'template', datistemplate, 'connection_limit', datconnlimit,
+      'oid', d.oid, 'template', datistemplate, 'allows', datallowconn,
+      'connection_limit', datconnlimit,
       'settings', (SELECT setconfig FROM pg_db_role_setting
                    WHERE setdatabase = d.oid AND setrole = 0),
       'grants', (SELECT json_agg(json_build_array(pg_get_userbyid(grantee), privilege_type,
@@ -409,18 +410,28 @@ def _steps(
             yield Step(f"role {role.name}: execute {function}", statement)
     yield from _nearer(server, roles, databases)
     existing = server.facts.get("databases", {})
+    closed = closed_databases(server)
     for database in databases:
         yield from _database(database, existing.get(database.name))
         yield from _grants(database, existing.get(database.name) or {}, {r.name for r in roles})
+    if pooled:
+        served = [database.name for database in databases if database.name not in closed]
+        yield from _lookups(server, served)
     for database in databases:
+        if database.name in closed:
+            continue
         there = server.databases.get(database.name, {}).get("extensions", [])
         for extension in sorted(set(database.extensions) - set(there)):
             line = f"extension {extension} in {database.name}: create"
             # Where our sessions look first nothing of an application's is created.
             create = f"CREATE EXTENSION {identifier(extension)} SCHEMA public CASCADE;"
             yield Step(line, f":open\n{create}\n:closed", database.name)
-    if pooled:
-        yield from _lookups(server, [database.name for database in databases])
+
+
+def closed_databases(server: Server) -> set[str]:
+    """Those that no one may enter, we neither."""
+    found: Mapping[str, Mapping[str, Any]] = server.facts.get("databases", {})
+    return {name for name, facts in found.items() if facts.get("allows") is False}
 
 
 def _lookups(server: Server, served: Sequence[str]) -> Iterator[Step]:

@@ -108,6 +108,21 @@ def test_second_run_changes_nothing(site: Site) -> None:
     assert site.restarted() == set()
 
 
+def test_a_second_clone_without_secrets_is_refused(site: Site) -> None:
+    """It says where they are: nothing is written, no container is touched."""
+    site.look()
+    env, before = site.project.directory / ".env", footprint(site.host)
+    away = env.rename(env.with_suffix(".away"))
+    try:
+        run = site.project.pyinfra("-y", "inventory.py", "deploy.py")
+        assert run.code != 0 and not env.exists()
+    finally:
+        away.rename(env)
+    assert f"in use here, but not in {env}" in run.stderr
+    assert "/opt/psscript/.env on" in run.stderr and "REDIS_PASSWORD" in run.stderr
+    assert footprint(site.host) == before and site.restarted() == set()
+
+
 def test_no_secret_is_printed(planned: Plan, deployed: Run, site: Site) -> None:
     """Neither the dry run nor the run shows one."""
     output = planned.run.output + deployed.output

@@ -251,7 +251,7 @@ def test_everything_wrong_is_in_one_list(bare: Estate, settings: Project) -> Non
     with _release(bare.host("cache1"), "11"):
         bare.refuses(
             ("db1: pgbouncer_pool_mode: should be 'session'",),
-            ("db1: postgres_prt: unknown key (port?)",),
+            ("db1: postgres_prt: unknown key (postgres_port?)",),
             ("cache1: redis_maxmemory_policy: should be ",),
             ("cache1: operating system: debian 11",),
             ("4 problems",),

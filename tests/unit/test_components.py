@@ -191,6 +191,41 @@ def test_an_extension_that_no_package_brings(
     assert found == ([f"{key}: {said}"] if said else [])
 
 
+def test_libraries_that_are_preloaded(tmp_path: Path) -> None:
+    names = ["pg_cron", "auto_explain", "/opt/x/lib"]
+    one = node(tmp_path, postgres_shared_preload_libraries=names)
+    preload = "shared_preload_libraries = 'pg_cron, auto_explain, /opt/x/lib, pg_stat_statements'"
+    assert preload in postgres.configuration(one)
+    found = [str(problem) for problem in postgres.unavailable(one, [])]
+    assert [each.partition(": it")[0] for each in found] == [
+        "db1: postgres_shared_preload_libraries: 'pg_cron.so' is not there: install its package "
+        "first (apt-cache search postgresql-15-)"
+    ]
+    assert (
+        postgres.unavailable(one, ["plpgsql", "pg_stat_statements", *(f"{n}.so" for n in names)])
+        == []
+    )
+
+
+def test_the_backup_host_needs_what_scratch_servers_load(tmp_path: Path) -> None:
+    databases = {"psscript": {"owner": "psscript", "extensions": ["citext"]}}
+    hosts = {"db1": {"address": "10.0.0.1", "postgres_databases": databases}}
+    hosts["backup1"] = {"address": "10.0.0.2"}
+    groups = {"postgres": ["db1"], "backup": ["backup1"]}
+    everything = helpers.estate(hosts, groups, tmp_path)
+    for each in everything.nodes:
+        everything.state.activate_host(each.host)
+    keeper = helpers.node(everything, "backup1")
+    installed = ["plpgsql", "pg_stat_statements"]
+    (problem,) = backup._cannot_load(keeper, installed)
+    assert str(problem).startswith(
+        "backup1: postgres_databases/psscript/extensions: 'citext' is not there: install its "
+    )
+    assert str(problem).endswith("; drills and --time need it here too")
+    assert [*backup._cannot_load(keeper, [*installed, "citext"])] == []
+    assert [*backup._cannot_load(helpers.node(everything, "db1"), [])] == []
+
+
 @pytest.mark.parametrize(
     ("mode", "said"), [("transaction", "; clients of PgBouncer wait"), ("session", "")]
 )

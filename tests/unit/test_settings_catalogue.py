@@ -85,11 +85,11 @@ STACK: list[Case] = [
 ]
 
 UNKNOWN: list[Case] = [
-    ("pgbouncer_listen_prt", 1, "pgbouncer_listen_prt: unknown key (listen_port?)"),
-    ("postgres_rles", {}, "postgres_rles: unknown key (roles?)"),
-    ("redis_port", 6379, "redis_port: unknown key (ports?)"),
-    ("redis_pasword", SECRET, "redis_pasword: unknown key (password?)"),
-    ("sentinel_quorom", 2, "sentinel_quorom: unknown key (quorum?)"),
+    ("pgbouncer_listen_prt", 1, "pgbouncer_listen_prt: unknown key (pgbouncer_listen_port?)"),
+    ("postgres_rles", {}, "postgres_rles: unknown key (postgres_roles?)"),
+    ("redis_port", 6379, "redis_port: unknown key (redis_ports?)"),
+    ("redis_pasword", SECRET, "redis_pasword: unknown key (redis_password?)"),
+    ("sentinel_quorom", 2, "sentinel_quorom: unknown key (sentinel_quorum?)"),
     ("sentinel_extra", {}, "sentinel_extra: unknown key"),
     ("stack_nme", "x", "stack_nme: unknown key (stack_name?)"),
     ("adress", "10.0.0.1", "adress: unknown key (address?)"),
@@ -114,6 +114,11 @@ POSTGRES: list[Case] = [
     ("postgres_locale", "C\nx", "postgres_locale: should be a single line"),
     ("postgres_listen_addresses", ["::"], "postgres_listen_addresses: should be a string"),
     ("postgres_extensions", "pg_trgm", "postgres_extensions: should be a list"),
+    (
+        "postgres_shared_preload_libraries",
+        ["a b"],
+        "postgres_shared_preload_libraries/0: should be the name of a library such as 'pg_cron'",
+    ),
     ("postgres_extensions", ["a b"], f"postgres_extensions/0: {name_rule('a b')}"),
     ("postgres_max_connections", 5, "postgres_max_connections: should be at least 10"),
     ("postgres_max_connections", 10001, "postgres_max_connections: should be at most 10000"),
@@ -573,7 +578,7 @@ BACKUP: list[Case] = [
     (
         "backup_schedule_ful",
         "0 2 * * *",
-        "backup_schedule_ful: unknown key (schedule_full?)",
+        "backup_schedule_ful: unknown key (backup_schedule_full?)",
     ),
 ]
 

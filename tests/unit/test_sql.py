@@ -539,6 +539,17 @@ def test_what_is_only_reset_with_all_leaves_the_others() -> None:
     assert statements == ['ALTER ROLE "app" RESET ALL; ALTER ROLE "app" SET work_mem = \'7MB\';']
 
 
+def test_nothing_is_planned_in_a_database_that_lets_nobody_in() -> None:
+    """The first statement in it would have ended all that come after."""
+    shop, stock = (Database(name, "app", ("pg_trgm",)) for name in ("shop", "stock"))
+    there = {"owner": "app", "connection_limit": -1}
+    facts = {"databases": {"shop": {**there, "allows": False}, "stock": {**there, "allows": True}}}
+    change = sql.compare(Server("up", 5432, facts), [], [shop, stock], DATA, pooled=True)
+    assert change is not None
+    assert [line for line in change.lines if "shop" in line] == []
+    assert [line for line in change.lines if "stock" in line] != []
+
+
 def test_a_bare_host_gets_the_full_plan() -> None:
     shop = Database("shop", "app", ("pg_trgm",), grants={"reader": frozenset({"CONNECT"})})
     roles = [app(password=PASSWORD), Role("reader")]
@@ -551,9 +562,10 @@ def test_a_bare_host_gets_the_full_plan() -> None:
         "role reader: create",
         "database shop: create, owner app",
         "database shop: grant CONNECT to reader",
-        "extension pg_trgm in shop: create",
+        # Before what may need a package: who has no lookup has no clients.
         "password lookup of PgBouncer in template1: create",
         "password lookup of PgBouncer in shop: create",
+        "extension pg_trgm in shop: create",
     ]
 
 

@@ -24,7 +24,7 @@ Restores all of PostgreSQL's data directory from the physical repository. What i
 moved aside, never deleted.
 
   --latest            to the end of the archived WAL (the default)
-  --time MOMENT       to a moment with a zone: '2026-11-22 14:03:00+00'
+  --time MOMENT       to a moment with a zone: '2026-11-22 14:03:00+00', or '10 minutes ago'
   --incremental NAME  to an incremental backup: ${stanza}_incremental_20261122_140300
   --timeline N        follow this timeline instead of the newest, to reach what an earlier
                       restore left behind
@@ -58,7 +58,9 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
     -c default_transaction_deferrable=off -c default_transaction_isolation=read\\ committed \
     -c default_tablespace= -c temp_tablespaces= -c default_table_access_method=heap \
     -c quote_all_identifiers=off -c transform_null_equals=off -c client_min_messages=warning \
-    -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1"
+    -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1 \
+    -c array_nulls=on -c backslash_quote=safe_encoding -c xmloption=content \
+    -c exit_on_error=off -c temp_file_limit=-1 -c lc_messages=C"
   [ -n "${plain:-}" ] || options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
@@ -106,10 +108,12 @@ choose() {
   kind=$1
 }
 time_target() {
+  ! echo "$1" | grep -Eqx '[0-9]{1,6} (second|minute|hour|day)s? ago' ||
+    set -- "$(date -u -d "$1" '+%Y-%m-%d %H:%M:%S.%6N+00')"
   moment='[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?'
   echo "$1" | grep -Eqx "$moment ?(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)" &&
     before=$(date -u -d "$1" +%s 2>/dev/null) ||
-    wrong "'$1' is not a moment with a zone: write it as '2026-11-22 14:03:00+00'"
+    wrong "'$1' is not a moment with a zone: write it as '2026-11-22 14:03:00+00', or '10 minutes ago'"
   [ "$before" -le "$(date +%s)" ] || wrong "$1 is in the future"
   target=$(date -u -d "$1" '+%Y-%m-%d %H:%M:%S.%6N+00')
 }
@@ -159,7 +163,15 @@ enable_service() {
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
-restart_service() { systemctl daemon-reload; systemctl restart "$2" || true; }
+# A unit without a limit of its own would be waited for without end.
+restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
+is_started() {
+  for _ in $(seq 50); do
+    [ "$(systemctl is-active "$2")" = activating ] || return 0
+    sleep 0.1
+  done
+  echo "$1 answers, but systemd still waits for its start: $(last_log "$@")" >&2; exit 1
+}
 stop_service() { systemctl stop "$2"; }
 last_log() { # NAME UNIT: its own last words, without systemd's about it
   said=$(journalctl -q -n 30 -o cat -u "$2" | grep -v "^$2: \|^[SF][a-z]* .*$2" | tail -n 3)

@@ -1,0 +1,152 @@
+"""A second clone without `.env` is refused before it takes the passwords from every client."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import backup, clusters, pgbouncer, postgres, redis, sentinel
+from tasks.core import estate
+from tasks.core.estate import Node
+from tasks.core.files import MARK, Found
+from tasks.core.sql import Server
+from tasks.postgres import PostgresSettings
+from tests.unit import helpers
+
+ALL = ("postgres", "pgbouncer", "redis", "sentinel", "backup")
+OURS = Found("file", content=f"# {MARK}".encode())
+ABSENT = Found("absent")
+
+
+class _Files(dict[str, Found]):
+    """What every path has that no test names."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__()
+        self.found = found
+
+    def __missing__(self, path: str) -> Found:
+        return self.found
+
+
+def deployed(directory: Path, env: str = "", groups: tuple[str, ...] = ALL, **data: Any) -> Node:
+    """A host that was deployed from elsewhere; its secrets are asked for as a run does."""
+    (directory / ".env").write_text(env)
+    hosts = {"one": {"address": "10.0.0.1", **data}}
+    everything = helpers.estate(hosts, {group: ["one"] for group in groups}, directory)
+    (node,) = everything.nodes
+    everything.gather_secrets()
+    verifier = {"password": "SCRAM-SHA-256$..."}
+    roles = {name: verifier for name in ("postgres", "psscript", "pgbouncer", "datatier_backup")}
+    said = {
+        "files": _Files(OURS),
+        "server": Server("up", facts={"roles": roles}),
+        "clusters": clusters.Clusters(),
+    }
+    told = {"postgres": {"password": "a", "admin_password": "b"}, "redis": None, "s3": None}
+    config = Found("file", content=json.dumps(told).encode())
+
+    def read(group: str) -> dict[str, Any]:
+        return {**said, "files": _Files(config)} if group == "backup" else said
+
+    node.reader = read
+    return node
+
+
+def refused(node: Node) -> list[str]:
+    return [str(problem) for problem in estate._unknown_secrets(node)]
+
+
+def test_a_second_clone_without_its_secrets(tmp_path: Path) -> None:
+    (problem,) = refused(deployed(tmp_path))
+    names = (
+        "BACKUP_ROLE_PASSWORD, PGBOUNCER_AUTH_PASSWORD, POSTGRES_PASSWORD, "
+        "POSTGRES_ROLE_PSSCRIPT_PASSWORD, REDIS_PASSWORD"
+    )
+    places = (
+        "/etc/datatier/backup.json, /etc/pgbouncer/userlist.txt, /etc/redis/redis-cli.auth on one"
+    )
+    assert problem == (
+        f"one: secrets: {names}: in use here, but not in {tmp_path}/.env: "
+        f"put the .env of the last deployment there (values: {places}), "
+        "or let replace_secrets=true take the passwords from every client"
+    )
+
+
+def test_whoever_says_so_replaces_them(tmp_path: Path) -> None:
+    assert refused(deployed(tmp_path, replace_secrets=True)) == []
+
+
+def test_the_secrets_are_known(tmp_path: Path) -> None:
+    known = "".join(f"{name}={value}\n" for name, value in helpers.SECRETS.items())
+    assert refused(deployed(tmp_path, known)) == []
+
+
+@pytest.mark.parametrize("name", helpers.SECRETS)
+def test_one_of_them_is_not_known(name: str, tmp_path: Path) -> None:
+    """A clone that is behind: a role was added elsewhere."""
+    known = {each: value for each, value in helpers.SECRETS.items() if each != name}
+    text = "".join(f"{each}={value}\n" for each, value in known.items())
+    (problem,) = refused(deployed(tmp_path, text))
+    assert problem.startswith(f"one: secrets: {name}: in use here")
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("pgbouncer", {"PGBOUNCER_AUTH_PASSWORD", "POSTGRES_PASSWORD"}),
+        ("redis", {"REDIS_PASSWORD"}),
+        ("sentinel", {"REDIS_PASSWORD"}),
+        ("backup", {"BACKUP_ROLE_PASSWORD", "POSTGRES_PASSWORD"}),
+    ],
+)
+def test_each_component_knows_its_own(group: str, names: set[str], tmp_path: Path) -> None:
+    """Also on a host that has nothing else of the stack."""
+    component = {
+        "pgbouncer": pgbouncer,
+        "redis": redis,
+        "sentinel": sentinel,
+        "backup": backup,
+    }[group].COMPONENT
+    assert {*component.in_use(deployed(tmp_path))} == names
+
+
+@pytest.mark.parametrize("group", ["pgbouncer", "redis", "sentinel"])
+def test_nothing_is_in_use_where_nothing_of_ours_is(group: str, tmp_path: Path) -> None:
+    node = deployed(tmp_path)
+    foreign = Found("file", content=b"requirepass theirs")
+    for found in (ABSENT, foreign):
+        node.reader = lambda _group, found=found: {"files": _Files(found)}
+        (component,) = (c for c in node.components() if c.group == group)
+        assert component.in_use(node) == {}
+
+
+def test_a_role_that_is_new_gets_its_secret(tmp_path: Path) -> None:
+    known = "".join(f"{name}={value}\n" for name, value in helpers.SECRETS.items())
+    roles = {name: dict[str, str]() for name in ("psscript", "reports")}
+    assert refused(deployed(tmp_path, known, postgres_roles=roles)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "env", "is_foreign", "expected"),
+    [
+        ("absent", "", False, False),
+        ("down", "", False, True),
+        ("down", "", True, False),
+        ("down", "POSTGRES_PASSWORD=known-1\n", False, False),
+    ],
+)
+def test_a_server_that_cannot_be_asked(
+    kind: Any, env: str, is_foreign: bool, expected: bool, tmp_path: Path
+) -> None:
+    node = deployed(tmp_path, env, ("postgres",))
+    assert node.of(PostgresSettings)
+    found = postgres.in_use(node, Server(kind), is_foreign=is_foreign)
+    assert bool(found) == expected
+
+
+def test_a_configuration_of_backups_that_is_none(tmp_path: Path) -> None:
+    assert backup.in_use(b"", "x") == backup.in_use(b"{torn", "x") == {}
