@@ -11,11 +11,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import boto3
-import botocore.config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
-from botocore.exceptions import ConnectionError as NoConnection
-
 from backup.config import S3, Config
 from backup.job import Failed, Log
 from backup.store_signed import LIST
@@ -47,6 +42,10 @@ class Listed(NamedTuple):
 @contextlib.contextmanager
 def _asking(what: str) -> Iterator[None]:
     """Turns what the library raises into one line that says whether to try again later."""
+    # It takes longer to load than the rest of the programme, and most jobs ask no bucket.
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NoConnection
+
     try:
         yield
     except (HTTPClientError, NoConnection, IncompleteReadError) as error:
@@ -63,6 +62,9 @@ def _asking(what: str) -> Iterator[None]:
 def _client(s3: S3) -> Any:
     if not (s3.bucket and s3.access_key and s3.secret_key):
         raise Failed("S3: the bucket or its credentials are not configured")
+    import boto3
+    import botocore.config
+
     options: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
@@ -153,6 +155,8 @@ class Bucket:
 
     def parts(self, key: str, upload: str) -> dict[int, str] | None:
         """ETags of the parts that have arrived; None if the upload is not known any more."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
         found = {}
         try:
             pages = self._client.get_paginator("list_parts")
@@ -227,6 +231,8 @@ class Bucket:
 
     def _encrypted(self, key: str, request: Callable[..., Any]) -> Any:
         """Asks for encryption at rest; a store of one's own may have none (MinIO without KMS)."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
         try:
             return request(**self._encryption)
         except ClientError as error:

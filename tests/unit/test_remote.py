@@ -55,6 +55,11 @@ def test_every_probe_gets_its_own_lines(host: Host) -> None:
     assert remote.commands(host) == 1
 
 
+def test_what_is_remembered_is_not_even_asked_for(host: Host) -> None:
+    remote.read(host, lambda: {"redis": {"one": echo("1")}}, "redis")
+    assert remote.read(host, pytest.fail, "redis") == {"one": "1"}
+
+
 def test_the_real_file_probe_works_through_it(host: Host, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x\x1e 0\n\xff")
     entries = [files.File(str(tmp_path / name), "") for name in ("a", "b")]

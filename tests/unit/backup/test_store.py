@@ -1164,3 +1164,8 @@ def test_backups_that_are_here_are_never_moved(
     with pytest.raises(Failed, match=message):
         recovery.fetch_all(new, log)
     assert tree(new.directory) == before and not aside(new)
+
+
+def test_who_asks_no_bucket_does_not_wait_for_its_library() -> None:
+    loads = "import sys, backup.__main__; sys.exit('boto3' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loads], check=True)
