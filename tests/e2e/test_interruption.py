@@ -2,8 +2,10 @@
 
 The controller is killed, or the SSH connection is cut. The next run then makes exactly the changes
 that are left, everything works, what was written before is there, and the run after it changes
-nothing. Between two operations that change nothing a host is the same, so the boundaries are those
-between changes; which ones there are the product's own plan says.
+nothing. One estate is interrupted at every boundary: each run makes the next change and no other.
+From some boundaries on one run makes the rest. Between two operations that change nothing a host is
+the same, so the boundaries are those between changes; which ones there are the product's own plan
+says.
 """
 
 from __future__ import annotations
@@ -123,6 +125,12 @@ class Site:
         self.interrupt(strike, f"after:{len(changes)}")
         assert self.project.is_struck and self.made == [*changes]
 
+    def interrupt_throughout(self, changes: Sequence[str]) -> None:
+        """Two runs at every boundary, in either way; one of them makes the next change."""
+        self.interrupt_twice([], ORDERS[0])
+        for number, change in enumerate(changes, 1):
+            self.interrupt_twice([change], ORDERS[number % 2])
+
     def settles(self, left: Sequence[str]) -> None:
         """Asserts that the next run makes exactly these changes, and the one after it none."""
         run = self.project.deploy()
@@ -145,6 +153,11 @@ def _site(directory: Path, host: Host, user: str = "root") -> Site:
     project.inventory(embedded(host.name, host, user))
     project.settings(BEFORE)
     return Site(project, host)
+
+
+def some_of(changes: Sequence[str]) -> list[int]:
+    """Boundaries from which one run makes the rest: the first, and two on the way."""
+    return [len(changes) * third // 3 for third in range(3)]
 
 
 Record = Callable[[str, object], None]
@@ -239,7 +252,13 @@ def hosts(lab: Lab, origin: Origin, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_first_deployment_is_interrupted(
     pool: ThreadPoolExecutor, origin: Origin, hosts: Hosts, record_property: Record
 ) -> None:
-    """Between any two of its changes, in either way; on a host for each."""
+    """Between any two of its changes, in either way; the rest is made step by step, or at once."""
+
+    def interrupted_throughout() -> None:
+        with hosts.site("first") as site:
+            site.interrupt_throughout(origin.left)
+            site.settles([])
+            site.check(BEFORE)
 
     def interrupted_at(point: int) -> None:
         with hosts.site(f"first-{point}") as site:
@@ -247,9 +266,11 @@ def test_a_first_deployment_is_interrupted(
             site.settles(origin.left[point:])
             site.check(BEFORE)
 
-    count = len(origin.left) + 1
-    all_of({f"after {n}": pool.submit(interrupted_at, n) for n in range(count)})
-    record_property("interruptions of a first deployment", 2 * (len(origin.done) + count))
+    points = some_of(origin.left)
+    throughout = {"at every boundary": pool.submit(interrupted_throughout)}
+    all_of(throughout | {f"after {n}": pool.submit(interrupted_at, n) for n in points})
+    count = len(origin.done) + len(origin.left) + 1 + len(points)
+    record_property("interruptions of a first deployment", 2 * count)
 
 
 # --- A change ------------------------------------------------------------------------------------
@@ -323,16 +344,26 @@ def test_a_change_is_interrupted_between_operations(
 ) -> None:
     """Between any two of its operations, in either way, there and back by turns."""
 
-    def interrupted_at(point: int) -> None:
+    def turned(changing: Changing) -> list[str]:
+        planned = changing.turn()
+        assert len(planned) == changes.count
+        return planned
+
+    def interrupted_throughout() -> None:
         with changes.site() as changing:
-            planned = changing.turn()
-            assert len(planned) == changes.count
+            changing.site.interrupt_throughout(turned(changing))
+            changing.settles([])
+
+    def interrupted_at(third: int) -> None:
+        with changes.site() as changing:
+            planned = turned(changing)
+            point = some_of(planned)[third]
             changing.site.interrupt_twice(planned[:point], ORDERS[point % 2])
             changing.settles(planned[point:])
 
-    count = changes.count + 1
-    all_of({f"after {n}": pool.submit(interrupted_at, n) for n in range(count)})
-    record_property("interruptions of a change, between operations", 2 * count)
+    throughout = {"at every boundary": pool.submit(interrupted_throughout)}
+    all_of(throughout | {f"after {n} thirds": pool.submit(interrupted_at, n) for n in range(3)})
+    record_property("interruptions of a change, between operations", 2 * (changes.count + 1 + 3))
 
 
 def test_a_change_is_interrupted_within_operations(
