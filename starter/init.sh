@@ -13,7 +13,7 @@ mkdir -p "$1"
 cd "$1"
 cp -R "$source/starter/files/." .
 mkdir -p group_data
-cp "$source/inventory.py" "$source/.env.example" .
+cp "$source/inventory.py" "$source/config.py" "$source/.env.example" .
 cp "$source/group_data/all.py" group_data
 git init --quiet
 git -c protocol.file.allow=always submodule --quiet add "$origin" datatier
