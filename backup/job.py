@@ -142,7 +142,7 @@ def run(
     except subprocess.TimeoutExpired:
         raise Failed(f"{command[0]}: timed out after {timeout:.0f} s") from None
     if done.returncode:
-        said = _gist(done.stderr.strip() or done.stdout.strip())
+        said = _gist(done.stderr.strip(), done.stdout.strip())
         raise Failed(f"{command[0]} exited with {done.returncode}: {said}")
     return done.stdout
 
@@ -201,11 +201,14 @@ def program(command: Sequence[str], env: Mapping[str, str], *, user: str = "") -
             process.stdout.close()
 
 
-def _gist(said: str) -> str:
-    """From the first line that calls itself an error, else the last line."""
-    error = re.search(r"(?ms)^\s*(\S+: )?(ERROR|FATAL|error):.*", said)
-    gist = error[0] if error else (said.splitlines() or ["no output"])[-1]
-    return " ".join(gist.split())[:_GIST]
+def _gist(said: str, output: str = "") -> str:
+    """From the first line that calls itself an error, else the last line of both."""
+    for text in (said, output):
+        if error := re.search(r"(?ms)^\s*(\S+: )?(ERROR|FATAL|error):.*", text):
+            return " ".join(error[0].split())[:_GIST]
+    # A report names its object in the line before, and standard error may have a notice only.
+    lines = [*output.splitlines()[-2:], *said.splitlines()[-1:]] or ["no output"]
+    return " ".join(" ".join(lines).split())[:_GIST]
 
 
 def log_of(config: Config, job: str) -> Log:

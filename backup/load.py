@@ -764,4 +764,7 @@ def _sent(session: Connection, statement: Statement) -> None:
 
 def _failed(statement: Statement, error: psycopg.Error) -> Failed:
     said = " ".join(filter(None, [error.diag.message_primary or str(error), error.diag.context]))
+    # No session of a dump has the path of applications, so what a function calls is not found.
+    if error.diag.context and isinstance(error, errors.UndefinedFunction | errors.UndefinedTable):
+        said += "; ALTER FUNCTION ... SET search_path in the original, or restore with --time"
     return Failed(f"{statement.header} of {statement.header.owner}: {said}")

@@ -111,6 +111,22 @@ def refused(version: int, found: Clusters, *, adopt: bool) -> Iterator[str]:
         )
 
 
+def other_version(wanted: int, found: Clusters) -> str:
+    """Why another version should be wanted; an older cluster may stay after an upgrade."""
+    newest = max(found.versions, default=wanted)
+    if newest != wanted and not (found.is_configured and found.is_whole) and not found.is_begun:
+        return (
+            f"should be {newest}: the host has a cluster of PostgreSQL {newest}, and {wanted} "
+            f"would make an empty second one; upgrade it first (pg_upgradecluster {newest} main)"
+        )
+    if newest > wanted:
+        return (
+            f"should be {newest}, which the host has beside {wanted} as after pg_upgradecluster; "
+            f"to go back to {wanted}: pg_dropcluster {newest} main"
+        )
+    return ""
+
+
 def describe(found: Clusters) -> str:
     """What a cluster is, for who decides whether it is adopted."""
     databases = f"{found.databases} database{'s' * (found.databases != 1)}"

@@ -532,9 +532,10 @@ def _prune(node: Node) -> None:
 
 
 def _surplus(node: Node) -> list[Container]:
-    """The containers of services that the project no longer has."""
+    """The containers of services that neither the settings nor the file beside ours have."""
     found = cast(Engine, node.read(DOCKER)["engine"])
-    return [each for each in found.containers if each.service not in _roles(node)]
+    known = {*_roles(node), *found.hashes}
+    return [each for each in found.containers if each.service not in known]
 
 
 def told(node: Node) -> Iterator[str]:

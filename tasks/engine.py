@@ -127,7 +127,7 @@ if [ -n "$ids" ] && [ -n "$compose" ] && [ -d __DIR__/docker/images ]; then
   hashes=$($compose -p __STACK__ "$@" --project-directory __DIR__ config --hash '*' \
     2>"$file.err" </dev/null) || echo "wrong|$(tail -n 1 "$file.err" | tr '|' ' ')"
   rm -f "$file.err"
-  printf '%s\n' "$hashes" | sed 's/^/hash|/; s/ /|/2; s/ /|/'
+  [ -z "$hashes" ] || printf '%s\n' "$hashes" | sed 's/^/hash|/; s/ /|/2; s/ /|/'
 fi
 """
 

@@ -448,12 +448,8 @@ def _listens(node: Node) -> list[Listener]:
 
 def _checks(node: Node) -> list[Problem]:
     wanted, found = cluster_version(node), _clusters(node)
-    if others := [version for version in found.versions if version != wanted]:
-        message = (
-            f"should be {others[0]}: the host has a cluster of PostgreSQL {others[0]}, and "
-            f"{wanted} would make an empty second one; upgrade it first (pg_upgradecluster)"
-        )
-        return [Problem(node.name, "postgres_version", message)]
+    if why := clusters.other_version(wanted, found):
+        return [Problem(node.name, "postgres_version", why)]
     refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in _refused(node)]
     refused += unavailable(node, node.read("postgres")["extensions"])
     return refused + archive.rivals(node, node.read(HOST)["rivals"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,3 +237,23 @@ def test_a_volume_of_another_image_does_not_begin_again(place: str, tmp_path: Pa
     assert output.stderr.startswith(f"the volume has a cluster of PostgreSQL 15 in {tmp_path}")
     assert output.stdout == ""
     assert (tmp_path / ".creating").exists()
+
+
+@pytest.mark.parametrize(
+    ("versions", "wanted", "is_there", "said"),
+    [
+        ((), 17, False, ""),
+        ((17,), 17, True, ""),
+        ((15,), 17, False, "should be 15: .* empty second one"),
+        ((17,), 15, False, "should be 17: .* empty second one"),
+        # As pg_upgradecluster leaves it.
+        ((15, 17), 17, True, ""),
+        ((15, 17), 15, True, "should be 17, which the host has beside 15"),
+    ],
+)
+def test_the_version_after_an_upgrade(
+    versions: tuple[int, ...], wanted: int, said: str, *, is_there: bool
+) -> None:
+    found = clusters.Clusters(versions, is_configured=is_there, is_whole=is_there)
+    why = clusters.other_version(wanted, found)
+    assert re.match(said, why) if said else why == ""
