@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -681,7 +682,8 @@ def _reloadables(node: Node) -> Iterator[_Reloadable]:
     now = _status(node, service.name)
     moved = {} if services.impact(wanted, now) else pgbouncer.moved(pooler)
     now, lines = pgbouncer.status(now, moved), live.sentences(service.name, moved)
-    yield _Reloadable(pooler, service, pgbouncer.because(wanted, now), now, lines=lines)
+    wanted = pgbouncer.letting_in(pgbouncer.because(wanted, now), pooler, moved)
+    yield _Reloadable(pooler, wanted.service, wanted, now, lines=lines)
     for container in inside.having(RedisSettings):
         now = _status(node, container.service)
         yield _redis_reloadable(container, container.service, now)
@@ -978,7 +980,16 @@ def _led(node: Node, found: Engine, said: Mapping[str, Line], to_roll: Sequence[
 
 
 def _alone(inside: Estate) -> str:
-    return rolling.alone(inside.having(RedisSettings)[0])
+    """Why the master restarts in place: nobody else is there, or it has another password."""
+    instances = inside.having(RedisSettings)
+    if why := rolling.alone(instances[0]):
+        return why
+    with contextlib.suppress(Unreadable):
+        leader = redis.current_master(inside)
+        for node in instances:
+            if node.address == leader.ip and "requirepass" in redis.moved(node, project.REDIS_PORT):
+                return rolling.OTHER_PASSWORD
+    return ""
 
 
 def _rolled(
@@ -1020,7 +1031,7 @@ def _rolling_scripts(inside: Estate, alone: str) -> dict[str, str]:
     if alone:
         hand_over, follow = ":", ":"
     scripts = {
-        "ROLE": f'set -- $(position 127.0.0.1 {port}); echo "$1"',
+        "ROLE": _ROLE.format(port=port, words=words),
         "HAND_OVER": hand_over,
         "FOLLOW": f"within {seconds} loaded {port} || {{ {_SILENT}; }}; {follow}",
         "WATCHES": _WATCHES.format(words=words, port=project.SENTINEL_PORT, seconds=seconds),
@@ -1030,6 +1041,22 @@ def _rolling_scripts(inside: Estate, alone: str) -> dict[str, str]:
         for word, script in scripts.items()
     }
 
+
+# One that has another password says nothing; the Sentinels know who leads.
+_ROLE = """
+set -- $(position 127.0.0.1 {port}); role=$1
+case $role$(echo PING | ask 127.0.0.1 {port}) in -*WRONGPASS* | -*NOAUTH*)
+  set -- {words}; name=$1; shift
+  for sentinel; do
+    leader=$(monitor "${{sentinel%:*}}" "${{sentinel#*:}}")
+    case $leader in
+      "$(hostname -i) {port} "*) role=refuses; break ;;
+      [0-9]*.*) role=slave; break ;;
+    esac
+  done ;;
+esac
+echo "$role"
+"""
 
 _SILENT = "echo 'Redis does not answer: see its log' >&2; exit 1"
 

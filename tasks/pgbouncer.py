@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from tasks import link, postgres
-from tasks.core import files, live, packages, services, sql
+from tasks.core import files, live, packages, psql, services, sql
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import HOST, Component, Estate, Node, here, no_defaults, no_secrets, on
 from tasks.core.files import MARK, Directory, Entry, File, Found, render
@@ -185,18 +185,55 @@ def _probes(node: Node) -> dict[str, Probe[Any]]:
 
 
 def uses_probe(node: Node) -> Probe[dict[str, tuple[str, str]]]:
-    """Reads what PgBouncer uses and what it would use without a file, by key."""
+    """Reads what PgBouncer uses and what it would use without a file, by key.
+
+    Databases are among the keys where they lead elsewhere, or let nobody in.
+    """
     script = f"""
 [ -S {SOCKETS}/.s.PGSQL.{node.the(PgbouncerSettings).listen_port} ] || exit 0
 set -- pgbouncer 10 'SHOW CONFIG'
 {console(node, node)} 2>/dev/null || :
+set -- pgbouncer 10 'SHOW DATABASES'
+{console(node, node)} 2>/dev/null || :
 """
+    host, port = _leads_to(node)
 
     def parse(lines: list[str]) -> dict[str, tuple[str, str]]:
-        rows = (line.split("|") for line in lines)
-        return {row[0]: (row[1], row[2]) for row in rows if len(row) == _SHOWN}
+        rows = [line.split("|") for line in lines]
+        found = {row[0]: (row[1], row[2]) for row in rows if len(row) == _SHOWN}
+        for name, *where, paused, disabled in (r for r in rows if len(r) > _SHOWN and r[1]):
+            if where[:2] != [host, str(port)]:
+                found[f"server of {name}"] = f"{where[0]}:{where[1]}", f"{host}:{port}"
+            states = {"PAUSE": paused != "0", "DISABLE": disabled != "0"}
+            if said := ", ".join(word for word, is_so in states.items() if is_so):
+                found[f"{_STATE}{name}"] = said, "in use"
+        return found
 
     return Probe(script, parse)
+
+
+_STATE = "state of "
+
+
+def _leads_to(node: Node) -> tuple[str, int]:
+    """Where its databases are."""
+    server = _server(node)
+    host = "127.0.0.1" if server is node else server.address
+    return host, server.the(PostgresSettings).port
+
+
+def letting_in(wanted: Activation, node: Node, found: Mapping[str, tuple[str, str]]) -> Activation:
+    """The activation whose reload also ends what was done to databases at the console."""
+    orders = [
+        f"{order} {psql.identifier(key.removeprefix(_STATE))}"
+        for key, (said, _) in found.items()
+        if key.startswith(_STATE)
+        for word, order in (("DISABLE", "ENABLE"), ("PAUSE", "RESUME"))
+        if word in said
+    ]
+    steps = [f"(set -- pgbouncer 10 {quoted(order)}; {console(node, node)})" for order in orders]
+    service = replace(wanted.service, reload="\n".join([wanted.service.reload, *steps]))
+    return replace(wanted, service=service)
 
 
 # The columns of SHOW CONFIG: key, value, default, changeable.
@@ -421,12 +458,12 @@ def _server(node: Node) -> Node:
 
 def configuration(node: Node, pinned: str = "") -> str:
     """The content of pgbouncer.ini."""
-    server = _server(node)
-    postgres = server.the(PostgresSettings)
+    postgres = _server(node).the(PostgresSettings)
+    host, port = _leads_to(node)
     return render(
         "pgbouncer/pgbouncer.ini.j2",
-        host="127.0.0.1" if server is node else server.address,
-        port=postgres.port,
+        host=host,
+        port=port,
         databases=list(postgres.databases),
         # Not for all databases: a stranger's login to the console would end PgBouncer 1.18.
         auth_user=sql.LOOKUP_ROLE,
@@ -524,7 +561,8 @@ def _activation(node: Node) -> Change | None:
         line = f"pgbouncer: reads {elsewhere[0]}, not {_INI}"
         return Change([line], ":", then=lambda: f"{line}: see systemctl cat pgbouncer")
     now = status(now, found)
-    change = services.compare([because(wanted, now)], {"pgbouncer": now}, node.manager)
+    wanted = letting_in(because(wanted, now), node, found)
+    change = services.compare([wanted], {"pgbouncer": now}, node.manager)
     if change is None:
         return None
     change = replace(change, lines=[*live.sentences("pgbouncer", found), *change.lines])

@@ -203,12 +203,15 @@ def alone(node: Node) -> str:
     return "" if _is_watched(node.estate) else "no Sentinel"
 
 
+OTHER_PASSWORD = "it takes another password"
+
+
 def locked_out(node: Node, port: int) -> str:
     """Why an instance cannot hand over: Sentinels or replicas do not have its password."""
     known = [live.get("auth", "1") for live in _monitors(node.estate) if live]
     if known and "1" not in known:
         return "Sentinels get its password later"
-    return "it takes another password" if "requirepass" in moved(node, port) else ""
+    return OTHER_PASSWORD if "requirepass" in moved(node, port) else ""
 
 
 def _is_watched(everything: Estate) -> bool:

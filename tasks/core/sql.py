@@ -171,7 +171,10 @@ SELECT json_build_object(
                    WHERE setdatabase = d.oid AND setrole = 0),
       'grants', (SELECT json_agg(json_build_array(pg_get_userbyid(grantee), privilege_type,
                    CASE WHEN grantor <> datdba THEN pg_get_userbyid(grantor) END))
-                 FROM aclexplode(datacl) WHERE grantee <> 0)
+                 FROM aclexplode(datacl) WHERE grantee <> 0),
+      'lacks', ARRAY(SELECT p FROM unnest(ARRAY['CONNECT', 'CREATE', 'TEMPORARY']) p
+                 WHERE p NOT IN (SELECT privilege_type FROM aclexplode(coalesce(datacl,
+                   acldefault('d', datdba))) WHERE grantee = datdba))
     )) FROM pg_database d),
   'contexts', (SELECT json_object_agg(name, context) FROM pg_settings),
   'waiting', ARRAY(SELECT coalesce(name, substring(error FROM '"(.*)" cannot be changed without'))
@@ -620,6 +623,10 @@ def _grants(database: Database, now: Mapping[str, Any], roles: set[str]) -> Iter
         heir = database.owner if role == now["owner"] else role
         granted.setdefault(heir, {}).setdefault(privilege, []).extend(grantor or [None])
     name, ours = identifier(database.name), (roles | set(database.grants)) - {database.owner}
+    for privilege in now.get("lacks") or []:
+        line = f"database {database.name}: grant {privilege} to its owner"
+        owner = identifier(database.owner)
+        yield Step(line, f"GRANT {privilege} ON DATABASE {name} TO {owner};")
     wanted = {role: set(database.grants.get(role, ())) for role in ours - {SUPERUSER}}
     for role in sorted(wanted):
         there = granted.get(role, {})

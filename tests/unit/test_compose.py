@@ -314,6 +314,8 @@ for round in 1 2; do roll 0 a; roll 1 b c; done
         ("slave slave slave", ["a rolls", "b c rolls"], ""),
         ("master slave slave", ["b c rolls", "a hands_over", "a rolls"], ""),
         ("slave slave master", ["a rolls", "c hands_over", "b c rolls"], ""),
+        # It has another password, so it can hand over to nobody.
+        ("refuses slave slave", ["b c rolls", "a rolls"], ""),
         ("- slave slave", ["b c rolls"], "a does not report its role"),
         ("slave - slave", ["a rolls"], "b does not report its role"),
     ],

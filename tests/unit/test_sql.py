@@ -646,3 +646,11 @@ def test_a_server_that_does_not_let_its_superuser_in_says_why() -> None:
         with pytest.raises(Unreadable, match="does not let its superuser in: ") as refused:
             parse("up 5432 0", "", said)
         assert str(refused.value).endswith(why)
+
+
+def test_an_owner_gets_back_what_was_revoked_from_it() -> None:
+    """Where PUBLIC has lost CONNECT too, it could not log in to its own database."""
+    now = {"owner": "app", "grants": None, "lacks": ["CONNECT"]}
+    (step,) = sql._grants(sql.Database("app", "app"), now, {"app"})
+    assert step.line == "database app: grant CONNECT to its owner"
+    assert step.statement == 'GRANT CONNECT ON DATABASE "app" TO "app";'
