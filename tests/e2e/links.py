@@ -90,6 +90,16 @@ print(count)
 """
 
 
+# What a link leads to within a container is a victim of that one's root.
+_COPY = "rm -rf /root/victims; mkdir -p /root/victims; tar -x -C /root/victims"
+
+
+def _seen(host: Host, container: str, *, is_unread: bool) -> str:
+    looks = f"{_SEEN}; {_READ}" if is_unread else _SEEN
+    inside = f"docker exec -i {container} sh -s" if container else ""
+    return host.run(looks).stdout + (host.run(inside, stdin=looks).stdout if inside else "")
+
+
 def _python(host: Host, script: str, paths: Sequence[str]) -> str:
     return host.run(f"python3 - {shlex.quote(json.dumps([*paths]))}", stdin=script).stdout
 
@@ -133,17 +143,23 @@ def intruder(host: Host, user: str, group: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def planted(host: Host, paths: Sequence[str], *, is_unread: bool = False) -> Iterator[None]:
+def planted(
+    host: Host, paths: Sequence[str], container: str = "", *, is_unread: bool = False
+) -> Iterator[None]:
     """Makes links to victims of these entries; at the end no victim was touched.
 
     Args:
+        container: its root has victims too.
         is_unread: no file of theirs was read, either.
     """
     _python(host, _PLANT, paths)
-    looks = f"{_SEEN}; {_READ}" if is_unread else _SEEN
-    before = host.run(looks).stdout
+    if container:
+        into = f"docker exec -i {container} sh -c {shlex.quote(_COPY)}"
+        host.run(f"tar -c -C /root/victims . | {into}")
+    before = _seen(host, container, is_unread=is_unread)
     try:
         yield
-        assert host.run(looks).stdout == before
+        after = _seen(host, container, is_unread=is_unread)
+        assert after == before
     finally:
         _python(host, _PUT_BACK, paths)

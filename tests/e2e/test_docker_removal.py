@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e import standin
-from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e import links, standin
+from tests.e2e.backups import NO_SCHEDULES, succeeded
 from tests.e2e.docker_site import WELL_SECONDS, Site, made
 from tests.e2e.docker_stack import REDIS, SENTINELS, apps, containers
 from tests.e2e.project import Data, Project
+from tests.e2e.proof import Done
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Lab
@@ -93,6 +94,37 @@ def test_the_last_instance_restarts_in_place(site: Site) -> None:
     site.settles(KEPT)
 
 
+# Where users of containers have directories on the host, and what runs along them.
+PLACES = ("/var/lib/docker/volumes", "/opt/psscript")
+JOBS = (
+    *("postgres-backup.sh full", "redis-backup.sh", "backup.sh drill", "health-check.sh"),
+    "restore-postgres.sh /backups/postgres/psscript_full_LATEST.sql.gz",
+)
+KEEPER = "psscript_backup-service"
+
+
+def _job(site: Site, job: str) -> Done:
+    return site.host.run(f"docker exec {KEEPER} /scripts/{job}", check=False, timeout=200)
+
+
+def test_links_of_containers_users_lead_root_nowhere(site: Site) -> None:
+    """In volumes and in the backups, neither the host's root nor a container's follows one."""
+    succeeded(_job(site, JOBS[0]))
+    found = links.entries(site.host, *PLACES)
+    assert any("/volumes/psscript_postgres_data/" in path for path in found)
+    assert any("/backups/pgbackrest/" in path for path in found)
+    with links.planted(site.host, links.waves(found)[0], KEEPER):
+        site.project.settings({**SETTINGS, "redis_maxmemory": "300mb", "postgres_work_mem": "30MB"})
+        said = site.project.pyinfra("-y", "--diff", "inventory.py", "deploy.py").output
+        for done in (_job(site, job) for job in JOBS):
+            said += done.stdout + done.stderr
+        assert links.CONTENT not in said
+    # The health table names those that have failed.
+    for job in ("postgres-backup.sh full", "backup.sh drill"):
+        succeeded(_job(site, job))
+    site.project.settings(site.settings)
+
+
 def test_it_comes_off_its_host_and_comes_back(site: Site) -> None:
     """Containers, network and files go; volumes, backups, `.env` and images stay."""
     plan = site.project.plan(REMOVE)
@@ -113,7 +145,8 @@ def test_it_goes_with_its_data(site: Site) -> None:
     check_lines(refused, [("confirm: should be 'psscript'",), ("nothing was changed",)])
     site.settles(KEPT)
     given = ("--data", "destroy_data=true", "--data", "confirm=psscript")
-    assert site.project.deploy(REMOVE, *given).changed
+    with links.planted(site.host, links.tops(links.entries(site.host, *PLACES))):
+        assert site.project.deploy(REMOVE, *given).changed
     assert site.project.deploy(REMOVE, *given).changed == set()
     assert site.host.run("docker volume ls -q").stdout == ""
     assert site.host.run("ls -A /opt/psscript").stdout.split() == [".env"]
