@@ -42,7 +42,7 @@ class Listed(NamedTuple):
 @contextlib.contextmanager
 def _asking(what: str) -> Iterator[None]:
     """Turns what the library raises into one line that says whether to try again later."""
-    # It takes longer to load than the rest of the programme, and most jobs ask no bucket.
+    # It takes longer to load than the rest of the program, and most jobs ask no bucket.
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
     from botocore.exceptions import ConnectionError as NoConnection
 
