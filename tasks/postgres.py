@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -260,41 +259,16 @@ def memory(megabytes: int, max_connections: int) -> dict[str, str]:
     }
 
 
-def shared_memory(node: Node) -> int:
-    """MiB that parallel queries may need in /dev/shm, for all workers there are, in steps of 256.
+def shared_memory(megabytes: int) -> int:
+    """MiB that parallel queries may use in a container's /dev/shm: half, as on a host (tmpfs(5)).
 
-    Each process of a parallel hash join has `work_mem` times `hash_mem_multiplier` there, and a
-    plan may have several; VACUUM has `maintenance_work_mem`.
+    It is a limit and takes no memory, so it follows the machine and not `work_mem`: a change of
+    it recreates the container.
+
+    Args:
+        megabytes: what the host or its container has, in MiB.
     """
-    chosen = node.the(PostgresSettings)
-    everybody: Mapping[str, Any] = {**_parameters(node), **chosen.extra}
-    own: list[Mapping[str, Any]] = [everybody]
-    own += [role.settings for role in chosen.roles.values()]
-    own += [database.settings for database in chosen.databases.values()]
-    work = max(_mebibytes(of["work_mem"]) for of in own if "work_mem" in of)
-    workers = _number(everybody.get("max_parallel_workers"), 8)
-    hashes = _number(everybody.get("hash_mem_multiplier"), 2) * _JOINS * workers * work
-    needed = hashes + _mebibytes(everybody["maintenance_work_mem"])
-    return max(1, math.ceil(needed / 256)) * 256
-
-
-# Of one plan, and at the same time.
-_JOINS = 2
-
-
-def _number(value: object, default: float) -> float:
-    """What is no number is the server's to refuse."""
-    try:
-        return float(str(value))
-    except ValueError:
-        return default
-
-
-def _mebibytes(value: object) -> float:
-    """A size as a number, in kB where it has no unit."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*(B|kB|MB|GB|TB)?\s*", str(value))
-    exponent = ("B", *_SIZES).index(match[2] or "kB") if match else 0
-    return float(match[1]) * 1024.0 ** (exponent - 2) if match else 0
+    return max(1, megabytes // 512) * 256
 
 
 # --- What the estate knows of PostgreSQL ---------------------------------------------------------

@@ -503,7 +503,7 @@ def compose_file(node: Node) -> str:
         dynamic=str(list(network.subnets())[1]),
         publish=chosen.publish_address,
         postgres=server,
-        shm=postgres.shared_memory(server),
+        shm=postgres.shared_memory(server.system.memory),
         postgres_etc=postgres.configuration_directory(server),
         locale=server.the(PostgresSettings).locale,
         pgbouncer=pooler,
