@@ -153,7 +153,9 @@ def _as(user: str) -> list[str]:
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """What a program gets: messages that we can read, and of PostgreSQL's only what is given."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    # With it C.UTF-8 would speak another language.
+    inherited.pop("LANGUAGE", None)
     return {**inherited, "LC_ALL": "C.UTF-8", **given}
 
 

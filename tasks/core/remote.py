@@ -120,8 +120,12 @@ class _Command(StringCommand):
 def command(script: str, variables: Mapping[str, str] | None = None) -> StringCommand:
     """The command that runs `script` with `variables` set from its standard input."""
     if not variables:
-        return _Command(script)
-    return _Command(f'eval "$(cat)"\n{script}', _stdin=assignments(variables))
+        return _Command(f"{_LOCALE}\n{script}")
+    return _Command(f'{_LOCALE}\neval "$(cat)"\n{script}', _stdin=assignments(variables))
+
+
+# What is printed is read by us. With LANGUAGE C.UTF-8 would speak that language.
+_LOCALE = "unset LANGUAGE; export LC_ALL=C.UTF-8"
 
 
 def run(

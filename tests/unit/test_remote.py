@@ -15,7 +15,7 @@ from pyinfra.api import Host
 from pyinfra.api.arguments import ConnectorArguments
 
 from tasks.core import files, remote
-from tasks.core.remote import Probe, Unreadable
+from tasks.core.remote import Probe, Unreadable, quoted
 from tests.unit import helpers
 
 SECRET_LINE = "requirepass hunter2"
@@ -211,9 +211,17 @@ def test_a_command_shows_no_secret() -> None:
     assert "hunter2" in str(command.connector_arguments["_stdin"])
 
 
+@pytest.mark.parametrize("variables", [{}, {"A": "b"}])
+def test_a_command_speaks_english(variables: dict[str, str]) -> None:
+    """Whatever the host or the user speaks."""
+    german = "env LANG=de_DE.UTF-8 LC_MESSAGES=de_DE.UTF-8 LANGUAGE=de sh -c"
+    script = remote.command('echo "$LC_ALL ${LANGUAGE-unset}"', variables).get_raw_value()
+    assert helpers.shell(f"{german} {quoted(script)} </dev/null").stdout == "C.UTF-8 unset\n"
+
+
 def test_a_command_without_variables_leaves_standard_input_alone() -> None:
     command = remote.command("echo x")
-    assert command.get_raw_value() == "echo x"
+    assert command.get_raw_value().endswith("\necho x")
     assert "_stdin" not in command.connector_arguments
 
 
