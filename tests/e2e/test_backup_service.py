@@ -17,6 +17,8 @@ from tests.e2e.wait import eventually
 from tests.lab import Lab
 
 NEVER = "0 0 1 1 *"
+GERMAN = "de_DE.UTF-8"
+OF_POSTGRES = {"postgres_extra": {"lc_messages": GERMAN}}
 JOBS = ("full", "incremental", "cleanup", "health", "verify", "drill")
 
 
@@ -68,9 +70,12 @@ def receiver(lab: Lab) -> Iterator[Receiver]:
 def estate(
     lab: Lab, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """A host whose jobs cron starts every minute."""
+    """A host whose jobs cron starts every minute; it and its PostgreSQL speak German."""
     host = lab.installed_host("db", "debian12")
+    host.run(f"localedef -i de_DE -f UTF-8 {GERMAN}")
+    host.run(f"printf 'LANG={GERMAN}\\nLANGUAGE=de\\n' >/etc/default/locale")
     settings = {
+        **OF_POSTGRES,
         **{f"backup_schedule_{job}": "* * * * *" for job in JOBS},
         "backup_alert_webhook": f"{receiver.address}/hook",
         "backup_heartbeat_url": f"{receiver.address}/alive",
@@ -91,6 +96,7 @@ def choose(estate: Site, receiver: Receiver, **schedules: str) -> set[tuple[str,
             "backup_heartbeat_url": f"{receiver.address}/alive",
             "backup_retention_min_full": 1,
             "postgres_databases": DATABASES,
+            **OF_POSTGRES,
         }
     )
     return estate.project.deploy().changed
@@ -108,6 +114,7 @@ def test_cron_starts_every_job_and_its_output_is_kept(estate: Site, receiver: Re
         assert receiver.heartbeats
 
     eventually(everything_ran, 200)
+    assert estate.sql("SHOW lc_messages") == GERMAN
     # Two of them want the same lock: one says so, and does not count as failed.
     assert "another postgres job is running" in estate.log()
 
@@ -131,7 +138,7 @@ def test_a_changed_schedule_changes_one_file_and_nothing_else(
 def test_a_failure_is_told_and_so_is_its_end(estate: Site, receiver: Receiver) -> None:
     # What cron began in its first minute may have failed for want of a full.
     for command in ("backup.sh verify", "backup.sh drill", "cleanup-backups.sh"):
-        estate.done(command)
+        estate.keeper.run(f"env $(cat /etc/default/locale) /scripts/{command}", timeout=300)
     estate.keeper.run("systemctl stop postgresql@15-main")
     try:
         estate.refused("postgres-backup.sh full")
