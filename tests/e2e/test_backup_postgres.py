@@ -529,7 +529,9 @@ _CAUGHT = "BEGIN {} EXCEPTION WHEN OTHERS THEN NULL; END;"
 
 
 def _usurped(estate: Site) -> list[str]:
-    return re.findall(r".*(?:lent|usurp|fair|two|money).*", content(estate))
+    # Line by line: a pattern that begins with `.*` takes minutes for a line of a large object.
+    named = re.compile("lent|usurp|fair|two|money")
+    return [line for line in content(estate).splitlines() if named.search(line)]
 
 
 @pytest.mark.parametrize("is_caught", [True, False], ids=["silent", "loud"])
