@@ -255,10 +255,11 @@ def test_beside_a_table_that_is_there_stands_the_backups(
 def look(estate: Site, options: str) -> Iterator[Callable[[str, str], str]]:
     """A scratch server, as long as the block lasts, and a way to ask it."""
     script = f"/scripts/restore-postgres.sh {options} --to-scratch"
-    estate.keeper.run(f"rm -f /var/tmp/look; setsid -f {script} >/var/tmp/look 2>/dev/null")
+    estate.keeper.run(f"rm -f /var/tmp/look; setsid -f {script} >/var/tmp/look 2>/var/tmp/said")
 
     def is_up() -> None:
-        assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout
+        said = estate.keeper.run("cat /var/tmp/said").stdout
+        assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout, said
 
     eventually(is_up, 120)
     there = estate.keeper.run("cat /var/tmp/look").stdout.rpartition(" ")[0]
