@@ -261,7 +261,8 @@ def look(estate: Site, options: str) -> Iterator[Callable[[str, str], str]]:
         said = estate.keeper.run("cat /var/tmp/said").stdout
         assert "psql -h" in estate.keeper.run("cat /var/tmp/look").stdout, said
 
-    eventually(is_up, 120)
+    # The job's own limit for what is not archived yet is 120 s; then its words are shown.
+    eventually(is_up, 200)
     there = estate.keeper.run("cat /var/tmp/look").stdout.rpartition(" ")[0]
     yield lambda query, database: estate.keeper.run(
         f'{there} {database} -XAtc "{query}"'
