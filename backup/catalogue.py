@@ -57,14 +57,15 @@ def status(config: Config) -> None:
         Failed: the last run of a job failed, something is overdue, or what is backed up is not
             what the backups are of.
     """
-    newest = {(m.kind, m.of): m for m in everything(config) if m.kind != "globals"}
+    found = everything(config)
+    newest = {(m.kind, m.of): m for m in found if m.kind != "globals"}
     for (kind, of), manifest in sorted(newest.items()):
         print(f"{kind:12} {of:20} {manifest.ended}  {_size(manifest.bytes)}  {manifest.name}")
     for check in outcome.CHECKS:
         print(f"{check:12} {_told(outcome.last(config, check))}")
-    for words in lacking(config, everything(config)):
+    for words in lacking(config, found):
         print(words)
-    _require_well(config)
+    _require_well(config, found)
 
 
 def brief(config: Config) -> None:
@@ -73,8 +74,8 @@ def brief(config: Config) -> None:
     Raises:
         Failed: as for `status`.
     """
-    _require_well(config)
     found = everything(config)
+    _require_well(config, found)
     newest = _newest(config, found)
     oldest: dict[str, Manifest] = {}
     for manifest in newest.values():
@@ -108,45 +109,45 @@ def _silent(config: Config) -> list[str]:
     return [] if is_told else ["no alert channel is set (backup_alert_webhook)"]
 
 
-def problems(config: Config) -> list[str]:
+def problems(config: Config, manifests: list[Manifest]) -> list[str]:
     """Why the backups are not as they should be; what is overdue comes last."""
     wrong = outcome.failures(config)
     try:
-        wrong += _of_others(config)
+        wrong += _of_others(config, manifests)
     except Failed as failure:
         wrong.append(str(failure))
     return wrong
 
 
-def _of_others(config: Config) -> list[str]:
+def _of_others(config: Config, manifests: list[Manifest]) -> list[str]:
     """What there is and the backups are not of; who does not answer has a row of its own.
 
     Raises:
         Failed: the repository cannot be read or is not well.
     """
-    wrong, found = [], everything(config)
+    wrong = []
     if config.postgres is not None:
         cluster, labels = repository.known(config)
         with contextlib.suppress(session.Unreachable):
             wrong.append(recovery.stranger(config, cluster))
-        fulls = [m for m in found if m.kind == "full"]
+        fulls = [m for m in manifests if m.kind == "full"]
         if fulls and fulls[-1].facts["label"] not in labels:
             wrong.append(
                 f"{fulls[-1].name}: its physical backup {fulls[-1].facts['label']} is not in the "
                 f"repository of {config.stack}: take one with postgres-backup.sh full"
             )
-    snapshots = [m for m in found if m.kind == "redis"]
+    snapshots = [m for m in manifests if m.kind == "redis"]
     if config.redis is not None and snapshots:
         with contextlib.suppress(Failed):
             wrong.append(redis.emptied(config, snapshots[-1]))
     return [each for each in wrong if each]
 
 
-def overdue(config: Config) -> list[alert.Overdue]:
+def overdue(config: Config, manifests: list[Manifest]) -> list[alert.Overdue]:
     """What should have happened by its schedule and has not: backups, verifying, drills."""
     now = datetime.now(UTC)
     watched = alert.watched(config, now)
-    found = alert.overdue(config, everything(config), now, watched)
+    found = alert.overdue(config, manifests, now, watched)
     first = min(watched.values(), default=now)
     return found + [late for check in outcome.CHECKS if (late := _late(config, check, now, first))]
 
@@ -162,11 +163,11 @@ def _late(config: Config, check: str, now: datetime, first: datetime) -> alert.O
     return alert.Overdue(f"overdue: {check}", f"backup.sh {check} {when}; it is due '{schedule}'")
 
 
-def _require_well(config: Config) -> None:
+def _require_well(config: Config, manifests: list[Manifest]) -> None:
     if not CRONTAB.exists():
         raise Failed(f"{CRONTAB} is missing: nothing runs by itself; deploy again")
-    if found := [*problems(config), *map(str, overdue(config))]:
-        raise Failed("; ".join(found))
+    if wrong := [*problems(config, manifests), *map(str, overdue(config, manifests))]:
+        raise Failed("; ".join(wrong))
 
 
 def _age(manifest: Manifest) -> str:

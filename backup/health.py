@@ -99,9 +99,10 @@ def _restored(config: Config, log: Log) -> str:
 def _ages(config: Config) -> str:
     if config.postgres is not None:
         scratch.sweep(config)
-    overdue = catalogue.overdue(config)
+    manifests = catalogue.everything(config)
+    overdue = catalogue.overdue(config, manifests)
     alert.reconcile(config, overdue)
-    if found := [*catalogue.problems(config), *map(str, overdue)]:
+    if found := [*catalogue.problems(config, manifests), *map(str, overdue)]:
         raise Failed("; ".join(found))
     well = "all backups are younger than their schedule allows"
-    return "; ".join([well, *catalogue.lacking(config, catalogue.everything(config))])
+    return "; ".join([well, *catalogue.lacking(config, manifests)])

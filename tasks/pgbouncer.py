@@ -13,7 +13,7 @@ from tasks import link, postgres
 from tasks.core import files, live, packages, psql, services, sql
 from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import HOST, Component, Estate, Node, here, no_defaults, no_secrets, on
-from tasks.core.files import MARK, Directory, Entry, File, Found, render
+from tasks.core.files import Directory, Entry, File, Found, render
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe, quoted
 from tasks.core.services import STATE_DIRECTORY, Activation, Service, Status
@@ -267,7 +267,7 @@ def _foreign(node: Node) -> list[str]:
         if path.startswith(COMPONENT.adopts)
     ]
     # The list of users has no mark of its own: it is whose the configuration is.
-    is_ours = MARK.encode() in found[_INI].content
+    is_ours = found[_INI].is_ours
     users_too = found[_USERLIST].content not in (b"", users(node).encode())
     return [*taken, _USERLIST] if users_too and not is_ours else taken
 

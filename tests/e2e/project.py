@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,16 @@ class Project:
         """What `.env` holds."""
         values = dotenv_values(self.directory / ".env", interpolate=False)
         return {key: value or "" for key, value in values.items()}
+
+    @contextlib.contextmanager
+    def without_secrets(self) -> Iterator[Path]:
+        """The directory as another clone of it would be: `.env` is away as long as this lasts."""
+        env = self.directory / ".env"
+        away = env.rename(env.with_suffix(".away"))
+        try:
+            yield env
+        finally:
+            away.rename(env)
 
     def pyinfra(self, *arguments: str, stdin: str = "", timeout: float = 600) -> Run:
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""

@@ -111,13 +111,10 @@ def test_second_run_changes_nothing(site: Site) -> None:
 def test_a_second_clone_without_secrets_is_refused(site: Site) -> None:
     """It says where they are: nothing is written, no container is touched."""
     site.look()
-    env, before = site.project.directory / ".env", footprint(site.host)
-    away = env.rename(env.with_suffix(".away"))
-    try:
+    before = footprint(site.host)
+    with site.project.without_secrets() as env:
         run = site.project.pyinfra("-y", "inventory.py", "deploy.py")
         assert run.code != 0 and not env.exists()
-    finally:
-        away.rename(env)
     assert f"in use here, but not in {env}" in run.stderr
     assert "/opt/psscript/.env on" in run.stderr and "REDIS_PASSWORD" in run.stderr
     assert footprint(site.host) == before and site.restarted() == set()

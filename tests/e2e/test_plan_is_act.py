@@ -105,13 +105,10 @@ def site(lab: Lab, project: Project) -> Site:
 
 def test_a_second_clone_without_secrets_is_refused(site: Site) -> None:
     """It would have taken the passwords from every client; the hosts are as they were."""
-    env, before = site.project.directory / ".env", footprint(site.host)
-    away = env.rename(env.with_suffix(".away"))
-    try:
+    before = footprint(site.host)
+    with site.project.without_secrets() as env:
         run = site.project.pyinfra("-y", "inventory.py", "deploy.py")
         assert run.code != 0 and not env.exists()
-    finally:
-        away.rename(env)
     names = ", ".join(sorted(name for name in CANARIES if name in site.project.secrets))
     assert f"one: secrets: {names}: in use here, but not in {env}" in run.stderr
     assert footprint(site.host) == before
