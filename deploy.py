@@ -1,7 +1,19 @@
 """Which component lands where, and in what order on each host."""
 
-from tasks import backup, compose, health, pgbouncer, postgres, redis, remove, sentinel
+from tasks import (
+    apps,
+    backup,
+    compose,
+    firewall,
+    health,
+    pgbouncer,
+    postgres,
+    redis,
+    remove,
+    sentinel,
+)
 
+firewall.deploy()
 postgres.install()
 backup.install()
 backup.keys()
@@ -11,5 +23,6 @@ redis.deploy()
 sentinel.deploy()
 backup.configure()
 remove.prune()
+apps.deploy()
 compose.deploy()
 health.report()

@@ -14,20 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from backup import (
-    alert,
-    catalogue,
-    drill,
-    health,
-    outcome,
-    postgres,
-    recovery,
-    redis,
-    repository,
-    restore,
-    retention,
-    store,
-)
+from backup import alert, catalogue, drill, health, outcome, recovery, retention
 from backup.arguments import parser
 from backup.config import Config
 from backup.job import (
@@ -44,6 +31,10 @@ from backup.job import (
     log_of,
     waited,
 )
+from backup.postgres import backups as postgres
+from backup.postgres import repository, restore
+from backup.redis import backups as redis
+from backup.store import copies as store
 from backup.text import shown
 
 Work = Callable[[Config, argparse.Namespace, Log], None]
@@ -144,7 +135,13 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 
 def _fetch(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    recovery.fetch_all(config, log, unsigned=arguments.unsigned, older=arguments.older)
+    recovery.fetch_all(
+        config,
+        log,
+        unsigned=arguments.unsigned,
+        older=arguments.older,
+        as_of=arguments.as_of,
+    )
 
 
 def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
@@ -204,7 +201,7 @@ def main() -> int:
     job = _JOBS[arguments.job]
     if arguments.job in _READS:
         return _look(config, job, arguments)
-    # It runs as long as somebody looks at it: backups must not wait for that.
+    # It runs as long as it is looked at: backups must not wait for that.
     return _run(config, job._replace(lock="") if _is_look(arguments) else job, arguments)
 
 
@@ -261,7 +258,7 @@ def _failed(config: Config, log: Log, name: str, started: str, message: str) -> 
 
 
 def _scarcity(config: Config) -> str:
-    """A word on the room that is left; not everybody who cannot write says that it is for that."""
+    """A word on the room that is left; not every failed write names that as its reason."""
     with contextlib.suppress(OSError):
         left = shutil.disk_usage(config.directory).free
         return f" ({config.directory} has {left >> 20} MB left)" if left < _SCARCE else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from queue import Empty, Queue
 from threading import Event, Thread
 
-from backup.script import Stream
+from backup.postgres.script import Stream
 
 _CHUNK = 1 << 20
 _CHUNKS = 8

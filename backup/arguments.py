@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take a bucket whose list is older than the one that this host has put there",
     )
+    fetch.add_argument(
+        "--as-of",
+        default="",
+        metavar="TIME",
+        help="what the bucket was then, where it keeps versions; as restore-postgres.sh --time",
+    )
     jobs.add("adopt", "take a new cluster into the repository of a lost one")
     return whole
 

@@ -6,10 +6,13 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backup import alert, outcome, postgres, recovery, redis, repository, retention, session
+from backup import alert, outcome, recovery, retention
 from backup.config import CRONTAB, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, update
+from backup.postgres import backups as postgres
+from backup.postgres import repository, session
+from backup.redis import backups as redis
 
 
 def everything(config: Config) -> list[Manifest]:
@@ -93,7 +96,7 @@ def _newest(config: Config, manifests: list[Manifest]) -> dict[tuple[str, str], 
 
 
 def lacking(config: Config, manifests: list[Manifest]) -> list[str]:
-    """What has no backup yet though none is overdue, and whether nobody would be told."""
+    """What has no backup yet though none is overdue, and whether no one would be told."""
     newest = _newest(config, manifests)
     missing = [
         f"no {kind} backup of {of} yet"

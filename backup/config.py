@@ -46,6 +46,16 @@ class Endpoint(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
+class Pooler(NamedTuple):
+    """Where a PgBouncer listens, and how it is verified on another host, if it can be."""
+
+    place: Endpoint
+    sslmode: str = ""
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
 @dataclass(frozen=True)
 class Postgres:
     """The server that is backed up.
@@ -68,7 +78,7 @@ class Postgres:
     data_directory: str
     local: bool
     incremental: str
-    poolers: tuple[Endpoint, ...]
+    poolers: tuple[Pooler, ...]
     certificate: str = ""
     preload: str = ""
 
@@ -103,6 +113,7 @@ class S3:
     access_key: str
     secret_key: str
     signing_key: str = ""
+    lock_days: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,7 +215,8 @@ def _postgres(raw: dict[str, Any] | None) -> Postgres | None:
         return None
     values = {field.name: raw[field.name] for field in fields(Postgres) if field.name in raw}
     values["databases"] = tuple(raw["databases"])
-    values["poolers"] = _endpoints(raw["poolers"])
+    rows = raw["poolers"]
+    values["poolers"] = tuple(Pooler(Endpoint(host, port), *how) for host, port, *how in rows)
     return Postgres(**values)
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from psycopg import sql
 
-from backup import outcome, redis, restore, scratch
-from backup import postgres as pg
+from backup import outcome
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, run
 from backup.manifest import Manifest, all_of, update
-from backup.repository import USER
-from backup.session import tool
+from backup.postgres import backups as pg
+from backup.postgres import restore, scratch
+from backup.postgres.repository import USER
+from backup.postgres.session import tool
+from backup.redis import backups as redis
 
 
 def drill(config: Config, log: Log) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _read_everything(server: Postgres) -> None:
 
 
 def _load(config: Config, server: Postgres, manifest: Manifest, log: Log) -> None:
-    pg.verify(config, manifest)
+    manifest.require_whole(config.artifacts("postgres"))
     name = f"drill_{manifest.stamp}"
     restore.load_dump(config, server, manifest, name, log)
     with pg.connect(server, "postgres", admin=True) as connection:

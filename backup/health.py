@@ -9,9 +9,12 @@ from functools import partial
 
 from psycopg.rows import dict_row
 
-from backup import alert, catalogue, postgres, redis, scratch, session
-from backup.config import Config, Endpoint
+from backup import alert, catalogue
+from backup.config import Config, Pooler
 from backup.job import Failed, Log
+from backup.postgres import backups as postgres
+from backup.postgres import scratch, session
+from backup.redis import backups as redis
 from backup.text import shown
 
 _FILE = "health.log"
@@ -82,7 +85,7 @@ def _archive(config: Config) -> str:
     return f"archived up to {archived}" if archived else "nothing archived yet"
 
 
-def _pooler(config: Config, pooler: Endpoint) -> str:
+def _pooler(config: Config, pooler: Pooler) -> str:
     with session.console(postgres.server(config), pooler, _CONSOLE_SECONDS) as console:
         cursor = console.cursor(row_factory=dict_row)
         databases = cursor.execute("SHOW DATABASES").fetchall()

@@ -19,7 +19,7 @@ from typing import IO
 from backup.config import Config
 from backup.text import shown
 
-# Not the world-writable /run/lock: whoever makes a lock file first could keep it.
+# Not the world-writable /run/lock: the user that makes a lock file first could keep it.
 LOCKS = Path("/run/datatier")
 
 DONE, FAILED, WRONG_USE, BUSY = 0, 1, 2, 75
@@ -38,7 +38,7 @@ class Incomplete(Failed):
 
 
 class WrongUse(Failed):
-    """What was asked for makes no sense; nothing was done, and nobody else need be told."""
+    """What was asked for makes no sense; nothing was done, and no alert is due."""
 
 
 class Busy(Exception):
@@ -89,13 +89,13 @@ def locked(kind: str) -> contextlib.AbstractContextManager[None]:
     """Holds the lock of a kind of job; the kernel releases it however the process ends.
 
     Raises:
-        Busy: somebody else holds it.
+        Busy: another process holds it.
     """
     return _lock(kind, fcntl.LOCK_NB)
 
 
 def waited(kind: str) -> contextlib.AbstractContextManager[None]:
-    """The same, for a job that can wait until somebody else is done."""
+    """The same, for a job that can wait until the other is done."""
     return _lock(kind, 0)
 
 
@@ -161,7 +161,7 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Program:
-    """A running program whose streams somebody uses."""
+    """A running program whose streams are in use."""
 
     process: subprocess.Popen[bytes]
     _errors: IO[bytes]

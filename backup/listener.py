@@ -24,7 +24,7 @@ def require_user(place: Endpoint, user: str) -> None:
     While a server is down, any user of its host could take its port and be told.
 
     Raises:
-        Failed: somebody else listens there.
+        Failed: another user listens there.
     """
     if not _is_here(place.host):
         return

@@ -115,7 +115,7 @@ def encoded(manifest: Manifest) -> bytes:
 
 
 def update(directory: Path, name: str, change: Callable[[Manifest], Manifest]) -> Manifest:
-    """Changes the manifest of an artifact as it is now; nobody else's change is lost.
+    """Changes the manifest of an artifact as it is now; no other change is lost.
 
     Raises:
         Failed: there is none, or it is not one.

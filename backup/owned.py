@@ -1,4 +1,4 @@
-"""Files in directories that somebody other than root can change: no link leads root out of them."""
+"""Files in directories that other users can change: no link leads root out of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def opened(path: Path, depth: int = 1) -> BufferedReader:
     """A file to read, which is in its directory and belongs to that directory's owner.
 
     Args:
-        depth: how many of the last parts of the path somebody else may have put there.
+        depth: how many of the last parts of the path other users may have put there.
 
     Raises:
-        Failed: a link, a pipe, or a second name of somebody else's file stands there.
+        Failed: a link, a pipe, or a second name of another user's file stands there.
     """
     base = path.parents[depth - 1]
     descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY)

@@ -8,17 +8,21 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import postgres, repository
 from backup.config import Config
 from backup.job import Failed, Log, locked, stamp
-from backup.store_bucket import REPOSITORY, Bucket, bucket_of
-from backup.store_fetch import Offered, fetch, offered
-from backup.store_layout import labels_of, repository_of
-from backup.store_signed import Entry
-from backup.store_state import State, remembered
+from backup.moment import moment_of
+from backup.postgres import backups as postgres
+from backup.postgres import repository
+from backup.store.bucket import REPOSITORY, Bucket, bucket_of
+from backup.store.fetch import Offered, fetch, offered
+from backup.store.layout import Item, labels_of, repository_of
+from backup.store.signed import Entry, Signed
+from backup.store.state import State, remembered
 
 
-def fetch_all(config: Config, log: Log, *, unsigned: bool = False, older: bool = False) -> None:
+def fetch_all(
+    config: Config, log: Log, *, unsigned: bool = False, older: bool = False, as_of: str = ""
+) -> None:
     """Brings everything in the bucket back to where this host's own backups would be.
 
     The empty repository that the deployment made is moved aside. An interrupted run goes on
@@ -27,20 +31,21 @@ def fetch_all(config: Config, log: Log, *, unsigned: bool = False, older: bool =
     Args:
         unsigned: believes the bucket, where no list of it is signed with this estate's key.
         older: takes a bucket that was set back to an earlier list of this estate's.
+        as_of: takes what the bucket was at that moment, where it keeps versions.
 
     Raises:
         Failed: this host has physical backups that the bucket lacks, or something was damaged.
     """
     with locked("mirror"):
-        bucket = bucket_of(config, log)
-        newest = "" if older else State.of(config).signed.written
+        bucket = bucket_of(config, log, moment_of(as_of) if as_of else None)
+        newest = "" if older or as_of else State.of(config).signed.written
         offer = offered(bucket, log, unsigned=unsigned, newest=newest)
         _make_way(config, bucket, offer, log)
-        if unsigned:
+        if unsigned or as_of:
             # From here on what is here counts, and the next copy signs it.
             with remembered(config) as state:
                 state.signed.written = datetime.now(UTC).isoformat()
-        # Root writes there: meanwhile nobody else may put a link into its way.
+        # Root writes there: meanwhile no other user may put a link into its way.
         _give(config.directory / REPOSITORY, "root")
         try:
             fetch(config, config.directory, log, offer)
@@ -53,7 +58,7 @@ def fetch_all(config: Config, log: Log, *, unsigned: bool = False, older: bool =
 
 
 def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
-    listed, signed, _ = offer
+    listed, signed, *_ = offer
     root = config.directory / REPOSITORY
     here = repository_of(config)
     if own := labels_of(here.keys()) - labels_of(listed):
@@ -62,12 +67,9 @@ def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
             f"{sorted(own)[0]}: move {root} away yourself if the bucket's are to replace them"
         )
     foreign = here.keys() - listed.keys()
-    infos = [item for item in here.infos if item.key in listed]
-    if not foreign and all(
-        Entry(item.size(), item.digest()) in signed.names(item.key)
-        if signed
-        else bucket.sha256(item.key) == item.digest()
-        for item in infos
+    # WAL that was archived since the last copy is beside the bucket's, and stays.
+    if (here.infos or not foreign) and all(
+        item.key in listed and _is_the_same(item, bucket, signed) for item in here.infos
     ):
         return
     if labels_of(here.keys()):
@@ -78,6 +80,12 @@ def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
     aside = root.with_name(f"{REPOSITORY}.before_{stamp()}")
     root.rename(aside)
     log.line(f"the repository that was here holds no backup; it is kept as {aside}")
+
+
+def _is_the_same(item: Item, bucket: Bucket, signed: Signed | None) -> bool:
+    if signed:
+        return Entry(item.size(), item.digest()) in signed.names(item.key)
+    return bucket.sha256(item.key) == item.digest()
 
 
 def _give(root: Path, user: str) -> None:

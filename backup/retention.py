@@ -343,7 +343,7 @@ def _show(decision: Decision, partials: Sequence[Path]) -> None:
 def link_latest(directory: Path, newest: Iterable[Manifest]) -> None:
     """Points the LATEST links of a directory at the given artifacts, each at once.
 
-    A file of that name that is not a link is somebody's own and stays.
+    A file of that name that is not a link is not ours and stays.
     """
     for manifest in newest:
         link = directory / manifest.name.replace(manifest.stamp, "LATEST")

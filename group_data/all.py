@@ -7,3 +7,4 @@
 # pgbouncer_default_pool_size = 25
 # redis_maxmemory = "1gb"
 # redis_maxmemory_policy = "allkeys-lfu"
+# apps = [{"name": "backend", "port": 4000, "command": "/srv/backend/serve"}]  # docs/apps.md

@@ -19,3 +19,6 @@ redis = [
 sentinel = ["cache1", "cache2", "cache3"]
 
 backup = [("backup1", {"address": "10.0.0.41"})]
+
+# Hosts that run your programs, see docs/apps.md:
+# apps = [("web1", {"address": "10.0.0.51"})]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass, replace
 
 import gevent
 from pyinfra import logger
@@ -15,41 +16,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks import engine, remove
-from tasks.apps import App, AppsSettings
-from tasks.backup import BackupSettings
-from tasks.core import asking, estate, psql, remote
+from tasks.core import asking, estate, leavings, preflight, remote
 from tasks.core.change import announced, impact_of, summary
+from tasks.core.check import Check
 from tasks.core.estate import Estate, Node
 from tasks.core.hide import shown
-from tasks.core.preflight import hears
-from tasks.pgbouncer import SOCKETS, PgbouncerSettings
-from tasks.postgres import PostgresSettings, clients, data_directory, role_names, role_password
-from tasks.project import DockerSettings, application
-from tasks.redis import SHELL, RedisSettings, addresses, kept_data, password
-from tasks.sentinel import SentinelSettings, endpoints, master_name
+from tasks.core.scripts import shell, side_by_side
+from tasks.core.settings import Problem
 
 # Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
 SETTLE_SECONDS = 45
-_RANK_OF_BACKUP = 4
-
-
-@dataclass(frozen=True)
-class Check:
-    """One row of the table: a request made on a host, and what its answer must be.
-
-    Attributes:
-        data: the directory of the cluster that has to answer.
-    """
-
-    service: str
-    node: Node
-    where: str
-    script: str
-    connect: str
-    rank: int
-    variables: Mapping[str, str] = field(default_factory=dict)
-    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,282 +42,44 @@ class Row:
     cluster: str = ""
 
 
-_VERSION = """
-SELECT concat('PostgreSQL ', current_setting('server_version'),
-  '; beyond the settings: ' || string_agg(rolname, ', ' ORDER BY rolname),
-  E'\ncluster ', (SELECT system_identifier FROM pg_control_system()), ' ',
-  current_setting('data_directory'))
-FROM pg_roles r WHERE rolname NOT IN ({ours}) AND rolname !~ '^pg_|[[:cntrl:]]' AND (
-  rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR EXISTS (
-    SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
-    WHERE m.member = r.oid AND (g.rolsuper OR g.rolname ~ '^pg_')));
-"""
+Place = tuple[str, str]
 
 
-def _postgres(node: Node) -> Iterator[Check]:
-    port, data = node.the(PostgresSettings).port, data_directory(node)
-    place = _place(node, node.the(PostgresSettings).listen_addresses, is_near=not clients(node))
-    script = (
-        f"{_answers(place, port)}"
-        f"{psql.SHELL}within=30\nclosed_psql {data} {port} postgres <<'__SQL__'\n"
-        f"{_VERSION.format(ours=', '.join(map(psql.literal, role_names(node))))}__SQL__"
-    )
-    connect = f"sudo -u postgres psql -p {port}"
-    yield Check("postgres", node, f"{place}:{port}", script, connect, 0, data=data)
-
-
-def _place(node: Node, listen: str | None, *, is_near: bool = False) -> str:
-    """Where a server listens: for others, if it does; else for its own host."""
-    if not hears(listen, node.address) or (is_near and hears(listen, "127.0.0.1", "localhost")):
-        return "127.0.0.1" if hears(listen, "127.0.0.1", "localhost") else "/var/run/postgresql"
-    return node.address
-
-
-def _answers(place: str, port: int) -> str:
-    """At the address that the table shows; what follows may go another way."""
-    return f"pg_isready -q -h {place} -p {port} || {{ echo no answer at {place}; exit 1; }}\n"
-
-
-_SERVED = (
-    "SELECT pg_catalog.concat('query as ', current_user, pg_catalog.chr(10), 'cluster ',"
-    " (SELECT s.system_identifier FROM pg_catalog.pg_control_system() s))"
-)
-
-
-def _pgbouncer(node: Node) -> Iterator[Check]:
-    chosen = node.the(PgbouncerSettings)
-    port = chosen.listen_port
-    place = _place(node, chosen.listen_addr)
-    where = f"{place}:{port}"
-    served = application(node.estate.having(PostgresSettings)[0])
-    if served is None:
-        script = f"{_answers(place, port)}echo accepts connections"
-        yield Check("pgbouncer", node, where, script, f"psql -h {place} -p {port}", 1)
-        return
-    name, owner = served
-    # The password goes to the socket: another user could have taken the port.
-    script = (
-        f"{_answers(place, port)}"
-        'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 LC_ALL=C runuser -u postgres -- '
-        f"timeout 30 psql -XAtqw -h {SOCKETS} -p {port} "
-        f"-U {remote.quoted(owner)} -d {remote.quoted(name)} "
-        f'-c "{_SERVED}"'
-    )
-    connect = f"psql -h {place} -p {port} -U {owner} {name}"
-    yield Check("pgbouncer", node, where, script, connect, 1)
-
-
-def _at(node: Node, port: int) -> str:
-    return f"{node.address}:{port}"
-
-
-# What runs is the truth: whoever asks at the address of the table has to be refused.
-_LOOK = (
-    SHELL
-    + """
-asks_for_password() { # ADDRESS PORT
-  said=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
-  case $said in
-    *NOAUTH*) return ;;
-    *PONG* | *DENIED*) echo "asks for no password" ;;
-    *) echo "no answer at $1: $said" ;;
-  esac
-  exit 1
-}
-also() { # PORT
-  users=$(users "$1" | cut -d ' ' -f 2 | grep -vx default | paste -s -d ,)
-  printf '%s' "${users:+; ACL users that are not in the settings: $users}"
-}
-"""
-)
-
-# An instance that takes itself for the master while Sentinel names another loses what it is told.
-_REDIS = """
-accepted {port} || {{ echo "no answer to PING"; exit 1; }}
-asks_for_password {address} {port}
-changed=$(running {port} appendonly save | grep -vxF -e {appendonly} -e {save} | cut -d ' ' -f 1 |
-  paste -s -d ,)
-[ -z "$changed" ] || {{ echo "$changed: changed by hand; the next run sets it back"; exit 1; }}
-leader=$(for sentinel in {sentinels}; do
-  timeout 2 redis-cli -h "${{sentinel%:*}}" -p "${{sentinel#*:}}" \\
-    SENTINEL GET-MASTER-ADDR-BY-NAME {name} 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
-done)
-if redis-cli -p {port} INFO replication | grep -q '^role:master' &&
-   [ "${{leader:-{me}}}" != "{me}" ]; then
-  echo "master, but Sentinel says $leader"; exit 1
-fi
-redis-cli -p {port} INFO replication | tr -d '\\r' | awk -F: -v also="$(also {port})" '
-  {{ v[$1] = $2 }}
-  END {{
-    if (v["role"] == "master") print "master, " v["connected_slaves"] " replicas" also
-    else {{
-      up = v["master_link_status"] == "up"
-      print "replica of " v["master_host"] ":" v["master_port"] (up ? "" : ", link down") also
-      exit !up
-    }}
-  }}'
-"""
-
-
-def _redis(node: Node) -> Iterator[Check]:
-    sentinels = remote.quoted(*map(str, endpoints(node.estate)))
-    name = master_name(node.estate)
-    for port in node.the(RedisSettings).ports:
-        script = _REDIS.format(
-            port=port,
-            address=node.address,
-            me=f"{node.address} {port}",
-            sentinels=sentinels,
-            name=name,
-            **{
-                key: remote.quoted(f"{key} {value}") for key, value in kept_data(node, port).items()
-            },
-        )
-        connect = f"redis-cli -h {node.address} -p {port} --askpass"
-        yield Check(f"redis-{port}", node, _at(node, port), script, connect, 2)
-
-
-# An identity in the file proves that Sentinel can save what it learns.
-_SENTINEL = """
-accepted {port} || {{ echo "no answer to PING"; exit 1; }}
-asks_for_password {address} {port}
-answer=$(redis-cli -p {port} SENTINEL CKQUORUM {name})
-case $answer in OK*) ;; *) echo "$answer"; exit 1 ;; esac
-id=$(redis-cli -p {port} SENTINEL MYID)
-timeout 5 grep -D skip -q "^sentinel myid $id" /var/lib/redis/sentinel-{port}/sentinel.conf ||
-  {{ echo "cannot write its configuration file"; exit 1; }}
-others=$(redis-cli --no-raw -p {port} SENTINEL MASTERS | sed -n 's/^ *2) "//p' |
-  grep -vx '{name}"' | tr -d '"' | paste -s -d ,)
-redis-cli -p {port} SENTINEL MASTER {name} | paste -d ' ' - - |
-  awk -v also="$(also {port})${{others:+; watches $others too}}" '
-  {{ v[$1] = $2 }}
-  END {{
-    print "master " v["ip"] ":" v["port"] ", " v["num-slaves"] " replicas, " \\
-      v["num-other-sentinels"] " other Sentinels" also
-    exit !(v["num-slaves"] {exactly} {replicas} && v["num-other-sentinels"] == {others})
-  }}'
-"""
-
-
-def _sentinel(node: Node) -> Iterator[Check]:
-    chosen = node.the(SentinelSettings)
-    for port in chosen.ports:
-        script = _SENTINEL.format(
-            port=port,
-            address=node.address,
-            name=chosen.master_name,
-            # A project may have been scaled, and Sentinel forgets no replica.
-            exactly=">=" if node.estate.subnet else "==",
-            replicas=len(addresses(node.estate)) - 1,
-            others=len(endpoints(node.estate)) - 1,
-        )
-        connect = f"redis-cli -h {node.address} -p {port} --askpass"
-        yield Check(f"redis-sentinel-{port}", node, _at(node, port), script, connect, 3)
-
-
-def _backup(node: Node) -> Iterator[Check]:
-    scripts = node.the(BackupSettings).scripts_dir
-    script = f"timeout 60 {scripts}/backup.sh status --brief"
-    connect = f"{scripts}/backup.sh list"
-    yield Check("backup-service", node, "-", script, connect, _RANK_OF_BACKUP)
-
-
-def _docker(node: Node) -> Iterator[Check]:
-    """The same requests, made in the containers; those to applications from their host."""
-    home = node.the(DockerSettings).project_dir
-    place = node.the(DockerSettings).publish_address
-    assert node.inside is not None
-    for number, container in enumerate(node.inside.nodes):
-        for check in _checks(container):
-            script, variables = engine.inside(
-                container, f"{_LOOK}{check.script}", _variables(container), number
-            )
-            yield replace(
-                check,
-                service=container.service,
-                node=node,
-                where=f"{place}:{container.port}" if container.port else "-",
-                script=script,
-                variables=variables,
-                connect=f"cd {home} && docker-compose exec {_CONNECT[check.rank]}",
-            )
-    for app in node.the(AppsSettings).apps:
-        where = f"{place}:{app.published}" if app.published else "-"
-        name = f"{node.stack.stack_name}_{app.name}"
-        script = _app(app, place) if app.published else _STATE.replace("CONTAINER", name)
-        yield Check(app.name, node, where, script, where, len(_CONNECT))
-
-
-_CONNECT = (
-    "postgres psql -U postgres",
-    "pgbouncer psql -h localhost -p 6432 -U postgres -d pgbouncer",
-    "redis-master redis-cli",
-    "redis-sentinel-1 redis-cli -p 26379",
-    "backup-service /scripts/backup.sh list",
-)
-
-# Bash is on every Linux that runs Docker, and an HTTP client is not.
-_HTTP = r"""
-exec 3<>/dev/tcp/$0/$1
-printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$2" "$0" >&3
-IFS= read -r line <&3; echo "GET $2: ${line%$'\r'}"
-case $line in *' 2'[0-9][0-9]' '*) ;; *) exit 1 ;; esac
-"""
-
-
-# What only containers reach is asked by the engine.
-_STATE = """
-format='{{.State.Status}}{{if .State.Health}}, {{.State.Health.Status}}{{end}}'
-said=$(docker inspect -f "$format" CONTAINER 2>&1)
-echo "$said"
-case $said in running | 'running, healthy') ;; *) exit 1 ;; esac
-"""
-
-
-def _app(app: App, place: str) -> str:
-    """A request as another program of the host makes it."""
-    address = "127.0.0.1" if place == "0.0.0.0" else place
-    if app.health == "tcp":
-        connect = "exec 3<>/dev/tcp/$0/$1 && echo accepts connections"
-        words = remote.quoted(connect, address, str(app.published))
-    else:
-        words = remote.quoted(_HTTP, address, str(app.published), app.health.removeprefix("http:"))
-    return f"timeout 10 bash -c {words} 2>/dev/null | grep . || {{ echo no answer; exit 1; }}"
-
-
-_CHECKS = {
-    DockerSettings: _docker,
-    PostgresSettings: _postgres,
-    PgbouncerSettings: _pgbouncer,
-    RedisSettings: _redis,
-    SentinelSettings: _sentinel,
-    BackupSettings: _backup,
-}
+def _place(check: Check) -> Place:
+    return check.node.name, check.service
 
 
 def _checks(node: Node) -> Iterator[Check]:
-    for settings, of in _CHECKS.items():
-        if settings in node.settings:
-            yield from of(node)
+    for component in node.components():
+        yield from component.rows(node)
 
 
-def _ask(node: Node) -> list[Row]:
-    """All checks of a host, with one command."""
-    checks = list(_checks(node))
+def _ask(checks: list[Check]) -> list[Row]:
+    """Checks of one host, with one command."""
     if not checks:
         return []
-    script = f"cd /\n{remote.PATHS}{_LOOK}"
-    for check in checks:
-        script += (
-            f"out=$( ({check.script}\n) 2>&1 </dev/null); status=$?\n"
-            'printf "%s\\tcluster %s\\tstatus %s\\n" "$(printf "%s\\n" "$out" | head -n 1)" \\\n'
-            ' "$(printf "%s\\n" "$out" | sed -n "s/^cluster //p" | head -n 1)" $status\n'
-        )
+    functions = dict.fromkeys(check.functions for check in checks)
+    script = "".join(["cd /\n", remote.PROGRAMS, remote.PATHS, *functions, shell("check")])
+    node = checks[0].node
+    listening = preflight.listeners_probe([listener.port for listener in node.listeners()])
+    asked = [f"out=$( ({check.script}\n) 2>&1 </dev/null); answered $?" for check in checks]
+    script += side_by_side([*asked, f"(\n{listening.script}\n) </dev/null"])
     variables = {k: v for check in checks for k, v in check.variables.items()}
-    output = remote.run(node.host, script, {**variables, **_variables(node)})
-    if len(output.stdout) != len(checks):
+    output = remote.run(node.host, script, variables)
+    said, holders = output.stdout[: len(checks)], output.stdout[len(checks) :]
+    if len(said) != len(checks):
         return [Row(check, False, output.last_word or "no answer") for check in checks]
-    return [_row(check, line) for check, line in zip(checks, output.stdout, strict=True)]
+    held = listening.parse(holders)
+    return [_of_ours(_row(*each), held) for each in zip(checks, said, strict=True)]
+
+
+def _of_ours(row: Row, holders: list[preflight.Holder]) -> Row:
+    """An answer is that of our service where this one has the address: another may answer there."""
+    at, _, port = row.check.where.rpartition(":")
+    wanted = [each for each in row.check.node.listeners() if str(each.port) == port]
+    place = "127.0.0.1" if at.startswith("/") else at
+    other = next((o for each in wanted if (o := preflight.stranger(each, holders, place))), None)
+    return replace(row, healthy=False, answer=f"held by {shown(str(other))}") if other else row
 
 
 def _row(check: Check, line: str) -> Row:
@@ -353,29 +91,18 @@ def _row(check: Check, line: str) -> Row:
     return Row(check, status == "0", shown(answer).replace("\t", " "), cluster)
 
 
-def _variables(node: Node) -> dict[str, str]:
-    variables = {}
-    redis = node.estate.having(RedisSettings)
-    if redis:
-        variables["REDIS_PASSWORD"] = password(redis[0])
-    if PgbouncerSettings in node.settings:
-        server = node.estate.having(PostgresSettings)[0]
-        if served := application(server):
-            variables["POOL_PASSWORD"] = role_password(server, served[1]) or ""
-    return variables
-
-
-def rows(nodes: list[Node]) -> list[Row]:
+def rows(nodes: list[Node], only: Collection[Place] = ()) -> list[Row]:
     """Asks every service of these hosts once; the rows come in the order of deployment."""
-    jobs = [gevent.spawn(_ask, node) for node in nodes if node.settings]
+    asked = ([c for c in _checks(n) if not only or _place(c) in only] for n in nodes if n.settings)
+    jobs = [gevent.spawn(_ask, checks) for checks in asked]
     gevent.joinall(jobs)
     answers = _of_one_cluster([row for job in jobs for row in job.get()])
     return sorted(answers, key=lambda row: row.check.rank)
 
 
 def _of_one_cluster(answers: list[Row]) -> list[Row]:
-    """A pooler leads to the PostgreSQL of the settings, whoever else has its address."""
-    servers = {_stack(row): row.cluster for row in answers if row.check.rank == 0}
+    """A pooler leads to the PostgreSQL of the settings: its address may be another server's."""
+    servers = {_stack(row): row.cluster for row in answers if row.check.data}
     return [
         replace(row, healthy=False, answer=f"leads to another PostgreSQL (cluster {row.cluster})")
         if row.cluster and (known := servers.get(_stack(row))) and known != row.cluster
@@ -404,15 +131,18 @@ def _settled(nodes: list[Node], seconds: float) -> list[Row]:
     if seconds and _may_settle(answers):
         logger.info(f"--> Waiting up to {SETTLE_SECONDS} s for the services to find each other")
     while time.monotonic() < end and _may_settle(answers):
+        ill = {_place(row.check) for row in answers if not row.healthy}
         time.sleep(1)
+        # Asking them all takes the processors that they find each other with.
+        while time.monotonic() < end and _may_settle(rows(nodes, ill)):
+            time.sleep(1)
         answers = rows(nodes)
     return answers
 
 
 def _may_settle(answers: list[Row]) -> bool:
     is_cut_off = any(row.answer.startswith(remote.BROKEN) for row in answers)
-    # What is wrong with the backups is not over in a minute.
-    is_due = any(not row.healthy and row.check.rank != _RANK_OF_BACKUP for row in answers)
+    is_due = any(not row.healthy and row.check.settles for row in answers)
     return is_due and not is_cut_off
 
 
@@ -427,8 +157,14 @@ def table(answers: list[Row]) -> Table:
     return result
 
 
+def _wrong(everything: Estate) -> list[Problem]:
+    """What a table is refused for; what hangs, or has the port of ours, is what it is to show."""
+    wrong = estate.everything_wrong(everything, ports=False)
+    return [each for each in wrong if each.key != estate.UNREAD]
+
+
 def _verify(settle: float) -> None:
-    estate.here()
+    estate.here(_wrong)
     _verified(settle=settle, name="Health: every service answers")
 
 
@@ -449,12 +185,18 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     if not settle:
         for name, line in _beside(nodes):
             console.print(Text(f"[{name}] {shown(line)}"), soft_wrap=True)
-    console.print("\nconnect (passwords: .env)")
-    for line in reversed({r.check.rank: r.check.connect for r in reversed(answers)}.values()):
-        console.print(f"  {line}", highlight=False, markup=False)
+    failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]
+    # A worker listens nowhere, and no client connects to some services.
+    by_rank = {r.check.rank: r.check.connect for r in reversed(answers) if r.check.connect != "-"}
+    connect = (f"  {line}" for _, line in sorted(by_rank.items()))
+    block = "\n".join(["connect (passwords: .env)", *connect])
+    console.print(f"\n{block}", highlight=False, markup=False)
+    if settle and console.is_terminal:
+        # pyinfra's results follow, and scroll this off the terminal.
+        ends = f"FAILS: {', '.join(failing)}" if failing else f"all {len(answers)} services answer"
+        atexit.register(console.print, f"\n{ends}\n{block}", highlight=False, markup=False)
     sent = sum(remote.commands(node.host) for node in nodes)
     logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
-    failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]
     if failing:
         yield StringCommand(f"echo 'not healthy: {', '.join(failing)}' >&2; exit 1")
 
@@ -463,7 +205,7 @@ def _beside(nodes: list[Node]) -> Iterator[tuple[str, str]]:
     """What is on the hosts beside ours; a run has told of it before."""
     for node in nodes:
         try:
-            yield from [(node.name, line) for line in remove.beside(node)]
+            yield from [(node.name, line) for line in leavings.beside(node)]
         except remote.Unreadable as unreadable:
             yield node.name, str(unreadable)
 
@@ -481,6 +223,6 @@ def report() -> None:
 
 
 def verify() -> None:
-    """Prints the table alone; fails when a row fails, and asks nobody before."""
+    """Prints the table alone; fails when a row fails, and asks no question before."""
     asking.only_looks()
     _verify(0)

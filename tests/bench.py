@@ -1,8 +1,9 @@
-"""What a run that changes nothing costs: wall time against a bare connection, and commands."""
+"""What a run that changes nothing costs, against a bare connection; and a restore of a dump."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import statistics
 import sys
 import tempfile
@@ -67,8 +68,40 @@ def measure(name: str, project: Project, hosts: list[Host], table: Table) -> Non
     )
 
 
+_ROWS = """
+CREATE TABLE bench AS SELECT g AS id, md5(g::text) AS a, md5((g * 7)::text) AS b
+  FROM generate_series(1, 1500000) g; ALTER TABLE bench OWNER TO psscript
+"""
+_DUMP = "/backups/postgres/psscript_full_LATEST.sql.gz"
+_PLAIN = (
+    f"runuser -u postgres -- createdb plain; gunzip -c {_DUMP} | runuser -u postgres -- psql -q"
+)
+
+
+def restore(host: Host, table: Table) -> None:
+    """Adds a row: a restore of a dump against the plain tools, in wall and processor time."""
+    host.run(f'psql -qd psscript -c "{_ROWS}"', user="postgres", timeout=300)
+    host.run("/scripts/postgres-backup.sh full", timeout=600)
+    ours, plain = (
+        timed(host, f"{command} >/dev/null 2>&1")
+        for command in (f"/scripts/restore-postgres.sh {_DUMP}", f"{_PLAIN} plain")
+    )
+    table.add_row(
+        *(f"{a:.1f} s / {b:.1f} s = {a / b:.2f}" for a, b in zip(ours, plain, strict=True))
+    )
+
+
+def timed(host: Host, command: str) -> tuple[float, float]:
+    """Seconds of a command, and those of the processors that its programs took."""
+    words = ["bash", "-c", f"TIMEFORMAT='%R %U %S'; time {{ {command}; }}"]
+    said = host.run(shlex.join(words), timeout=600).stderr.split()
+    wall, user, system = map(float, said[-3:])
+    return wall, user + system
+
+
 def main() -> None:
-    """Measures one host, six, and one with the stack in containers."""
+    """Measures one host, six, and one with the stack in containers; then a restore of a dump."""
+    restores = Table("restore of a dump / gunzip and psql", "processor time of clients")
     table = Table("estate", "no-op run", "range", "x bare connection", "commands", "by sshd's log")
     with (
         Lab("bench") as lab,
@@ -82,13 +115,14 @@ def main() -> None:
         single = Project(Path(one))
         single.inventory(embedded("one", hosts[0]))
         measure("one host, the whole stack", single, hosts[:1], table)
+        restore(hosts[0], restores)
         cluster = Project(Path(n))
         cluster.inventory(six(hosts[1:7]))
         measure("six hosts", cluster, hosts[1:7], table)
         containers = Project(Path(boxed))
         containers.inventory({"docker": [("engine", hosts[7].ssh_data())]})
         measure("one host, the stack in Docker", containers, hosts[7:], table)
-    Console(file=sys.stdout, width=120).print(table)
+    Console(file=sys.stdout, width=120).print(table, restores)
 
 
 if __name__ == "__main__":

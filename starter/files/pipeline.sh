@@ -1,5 +1,5 @@
 #!/bin/sh
-# For a pipeline: deploys what needs no restart, and fails where somebody has to look first.
+# For a pipeline: deploys what needs no restart, and fails where a person has to look first.
 # The secrets of .env come from the environment; the SSH key from the agent.
 set -eu
 export PYTHONPATH="$PWD/datatier"

@@ -1,4 +1,4 @@
-"""How a run ends before it begins: refused in one line, or since nobody answers its question."""
+"""How a run ends before it begins: refused in one line, or since no one answers its question."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _confirmed(message: str) -> bool:
     try:
         return bool(_ask(message))
     except EOFError:
-        raise Refusal("nobody answers here: -y asks nothing, and --dry only looks") from None
+        raise Refusal("no one can answer here: -y asks nothing, and --dry only looks") from None
 
 
 if _command:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, wraps
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -21,62 +20,25 @@ from pyinfra.api import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
-from tasks.core import command, files, hide, preflight, remote, secrets
+from tasks.core import command, files, hide, leavings, preflight, remote, secrets
 from tasks.core.asking import Refusal
+from tasks.core.change import Change
+from tasks.core.component import Component, components
 from tasks.core.hide import shown
+from tasks.core.leavings import HOST
+from tasks.core.offer import Offer, Reach
+from tasks.core.places import Place
+from tasks.core.places.container import Container
+from tasks.core.places.runit import RUNIT
+from tasks.core.places.systemd import SYSTEMD
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
-from tasks.core.services import Manager
 from tasks.core.settings import Problem, Settings, StackSettings, unknown_keys
 
 S = TypeVar("S", bound=Settings)
 
-COMPONENTS = ("postgres", "pgbouncer", "redis", "sentinel", "backup", "apps", "compose")
-# A host of the group DOCKER carries all components, each in a container.
+# A host of this group carries all components, each in a container.
 DOCKER = "docker"
-GROUPS = (*COMPONENTS[:-1], DOCKER)
-# What is read of every host, whatever it carries.
-HOST = "host"
-
-
-@dataclass(frozen=True)
-class Component:
-    """What a component's module tells the estate about itself.
-
-    Attributes:
-        group: hosts of this inventory group carry it.
-        defaults: values for fields that the user left out, secrets among them.
-        secrets: names of secrets that its settings leave to `.env`.
-        rules: contradictions between settings, of this component or with others.
-        listens: the ports it wants on a host.
-        probes: what one read of a host tells about it.
-        checks: what was found on a host and must not be there.
-        adopts: directories whose files of others it refuses or adopts itself.
-        in_use: names of secrets that a host has already, and the file with the value, if any has.
-    """
-
-    group: str
-    settings: type[Settings]
-    defaults: Callable[[StackSettings, secrets.Secrets, Mapping[str, Any]], dict[str, Any]]
-    secrets: Callable[[Node], list[str]]
-    rules: Callable[[Estate], list[Problem]]
-    listens: Callable[[Node], list[Listener]]
-    probes: Callable[[Node], dict[str, Probe[Any]]]
-    checks: Callable[[Node], list[Problem]]
-    adopts: tuple[str, ...] = ()
-    in_use: Callable[[Node], Mapping[str, str]] = lambda _node: {}
-
-
-def no_defaults(
-    _stack: StackSettings, _store: secrets.Secrets, _given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """For components whose settings have no default that depends on others."""
-    return {}
-
-
-def no_secrets(_node: Node) -> list[str]:
-    """For components whose secrets are all settings."""
-    return []
 
 
 @dataclass(eq=False)
@@ -88,6 +50,7 @@ class Node:
         inside: the containers of a host that runs the stack as a Compose project.
         service: the container's name in that project.
         port: where its host publishes it.
+        container: where its services run if that is not the host itself.
         reader: how a container is read, with what else is read of its host.
     """
 
@@ -100,6 +63,7 @@ class Node:
     inside: Estate | None = field(default=None, repr=False)
     service: str = ""
     port: int = 0
+    container: Container | None = None
     reader: Callable[[str], dict[str, Any]] | None = None
     system: System = field(default_factory=System)
     planned_packages: set[str] = field(default_factory=set)
@@ -118,21 +82,30 @@ class Node:
         return cast(S, self.settings[settings])
 
     @property
+    def kind(self) -> str:
+        """What containers of one kind have in common: their name but for its number."""
+        return self.service.rstrip("-0123456789")
+
+    @property
     def is_loopback(self) -> bool:
         """Whether other hosts cannot reach this one at its address."""
         return ipaddress.ip_address(self.address).is_loopback
 
     @property
-    def manager(self) -> Manager:
-        """Who supervises services here."""
-        chosen = self.stack.service_manager
-        if chosen != "auto":
-            return chosen
-        return "systemd" if self.system.systemd else "runit"
+    def place(self) -> Place:
+        """Where its services run: who supervises them."""
+        if self.container is not None:
+            return self.container
+        chosen, by_init = self.stack.service_manager, "systemd" if self.system.systemd else "runit"
+        return {"systemd": SYSTEMD, "runit": RUNIT}[by_init if chosen == "auto" else chosen]
 
     def components(self) -> Iterator[Component]:
         """The components that this host carries."""
         return (c for c in components() if c.settings in self.settings)
+
+    def listeners(self) -> list[Listener]:
+        """The ports that its services want."""
+        return [listener for component in self.components() for listener in component.listens(self)]
 
     def read(self, group: str) -> dict[str, Any]:
         """What the host says about a component; stale parts are read with one command."""
@@ -143,7 +116,7 @@ class Node:
     def batches(self) -> dict[str, dict[str, Probe[Any]]]:
         """The probes of one read, by component."""
         of_components = {component.group: component.probes(self) for component in self.components()}
-        return {**of_components, HOST: import_module("tasks.remove").probes(self)}
+        return {**of_components, HOST: leavings.probes(self)}
 
 
 class Estate:
@@ -153,14 +126,12 @@ class Estate:
         problems: what is wrong with single keys.
         keeps: secrets were generated that this run has to save, on hosts `kept`.
         whole: every component has settings, so that they can be compared with each other.
-        subnet: the addresses of nodes that are containers; empty where they are hosts.
         unsettled: nodes where a service of several alike is being restarted, or failed to.
     """
 
-    def __init__(self, state: State, store: secrets.Secrets, subnet: str = "") -> None:
+    def __init__(self, state: State, store: secrets.Secrets) -> None:
         self.state = state
         self.secrets = store
-        self.subnet = subnet
         self.problems: list[Problem] = []
         self.whole = True
         self.keeps = False
@@ -173,9 +144,25 @@ class Estate:
         """All hosts of the inventory, whether or not this run touches them."""
         everything = cls(state, secrets.of(state.cwd or "."))
         hide.begin()
+        everything._ask_for_secrets()
         everything.nodes = [everything._node(host) for host in state.inventory]
         everything.problems += list(_no_groups(state))
         return everything
+
+    def _ask_for_secrets(self) -> None:
+        """Before settings are read: they may need them."""
+        given = {host.name: host.data.get("secrets_command") for host in self.state.inventory}
+        different = {text: name for name, text in given.items() if text}
+        for text, name in different.items():
+            if len(different) > 1:
+                message = "should be the same on all hosts: it runs once, on this machine"
+            else:
+                message = self.secrets.ask(str(text))
+            if message:
+                self.problems.append(Problem(name, "secrets_command", message))
+        self.problems += (
+            Problem(str(self.secrets.path), "secrets", each) for each in self.secrets.open_to_all()
+        )
 
     def _node(self, host: Host) -> Node:
         data = host.data.dict()
@@ -186,22 +173,21 @@ class Estate:
         whole = bool(address)
         stack = stack or StackSettings()
         self.problems += problem
-        if DOCKER in groups and host.name.startswith("@local"):
-            # Who has the project's directory before him looks for `.env` there.
-            self.secrets.also(import_module("tasks.project").directory(data) / ".env")
+        mine = [each for each in components() if each.everywhere or each.group in groups]
+        for component in mine:
+            if component.dotenv and host.name.startswith("@local"):
+                self.secrets.also(component.dotenv(data))
         settings: dict[type[Settings], Settings] = {}
-        for component in components():
-            if component.group not in groups:
-                continue
+        for component in mine:
             prefix = component.settings.prefix
             given = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
             defaults = component.defaults(stack, self.secrets, given)
-            mine, problems = component.settings.of(host.name, data, defaults)
+            chosen, problems = component.settings.of(host.name, data, defaults)
             self.problems += problems
-            if mine is None:
+            if chosen is None:
                 whole = False
-            else:
-                settings[component.settings] = mine
+            elif not component.everywhere or cast(Any, chosen).enabled:
+                settings[component.settings] = chosen
         hide.word(host.name, stack.stack_name)
         hide.secret(*hide.secrets_in(settings.values()), *hide.secrets_in(data))
         self.problems += _unknown_groups(host)
@@ -216,8 +202,9 @@ class Estate:
         )
         node = Node(host, stack, address, settings, self, groups)
         self.whole = self.whole and whole
-        if DOCKER in groups and whole:
-            import_module("tasks.compose").contain(node)
+        for component in mine:
+            if component.contain and whole:
+                component.contain(node)
         return node
 
     def gather_secrets(self) -> None:
@@ -227,6 +214,11 @@ class Estate:
             for component in node.components():
                 for name in component.secrets(node):
                     self.secrets.get(name)
+
+    def offers(self, reach: Reach) -> list[Offer]:
+        """What its services offer to an application that reaches them so."""
+        found = (component.offers(self, reach) for component in components())
+        return [offer for offer in found if offer]
 
     def having(self, settings: type[S]) -> list[Node]:
         """The hosts that carry a component, in the inventory's order."""
@@ -254,6 +246,22 @@ class Estate:
                     f"{what} is not restarted here because of the failure on {node.name}"
                 )
 
+    def one_by_one(self, node: Node, settings: type[Settings], what: str, change: Change) -> Change:
+        """A restart on one host of several alike: what fails on it is tried on no other.
+
+        Raises:
+            Unreadable: (during a run) it has failed on another one.
+        """
+        if node.host.state.is_executing:
+            self.require_settled(settings, what)
+            self.unsettled.add(node)
+
+        def settled() -> str:
+            self.unsettled.discard(node)
+            return ""
+
+        return replace(change, then=settled)
+
     def node(self, host: Host) -> Node:
         """The node of a host."""
         return next(node for node in self.nodes if node.host is host)
@@ -266,15 +274,20 @@ def is_wanted(host: Host) -> bool:
 
 def _groups(host: Host) -> frozenset[str]:
     """The groups that say what a host carries."""
-    return frozenset(GROUPS if DOCKER in host.groups else host.groups)
+    return frozenset(_known_groups() if DOCKER in host.groups else host.groups)
+
+
+def _known_groups() -> list[str]:
+    return [component.group for component in components()]
 
 
 def _unknown_groups(host: Host) -> list[Problem]:
     """A misspelt group would deploy nothing, and say nothing."""
+    known = _known_groups()
     return [
         Problem(host.name, f"group {group}", f"unknown group ({close[0]}?)")
         for group in host.groups
-        if group not in GROUPS and (close := get_close_matches(group, GROUPS, n=1, cutoff=0.8))
+        if group not in known and (close := get_close_matches(group, known, n=1, cutoff=0.8))
     ]
 
 
@@ -295,7 +308,7 @@ def _no_groups_of(state: State, path: Path) -> Iterator[Problem]:
         first = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else None
         is_text = isinstance(first, ast.Constant) and isinstance(first.value, str)
         for target in statement.targets:
-            if not isinstance(target, ast.Name) or target.id not in GROUPS:
+            if not isinstance(target, ast.Name) or target.id not in _known_groups():
                 continue
             if is_text or target.id not in state.inventory.group_data:
                 message = f"should be a list of hosts, such as [{next(_names(state))!r}]"
@@ -305,11 +318,6 @@ def _no_groups_of(state: State, path: Path) -> Iterator[Problem]:
 def _names(state: State) -> Iterator[str]:
     yield from (host.name for host in state.inventory if len(host.name) > 1)
     yield "db1"
-
-
-def components() -> list[Component]:
-    """All components, in the order in which they are deployed."""
-    return [import_module(f"tasks.{name}").COMPONENT for name in COMPONENTS]
 
 
 def _prefixes() -> tuple[str, ...]:
@@ -376,7 +384,7 @@ def here(wrong: Callable[[Estate], list[Problem]] | None = None) -> Node:
         if state in _refused:
             raise _refused[state]
         if state not in _estates:
-            _estates[state] = _examined(state, wrong or _everything_wrong)
+            _estates[state] = _examined(state, wrong or everything_wrong)
         estate = _estates[state]
         # An operation of all hosts, so that nothing runs on any of them before it.
         if estate.keeps and host not in estate.kept:
@@ -398,16 +406,23 @@ def _examined(state: State, wrong: Callable[[Estate], list[Problem]]) -> Estate:
     return estate
 
 
-def _everything_wrong(estate: Estate) -> list[Problem]:
-    """All problems in one list; what cannot be looked at because of another is left out."""
+def everything_wrong(estate: Estate, *, ports: bool = True) -> list[Problem]:
+    """All problems in one list; what cannot be looked at because of another is left out.
+
+    Args:
+        ports: whether others may not have the ports and addresses of ours.
+    """
     problems = [*estate.problems, *(_contradictions(estate) if estate.whole else ())]
     unfit = preflight.examine(estate.active)
     if not problems:
         estate.gather_secrets()
+        problems += _unprinted(estate)
+    if not problems:
         hosts = {problem.host for problem in unfit}
-        unfit += _read_everything([node for node in estate.active if node.name not in hosts])
+        fit = [node for node in estate.active if node.name not in hosts]
+        unfit += _read_everything(fit, ports=ports)
         if not unfit:
-            unfit += import_module("tasks.remove").examine(estate)
+            unfit += leavings.examine(estate)
     return [*problems, *unfit]
 
 
@@ -430,32 +445,32 @@ def _contradictions(estate: Estate) -> list[Problem]:
             message = f"{node.address} is also that of {other.name}"
             problems.append(Problem(node.name, "address", message))
     for node in estate.nodes:
-        problems += preflight.clashes(node.name, _listeners(node))
+        problems += preflight.clashes(node.name, node.listeners())
     return problems
 
 
-def _listeners(node: Node) -> list[Listener]:
-    return [listener for component in node.components() for listener in component.listens(node)]
-
-
-def _read_everything(nodes: Sequence[Node]) -> list[Problem]:
+def _read_everything(nodes: Sequence[Node], *, ports: bool) -> list[Problem]:
     """The one read of every host, all components together, and what it forbids."""
-    jobs = [gevent.spawn(_read, node) for node in nodes]
+    jobs = [gevent.spawn(_read, node, ports=ports) for node in nodes]
     gevent.joinall(jobs)
     return [problem for job in jobs for problem in job.get()]
 
 
-def _read(node: Node) -> list[Problem]:
+# The key of what could not be read.
+UNREAD = "state"
+
+
+def _read(node: Node, *, ports: bool) -> list[Problem]:
     problems: list[Problem] = []
     try:
-        problems += preflight.intruders(node, _listeners(node))
+        problems += preflight.intruders(node, node.listeners()) if ports else ()
         for component in node.components():
             problems += component.checks(node)
             problems += _taken(node, component)
         problems += _unknown_secrets(node)
         node.read(HOST)
     except remote.Unreadable as unreadable:
-        problems.append(Problem(node.name, "state", str(unreadable)))
+        problems.append(Problem(node.name, UNREAD, str(unreadable)))
     return problems
 
 
@@ -471,7 +486,7 @@ def _taken(node: Node, component: Component) -> Iterator[Problem]:
 def _unknown_secrets(node: Node) -> Iterator[Problem]:
     """Secrets that this run would replace, because it has not the `.env` that the host was given.
 
-    Each client would lose its password; nobody who means that leaves the file out.
+    Each client would lose its password; to mean that, one does not leave the file out.
     """
     store, there = node.estate.secrets, dict[str, str]()
     for component in node.components():
@@ -488,6 +503,14 @@ def _unknown_secrets(node: Node) -> Iterator[Problem]:
         "or let replace_secrets=true take the passwords from every client"
     )
     yield Problem(node.name, "secrets", message)
+
+
+def _unprinted(estate: Estate) -> Iterator[Problem]:
+    """Where a command has the secrets, none is generated: it would be on this machine only."""
+    given = {node.stack.secrets_command for node in estate.nodes} - {""}
+    if given and (names := sorted(estate.secrets.generated)):
+        message = f"does not print {', '.join(names)}: add them to what it reads"
+        yield Problem(estate.nodes[0].name, "secrets_command", message)
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

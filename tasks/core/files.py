@@ -11,13 +11,15 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks.core.change import Change
-from tasks.core.remote import Probe, assignments, quoted, shell
+from tasks.core.remote import Probe
+from tasks.core.scripts import assignments, quoted, shell
 
 # What says of a file that it is ours.
 MARK = "Written by Datatier"
@@ -34,7 +36,7 @@ class File:
     Attributes:
         secret: regular expression whose first group is masked in diffs.
         seed: written only where it is missing; afterwards a server owns it.
-        opens: regular expression of a line that lets somebody in or leads elsewhere. Lines with
+        opens: regular expression of a line that lets a client in or leads elsewhere. Lines with
             a first group that ours have not are named.
     """
 
@@ -65,7 +67,7 @@ class Found:
     Attributes:
         uid: its owner; of another kind who decides what stands there, if anybody can be trusted.
         is_strange: others wrote it where a file of ours should be.
-        by_hand: lines in a file of ours that let somebody in and are not ours.
+        by_hand: lines in a file of ours that let a client in and are not ours.
     """
 
     kind: str
@@ -88,7 +90,8 @@ Entry = File | Directory
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """All templates; each is compiled once in a process."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -104,7 +107,7 @@ def render(template: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: the template names a value that was not given.
     """
-    return _environment().get_template(template).render(**values)
+    return environment().get_template(template).render(**values)
 
 
 def digest(*parts: str) -> str:
@@ -121,7 +124,7 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
     def parse(lines: list[str]) -> dict[str, Found]:
         listed = {entry.path: entry for entry in entries}
         paths = [path for each in places.values() for path in each]
-        found = {path: _found(line) for path, line in zip(paths, lines, strict=True)}
+        found = dict(zip(paths, _found(lines, len(paths)), strict=True))
         return {
             path: replace(
                 now,
@@ -132,7 +135,7 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
         }
 
     looks = [f"look_at {quoted(place, *paths)}\n" for place, paths in places.items()]
-    return Probe("".join(looks), parse)
+    return Probe("".join([*looks, "looked\n"]), parse)
 
 
 def _is_strange(entry: Entry, now: Found) -> bool:
@@ -150,11 +153,11 @@ def _is_strange(entry: Entry, now: Found) -> bool:
 
 
 def _by_hand(entry: Entry, now: Found) -> Iterator[str]:
-    """The lines of a file of ours that let somebody in and that we have not written."""
+    """The lines of a file of ours that let a client in and that we have not written."""
     if not isinstance(entry, File) or entry.opens is None:
         return
     lines, ours = now.content.decode(errors="replace").splitlines(), entry.content.splitlines()
-    # Of one that somebody else wrote a copy is kept.
+    # Of one that is not ours a copy is kept.
     if MARK in entry.content and ours[0] not in lines:
         return
     opening = [_opening(line, entry.opens) for line in ours]
@@ -167,15 +170,38 @@ def _opening(line: str, opens: str) -> str | None:
     return match[1] if match else None
 
 
-def _found(line: str) -> Found:
+def _found(lines: Sequence[str], count: int) -> Iterator[Found]:
+    """What lines say of `count` paths: what the first ones leave out is told after them."""
+    first, rest = lines[:count], [*lines[count:]]
+    others = dict[str, Iterator[str]]()
+    for who in dict.fromkeys(line for line in first if line.startswith("as ")):
+        of = first.count(who)
+        others[who], rest = iter(rest[:of]), rest[of:]
+    # A user may have written more lines than were asked for, or less.
+    if len(rest) != any(":" in line for line in first):
+        raise ValueError("there are not as many lines as paths")
+    contents = BytesIO(base64.b64decode("".join(rest)))
+    for line in first:
+        yield _one(next(others[line]), BytesIO()) if line in others else _one(line, contents)
+
+
+def _one(line: str, contents: BytesIO) -> Found:
     kind, *rest = line.split(" ")
     if kind == "file":
-        mode, user, group, uid, gid, content = rest
-        return Found(kind, mode, user, group, base64.b64decode(content), uid, gid)
+        mode, user, group, uid, gid, said = rest
+        content = _part(contents, int(said[1:])) if said[:1] == ":" else base64.b64decode(said)
+        return Found(kind, mode, user, group, content, uid, gid)
     if kind == "dir":
         mode, user, group, uid, gid = rest
         return Found(kind, mode, user, group, uid=uid, gid=gid)
     return Found(kind, uid="".join(rest))
+
+
+def _part(contents: BytesIO, size: int) -> bytes:
+    part = contents.read(size)
+    if len(part) != size:
+        raise ValueError("there is less than the files had")
+    return part
 
 
 def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | None:
@@ -189,10 +215,15 @@ def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | No
     is_known = any(found[path].kind == "file" for path in units)
     return Change(
         lines=[_sentence(entry, found[entry.path]) for entry in pending],
-        script=_WRITE + (_UNITS if is_known else ""),
+        script=shell("write-files") + (_UNITS if is_known else ""),
         variables={"ORDERS": payload},
         diff=[line for entry in pending for line in _diff(entry, found[entry.path])],
     )
+
+
+def are_written(texts: Mapping[str, str], found: Mapping[str, Found]) -> bool:
+    """Whether files have these contents already, by their paths."""
+    return all(found[path].content == text.encode() for path, text in texts.items())
 
 
 def _differs(entry: Entry, now: Found) -> bool:
@@ -223,14 +254,6 @@ def _order(entry: Entry) -> str:
     if isinstance(entry, Directory):
         return f"dir {head}"
     return f"file {head} {base64.b64encode(entry.content.encode()).decode()}"
-
-
-_WRITE = """
-errors=$(mktemp -p /run); trap 'rm -f "$errors"' EXIT
-while IFS= read -r line; do eval "order $line" || exit 1; done <<__ORDERS__
-$ORDERS
-__ORDERS__
-"""
 
 
 # Until then systemd goes on with the old one, also when it starts a server again by itself.

@@ -8,23 +8,11 @@ from typing import TYPE_CHECKING
 
 from tasks.core.change import Change
 from tasks.core.files import Directory
-from tasks.core.remote import Probe, quoted
+from tasks.core.remote import Probe
+from tasks.core.scripts import quoted, shell
 
 if TYPE_CHECKING:
     from tasks.core.estate import Node
-
-_READ = """
-dpkg-query -W -f '${{Package}} ${{db:Status-Status}} ${{Version}}\\n' {names} 2>/dev/null || true
-if grep -qs datatier /usr/sbin/policy-rc.d; then echo '! interrupted !'; fi
-"""
-
-
-# Without this a PostgreSQL package would create a cluster of its own, without checksums.
-NO_CLUSTER = """
-install -d /etc/postgresql-common/createcluster.d
-printf '# Datatier creates the cluster itself.\\ncreate_main_cluster = false\\n' \\
-  >/etc/postgresql-common/createcluster.d/datatier.conf
-"""
 
 
 def keep_directory(directory: Directory) -> str:
@@ -52,7 +40,7 @@ def probe(names: Sequence[str]) -> Probe[dict[str, str]]:
             if status in ("installed", "interrupted")
         }
 
-    return Probe(_READ.format(names=quoted(*names)), parse)
+    return Probe(shell("packages", names=" ".join(names)), parse)
 
 
 def pristine_probe(names: Sequence[str]) -> Probe[frozenset[str]]:
@@ -81,34 +69,5 @@ def compare(
     return Change(
         lines=[f"package {name}: install" for name in missing] or ["packages: finish"],
         # Only what is missing: naming the others would upgrade a server that runs.
-        script=_INSTALL.format(before=before, names=quoted(*missing)),
+        script=f"{shell('install', packages=' '.join(missing))}{before}\ninstall_packages\n",
     )
-
-
-# A policy-rc.d that denies every start keeps the packages from running default servers, open
-# and on default ports, before their configuration is ours. Its mark lets an interrupted run be
-# recognised, and an administrator's own policy is left alone.
-_INSTALL = """
-export DEBIAN_FRONTEND=noninteractive
-log=$(mktemp); policy=/usr/sbin/policy-rc.d
-cleanup() {{ rm -f "$log"; if grep -qs datatier "$policy"; then rm -f "$policy"; fi; }}
-trap cleanup EXIT
-if [ ! -e "$policy" ]; then
-  printf '#!/bin/sh\\n# datatier: no service starts while packages are installed\\nexit 101\\n' \\
-    >"$policy"
-  chmod 755 "$policy"
-fi
-{before}
-apt() {{
-  apt-get -q -y -o DPkg::Lock::Timeout=30 -o Dpkg::Options::=--force-confold "$@" \\
-    >"$log" 2>&1 </dev/null
-}}
-get() {{ apt install --no-install-recommends {names}; }}
-dpkg --configure -a >"$log" 2>&1 </dev/null || true
-get || {{ ! grep -q '^E: .* lock' "$log" && apt update && get; }} || {{
-  why=$(grep -o 'Could not get lock .* held by process [0-9]* ([^)]*)' "$log" | tail -n 1)
-  [ -n "$why" ] || why=$(grep '^E: ' "$log" | head -n 1)
-  echo "packages could not be installed: ${{why:-$(tail -n 1 "$log")}}" >&2
-  exit 1
-}}
-"""

@@ -15,7 +15,8 @@ from pyinfra.api.arguments import pop_global_arguments
 
 from tasks.core import remote
 from tasks.core.releases import RELEASES, Release
-from tasks.core.remote import Batches, Output, Probe, Unreadable, shell
+from tasks.core.remote import Batches, Output, Probe, Unreadable
+from tasks.core.scripts import shell
 from tasks.core.settings import Problem
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Listener:
     Attributes:
         unit: the systemd unit, or the program that listens for it.
         binds: it needs the host to have its address.
+        after: a pattern of the names of services that are removed before it starts.
+        open_to: groups whose hosts connect to it; None where it stays open.
     """
 
     port: int
@@ -36,6 +39,8 @@ class Listener:
     service: str
     unit: str
     binds: bool = True
+    after: str = ""
+    open_to: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,20 +75,6 @@ def clashes(host: str, listeners: Sequence[Listener]) -> list[Problem]:
     return problems
 
 
-# Runs as the connecting user, before it is known whether sudo is needed.
-_WHO = """
-. /etc/os-release; echo "$ID $VERSION_ID"
-[ -d /run/systemd/system ] && echo systemd || echo none
-m=$(awk '/^MemTotal/ {print $2}' /proc/meminfo); cd /sys/fs/cgroup 2>/dev/null
-l=$(cat memory.max memory/memory.limit_in_bytes 2>/dev/null | head -n 1)
-case $l in ''|max) l=$((m * 1024)) ;; esac
-[ ${#l} -gt 18 ] || [ $((l / 1024)) -gt "$m" ] || m=$((l / 1024)); echo "$m"
-id -u
-said=$(LC_ALL=C sudo -n true 2>&1) && echo sudo ||
-  case $said in *tty*) echo tty ;; *) echo no ;; esac
-"""
-
-
 def examine(nodes: Sequence[Node]) -> list[Problem]:
     """Finds out what the hosts are and how to become root on them."""
     jobs = [gevent.spawn(_examine, node) for node in nodes]
@@ -93,7 +84,7 @@ def examine(nodes: Sequence[Node]) -> list[Problem]:
 
 def _examine(node: Node) -> list[Problem]:
     remote.quick(node.host)
-    output = remote.run(node.host, _WHO, _sudo=False, _su_user=None)
+    output = remote.run(node.host, shell("who"), _sudo=False, _su_user=None)
     if not output.ok or len(output.stdout) < 5:
         return [
             Problem(
@@ -160,35 +151,12 @@ def _sudo_problem(host: str, reason: str) -> Problem:
     )
 
 
-# Each listening socket on a wanted port, with its process, the control group and the parent.
-_LISTENERS = """
-# What a program calls itself may be any text.
-plain() {{ tr '\\000-\\037|' ' ' <"$1" 2>/dev/null; }}
-inodes=$(awk -v want="{ports}" '
-  BEGIN {{ n = split(want, w, " "); for (i = 1; i <= n; i++) p[w[i]] = 1 }}
-  $4 == "0A" {{ port = substr($2, length($2) - 3); if (port in p) print $10 "=" port }}
-' /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort -u)
-[ -n "$inodes" ] || exit 0
-set --
-for i in $inodes; do set -- "$@" -o -lname "socket:\\\\[${{i%=*}}\\\\]"; done
-shift
-find /proc/[0-9]*/fd -maxdepth 1 \\( "$@" \\) -printf '%p %l\\n' 2>/dev/null |
-while read -r path socket; do
-  pid=${{path#/proc/}}; pid=${{pid%%/*}}
-  inode=${{socket#socket:\\[}}; inode=${{inode%]}}
-  for i in $inodes; do [ "${{i%=*}}" = "$inode" ] && port=${{i#*=}}; done
-  parent=$(awk '/^PPid/ {{print $2}}' "/proc/$pid/status" 2>/dev/null)
-  echo "$port|$pid|$(plain "/proc/$pid/comm")|$(plain "/proc/$pid/cgroup")|$(
-    plain "/proc/$parent/cmdline")"
-done | sort -t'|' -k1,1 -k2,2n
-"""
-
-
 @dataclass(frozen=True)
 class Holder:
-    """A process that listens on a port."""
+    """A process that listens on a port, at an address as the kernel writes it."""
 
     port: int
+    address: str
     pid: str
     command: str
     cgroup: str
@@ -203,27 +171,22 @@ class Holder:
         """Whether the supervisor runs this process as the service that wants the port."""
         # Without a proxy for each port the engine itself listens; whose container it is, it says.
         command = "docker-proxy" if self.command == "dockerd" else self.command
+        units = re.split(r"[ /]", self.cgroup)
+        supervised = self.parent.strip().removeprefix("runsv ")
         return (
-            listener.unit in (command, *re.split(r"[ /]", self.cgroup))
+            listener.unit in (command, *units)
             or self.parent.strip() == f"runsv {listener.service}"
+            or any(re.fullmatch(listener.after, name) for name in (*units, supervised) if name)
         )
-
-
-# Addresses of the host without a tool of it; `any` where a socket may be bound to one to come.
-_ADDRESSES = """
-grep -qsx 1 /proc/sys/net/ipv4/ip_nonlocal_bind && echo any
-awk '/host LOCAL/ { print a } { a = $2 }' /proc/net/fib_trie 2>/dev/null | sort -u
-cut -d ' ' -f 1 /proc/net/if_inet6 2>/dev/null || :
-"""
 
 
 def addresses_probe() -> Probe[list[str]]:
     """Reads the addresses of a host; none where its kernel does not say."""
-    return Probe(_ADDRESSES, list)
+    return Probe(shell("addresses"), list)
 
 
 def homeless(node: Node, listeners: Sequence[Listener], found: Sequence[str]) -> list[Problem]:
-    """An address that the host does not have: nobody would be reached there."""
+    """An address that the host does not have: no service would be reached there."""
     address = ipaddress.ip_address(node.address)
     known = address.packed.hex() if address.version == 6 else str(address)
     is_needed = node.inside is None and any(listener.binds for listener in listeners)
@@ -239,15 +202,36 @@ def homeless(node: Node, listeners: Sequence[Listener], found: Sequence[str]) ->
 
 def listeners_probe(ports: Sequence[int]) -> Probe[list[Holder]]:
     """Reads who listens on `ports`."""
-    script = _LISTENERS.format(ports=" ".join(f"{port:04X}" for port in ports))
+    script = shell("listeners", ports=" ".join(f"{port:04X}" for port in ports))
 
     def parse(lines: list[str]) -> list[Holder]:
         return [
             Holder(int(port, 16), *(word.rstrip(" ") for word in rest))
-            for port, *rest in (line.split("|", 4) for line in lines)
+            for port, *rest in (line.split("|", 5) for line in lines)
         ]
 
     return Probe(script, parse)
+
+
+def stranger(listener: Listener, holders: Sequence[Holder], address: str) -> Holder | None:
+    """Who has its port in its place: all of it, or this address of the host.
+
+    A service forks children that inherit its socket: one process of ours on a socket is enough.
+    """
+    here = [holder for holder in holders if holder.port == listener.port]
+    places = [here, *([h for h in here if h.address == name] for name in kernel_names(address))]
+    for place in places:
+        if place and not any(holder.is_of(listener) for holder in place):
+            return place[0]
+    return None
+
+
+def kernel_names(address: str) -> list[str]:
+    """How /proc/net/tcp and tcp6 write the address of who listens there, and of who does at all."""
+    packed = ipaddress.ip_address(address).packed
+    words = [packed[n : n + 4][::-1].hex().upper() for n in range(0, len(packed), 4)]
+    mapped = [f"0000000000000000FFFF0000{words[0]}"] if len(packed) == 4 else []
+    return ["".join(words), *mapped, "0" * 8, "0" * 32]
 
 
 # Shell: `at_boot NAMES` prints units, which are stopped perhaps, and their ports.
@@ -265,10 +249,7 @@ def at_boot(node: Node, listeners: Sequence[Listener], lines: Sequence[str]) -> 
 
 
 def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
-    """Ports that we want and that something of somebody else's holds, and an address we lack.
-
-    A service forks children that inherit its socket: one process of ours on a port is enough.
-    """
+    """Ports that we want and that a program of others holds, and an address we lack."""
     if not listeners:
         return []
     ports = [listener.port for listener in listeners]
@@ -284,10 +265,10 @@ def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
     holders: list[Holder] = found["ports"]
     problems = homeless(node, listeners, found["addresses"])
     for listener in listeners:
-        here = [holder for holder in holders if holder.port == listener.port]
-        if here and not any(holder.is_of(listener) for holder in here):
+        other = stranger(listener, holders, node.address if listener.binds else "127.0.0.1")
+        if other is not None:
             message = (
-                f"port {listener.port} is held by {here[0]}, "
+                f"port {listener.port} is held by {other}, "
                 f"which is not {listener.service}: stop it or choose another port"
             )
             problems.append(Problem(node.name, listener.key, message))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -16,12 +15,13 @@ from weakref import WeakKeyDictionary
 import paramiko.file
 from paramiko import SSHException
 from pyinfra import logger
-from pyinfra.api import Host, StringCommand
+from pyinfra.api import Host, StringCommand, connectors
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.connectors import util
 
 from tasks.core import lock
 from tasks.core.hide import shown
+from tasks.core.scripts import assignments, shell, side_by_side
 
 # A host that hangs is one line of pyinfra's; paramiko would add two Python tracebacks.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -32,13 +32,16 @@ def decoded(line: bytes | str) -> str:
     return line if isinstance(line, str) else line.decode(errors="backslashreplace")
 
 
-# Both expect UTF-8, and one byte of somebody's that is none would end the run. Local commands are
+# Both expect UTF-8, and one byte that is not would end the run. Local commands are
 # read by the one, those over SSH by the other.
 _read_buffer = util.read_buffer
 util.read_buffer = lambda name, io, *more, **named: _read_buffer(
     name, map(decoded, io), *more, **named
 )
 cast(Any, paramiko.file).u = decoded
+
+# Which connectors are installed pyinfra asks several times for each host.
+cast(Any, connectors).entry_points = cache(cast(Any, connectors).entry_points)
 
 T = TypeVar("T")
 
@@ -48,6 +51,9 @@ MAX_AGE_SECONDS = 60.0
 # Longer than any of our commands takes, except for packages and images on a slow line.
 BUSY_SECONDS = 600.0
 
+# So many questions a host is asked at a time: with two processors more take no less time.
+_LANES = 4
+
 BROKEN = "the connection is broken"
 
 _MARK = "\x1e"
@@ -55,14 +61,10 @@ _cache: WeakKeyDictionary[Host, dict[str, tuple[float, dict[str, Any]]]] = WeakK
 _commands: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
 
 
-def shell(name: str) -> str:
-    """What `tasks/core/shell/NAME.sh` has, without the comments."""
-    text = (Path(__file__).parent / "shell" / f"{name}.sh").read_text()
-    return re.sub(r"(?m)^ *#.*\n", "", text)
-
-
 # Every script of ours has these: `at PATH COMMAND...`, `peek`, `remove`, and how files are written.
 PATHS = shell("paths")
+# Debian's psql and pg_isready look in Perl for the one to be called, which takes longer than that.
+PROGRAMS = "for each in /usr/lib/postgresql/*/bin; do PATH=$each:$PATH; done\n"
 
 
 class Unreadable(Exception):
@@ -97,11 +99,6 @@ class Output:
         """The line that says best why it failed; not for commands that read secrets."""
         lines = (*self.stdout, *self.stderr)
         return shown(next((line for line in reversed(lines) if line.strip()), ""))
-
-
-def assignments(variables: Mapping[str, str]) -> str:
-    """Shell assignments for standard input, where no process list shows them."""
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
 class _Command(StringCommand):
@@ -201,10 +198,12 @@ def _read_all(host: Host, batches: Batches) -> dict[str, dict[str, Any]]:
     probes = {
         f"{batch}/{name}": probe for batch, of in batches.items() for name, probe in of.items()
     }
-    script = f"cd /\n{PATHS}" + "\n".join(
+    questions = [
         f"(\n{probe.script}\n) </dev/null\nprintf '\\036%s %s\\n' {shlex.quote(name)} $?"
         for name, probe in probes.items()
-    )
+    ]
+    lanes = ["\n".join(questions[n::_LANES]) for n in range(min(_LANES, len(questions)))]
+    script = f"cd /\n{PROGRAMS}{PATHS}{side_by_side(lanes)}"
     variables = {k: v for probe in probes.values() for k, v in probe.secrets}
     output = _run_at_rest(host, script, variables)
     sections = dict(_sections(output.stdout))
@@ -284,8 +283,3 @@ def hide_sudo_password(host: Host, password: str) -> None:
         raise Unreadable(f"could not prepare sudo: {output.last_word}")
     host.connector_data[f"sudo_askpass_path__{host.get_temp_dir_config()}"] = output.stdout[0]
     host.data._sudo_password = "-"
-
-
-def quoted(*words: str) -> str:
-    """Words for a shell, each quoted."""
-    return " ".join(shlex.quote(word) for word in words)

@@ -1,7 +1,8 @@
-"""Secrets come from the environment or `.env`; a missing one is generated and kept there."""
+"""Secrets come from the environment, a command or `.env`; a missing one is generated there."""
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import stat
@@ -25,6 +26,11 @@ from tasks.core.settings import printable
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH = 32
 
+# A command may ask for a passphrase at the terminal.
+COMMAND_SECONDS = 120
+
+_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
 
 class Secrets:
     """The secrets of one project directory."""
@@ -32,6 +38,7 @@ class Secrets:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stored = dotenv_values(path, interpolate=False) if path.exists() else {}
+        self._printed: dict[str, str | None] = {}
         self._further: dict[str, str | None] = {}
         self.generated: dict[str, str] = {}
 
@@ -40,8 +47,32 @@ class Secrets:
         if os.access(path, os.R_OK):
             self._further = dotenv_values(path, interpolate=False)
 
+    def ask(self, command: str) -> str:
+        """Takes what a command prints, in the format of `.env`; it comes before that file.
+
+        Returns:
+            Why it gives no secrets; empty if it does.
+        """
+        try:
+            done = subprocess.run(
+                ["/bin/sh", "-c", command],
+                cwd=self.path.parent,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"has not ended within {COMMAND_SECONDS} s: run it by hand"
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["it does not say why"]
+            return f"ended with {done.returncode}: {last[0]}"
+        self._printed = dotenv_values(stream=io.StringIO(done.stdout), interpolate=False)
+        return "" if any(self._printed.values()) else "prints no line NAME=value"
+
     def get(self, name: str) -> str:
-        """The secret's value: the environment's, else `.env`'s, else a new one."""
+        """The secret's value: the environment's, the command's, `.env`'s, else a new one."""
         value = self.find(name) or self._generate(name)
         hide.secret(value)
         return value
@@ -56,26 +87,38 @@ class Secrets:
             return str(error)
         return ""
 
+    def open_to_all(self) -> Iterator[str]:
+        """How every user of this machine can come to the secrets; each with what to do."""
+        if self.path.exists():
+            yield from self._allows("others", stat.S_IRWXO)
+            directory = self.path.resolve().parent
+            above = directory.stat().st_mode
+            if above & stat.S_IWOTH and not above & stat.S_ISVTX:
+                yield f"others can replace it; chmod o-w {directory}"
+
     def exposures(self) -> Iterator[str]:
-        """How others than the user can come to the secrets; each with what to do."""
+        """How some who may be meant to can come to the secrets; each with what to do."""
         if not self.path.exists():
             return
-        file, directory = self.path.stat(), self.path.resolve().parent
-        if mode := stat.S_IMODE(file.st_mode) & 0o077:
-            now = f"{stat.S_IMODE(file.st_mode):o}"
-            can = "change" if mode & 0o022 else "read"
-            yield f"{self.path}: mode {now}: others can {can} the secrets; chmod 600 it"
-        if file.st_uid not in (os.geteuid(), 0):
-            yield f"{self.path}: belongs to user {file.st_uid}, who can read and change the secrets"
-        above = directory.stat().st_mode
-        if above & 0o002 and not above & stat.S_ISVTX:
-            yield f"{self.path}: others can replace it; chmod o-w {directory}"
+        for exposure in self._allows("its group", stat.S_IRWXG):
+            yield f"{self.path}: {exposure}"
+        owner = self.path.stat().st_uid
+        if owner not in (os.geteuid(), 0):
+            yield f"{self.path}: belongs to user {owner}, who can read and change the secrets"
         if _is_tracked(self.path):
             yield f"{self.path}: is tracked by git; git rm --cached it, and change the secrets"
 
+    def _allows(self, whom: str, bits: int) -> Iterator[str]:
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & bits:
+            can = "change" if mode & bits & _WRITE else "read"
+            yield f"mode {mode:o}: {whom} can {can} the secrets; chmod 600 it"
+
     def find(self, name: str) -> str | None:
         """A value that may be absent: nothing is generated for it."""
-        return os.environ.get(name) or self._stored.get(name) or self._further.get(name)
+        if value := os.environ.get(name):
+            return value
+        return self._printed.get(name) or self._stored.get(name) or self._further.get(name)
 
     def _generate(self, name: str) -> str:
         if name not in self.generated:

@@ -278,6 +278,9 @@ class StackSettings(Settings):
     next removal."""
     confirm: str = ""
     """The value of `stack_name`, for `destroy_data`. Change: with the next removal."""
+    secrets_command: Line = ""
+    """A command of this machine, run once a run by `sh` beside `.env`, which prints the secrets as
+    `.env` has them; see [secrets.md](secrets.md). Change: with the next run."""
     replace_secrets: bool = False
     """Secrets that a host has, and `.env` has not, are replaced; `--data replace_secrets=true`, for
     one run. Change: every client loses its password."""

@@ -3,100 +3,135 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-from backup.sandbox import USER
-from tasks.core import packages, remote
+from tasks.core import packages
 from tasks.core.files import MARK
-from tasks.core.remote import Probe, assignments, quoted
-from tasks.core.services import STATE_DIRECTORY, Manager, removal
+from tasks.core.places import STATE_DIRECTORY, Place
+from tasks.core.remote import Probe
+from tasks.core.scripts import quoted, shell
 
-# Debian's own instance, which would take Redis's port.
-MASKED = "redis-server"
-# Ours by their names.
-_NAMED = (
-    STATE_DIRECTORY,
-    f"{STATE_DIRECTORY}/*.active",
-    "/etc/datatier",
-    "/etc/redis/redis-cli.auth",
-    "/var/lib/redis/sentinel-[0-9]*",
-    "/etc/datatier/*",
-    "/usr/lib/datatier",
-    "/etc/cron.d/datatier-backup",
-    "/etc/logrotate.d/datatier-backup",
-    "/etc/postgresql-common/createcluster.d/datatier.conf",
-)
-# Ours if they say so.
-_MARKED = (
-    "/etc/systemd/system/redis-*.service",
-    "/etc/systemd/system/*.service.d/datatier*.conf",
-    "/etc/sv/*/run",
-    "/etc/redis/*.conf",
-    "/etc/pgbouncer/pgbouncer.ini",
-    "/etc/postgresql/*/main/conf.d/datatier.conf",
-    "/etc/pgbackrest.conf",
-    "/etc/sysctl.d/60-datatier-redis.conf",
-    "/etc/tmpfiles.d/datatier-redis.conf",
-    "/usr/local/bin/redis-cli",
-    "/usr/local/bin/redis-before-start",
-)
+if TYPE_CHECKING:
+    from tasks.core.change import Change, Line
+    from tasks.core.estate import Estate, Node
+    from tasks.core.settings import Problem
 
-# Where what somebody puts beside ours takes effect: cron, systemd, PostgreSQL and root obey it.
-_BESIDE = (
-    "/etc/cron.d/datatier*",
-    "/etc/postgresql/*/main/conf.d/*.conf",
-    *(
-        f"{place}/{unit}.service{kind}"
-        for place in ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system")
-        for unit in ("postgresql*", "pgbouncer*", "redis-*", "pgbackrest*")
-        for kind in ("", ".d/*.conf")
+
+@dataclass(frozen=True)
+class Here:
+    """What a component has on one host by the settings, or had.
+
+    Attributes:
+        wanted: what belongs there of what it owns.
+        marked: further paths that are ours if they say so.
+        beside: further places where a file beside ours takes effect.
+        known: what of it is ours.
+        data: globs of directories with its data, or shell that prints some.
+        reads: further shell of the read; `KIND WORDS` of each line are in `Traces.said`.
+    """
+
+    wanted: frozenset[str] = frozenset()
+    marked: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    reads: str = ""
+
+
+def _takes_itself(_node: Node, _owner: str) -> tuple[Line, str] | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """What a component leaves on a host, and how that goes. What it has not is not written.
+
+    Attributes:
+        owns: how the names of its services begin, and of what they share; the longest one counts.
+        named: ours by their paths.
+        marked: ours if they say so.
+        owners: patterns of paths, and what they belong to.
+        beside: where a file beside ours takes effect.
+        expected: patterns of what of it is ours, by names: a mark is easily copied.
+        places: directories that only we have a reason to put files in.
+        units: names of systemd units, beside which drop-ins take effect.
+        users: who runs its services, and the home of each in /var/lib.
+        packages: those whose files, as the package brings them, belong to no one.
+        here: what depends on the host.
+        masked: a service of the distribution that is masked for ours.
+        shared: a service that is the host's under systemd.
+        unit_of: the unit that runs a service, and the one that starts it at boot, by its paths.
+        further: what goes with a service and is not looked for.
+        directories: those that dpkg is told to keep as ours, by what they go with.
+        before: shell that runs before something goes, or exits.
+        stopped: shell that runs when a service has stopped and all of the stack goes.
+        pruned: the sentence, and that shell, where a service alone goes.
+        blocked: why services cannot go alone.
+        stays: why the stack cannot leave hosts.
+        guard: shell before `$each`, a directory of data, is destroyed, or exits.
+        emptied: a pattern of directories that go when they are empty.
+        last: what goes when nothing is left of it, and what is said while it stays.
+        title: what its removal is called.
+        goes: a pattern of what that removes.
+        takes: what it removes in another way, and what is said of what stays.
+    """
+
+    owns: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    marked: tuple[str, ...] = ()
+    owners: tuple[tuple[str, str], ...] = ()
+    beside: tuple[str, ...] = ()
+    expected: str = ""
+    places: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    users: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    here: Callable[[Node], Here] = lambda _node: Here()
+    masked: str = ""
+    shared: str = ""
+    unit_of: Callable[[str, Collection[str]], tuple[str, str]] | None = None
+    further: Mapping[str, str] = field(default_factory=dict)
+    directories: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, str] = field(default_factory=dict)
+    stopped: Callable[[str], str] = lambda _owner: ":"
+    pruned: Callable[[Node, str], tuple[Line, str] | None] = _takes_itself
+    blocked: Callable[[Node, Sequence[str]], Iterator[Problem]] = lambda _node, _going: iter(())
+    stays: Callable[[Estate], Iterator[Problem]] = lambda _everything: iter(())
+    guard: str = ""
+    emptied: str = ""
+    last: Callable[[Node, Traces], tuple[Change | None, str]] = lambda _node, _found: (None, "")
+    title: str = ""
+    goes: str = ""
+    takes: Callable[[Node], tuple[Change | None, list[str]]] | None = None
+
+
+# What several components share, and every service has.
+SHARED = Leaves(
+    named=(STATE_DIRECTORY, f"{STATE_DIRECTORY}/*.active", "/etc/datatier", "/etc/datatier/*"),
+    marked=("/etc/systemd/system/*.service.d/datatier*.conf", "/etc/sv/*/run"),
+    owners=(
+        (rf"{STATE_DIRECTORY}|/etc/datatier", "state"),
+        (rf"{STATE_DIRECTORY}/(.+)\.active", r"\1"),
+        (r"/etc/systemd/system/(.+?)\.service(\.d/datatier(-network)?\.conf)?", r"\1"),
+        (r"/etc/sv/(.+)/run", r"\1"),
+        (r"/usr/sbin/policy-rc\.d", "packages"),
     ),
-)
-# By their names, for a mark is easily copied; the scripts are told by the caller.
-_EXPECTED = re.compile(
-    r"/etc/cron\.d/datatier-backup|/etc/(systemd/system|postgresql)/.*/datatier\.conf"
-    r"|/etc/systemd/system/[^/]*\.service\.d/datatier-network\.conf"
-    r"|/etc/systemd/system/redis-(sentinel-)?[0-9]+\.service"
-    rf"|/etc/systemd/system/{MASKED}\.service"
+    expected=r"/etc/systemd/system/.*/datatier(-network)?\.conf",
 )
 
-# Where somebody acts as the user of a service: jobs, and keys with which he logs in.
+_UNIT_PLACES = ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system")
+
+# Where a person acts as the user of a service: jobs, and keys to log in with.
 _AS_USER = (
     "/var/spool/cron/crontabs/{user}",
     "/var/lib/systemd/linger/{user}",
     "/var/lib/{home}/.ssh/authorized_keys*",
 )
-_HOMES = {"postgres": "postgresql", "redis": "redis"}
 _JOBS = r"^\s*(@[a-z]+|[^[:space:]#=]+(\s+\S+){{4}})\s+({users})\s"
-
-# What a path belongs to: a service, by its name, or something that several services share.
-_OWNERS = tuple(
-    (re.compile(path), owner)
-    for path, owner in (
-        (rf"{STATE_DIRECTORY}|/etc/datatier", "state"),
-        (rf"{STATE_DIRECTORY}/(.+)\.active", r"\1"),
-        (r"/etc/systemd/system/postgresql@.*\.service\.d/datatier(-network)?\.conf", "postgres"),
-        (r"/etc/systemd/system/(.+?)\.service(\.d/datatier(-network)?\.conf)?", r"\1"),
-        (r"/etc/sv/(.+)/run", r"\1"),
-        (r"/etc/redis/(redis-[0-9]+)\.conf", r"\1"),
-        (r"/etc/redis/(sentinel-[0-9]+)\.conf", r"redis-\1"),
-        (r"/var/lib/redis/(sentinel-[0-9]+)", r"redis-\1"),
-        (r"/etc/pgbouncer/.*", "pgbouncer"),
-        (r"/etc/postgresql/.*/conf\.d/datatier\.conf", "postgres"),
-        (r"/etc/datatier/(pgbackrest|postgres|pgbouncer)", r"\1"),
-        (r"/etc/pgbackrest\.conf|/.*/restore-cluster\.sh", "archiving"),
-        (r"/usr/local/bin/redis-(cli|before-start)", "redis-cli"),
-        (r"/etc/redis/redis-(cli\.auth|estate\.conf)", "redis-cli"),
-        (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),
-        (r"/etc/postgresql-common/.*|/usr/sbin/policy-rc\.d", "packages"),
-        (r"/etc/(cron|logrotate)\.d/.*|/etc/datatier/.*|/usr/lib/datatier|/.*\.sh", "cron"),
-    )
-)
-
-# In the order in which they stop: who asks before who answers.
-ORDER = ("cron", "pgbouncer", "redis-sentinel-", "redis-", "pgbackrest", "archiving", "postgres")
 
 
 @dataclass(frozen=True)
@@ -105,136 +140,100 @@ class Traces:
 
     Attributes:
         paths: files and directories by what they belong to.
-        roles: of Redis instances that are asked for: `master N` with N replicas, or `replica`.
         data: directories with something in them.
         beside: files that are not ours in places where ours take effect.
-        user: of scratch servers: 'idle', 'files' where it owns some, 'runs', or nothing.
         acting: files that are not ours and act as the user of a service.
+        said: what else components have read, by its kind.
     """
 
     paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    roles: Mapping[int, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
-    user: str = ""
     acting: tuple[str, ...] = ()
-
-    def owners(self) -> list[str]:
-        """What there is, in the order in which it goes."""
-        return sorted(self.paths, key=lambda owner: (_rank(owner), owner))
-
-
-def _rank(owner: str) -> int:
-    ranks = (rank for rank, prefix in enumerate(ORDER) if owner.startswith(prefix))
-    return next(ranks, len(ORDER))
-
-
-# An instance that does not answer is not the master, whatever its file says.
-_READ = """
-{{ ls -d {named} 2>/dev/null; timeout 20 grep -D skip -ls '{mark}' {marked}
-  grep -ls datatier /usr/sbin/policy-rc.d
-  [ "$(readlink {mask})" != /dev/null ] || echo {mask}; }} | sort -u | sed 's/^/path /'
-ls -db {beside} 2>/dev/null | sed 's/^/beside /'
-{{ ls -db {as_user} 2>/dev/null
-  timeout 20 grep -D skip -lsE {jobs} /etc/crontab /etc/cron.d/*; }} | sed 's/^/acts /'
-for d in {data}; do
-  if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
-done
-if id -u {user} >/dev/null 2>&1; then
-  if [ -n "$(find /proc -maxdepth 1 -user {user} -print -quit 2>/dev/null)" ]; then echo user runs
-  elif [ -n "$(find {scratch} -maxdepth 2 -user {user} -print -quit 2>/dev/null)" ]; then
-    echo user files
-  else echo user idle; fi
-fi
-auth=$(glance /etc/redis/redis-cli.auth); export REDISCLI_AUTH="$auth"
-for f in {state}/redis-[0-9]*.active; do
-  port=${{f##*/redis-}}; port=${{port%.active}}
-  case " {ports} " in *" $port "*) continue ;; esac
-  [ -e "$f" ] || continue
-  timeout 3 redis-cli -p "$port" INFO replication 2>/dev/null | tr -d '\\r' |
-    awk -F: -v port="$port" '
-      {{ v[$1] = $2 }}
-      END {{ if (v["role"] == "master") print "role", port, "master", v["connected_slaves"]
-            else if (v["role"]) print "role", port, "replica" }}'
-done
-"""
+    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def probe(
-    scripts: str,
-    scratch: str,
-    data: Sequence[str],
-    ports: Iterable[int],
-    known: Collection[str] = (),
-    users: Collection[str] = (),
+    all_leaves: Sequence[Leaves], here: Sequence[Here], users: Mapping[str, str]
 ) -> Probe[Traces]:
     """Reads what is there.
 
     Args:
-        scripts: the directory of the backup scripts.
-        scratch: the one of scratch servers.
-        known: the names of the scripts, where the directory is this host's by the settings.
-        users: those of the services that are this host's by the settings.
-        data: globs of directories that hold data, or shell that prints some.
-        ports: of the Redis instances that are not asked, because they are to be there.
+        all_leaves: those of all components.
+        here: the same for this host.
+        users: who runs services that are this host's by the settings, with their homes.
     """
-    script = _READ.format(
-        named=" ".join(_NAMED),
-        mark=MARK,
-        mask=f"/etc/systemd/system/{MASKED}.service",
-        marked=" ".join([*_MARKED, f"{quoted(scripts)}/*.sh"]),
-        beside=" ".join([*_BESIDE, *([f"{quoted(scripts)}/*"] if known else [])]),
-        as_user=" ".join(
-            each.format(user=user, home=_HOMES[user]) for user in users for each in _AS_USER
-        )
-        or "/dev/null/none",
-        jobs=quoted(_JOBS.format(users="|".join(users) or "-")),
-        data=" ".join(data),
-        state=STATE_DIRECTORY,
-        user=USER,
-        scratch=quoted(scratch),
-        ports=" ".join(map(str, ports)),
-    )
-    script = assignments({"MARK": MARK}) + remote.shell("ours") + script
-    return Probe(script, partial(_parse, {f"{scripts}/{name}" for name in known}))
+    every = [*all_leaves, SHARED]
+    units = [unit for each in every for unit in each.units]
+    beside = [
+        *(place for each in every for place in each.beside),
+        *(
+            f"{place}/{unit}.service{kind}"
+            for place in _UNIT_PLACES
+            for unit in units
+            for kind in ("", ".d/*.conf")
+        ),
+        *(place for each in here for place in each.beside),
+    ]
+    as_user = [
+        each.format(user=user, home=home) for user, home in users.items() for each in _AS_USER
+    ]
+    values = {
+        "MARK": MARK,
+        "named": " ".join(path for each in every for path in each.named),
+        "masked": " ".join(_masking(each.masked) for each in every if each.masked),
+        "marked": " ".join(
+            [
+                *(path for each in every for path in each.marked),
+                *(path for each in here for path in each.marked),
+            ]
+        ),
+        "beside": " ".join(beside),
+        "as_user": " ".join(as_user),
+        "jobs": _JOBS.format(users="|".join(users) or "-"),
+    }
+    data = " ".join(glob for each in here for glob in each.data)
+    script = "".join([shell("ours"), shell("traces", **values), f"with_data {data}\n"])
+    script += "".join(each.reads for each in here)
+    known = {path for each in here for path in each.known}
+    return Probe(script, partial(parse, all_leaves, known))
 
 
-def _parse(known: Collection[str], lines: list[str]) -> Traces:
+def _masking(service: str) -> str:
+    return f"/etc/systemd/system/{service}.service"
+
+
+def parse(all_leaves: Sequence[Leaves], known: Collection[str], lines: Sequence[str]) -> Traces:
+    """What the lines of a read say.
+
+    Args:
+        known: paths that are ours on this host, in places where what others put takes effect.
+    """
+    every = [*all_leaves, SHARED]
+    expected = re.compile("|".join(each.expected for each in every if each.expected))
+    patterns = [pattern for each in every for pattern in each.owners]
     paths: dict[str, tuple[str, ...]] = {}
-    roles, user = dict[int, str](), ""
-    data, beside, acting = list[str](), list[str](), list[str]()
+    said = defaultdict[str, list[str]](list)
     for line in lines:
         kind, _, rest = line.partition(" ")
+        is_strange = not (rest in known or expected.fullmatch(rest))
         if kind == "path":
-            if owner := _owner(rest):
+            if owner := _owner(patterns, rest):
                 paths[owner] = (*paths.get(owner, ()), rest)
-        elif kind == "role":
-            port, _, role = rest.partition(" ")
-            roles[int(port)] = role
-        elif kind == "data" and rest.startswith("/"):
-            data.append(rest)
-        elif kind == "beside" and not (rest in known or _EXPECTED.fullmatch(rest)):
-            beside.append(rest)
-        elif kind == "user":
-            user = rest
-        elif kind == "acts" and not _EXPECTED.fullmatch(rest):
-            acting.append(rest)
-    return Traces(paths, roles, tuple(data), tuple(beside), user, tuple(acting))
+        elif kind == "data":
+            said[kind] += [rest] if rest.startswith("/") else []
+        elif kind in ("beside", "acts"):
+            said[kind] += [rest] if is_strange else []
+        else:
+            said[kind].append(rest)
+    data, beside, acting = (tuple(said.pop(kind, ())) for kind in ("data", "beside", "acts"))
+    return Traces(paths, data, beside, acting, {kind: tuple(each) for kind, each in said.items()})
 
 
-def is_in_our_place(path: str) -> bool:
-    """Whether a file that is not ours is where nobody else has a reason to put one.
-
-    Drop-ins of units and files in conf.d may be an administrator's, and so may be what is in a
-    chosen directory of scripts, such as /usr/local/bin.
-    """
-    return path.startswith(("/etc/cron.d/", "/scripts/"))
-
-
-def _owner(path: str) -> str:
+def _owner(patterns: Sequence[tuple[str, str]], path: str) -> str:
     """What a path belongs to; nothing for the rest of a name with a line break in it."""
-    for pattern, owner in _OWNERS:
-        if match := pattern.fullmatch(path):
+    for pattern, owner in patterns:
+        if match := re.fullmatch(pattern, path):
             return match.expand(owner)
     return ""
 
@@ -248,53 +247,38 @@ def is_service(paths: Collection[str]) -> bool:
     return any(path.startswith(places) for path in paths)
 
 
-def take(owner: str, paths: Collection[str], manager: Manager, then: str = ":") -> str:
+def take(leaves: Leaves, owner: str, paths: Collection[str], place: Place, then: str = ":") -> str:
     """Shell that stops a service and removes what belongs to it.
 
     Args:
         then: shell that runs when it has stopped; the record goes last, so that a removal which
             is cut off is seen by the next run.
     """
-    if owner == MASKED:
-        return f"systemctl -q unmask {MASKED}.service; systemctl -q disable {MASKED}.service"
+    if owner == leaves.masked:
+        return f"systemctl -q unmask {owner}.service; systemctl -q disable {owner}.service"
     steps = list[str]()
-    # Under systemd cron is the host's, and other people's jobs go on; runit has it from us.
-    if is_service(paths) and not (owner == "cron" and manager == "systemd"):
-        steps.append(f"leave_service {quoted(owner, *_units(owner, paths))}")
+    # Where it is the host's own, other people's jobs go on; elsewhere it came with us.
+    if is_service(paths) and not (owner == leaves.shared and place.is_init):
+        of = leaves.unit_of or _units
+        steps.append(f"leave_service {quoted(owner, *of(owner, paths))}")
     records = {path for path in paths if path.endswith(".active")}
     steps.append(then)
-    others = [*_further(owner), *(place for path in paths for place in _places(path))]
+    further = [leaves.further[owner]] if owner in leaves.further else []
+    others = [*further, *(path.removesuffix("/run") if _is_runit(path) else path for path in paths)]
     steps.append(f"remove {quoted(*(path for path in others if path not in records))}")
+    if owner in leaves.directories:
+        steps.append(packages.forget_directory(leaves.directories[owner]))
     dropins = [path for path in paths if path.endswith(".service.d/datatier.conf")]
-    if owner == "redis-cli":
-        steps.append(packages.forget_directory("/etc/redis"))
     directories = [path.rpartition("/")[0] for path in dropins]
     if directories:
         steps.append(f"rmdir --ignore-fail-on-non-empty {quoted(*directories)} 2>/dev/null || :")
     return "\n".join([*steps, "forget_units", f"rm -f -- {quoted(*sorted(records))}"])
 
 
-def _units(owner: str, paths: Collection[str]) -> tuple[str, str]:
-    """The unit that runs it and the one that starts it at boot."""
-    if owner != "postgres":
-        return f"{owner}.service", f"{owner}.service"
-    found = re.search(r"/(?:postgresql@|postgresql/)([0-9]+)[-/]main", " ".join(paths))
-    # The unit without a version stops every cluster.
-    one = f"postgresql@{found[1]}-main.service" if found else "postgresql.service"
-    return one, "postgresql.service"
+def _is_runit(path: str) -> bool:
+    """Of runit's service the whole directory goes."""
+    return path.startswith("/etc/sv/")
 
 
-def _places(path: str) -> Iterator[str]:
-    """What is removed for a path: of runit's service the whole directory."""
-    yield path.removesuffix("/run") if path.startswith("/etc/sv/") else path
-
-
-def _further(owner: str) -> Iterator[str]:
-    """What belongs to it and is not looked for."""
-    if owner == "pgbouncer":
-        yield "/etc/pgbouncer/userlist.txt"
-
-
-def shell(manager: Manager) -> str:
-    """The functions that `take` needs."""
-    return removal(manager)
+def _units(owner: str, _paths: Collection[str]) -> tuple[str, str]:
+    return f"{owner}.service", f"{owner}.service"

@@ -96,10 +96,17 @@ REDIS = [
         (6379, "maxmemory", "1048576", "reload (maxmemory, maxmemory-policy, min-replicas-max-lag"),
         (6379, "maxmemory-policy", "allkeys-lru", "reload (maxmemory, maxmemory-policy"),
         (6379, "min-replicas-max-lag", "3", "reload (maxmemory, maxmemory-policy"),
+        # No setting has it.
+        (
+            6379,
+            "timeout",
+            "55",
+            "reload (maxmemory, maxmemory-policy, min-replicas-max-lag, timeout",
+        ),
         (6380, "appendonly", "no", "reload (appendonly, masterauth, save: changed by hand)"),
         (6380, "save", "", "reload (appendonly, masterauth, save: changed by hand)"),
         (6380, "masterauth", "other", "reload (appendonly, masterauth, save: changed by hand)"),
-        (6381, "requirepass", "other", "requirepass was changed at run time"),
+        (6381, "requirepass", "other", "restart (password or ACL user default: changed by hand)"),
     ]
 ]
 SENTINEL = [

@@ -60,7 +60,8 @@ def running(gateway: str) -> Iterator[Store]:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
         )
-        client.create_bucket(Bucket=BUCKET)
+        # Locks bring versions, which other buckets have as well.
+        client.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
         yield Store(endpoint, client)
     finally:
         process.kill()

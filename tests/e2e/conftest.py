@@ -30,7 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(tmp_path_factory.mktemp("project"))
 
 
-# Seconds by group of stories, of a run of all with three workers.
+# Seconds by group of stories, of a run of all with four workers.
 _DURATIONS = Path(__file__).parents[1] / "durations.json"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,35 @@ def footprint(host: Host) -> list[str]:
     return host.run(_FOOTPRINT).stdout.splitlines()
 
 
+# A shell that starts two clients for each key takes half a processor.
+_WRITER = r"""
+import sys, threading, time
+from redis import Redis, RedisError
+options = {"password": sys.stdin.readline().rstrip("\n"), "socket_timeout": 1}
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+sentinel, clients, number, written = Redis("redis-sentinel-3", 26379, **options), {}, 0, 0
+while not (ended.is_set() and written > 200):
+    time.sleep(0.025)
+    number += 1
+    try:
+        leader = sentinel.sentinel_get_master_addr_by_name("mymaster")
+        client = clients.setdefault(leader, Redis(*leader, **options))
+        client.set(f"write:{number}", number)
+    except RedisError:
+        continue
+    written += 1
+    print(number, time.time())
+"""
+# Questions of one line each: service, port and words. A line of its own ends an answer.
+_ASK = r"""
+while read -r service port words; do
+  timeout 5 /usr/bin/redis-cli -e -h "$service" -p "$port" $words </dev/null || exit
+  echo ----
+done
+"""
+
+
 @dataclass(frozen=True)
 class DockerStack:
     """The project on a host, with its passwords."""
@@ -144,10 +173,7 @@ class DockerStack:
     ) -> Done:
         """A client in a service's container, which gets a password in a variable."""
         script = f"IFS= read -r {variable}; export {variable}; exec {command}"
-        labels = (
-            f"--filter label={_LABEL}.project={STACK} --filter label={_LABEL}.service={service}"
-        )
-        inside = f"timeout 15 docker exec -i $(docker ps -aq {labels}) sh -c {shlex.quote(script)}"
+        inside = f"timeout 15 docker exec -i {STACK}_{service} sh -c {shlex.quote(script)}"
         return self.host.run(inside, stdin=f"{secret}\n{stdin}", check=False)
 
     def sql(self, statement: str) -> str:
@@ -168,18 +194,12 @@ class DockerStack:
     def writes(self, until: str) -> list[tuple[int, float]]:
         """A client of whoever leads, by a Sentinel's word: what it was told is written, and when.
 
-        It writes a new key forty times a second until the host has this file.
+        It writes a new key forty times a second until the host has this file, and it 200 keys:
+        what goes on meanwhile may be quick.
         """
-        ask = "redis-cli -h redis-sentinel-3 -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME mymaster"
-        write = 'timeout 1 redis-cli -h "$1" -p "$2" SET "write:$i" "$i" 2>/dev/null'
-        loop = (
-            f"IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; while read -r i; do"
-            f" set -- $(timeout 1 {ask}); [ $# = 2 ] || continue;"
-            f' [ "$({write})" != OK ] || echo "$i $(date +%s.%N)"; done'
-        )
+        waits = f"cat; while [ ! -e {until} ]; do sleep 0.1; done"
         names = f"docker ps -q --filter label={_LABEL}.service=backup-service"
-        numbers = f"cat; i=0; while [ ! -e {until} ]; do i=$((i+1)); echo $i; sleep 0.025; done"
-        command = f"({numbers}) | docker exec -i $({names}) sh -c {shlex.quote(loop)}"
+        command = f"({waits}) | docker exec -i $({names}) python3 -uc {shlex.quote(_WRITER)}"
         done = self.host.run(command, stdin=f"{self.redis_password}\n", timeout=240)
         words = [line.split() for line in done.stdout.splitlines()]
         return [(int(number), float(moment)) for number, moment in words]
@@ -196,25 +216,40 @@ class DockerStack:
         client = f"/usr/bin/redis-cli -e -p {port} {shlex.join(words)}"
         return said(self.client(service, "REDISCLI_AUTH", self.redis_password, client))
 
+    def asked(self, services: Iterable[str], *words: str, port: int = 6379) -> dict[str, str]:
+        """What each of them answers a client in the network; one `docker exec` is enough."""
+        names = list(services)
+        stdin = "".join(f"{name} {port} {' '.join(words)}\n" for name in names)
+        client = f"sh -c {shlex.quote(_ASK)}"
+        done = self.client("backup-service", "REDISCLI_AUTH", self.redis_password, client, stdin)
+        assert done.returncode == 0, done.stderr.strip() or done.stdout.strip()
+        answers = done.stdout.removesuffix("----\n").split("----\n")
+        return {name: each.strip() for name, each in zip(names, answers, strict=True)}
+
     def replication(self, service: str) -> dict[str, str]:
         """INFO replication of an instance."""
-        lines = self.redis(service, "INFO", "replication").splitlines()
-        return dict(line.strip().split(":", 1) for line in lines if ":" in line)
+        return _pairs(self.redis(service, "INFO", "replication"))
+
+    def sentinels(self, what: str) -> dict[str, list[dict[str, str]]]:
+        """What each Sentinel knows: of its MASTER, or of its REPLICAS, one after the other."""
+        told = self.asked(SENTINELS, "SENTINEL", what, "mymaster", port=26379)
+        return {name: _pieces(answer) for name, answer in told.items()}
 
     def sentinel(self, service: str, what: str = "MASTER") -> list[dict[str, str]]:
         """What a Sentinel knows: of its MASTER, or of its REPLICAS, one after the other."""
-        words = self.redis(service, "SENTINEL", what, "mymaster", port=26379).splitlines()
-        starts = [n for n, word in enumerate(words) if word == "name" and n % 2 == 0]
-        pieces = [words[a:b] for a, b in zip(starts, [*starts[1:], len(words)], strict=True)]
-        return [dict(zip(piece[::2], piece[1::2], strict=True)) for piece in pieces]
+        return _pieces(self.redis(service, "SENTINEL", what, "mymaster", port=26379))
 
     @property
     def master(self) -> str:
         """The service that is master, by what all instances that run say themselves."""
+        return self._master(containers(self.host))
+
+    def _master(self, now: Containers) -> str:
         prefixes = "redis-master", "redis-replica-"
-        instances = [s for s in containers(self.host).items() if s[0].startswith(prefixes)]
+        instances = [s for s in now.items() if s[0].startswith(prefixes)]
         running = [name for name, container in instances if container.status == "running"]
-        found = [name for name in running if self.replication(name)["role"] == "master"]
+        told = self.asked(running, "INFO", "replication")
+        found = [name for name in running if _pairs(told[name])["role"] == "master"]
         assert len(found) == 1, found
         return found[0]
 
@@ -228,18 +263,17 @@ class DockerStack:
     def check_data(self, word: str) -> None:
         """Asserts that the pooler gives the row, and every instance the key."""
         assert self.sql("SELECT word FROM kept") == word
-        assert {name: self.redis(name, "GET", "kept") for name in REDIS} == dict.fromkeys(
-            REDIS, word
-        )
+        assert self.asked(REDIS, "GET", "kept") == dict.fromkeys(REDIS, word)
 
     def check_quorum(self, replicas: int = 2) -> None:
         """Asserts that every Sentinel sees the master, its replicas and the other Sentinels."""
-        address = containers(self.host)[self.master].address
-        for service in SENTINELS:
-            seen = self.sentinel(service)[0]
+        now = containers(self.host)
+        address = now[self._master(now)].address
+        for (seen,) in self.sentinels("MASTER").values():
             assert (seen["ip"], seen["flags"]) == (address, "master"), seen
             assert seen["num-other-sentinels"] == "2", seen
-            up = [r for r in self.sentinel(service, "REPLICAS") if r["flags"] == "slave"]
+        for known in self.sentinels("REPLICAS").values():
+            up = [replica for replica in known if replica["flags"] == "slave"]
             assert len(up) == replicas, up
 
     def check_well(self) -> None:
@@ -260,3 +294,14 @@ class DockerStack:
         self.check_well()
         self.check_data(word)
         self.check_quorum()
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(line.strip().split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _pieces(text: str) -> list[dict[str, str]]:
+    words = text.splitlines()
+    starts = [n for n, word in enumerate(words) if word == "name" and n % 2 == 0]
+    pieces = [words[a:b] for a, b in zip(starts, [*starts[1:], len(words)], strict=True)]
+    return [dict(zip(piece[::2], piece[1::2], strict=True)) for piece in pieces]

@@ -79,14 +79,9 @@ BEGIN
   SET ROLE "{role}";
 EXCEPTION WHEN OTHERS THEN NULL;
 END $trap$;
-CREATE FUNCTION public.hostile_ran(what text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE
+CREATE FUNCTION public.hostile_tell(what text) RETURNS void LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp AS $trap$
 BEGIN
-  RAISE LOG 'hostile: % as % of %', what, current_user, session_user;
-  IF current_user = '{role}' THEN
-    IF session_user ~ '^datatier_load' THEN PERFORM public.hostile_bequeath(); END IF;
-    RETURN true;
-  END IF;
   BEGIN
     EXECUTE pg_catalog.format('COPY (SELECT %L) TO PROGRAM %L',
       what || ' as ' || current_user, 'cat >>{mark}');
@@ -98,6 +93,17 @@ BEGIN
   BEGIN
     EXECUTE 'ALTER ROLE "{role}" SUPERUSER';
   EXCEPTION WHEN OTHERS THEN NULL; END;
+END $trap$;
+-- What an index or a statistics object calls has to be immutable, and may itself write nothing.
+CREATE FUNCTION public.hostile_ran(what text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE
+  SET search_path = pg_catalog, pg_temp AS $trap$
+BEGIN
+  RAISE LOG 'hostile: % as % of %', what, current_user, session_user;
+  IF current_user = '{role}' THEN
+    IF session_user ~ '^datatier_load' THEN PERFORM public.hostile_bequeath(); END IF;
+    RETURN true;
+  END IF;
+  PERFORM public.hostile_tell(what);
   RETURN true;
 END $trap$;
 """
@@ -204,7 +210,74 @@ CREATE POLICY hostile ON public.hostile_policy USING (public.hostile_ran('policy
 CREATE VIEW public.hostile_view AS SELECT public.hostile_ran('view') AS ran;
 CREATE MATERIALIZED VIEW public.hostile_materialized AS
   SELECT public.hostile_ran('materialized view') AS ran;
+-- Called under a lock of the index's, which an error that is caught here would release.
+CREATE FUNCTION public.hostile_diff(a int, b int) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  RAISE LOG 'hostile: subtype difference as % of %', current_user, session_user;
+  RETURN a - b;
+END $$;
+CREATE TYPE public.hostile_range AS RANGE (SUBTYPE = int, SUBTYPE_DIFF = public.hostile_diff);
+CREATE TABLE public.hostile_ranges AS
+  SELECT public.hostile_range(i * 7 % 401, 500) AS r FROM generate_series(1, 400) i;
+CREATE INDEX hostile_gist ON public.hostile_ranges USING gist (r);
+CREATE FUNCTION public.hostile_same(what text, i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN PERFORM public.hostile_ran(what); RETURN i; END';
+CREATE TABLE public.hostile_exclusive (i int,
+  EXCLUDE USING btree ((public.hostile_same('exclusion', i)) WITH OPERATOR(pg_catalog.=)));
+INSERT INTO public.hostile_exclusive VALUES (1);
+CREATE TABLE public.hostile_keyed (i int)
+  PARTITION BY LIST (public.hostile_same('partition key', i));
+CREATE TABLE public.hostile_keyed_1 PARTITION OF public.hostile_keyed FOR VALUES IN (1);
+INSERT INTO public.hostile_keyed VALUES (1);
+CREATE TABLE public.hostile_events (i int);
+CREATE FUNCTION public.hostile_event() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN PERFORM public.hostile_ran(TG_ARGV[0]); RETURN NULL; END';
+CREATE TRIGGER hostile_when AFTER INSERT ON public.hostile_events FOR EACH ROW
+  WHEN (public.hostile_ran('condition')) EXECUTE FUNCTION public.hostile_event('conditional');
+CREATE TRIGGER hostile_statement BEFORE INSERT OR TRUNCATE ON public.hostile_events
+  EXECUTE FUNCTION public.hostile_event('statement');
+CREATE CONSTRAINT TRIGGER hostile_deferred AFTER INSERT ON public.hostile_events
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hostile_event('deferred');
+INSERT INTO public.hostile_events VALUES (1);
+CREATE VIEW public.hostile_door AS SELECT 1 AS i;
+CREATE TRIGGER hostile_instead INSTEAD OF INSERT ON public.hostile_door
+  FOR EACH ROW EXECUTE FUNCTION public.hostile_event('instead of');
+CREATE TYPE public.hostile_step AS ENUM ('a');
+CREATE FUNCTION public.hostile_state(s bigint, i public.hostile_step) RETURNS bigint
+  LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN PERFORM public.hostile_ran(''aggregate''); RETURN 1; END';
+CREATE AGGREGATE public.count(public.hostile_step) (
+  SFUNC = public.hostile_state, STYPE = bigint, INITCOND = '0');
+CREATE FUNCTION public.hostile_cast(s public.hostile_step) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN PERFORM public.hostile_ran(''cast''); RETURN 1; END';
+CREATE CAST (public.hostile_step AS int)
+  WITH FUNCTION public.hostile_cast(public.hostile_step) AS IMPLICIT;
+CREATE TABLE public.hostile_casts (i int DEFAULT 'a'::public.hostile_step);
+CREATE DOMAIN public.hostile_nested AS int CHECK (public.hostile_ran('nested domain'));
+CREATE TYPE public.hostile_pair AS (a public.hostile_nested, b public.hostile_nested[]);
+CREATE TABLE public.hostile_pairs
+  (p public.hostile_pair[] DEFAULT ARRAY[ROW(1, '{2}')::public.hostile_pair]);
+INSERT INTO public.hostile_pairs DEFAULT VALUES;
+CREATE FUNCTION public.hostile_lends() RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS
+  'BEGIN RETURN public.hostile_ran(''security definer''); END';
+CREATE TEXT SEARCH CONFIGURATION public.english (COPY = pg_catalog.simple);
+CREATE COLLATION public."C" FROM pg_catalog."C";
+CREATE PUBLICATION hostile_publication FOR TABLE public.hostile_events;
 """
+
+# What makes each of these run, beside what filling them has.
+_FIRES = """
+ANALYZE public.hostile_rows;
+INSERT INTO public.hostile_ruled VALUES (1);
+INSERT INTO public.hostile_door VALUES (1);
+INSERT INTO public.hostile_casts DEFAULT VALUES;
+TABLE public.hostile_policy; TABLE public.hostile_view; SELECT public.hostile_lends();
+SET search_path = public, pg_catalog;
+SELECT count('a'::hostile_step), format('x'::text), 'x'::text = 'y'::text, 'x'::"text";
+SELECT ran FROM pg_roles;
+"""
+_OTHERS = {"subtype difference", "format (shadow)", "text = text", "domain text", "view pg_roles"}
+_CONTROL = "control"
 
 
 def plant(
@@ -233,6 +306,7 @@ def plant(
         *(_domain(name) for name in ("text", "name", "oid", "int4", "bool", "json", "regclass")),
         "COMMIT;",
     ]
+    parts.append(_FIRES)
     if settings:
         parts += _settings(role, database)
     client = f"psql -XAtqw -v ON_ERROR_STOP=1 -h 127.0.0.1 -p {port} -U {role} -d {database}"
@@ -244,6 +318,22 @@ def plant(
             f"{options}; {script}; {client} -f -", stdin=f"{password}\n{statements}", check=False
         )
     )
+    planted = {*re.findall(r"hostile_(?:ran|event|same)\('+([^']+)'", _TABLES)} | _OTHERS
+    fired = "\n".join(line for line, who in _logged(host) if who == role)
+    never = [what for what in planted if not re.search(rf"(?m)^{re.escape(what)}\d* as ", fired)]
+    assert never == [], f"what cannot run proves nothing: {never}"
+    _assert_that_they_tell(host, role, database)
+
+
+def _assert_that_they_tell(host: Host, role: str, database: str) -> None:
+    """Asserts that the traps notice somebody else, and undoes what they did then."""
+    admin(host, f"SELECT public.hostile_ran('{_CONTROL}')", database)
+    told = "SELECT count(*), (SELECT rolsuper FROM pg_roles WHERE rolname = '{}')"
+    told += " FROM public.hostile_log WHERE what = '{}'"
+    assert admin(host, told.format(role, _CONTROL), database) == "1|t"
+    assert host.run(f"cat {MARK} && rm {MARK}").stdout == f"{_CONTROL} as postgres\n"
+    assert (f"{_CONTROL} as postgres of postgres", "postgres") in _logged(host)
+    admin(host, f'ALTER ROLE "{role}" NOSUPERUSER; TRUNCATE public.hostile_log', database)
 
 
 def assert_harmless(
@@ -272,10 +362,17 @@ def assert_harmless(
 
 def executions(host: Host, log: str = "", role: str = "psscript") -> list[str]:
     """What others than the role have executed, as logs tell it."""
+    found = _logged(host, log)
+    return sorted(
+        {line for line, who in found if who != role and not line.startswith(f"{_CONTROL} as ")}
+    )
+
+
+def _logged(host: Host, log: str = "") -> set[tuple[str, str]]:
+    """What has run, and as whom."""
     files = "cat /var/log/postgresql/*.log /var/log/postgres/current 2>/dev/null"
     text = host.run(f"{files} | grep -a 'hostile: ' || :").stdout + log
-    found = re.findall(r"hostile: (.* as (\S+) of \S+)", text)
-    return sorted({line for line, who in found if who != role})
+    return {*re.findall(r"hostile: (.* as (\S+) of \S+)", text)}
 
 
 def admin(host: Host, sql: str, database: str = "postgres") -> str:

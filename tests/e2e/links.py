@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
+from tests.e2e.wait import eventually
 from tests.lab import Host
 
 # Entries of directories that somebody other than root owns. Of a live cluster's data only files:
@@ -65,16 +66,18 @@ _SEEN = "find /root/victims -printf '%P %y %m %U:%G %i %n %s %C@\\n' | sort"
 _READ = "find /root/victims -type f -printf '%P %A@\\n' | sort"
 
 # Who runs as a service's user while jobs work: each file of that name which appears where a program
-# of that user works, or in a scratch server's directory, becomes a link at once. It tells how many.
+# of that user works, or in a scratch server's directory, becomes a link at once. Its log has a line
+# when it is at work, and one for each link.
 _INTRUDER = """
 import glob, grp, os, pwd, sys, time
 user, group, name = sys.argv[1:]
+log = open("/run/intruder", "w", buffering=1)
+log.write("at work\\n")
 while user not in {each.pw_name for each in pwd.getpwall()}:
     time.sleep(0.1)
 os.setgroups([])
 os.setgid(grp.getgrnam(group).gr_gid)
 os.setuid(pwd.getpwnam(user).pw_uid)
-count = 0
 while not os.path.exists("/run/intruder.ends"):
     for place in [*glob.glob("/proc/[0-9]*/cwd"), *glob.glob("/backups/scratch/*/server")]:
         path = place + "/" + name
@@ -83,10 +86,9 @@ while not os.path.exists("/run/intruder.ends"):
                 continue
             os.rename(path, path + ".kept")
             os.symlink("/root/victims/0/file", path)
-            count += 1
+            log.write(path + "\\n")
         except OSError:
             pass
-print(count)
 """
 
 
@@ -130,16 +132,28 @@ def tops(paths: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def intruder(host: Host, user: str, group: str, name: str) -> Iterator[None]:
-    """Somebody with a service's rights, who makes links of what its programs work with."""
-    command = f"rm -f /run/intruder.ends; python3 - {user} {group} {name}"
+def intruder(host: Host, user: str, group: str, name: str) -> Iterator[Callable[[], bool]]:
+    """Somebody with a service's rights, who makes links of what its programs work with.
+
+    Yields whether there has been one: what a program works with may be there for milliseconds.
+    """
+
+    def lines() -> int:
+        return len(host.run("cat /run/intruder").stdout.splitlines())
+
+    def begun() -> None:
+        assert lines()
+
+    host.run("rm -f /run/intruder.ends; : >/run/intruder")
     with ThreadPoolExecutor() as pool:
-        at_work = pool.submit(host.run, command, stdin=_INTRUDER, timeout=120)
+        command = f"python3 - {user} {group} {name}"
+        run = pool.submit(host.run, command, stdin=_INTRUDER, timeout=300)
+        eventually(begun, 30)
         try:
-            yield
+            yield lambda: lines() > 1
         finally:
             host.run("touch /run/intruder.ends")
-        assert int(at_work.result().stdout) > 0
+        run.result()
 
 
 @contextmanager

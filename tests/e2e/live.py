@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 
+from tests.e2e.proof import NEWEST
 from tests.lab import Host
 
 # Rows of: whose word, what, value. Passwords come on standard input.
@@ -60,8 +61,10 @@ class Doors:
 
 def settings(host: Host, doors: Doors) -> dict[str, str]:
     """What every server says, as `server name`; instances that differ say all their values."""
-    script = _ASK.replace("POSTGRES", str(doors.postgres)).replace(
-        "PGBOUNCER", str(doors.pgbouncer)
+    script = (
+        (NEWEST + _ASK)
+        .replace("POSTGRES", str(doors.postgres))
+        .replace("PGBOUNCER", str(doors.pgbouncer))
     )
     secrets = f"{doors.redis_password}\n{doors.postgres_password}\n"
     found: defaultdict[str, set[str]] = defaultdict(set)

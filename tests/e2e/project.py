@@ -141,6 +141,7 @@ EMBEDDED = {
     "redis": {"redis_ports": [6379, 6380, 6381]},
     "sentinel": {"sentinel_ports": [26379, 26380, 26381]},
     "backup": {},
+    "apps": {},
 }
 
 

@@ -11,8 +11,8 @@ from redis import Redis as Client
 from redis import exceptions
 
 from backup.config import Alerts, Config, Endpoint, Redis
-from backup.redis_roles import command, connect, monitor
-from backup.redis_scratch import free_port
+from backup.redis.roles import command, connect, monitor
+from backup.redis.scratch import free_port
 from tests.e2e.wait import eventually
 
 HOST = "127.0.0.1"

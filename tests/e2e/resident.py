@@ -111,10 +111,14 @@ def _serve() -> None:
 
 
 def _load() -> None:
-    """What deploy.py would import; nothing of it does anything yet."""
-    for file in Path("tasks").glob("*.py"):
-        if file.stem != "drift":
+    """What deploy.py would import and compile; nothing of it does anything yet."""
+    for file in Path("tasks").glob("*"):
+        if file.stem not in ("drift", "__init__", "__pycache__"):
             import_module(f"tasks.{file.stem}")
+    templates = import_module("tasks.core.files").environment()
+    for name in templates.list_templates(["j2"]):
+        templates.get_template(name)
+    import_module("pyinfra.api.connectors").get_all_connectors()
     # From here on the directory alone is looked at, as in a process of its own.
     sys.path.remove(str(_ROOT))
 

@@ -221,6 +221,20 @@ def test_another_server_gets_no_password_from_the_backup_host(estate: Site) -> N
     eventually(lambda: estate.done("health-check.sh"), 10)
 
 
+def test_a_pgbackrest_that_hangs_is_a_row_of_the_table(estate: Site) -> None:
+    """WAL and backups go through it, and for a while nothing else tells."""
+    if estate.keeper is estate.db or estate.db.release == "debian12":
+        pytest.skip("on one host there is no such server; both releases have the same one")
+    signal = "kill -{} $(systemctl show -p MainPID --value pgbackrest)"
+    estate.db.run(signal.format("STOP"))
+    try:
+        table = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify").stdout
+    finally:
+        estate.db.run(signal.format("CONT"))
+    rows = [line.split() for line in table.splitlines() if line.startswith(" pgbackrest ")]
+    assert [row[3] for row in rows] == ["FAILS", "ok"], table
+
+
 def test_a_table_that_is_gone_comes_back_in_its_place(
     estate: Site, history: dict[str, Any]
 ) -> None:
@@ -494,6 +508,10 @@ CREATE FUNCTION public.lent() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELE
 REVOKE ALL ON FUNCTION public.lent() FROM PUBLIC;
 CREATE TABLE public.lent_too (i int, m money);
 CREATE POLICY fair ON public.lent_too USING (m = m);
+CREATE TABLE public.lent_rows (t text); CREATE SEQUENCE public.lent_numbers START 42;
+INSERT INTO public.lent_rows VALUES ('lent, as it was');
+CREATE TABLE public.unlent (t text); ALTER TABLE public.unlent OWNER TO other;
+INSERT INTO public.unlent VALUES ('lent, as it was too');
 SET ROLE psscript;
 CREATE FUNCTION public.two() RETURNS int LANGUAGE sql AS 'SELECT 2';
 CREATE FUNCTION public.same(money, money) RETURNS boolean LANGUAGE sql AS 'SELECT true';
@@ -509,6 +527,9 @@ INSERT INTO public.usurping VALUES (1);
 RESET ROLE;
 CREATE TABLE public.usurping_too (i int CHECK (public.usurp()));
 INSERT INTO public.usurping_too VALUES (1);
+CREATE FUNCTION public.usurp_late(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN PERFORM public.usurp(); RETURN i; END'; ALTER FUNCTION public.usurp_late OWNER TO psscript;
+CREATE INDEX usurps_late ON public.usurping_too (public.usurp_late(i));
 """
 # What code of an owner might do to what a superuser owns, or to what is made after it.
 _USURPING = (
@@ -524,6 +545,13 @@ _USURPING = (
     "GRANT ALL ON public.lent_too TO psscript;",
     "GRANT ALL ON FUNCTION public.lent() TO psscript;",
     "CREATE DOMAIN pg_temp.text AS int;",
+    "INSERT INTO public.lent_rows VALUES ('usurped');",
+    "UPDATE public.lent_rows SET t = 'usurped';",
+    "INSERT INTO public.unlent VALUES ('usurped');",
+    "DELETE FROM public.unlent;",
+    "TRUNCATE public.lent_rows;",
+    "PERFORM setval('public.lent_numbers', 666);",
+    "ALTER ROLE SESSION_USER PASSWORD 'usurped';",
     "SET search_path = public, pg_catalog;",
     "SET ROLE psscript;",
 )
@@ -551,6 +579,9 @@ def test_code_of_an_owner_takes_no_superusers_place(estate: Site, is_caught: boo
     else:
         assert "code of the database defines something while it is" in estate.refused(restore)
     assert _usurped(estate) == before
-    gone = "DROP TABLE public.usurping, public.usurping_too, public.lent_too;"
-    gone += " DROP FUNCTION public.usurp, public.usurps, public.lent, public.two;"
+    gone = "DROP TABLE public.usurping, public.usurping_too, public.lent_too, public.lent_rows,"
+    gone += " public.unlent; DROP SEQUENCE public.lent_numbers;"
+    gone += (
+        " DROP FUNCTION public.usurp_late, public.usurp, public.usurps, public.lent, public.two;"
+    )
     hostile.admin(estate.db, f"{gone} DROP FUNCTION public.same CASCADE", "shop")

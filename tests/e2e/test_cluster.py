@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+import socket
+import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,6 +192,94 @@ def test_a_task_alone_changes_nothing(estate: Estate, task: str) -> None:
 def test_limited_to_a_group_nothing_changes(estate: Estate) -> None:
     """A run on some of the hosts knows what it cannot see."""
     assert estate.project.deploy("deploy.py", "--limit", "redis").changed == set()
+
+
+# Who does not connect to these ports: this machine, and hosts of other groups.
+PORTS = {
+    "db1": (5432, 8432),
+    "pool1": (6432,),
+    "backup1": (8432,),
+    **dict.fromkeys(CACHES, (6379, 26379)),
+}
+STRANGERS = {"db1": "cache1", "pool1": "cache2", "backup1": "pool1", "cache1": "db1"}
+# Who does, of the others.
+FRIENDS = {
+    "db1": ("pool1", "backup1"),
+    "pool1": ("db1",),
+    "backup1": ("db1",),
+    "cache1": ("cache2", "cache3", "backup1"),
+}
+TABLE = "table inet datatier"
+
+
+def _reached(estate: Estate) -> set[tuple[str, int]]:
+    """The ports that take a connection from this machine."""
+    reached = set()
+    for name, port in [(name, port) for name, ports in PORTS.items() for port in ports]:
+        with suppress(ConnectionRefusedError):
+            socket.create_connection((estate.hosts[name].address, port), timeout=5).close()
+            reached.add((name, port))
+    return reached
+
+
+def _connect(estate: Estate, client: str, name: str) -> subprocess.CompletedProcess[str]:
+    """What a host says that connects to another one."""
+    place = f"/dev/tcp/{estate.hosts[name].address}/{PORTS[name][0]}"
+    return estate.hosts[client].run(f"bash -c ': <>{place}'", check=False)
+
+
+def test_strangers_reach_no_port(estate: Estate) -> None:
+    """Behind the firewall the estate works, connections live on, and others connect as before."""
+    every = {(name, port) for name, ports in PORTS.items() for port in ports}
+    assert _reached(estate) == every
+    estate.hosts["db1"].run("apt-get -qq install nftables && nft add table inet other")
+    with socket.create_connection((estate.hosts["cache1"].address, 6379), timeout=5) as open_before:
+        estate.choose(firewall_enabled=True)
+        plan = estate.project.plan()
+        assert plan.planned == estate.project.deploy().changed
+        open_before.sendall(b"PING\r\n")
+        assert open_before.recv(100)
+    assert _reached(estate) == set()
+    for name, stranger in STRANGERS.items():
+        tried = _connect(estate, stranger, name)
+        assert "Connection refused" in tried.stderr, (stranger, name)
+    for name, friends in FRIENDS.items():
+        for friend in friends:
+            assert _connect(estate, friend, name).returncode == 0, (friend, name)
+    estate.hosts["backup1"].run("/scripts/postgres-backup.sh full", timeout=180)
+    assert estate.sql("SELECT inet_server_addr()") == estate.hosts["db1"].address
+    estate.check_whole("cache1")
+    estate.project.deploy("tasks.health.verify")
+    assert "inet other" in estate.hosts["db1"].run("nft list tables").stdout
+
+
+def test_rules_changed_by_hand_are_named_and_put_back(estate: Estate) -> None:
+    """What the kernel has counts; other programs may empty it."""
+    estate.hosts["cache1"].run(f"nft flush {TABLE}")
+    estate.hosts["db1"].run("nft insert rule inet datatier input tcp dport 5432 accept")
+    estate.hosts["cache2"].run(f"nft delete {TABLE}")
+    estate.hosts["pool1"].run("systemctl restart nftables; systemctl start datatier-firewall")
+    plan = estate.project.plan()
+    assert plan.planned == {("Firewall: rules", name) for name in ("cache1", "cache2", "db1")}
+    said = " ".join(plan.stderr.split())
+    assert "[db1] firewall: load (the kernel has 'tcp dport 5432 accept')" in said
+    assert "[cache2] firewall: load (its table is missing)" in said
+    assert "[cache1] firewall: load (the kernel lacks " in said
+    assert estate.project.deploy().changed == plan.planned
+    assert _reached(estate) == set()
+
+
+def test_a_firewall_that_is_turned_off_leaves_nothing(estate: Estate) -> None:
+    """No table, no unit and no file; rules of others stay."""
+    estate.choose(firewall_enabled=False)
+    plan = estate.project.plan()
+    assert plan.planned == {("Prune: services", name) for name in RELEASES}
+    assert estate.project.deploy().changed == plan.planned
+    for host in estate.hosts.values():
+        assert "datatier" not in host.run("nft list tables").stdout
+        assert not host.run("find /etc -name '*firewall*' | grep datatier", check=False).stdout
+    assert "inet other" in estate.hosts["db1"].run("nft list tables").stdout
+    assert len(_reached(estate)) == sum(map(len, PORTS.values()))
 
 
 def _changed_lines(run: Run) -> list[str]:

@@ -42,6 +42,26 @@ TUNED: Data = {
     "redis_maxmemory_policy": "allkeys-lfu",
 }
 
+# What hands do to Sentinels, and what a plan says of it.
+SENTINEL_WAYS = [
+    (SENTINELS[0], "SENTINEL SET mymaster quorum 3", "quorum 2"),
+    (
+        SENTINELS[0],
+        "SENTINEL SET mymaster down-after-milliseconds 77000",
+        "down-after-milliseconds",
+    ),
+    (SENTINELS[0], "SENTINEL CONFIG SET resolve-hostnames yes", "resolve-hostnames no"),
+    (
+        SENTINELS[1],
+        "SENTINEL SET mymaster rename-command CONFIG guess",
+        "the master's command CONFIG",
+    ),
+    (SENTINELS[1], "SENTINEL CONFIG SET sentinel-pass other", "password of the other Sentinels"),
+    (SENTINELS[2], "SENTINEL SET mymaster auth-user nobody", "user of the master (none)"),
+    (SENTINELS[2], "SENTINEL SET mymaster auth-pass other", "password of the master"),
+    (SENTINELS[2], "ACL SETUSER default nopass", "only the password of the settings lets in"),
+]
+
 
 @pytest.fixture(scope="module")
 def site(project: Project, lab: Lab) -> Site:
@@ -70,13 +90,30 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     """Every Redis takes it, since any may be master one day; PostgreSQL takes it by a reload."""
     site.look()
     lines = [f"{name}: reload" for name in ("postgres", *REDIS)]
-    site.changes({"redis_maxmemory": "300mb", "postgres_work_mem": "7MB"}, *lines)
+    users = {"cache": {"commands": ["+@all", "-@dangerous"], "keys": ["cache:*"]}}
+    tuned = {"redis_maxmemory": "300mb", "postgres_work_mem": "7MB", "redis_users": users}
+    site.changes(tuned, *lines)
     assert site.restarted() == set()
     assert _redis(site, "maxmemory") == {str(300 * 1024**2)}
     assert site.stack.sql("SHOW work_mem") == "7MB"
+    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {"cache\ndefault"}
+    file = f"docker exec {STACK}_backend cat /run/secrets/redis_user_cache_password"
+    word, whoami = site.stack.host.run(file).stdout, "/usr/bin/redis-cli --user cache ACL WHOAMI"
+    assert said(site.stack.client("redis-master", "REDISCLI_AUTH", word, whoami)) == "cache"
     assert site.stack.redis("redis-replica-1", "CONFIG", "SET", "appendonly", "no") == "OK"
-    site.changes({}, "redis-replica-1: reload (appendonly: changed by hand)")
+    assert site.stack.redis("redis-replica-1", "CONFIG", "SET", "timeout", "55") == "OK"
+    assert site.stack.redis("redis-replica-1", "ACL", "DELUSER", "cache") == "1"
+    assert site.stack.redis("redis-master", "ACL", "SETUSER", "cache", "+flushall") == "OK"
+    for watcher, words, _ in SENTINEL_WAYS:
+        assert site.stack.redis(watcher, *words.split(), port=26379) == "OK"
+    site.changes(
+        {},
+        "redis-replica-1: reload (appendonly, timeout: changed by hand; ACL user cache: new)",
+        "redis-master: reload (ACL user cache: changed)",
+        *(f"{watcher}: {line}" for watcher, _, line in SENTINEL_WAYS),
+    )
     assert _redis(site, "appendonly") == {"yes"}
+    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {"cache\ndefault"}
 
 
 @contextmanager
@@ -100,8 +137,12 @@ def test_tuning_as_documented(site: Site) -> None:
     """One run; the one restart is planned with its reason, and is not a new container."""
     site.look()
     waits = "postgres: restart (shared_buffers: postmaster context; clients of PgBouncer wait)"
+    # A user that leaves goes, and nobody is asked to prune it.
+    gone = [f"{name}: reload (ACL user cache: removed" for name in REDIS]
+    site.settings["redis_users"] = {}
     with _at_work(site):
-        site.changes(TUNED, waits, "pgbouncer: reload")
+        site.changes(TUNED, waits, "pgbouncer: reload", *gone)
+    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {"default"}
     assert site.restarted() == {"postgres"}
     assert site.replaced() == set()
     pooler = ("default_pool_size", "max_client_conn", "query_wait_timeout")
@@ -165,7 +206,7 @@ def test_nothing_restarts_where_nobody_could_replace_the_master(site: Site) -> N
     rolls: Data = {"redis_extra": {"databases": 24}}
     leader = site.stack.master
     followers = [name for name in REDIS if name != leader]
-    begins = f"{leader} is the master and has to restart, but nobody can replace it: "
+    begins = f"{leader} is the master and has to restart, but no instance can replace it: "
     with _docker(site, SENTINELS[1:], "stop", "start"):
         eventually(lambda: _has_no_quorum(site, SENTINELS[0]), 30)
         site.refuses(f"{begins}NOQUORUM 1 usable Sentinels", **rolls)

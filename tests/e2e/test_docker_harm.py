@@ -57,7 +57,8 @@ def _killed(project: Project, reached: Callable[[], bool]) -> None:
     ) as run:
         end = time.monotonic() + 240
         while run.poll() is None and not reached() and time.monotonic() < end:
-            time.sleep(0.1)
+            # The engine is busy enough with what is asked for.
+            time.sleep(0.3)
         came_so_far = run.poll() is None and time.monotonic() < end
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)

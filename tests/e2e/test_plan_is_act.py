@@ -182,11 +182,22 @@ def test_gate_finds_what_somebody_edited(site: Site) -> None:
 
 
 def test_gate_finds_what_somebody_stopped(site: Site) -> None:
-    """A service and a role's attribute are no files."""
+    """A service, a role's attribute and a user that lets nobody in any more are no files."""
     site.host.run("systemctl stop redis-sentinel-26381")
     site.host.run('runuser -u postgres -- psql -qc "ALTER ROLE psscript CREATEDB"')
-    changes = [("role psscript: NOCREATEDB", "none"), ("redis-sentinel-26381: start", "none")]
+    for port, rules in ((26380, "-@all"), (6380, "off"), (6381, "+@all '-acl|setuser'")):
+        site.host.run(f"redis-cli -p {port} ACL SETUSER default {rules}")
+    locked = "restart (password or ACL user default: changed by hand)"
+    changes = [
+        ("role psscript: NOCREATEDB", "none"),
+        (f"redis-6380: {locked}", "restart"),
+        (f"redis-6381: {locked}", "restart"),
+        (f"redis-sentinel-26380: {locked}", "restart"),
+        ("redis-sentinel-26381: start", "none"),
+    ]
     assert _gate(site) == (2, changes)
+    # Another change that is due does not stand in the way.
+    site.project.deploy("deploy.py", *_data(redis_maxmemory="300mb"))
     site.project.deploy()
     assert _gate(site) == (0, [])
 
@@ -204,7 +215,7 @@ def test_gate_names_who_wins_over_the_settings(site: Site) -> None:
     behind.go(site.host, ways, 15)
     behind.check_named(site.project.drift("--json"), ways, 15)
     run = site.project.deploy()
-    assert "redis-6381: restart (requirepass)" in run.output
+    assert "redis-6381: restart (password or ACL user default: changed by hand)" in run.output
     assert _gate(site) == (0, [])
     assert _chosen(site) == before
 

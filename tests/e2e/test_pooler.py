@@ -345,6 +345,7 @@ def test_a_role_made_by_hand_logs_in_at_once(pooled: Pooled) -> None:
     host = pooled.host
     before = footprint(host)
     admin(host, "CREATE ROLE newcomer LOGIN PASSWORD 'first-Password-1'")
+    admin(host, "GRANT CONNECT ON DATABASE psscript TO newcomer")
     assert pooled.asks("newcomer", "SELECT current_user", "first-Password-1") == "newcomer"
     assert "wrong" not in (refusal := pooled.refuses("newcomer", "wrong")), refusal
     assert pooled.refuses("newcomer", "")
@@ -353,7 +354,7 @@ def test_a_role_made_by_hand_logs_in_at_once(pooled: Pooled) -> None:
         assert pooled.asks("newcomer", "SELECT 2", "second-Password-2") == 2
         assert pooled.refuses("newcomer", "first-Password-1")
         assert early.execute("SELECT 3").fetchone() == (3,)
-    admin(host, "DROP ROLE newcomer")
+    admin(host, "DROP OWNED BY newcomer; DROP ROLE newcomer")
     assert pooled.refuses("newcomer", "second-Password-2")
     assert footprint(host) == before
 
@@ -450,13 +451,18 @@ SELECT phash FROM pgbouncer.user_lookup('psscript');
 
 
 def test_types_of_the_lookup_role_are_not_the_lookups(pooled: Pooled) -> None:
+    refused = _as_lookup(pooled, _TEMPORARY)
+    assert "permission denied to create temporary tables" in refused.stderr, refused
+    admin(pooled.host, "GRANT TEMPORARY ON DATABASE psscript TO pgbouncer")
     assert "SCRAM-SHA-256$" in said(_as_lookup(pooled, _TEMPORARY))
+    admin(pooled.host, "REVOKE TEMPORARY ON DATABASE psscript FROM pgbouncer")
     assert admin(pooled.host, "SELECT rolsuper FROM pg_roles WHERE rolname = 'pgbouncer'") == "f"
 
 
 def test_a_role_whose_time_is_over_stays_outside(pooled: Pooled) -> None:
     host, secret = pooled.host, "late-Password-1"
     admin(host, f"CREATE ROLE late LOGIN PASSWORD '{secret}' VALID UNTIL 'tomorrow'")
+    admin(host, "GRANT CONNECT ON DATABASE psscript TO late")
     try:
         assert pooled.asks("late", "SELECT current_user", secret) == "late"
         admin(host, "ALTER ROLE late VALID UNTIL 'yesterday'")
@@ -464,7 +470,7 @@ def test_a_role_whose_time_is_over_stays_outside(pooled: Pooled) -> None:
         admin(host, "ALTER ROLE late VALID UNTIL 'infinity' NOLOGIN")
         assert pooled.refuses("late", secret)
     finally:
-        admin(host, "DROP ROLE late")
+        admin(host, "DROP OWNED BY late; DROP ROLE late")
 
 
 _LOOKUP = "pgbouncer.user_lookup(text)"
@@ -518,7 +524,30 @@ _FEWER = {
     "analyst": {"password": "analyst-Password-2"},
     "readers": {"login": False},
 }
-_FEWER_DATABASES = {"psscript": {"owner": "psscript"}, "reports": {"owner": "readers"}}
+_FEWER_DATABASES = {
+    "psscript": {"owner": "psscript"},
+    "reports": {"owner": "readers", "grants": {"analyst": ["CONNECT"]}},
+}
+# As the first release left a cluster, with roles that live on what PUBLIC may do.
+_OPEN = """
+GRANT CONNECT, TEMPORARY ON DATABASE psscript, reports, postgres TO PUBLIC;
+GRANT CONNECT ON DATABASE template1 TO PUBLIC;
+GRANT CREATE ON SCHEMA public TO PUBLIC;
+CREATE ROLE visitor LOGIN PASSWORD 'visitor-Password-1';
+CREATE ROLE shy LOGIN NOINHERIT IN ROLE visitor PASSWORD 'shy-Password-1';
+CREATE TABLE visits (at timestamptz); ALTER TABLE visits OWNER TO visitor;
+"""
+_OPENED = (
+    "database psscript: grant CONNECT, TEMPORARY to analyst, which uses it",
+    "database psscript: revoke CONNECT, TEMPORARY from PUBLIC",
+    "database reports: grant TEMPORARY to analyst, which uses it",
+    "database reports: grant CONNECT, TEMPORARY to shy, which uses it",
+    "database reports: grant CONNECT, TEMPORARY to visitor, which uses it",
+    "schema public of reports: grant CREATE to visitor, which has made something there",
+    "schema public of reports: revoke CREATE from PUBLIC",
+    "database postgres: revoke CONNECT, TEMPORARY from PUBLIC",
+    "database template1: revoke CONNECT from PUBLIC",
+)
 
 
 def _role(host: Host, name: str) -> dict[str, Any]:
@@ -552,6 +581,17 @@ def _shown(pooled: Pooled, parameter: str) -> str:
     return said(psql(pooled.host, f"SHOW {parameter}", password=pooled.password, port=5432))
 
 
+def _asked(pooled: Pooled, role: str, secret: str, database: str, sql: str, port: int) -> Any:
+    return psql(pooled.host, sql, role=role, password=secret, database=database, port=port)
+
+
+def _answers(pooled: Pooled, role: str, secret: str, database: str, sql: str) -> set[str]:
+    """What a role is told, at the server and through the pooler."""
+    asked = [_asked(pooled, role, secret, database, sql, port) for port in (5432, 6432)]
+    errors = (done.stderr.rpartition("ERROR:")[2].strip().partition("\n")[0] for done in asked)
+    return {done.stdout.strip() or error for done, error in zip(asked, errors, strict=True)}
+
+
 def _check_given(pooled: Pooled) -> None:
     host, plain = pooled.host, {"createdb": False, "limit": -1, "until": None, "groups": None}
     assert _role(host, "psscript") == plain | {"createdb": True}
@@ -565,6 +605,8 @@ def _check_given(pooled: Pooled) -> None:
     said_here = pooled.asks("analyst", isolation, "analyst-Password-1", "reports")
     assert said_here == "repeatable read"
     assert pooled.asks("psscript", "SELECT current_database()", database="reports") == "reports"
+    makes = _answers(pooled, "psscript", pooled.password, "reports", "CREATE TEMP TABLE t ()")
+    assert makes == {'permission denied to create temporary tables in database "reports"'}
 
 
 def _check_taken_away(pooled: Pooled) -> None:
@@ -582,12 +624,55 @@ def _check_taken_away(pooled: Pooled) -> None:
     assert pooled.refuses("analyst", "analyst-Password-1")
 
 
+def _check_apart(pooled: Pooled) -> None:
+    """A role enters its own databases only; who has used one before still does."""
+    secrets = {
+        "analyst": "analyst-Password-2",
+        "psscript": pooled.password,
+        "visitor": "visitor-Password-1",
+        "shy": "shy-Password-1",
+    }
+    # What is open stays open, in the pool too.
+    open_now = "FROM pg_stat_activity WHERE usename <> 'postgres'"
+    admin(pooled.host, f"SELECT pg_terminate_backend(pid) {open_now}")
+    makes = "CREATE TEMP TABLE mine (a int); DROP TABLE mine; SELECT 1"
+    for role, database in (
+        ("psscript", "psscript"),
+        ("analyst", "psscript"),
+        ("visitor", "reports"),
+        ("shy", "reports"),
+    ):
+        assert _answers(pooled, role, secrets[role], database, makes) == {"1"}, role
+    for role, database in (
+        ("visitor", "psscript"),
+        ("shy", "psscript"),
+        *((role, "postgres") for role in secrets),
+    ):
+        answers = _answers(pooled, role, secrets[role], database, "SELECT 1")
+        assert "1" not in answers, (role, database, answers)
+    # PgBouncer 1.18 lets a client wait where its pool has had a connection before.
+    for database in ("reports", "template1"):
+        refused = _asked(pooled, "psscript", pooled.password, database, "SELECT 1", 5432)
+        assert "permission denied for database" in refused.stderr, refused
+    keeps = "CREATE TABLE more (); DROP TABLE more; SELECT 1"
+    assert _answers(pooled, "visitor", secrets["visitor"], "reports", keeps) == {"1"}
+    refused = _answers(pooled, "analyst", secrets["analyst"], "reports", keeps)
+    assert refused == {"permission denied for schema public"}
+
+
 def test_roles_and_databases_follow_the_settings(pooled: Pooled) -> None:
     with pooled.settings({"postgres_roles": _ROLES, "postgres_databases": _DATABASES}):
         _check_given(pooled)
+        admin(pooled.host, _OPEN, "reports")
+        admin(pooled.host, "CREATE TABLE shown (); GRANT SELECT ON shown TO analyst")
         fewer = {"postgres_roles": _FEWER, "postgres_databases": _FEWER_DATABASES}
         run = pooled.apply(fewer)
         _check_taken_away(pooled)
+        _check_apart(pooled)
+        for line in _OPENED:
+            assert f"[{pooled.host.name}] {line}" in run.announced, (line, run.announced)
+        admin(pooled.host, "DROP TABLE shown")
+    admin(pooled.host, "DROP OWNED BY visitor, shy; DROP ROLE shy, visitor", "reports")
     changed = {"PostgreSQL: roles and databases"}
     assert pooled.changed(run) == changed
 
@@ -720,6 +805,8 @@ runuser -u postgres -- psql -qd psscript -c "
   CREATE EVENT TRIGGER sneaky ON sql_drop EXECUTE FUNCTION public.told();
   CREATE FUNCTION public.lent(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     AS 'BEGIN EXECUTE \$1; END'; CREATE ROLE datatier_load_0123456789ab SUPERUSER;
+  GRANT SELECT (rolpassword) ON pg_authid TO psscript;
+  GRANT CONNECT ON DATABASE psscript TO PUBLIC;
   ALTER ROLE psscript CREATEROLE; CREATE ROLE boss; GRANT pg_monitor TO boss WITH ADMIN OPTION;
   GRANT pg_signal_backend TO psscript WITH ADMIN OPTION;
   GRANT CREATE ON DATABASE psscript TO boss WITH GRANT OPTION;
@@ -743,7 +830,8 @@ _STRANGERS = (
     "/var/spool/cron/crontabs/postgres: not written by Datatier",
     "/var/lib/postgresql/.ssh/authorized_keys: not written by Datatier",
     "/run/systemd/system/redis-6379.service.d/x.conf: not written by Datatier",
-    "database psscript: event trigger sneaky, function public.lent(text): can act",
+    "database psscript: event trigger sneaky, function public.lent(text),"
+    " rights of psscript to pg_authid: can act",
     "role datatier_load_0123456789ab (SUPERUSER): is not in the settings",
 )
 _STRANGERS_GO = """
@@ -752,6 +840,7 @@ sed -i '/^anybody/d' pg_ident.conf; cp -p /var/tmp/theirs.before postgresql.conf
 crontab -u postgres -r
 rm -r /etc/cron.d/zzh /var/lib/postgresql/.ssh /run/systemd/system/redis-6379.service.d
 runuser -u postgres -- psql -qd psscript -c "
+  REVOKE SELECT (rolpassword) ON pg_authid FROM psscript;
   DROP EVENT TRIGGER sneaky; DROP FUNCTION public.told(), public.lent(text)"
 """
 
@@ -769,6 +858,7 @@ def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -
     assert "role psscript: NOCREATEROLE: is more than the settings give" in table.output
     drift = project.drift()
     assert drift.code == 2, drift.output
+    assert "database psscript: revoke CONNECT from PUBLIC" in drift.output
     project.settings({"postgres_prune": True})
     run = project.deploy()
     for what in (*_BY_HAND_LINES, *_STRANGERS):
@@ -782,6 +872,7 @@ def test_what_is_beside_ours_is_named_by_plan_drift_and_health(pooled: Pooled) -
         "pg_has_role('psscript', 'pg_monitor', 'MEMBER')",
         "pg_has_role('psscript', 'pg_signal_backend', 'MEMBER')",
         "has_database_privilege('pgbouncer', 'psscript', 'CREATE')",
+        "has_database_privilege('public', 'psscript', 'CONNECT')",
         "has_function_privilege('pgbouncer', 'pg_read_file(text)', 'EXECUTE')",
     ):
         assert admin(host, f"SELECT {right}", "psscript") == "f", right

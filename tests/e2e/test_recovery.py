@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
 from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECRET_KEY, Store, running
 from tests.e2e.project import EMBEDDED, Project
-from tests.e2e.proof import Done, Stack
+from tests.e2e.proof import Done, Stack, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -113,6 +113,7 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
             **NO_SCHEDULES,
             "backup_s3_bucket": BUCKET,
             "backup_s3_endpoint": store.endpoint,
+            "backup_s3_object_lock_days": 7,
             "backup_s3_prefix": "estate",
             "backup_alert_command": f"cat >>{TOLD}",
         }
@@ -213,8 +214,8 @@ def test_everything_comes_back_on_new_hosts(site: Site) -> None:
 
 def test_fetch_again_changes_nothing(site: Site, store: Store) -> None:
     """What is here is right, and newer than what is there: it stays."""
-    site.done("redis-backup.sh")  # WAL that was archived since the last copy goes along
     before = store.listed()
+    archive(site.db)
     again = site.done("backup.sh fetch")
     assert "fetched 0 files" in again.stderr
     assert site.keeper.run("ls -d /backups/pgbackrest.before_*").stdout.count("\n") == 1
@@ -222,8 +223,13 @@ def test_fetch_again_changes_nothing(site: Site, store: Store) -> None:
 
 
 def test_what_another_hand_puts_into_the_bucket_is_refused(site: Site, store: Store) -> None:
-    """A dump, its manifest and its checksum; a WAL segment more. The next copy mends it."""
+    """A dump, its manifest and its checksum; a WAL segment more. The next copy mends it.
+
+    What was there before is locked: as of then the bucket is whole.
+    """
+    site.done("redis-backup.sh")  # what has been verified since the last copy goes along
     before = store.listed()
+    archive(site.db)
     dump = next(k for k in sorted(before) if "_full_" in k and k.endswith(".gpg"))
     kept = {key: store.content(key) for key in (dump, f"{dump}.manifest.json")}
     stranger = "estate/pgbackrest/archive/psscript/15-1/evil"
@@ -231,6 +237,8 @@ def test_what_another_hand_puts_into_the_bucket_is_refused(site: Site, store: St
     digest = hashlib.sha256(evil).hexdigest()
     manifest = json.loads(kept[f"{dump}.manifest.json"])
     forged = json.dumps({**manifest, "sha256": digest, "bytes": len(evil)}).encode()
+    moment = said(site.keeper.run("date -u +%FT%TZ"))
+    time.sleep(1.1)  # versions have times of whole seconds
     for key, body in {dump: evil, f"{dump}.manifest.json": forged, stranger: evil}.items():
         store.client.put_object(
             Bucket=BUCKET, Key=key, Body=body, Metadata={"sha256": hashlib.sha256(body).hexdigest()}
@@ -240,6 +248,8 @@ def test_what_another_hand_puts_into_the_bucket_is_refused(site: Site, store: St
     for key in (dump, f"{dump}.manifest.json"):
         assert f"{key.removeprefix('estate/')} is damaged in the bucket" in refused.stderr
     assert "15-1/evil is not in the signed list" in refused.stderr
+    then = site.done(f"backup.sh fetch --as-of {moment}").stderr
+    assert "fetched 0 files" in then and "damaged" not in then
     assert site.keeper.run("grep -rl /root/owned /backups || true").stdout == ""
     store.client.delete_object(Bucket=BUCKET, Key=stranger)
     site.done("redis-backup.sh")

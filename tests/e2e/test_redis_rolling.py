@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from redis import Redis as Client
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError
+from redis.retry import Retry
 
-from tasks.redis import IMMUTABLE
-from tasks.rolling import FUNCTIONS
+from backup.redis.roles import command
+from tasks.redis.acl import CATEGORIES, COMMANDS, NEWER
+from tasks.redis.rolling import FUNCTIONS
+from tasks.redis.values import IMMUTABLE
 from tests.e2e import proof
 from tests.e2e.groups import estates
 from tests.e2e.project import PYINFRA, Project, footprint
@@ -35,6 +41,20 @@ ESTATES = estates("test_redis_rolling", debian12="debian12", debian13="debian13"
 
 Changes = set[tuple[str, str]]
 
+# One has a generated password. What is in them makes both releases spell rules in their own way.
+USERS: dict[str, Any] = {
+    "cache": {
+        "commands": ["+@all", "-@dangerous", "+info", "+config|get", "-set"],
+        "keys": ["cache:*", '%R~x"y\\z*'],
+        "channels": ["cache:*"],
+    },
+    "jobs": {
+        "password": 'jobs\' "Secret" 1',
+        "commands": ["+@read", "-get", "+ping"],
+        "keys": ["*"],
+    },
+}
+
 LIVE = "Redis: configuration", "Redis: service"
 
 
@@ -45,7 +65,7 @@ class Estate:
     hosts: dict[str, Host]
     project: Project
     threads: int = 1
-    choices: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=lambda: {"redis_users": USERS})
 
     @property
     def password(self) -> str:
@@ -75,6 +95,18 @@ class Estate:
         """What the Sentinel on a host answers."""
         host = self.hosts[name]
         return said(proof.redis(host, SENTINEL_PORT, "SENTINEL", *words, password=self.password))
+
+    def client(self, name: str, user: str) -> Client:
+        """A connection of a limited user to the instance on a host; it does not come back."""
+        given = self.choices["redis_users"][user].get("password")
+        return Client(
+            host=self.hosts[name].address,
+            port=PORT,
+            username=user,
+            password=given or self.project.secrets[f"REDIS_USER_{user.upper()}_PASSWORD"],
+            single_connection_client=True,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def config(self, name: str, key: str) -> str:
         """The value that an instance runs with."""
@@ -168,8 +200,10 @@ def _estate(lab: Lab, project: Project, release: Release) -> Estate:
         }
     data = [(name, {**host.ssh_data(), "address": host.address}) for name, host in hosts.items()]
     project.inventory({"redis": data, "sentinel": data})
+    estate = Estate(hosts, project)
+    project.settings(estate.choices)
     project.deploy()
-    return Estate(hosts, project)
+    return estate
 
 
 @pytest.fixture(scope="module", params=ESTATES)
@@ -238,6 +272,34 @@ done
     }
 
 
+def test_the_commands_of_limited_users_are_those_that_redis_has(estate: Estate) -> None:
+    host = estate.hosts["cache2"]
+    assert {*estate.redis("cache2", "ACL", "CAT").splitlines()} == CATEGORIES
+    ask = f"for each in {' '.join(CATEGORIES)}; do redis-cli -p {PORT} ACL CAT $each; done"
+    newer = NEWER if host.release == "debian13" else set()
+    assert {*host.run(ask).stdout.split()} == COMMANDS | newer
+
+
+def test_limited_users_may_do_what_the_settings_say(estate: Estate) -> None:
+    """On every instance, and after the restarts of the story before."""
+    leader = estate.settled()
+    with estate.client(leader, "cache") as cache:
+        assert cache.incr("cache:n") >= 1
+        for words in ("SET cache:n 1", "GET other", "FLUSHALL", "CONFIG SET save x", "PUBLISH x y"):
+            with pytest.raises(NoPermissionError):
+                command(cache, *words.split())
+    for name in estate.hosts:
+        with estate.client(name, "jobs") as jobs:
+            assert jobs.strlen("other") == 0
+            with pytest.raises(NoPermissionError):
+                jobs.get("other")
+        files = estate.hosts[name].run(
+            "cat /etc/redis/redis-6379.conf /var/lib/redis/6379/redis.conf"
+        )
+        assert USERS["jobs"]["password"] not in files.stdout
+        assert estate.project.secrets["REDIS_USER_CACHE_PASSWORD"] not in files.stdout
+
+
 def test_a_master_without_its_files_empties_nobody(estate: Estate) -> None:
     """It is back before Sentinel misses it, and waits until another one leads."""
     old = estate.settled()
@@ -263,9 +325,19 @@ INTRUDER = "[/x]\x1b[2J"
 
 
 def test_who_is_beside_ours_is_told_and_goes(estate: Estate) -> None:
-    """Users of both kinds of server, and a second master; what they are called is not obeyed."""
+    """Users of both kinds of server, and a second master; what they are called is not obeyed.
+
+    Users of ours that hands have changed are set back.
+    """
     name = estate.settled()
     host = estate.hosts[name]
+    other = min(estate.hosts.keys() - {name})
+    before = {each: sorted(estate.redis(each, "ACL", "USERS").split()) for each in estate.hosts}
+    assert before == {each: ["cache", "default", "jobs"] for each in estate.hosts}
+    assert estate.redis(name, "ACL", "SETUSER", "cache", "+flushall", ">second") == "OK"
+    assert estate.redis(other, "ACL", "DELUSER", "jobs") == "1"
+    second = Client(host=host.address, port=PORT, username="cache", password="second")
+    assert second.ping()
     assert estate.redis(name, "ACL", "SETUSER", INTRUDER, "on", ">known", "~*", "+@all") == "OK"
     assert estate.redis(name, "ACL", "SETUSER", "default", "nopass") == "OK"
     spy = "ACL", "SETUSER", "spy", "on", "nopass", "+@all"
@@ -274,39 +346,65 @@ def test_who_is_beside_ours_is_told_and_goes(estate: Estate) -> None:
     table = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
     assert "asks for no password" in table.stdout
     assert "watches theirs too" in table.stdout
+    assert "has no ACL user jobs" in table.stdout
     drift = estate.project.drift()
     assert drift.code == 2
-    for what in ('user "[/x]\\x1b[2J"', 'user "spy"', 'master "theirs"'):
+    for what in (
+        'user "[/x]\\x1b[2J"',
+        'user "spy"',
+        'master "theirs"',
+        f"redis-{PORT}: reload (ACL user default: changed by hand; "
+        "ACL user cache: another password; its connections end)",
+        f"redis-{PORT}: reload (ACL user jobs: new)",
+    ):
         assert what in drift.stdout, drift.output
+    assert 'user "cache"' not in drift.output
     assert "\x1b[2J" not in table.output + drift.output
     prune = "--data", "redis_prune=true", "--data", "sentinel_prune=true"
     assert estate.project.deploy("deploy.py", *prune).changed == {
         ("Redis: service", name),
+        ("Redis: service", other),
         ("Redis: prune", name),
         ("Sentinel: prune", name),
     }
     assert "NOAUTH" in proof.redis(host, PORT, "PING").stderr
-    assert estate.redis(name, "ACL", "USERS") == "default"
+    assert {each: sorted(estate.redis(each, "ACL", "USERS").split()) for each in before} == before
+    with pytest.raises((AuthenticationError, ConnectionError)):
+        second.ping()
+    with estate.client(name, "cache") as cache, pytest.raises(NoPermissionError):
+        cache.flushall()
     assert "theirs" not in estate.sentinel(name, "MASTERS")
     assert estate.project.plan().planned == set()
 
 
 @pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
 def test_a_key_that_is_taken_away_is_set_back_at_run_time(estate: Estate) -> None:
-    """To what Redis has by itself; no instance restarts."""
+    """To what Redis has by itself; no instance restarts. The same for users."""
     default = estate.config("cache1", "client-output-buffer-limit")
     before = processes(list(estate.hosts.values()))
+    jobs, cache = (estate.client("cache1", user) for user in ("jobs", "cache"))
+    assert jobs.ping() and cache.ping()
+    estate.choices["redis_users"] = USERS | {"jobs": USERS["jobs"] | {"password": "another-2"}}
     extra = {"timeout": 300, "client-output-buffer-limit": "replica 512mb 128mb 60"}
     estate.choose(restart=False, redis_extra=extra)
     changes = {(op, name) for op in LIVE for name in estate.hosts}
     assert estate.deploy() == changes
     assert estate.config("cache1", "timeout") == "300"
     assert estate.config("cache1", "client-output-buffer-limit") != default
+    assert cache.ping()
+    with pytest.raises(ConnectionError):
+        jobs.ping()
+    jobs = estate.client("cache1", "jobs")
+    assert jobs.ping()
+    estate.choices["redis_users"] = {"cache": USERS["cache"] | {"keys": ["*"]}}
     estate.choose(restart=False)
     assert estate.plan() == changes
     assert estate.deploy() == changes
     assert estate.config("cache1", "timeout") == "0"
     assert estate.config("cache1", "client-output-buffer-limit") == default
+    assert cache.get("other") is None
+    with pytest.raises(ConnectionError):
+        jobs.ping()
     assert estate.plan() == set()
     assert processes(list(estate.hosts.values())) == before
 
@@ -463,7 +561,8 @@ def _drowned(estate: Estate, master: str) -> Iterator[None]:
     }
     before = {key: estate.config(master, key) for key in values}
     value = "$(head -c 9999 /dev/zero | tr '\\0' x)"
-    noise = f"while [ -e /run/noise ]; do redis-cli SET noise {value}; done"
+    words = f"value={value}; while [ -e /run/noise ]; do echo SET noise $value; sleep 0.01; done"
+    noise = f"({words}) | redis-cli"
     estate.redis(master, *("EVAL", "for i = 1, 200 do redis.call('SET', 'k' .. i, i) end", "0"))
     for key, value in values.items():
         estate.redis(master, "CONFIG", "SET", key, value)
@@ -482,7 +581,9 @@ def test_nothing_begins_where_nobody_could_replace_the_master(estate: Estate) ->
     master = estate.settled()
     others = sorted(estate.hosts.keys() - {master})
     estate.choose()
-    begins = f"{master}: redis-6379 is the master and has to restart, but nobody can replace it: "
+    begins = (
+        f"{master}: redis-6379 is the master and has to restart, but no instance can replace it: "
+    )
     for name in others:
         estate.hosts[name].run("systemctl stop redis-sentinel-26379")
     eventually(lambda: _has_no_quorum(estate, master), 30)

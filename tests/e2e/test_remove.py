@@ -17,6 +17,7 @@ from tests.lab import Host, Lab
 
 KEPT = "written before the removal"
 TASK = "tasks.remove.deploy"
+SETTINGS = {**NO_SCHEDULES, "firewall_enabled": True}
 DATA = ("/var/lib/postgresql/15/main", "/var/lib/redis/6379", "/backups")
 
 
@@ -25,7 +26,7 @@ def stack(lab: Lab, project: Project) -> Stack:
     """The whole stack on one host, with a row and a key in it."""
     host = lab.installed_host("whole")
     project.inventory(embedded("whole", host))
-    project.settings(NO_SCHEDULES)
+    project.settings(SETTINGS)
     project.deploy()
     made = Stack(host, project.secrets)
     made.remember(KEPT)
@@ -44,6 +45,7 @@ def _check_gone(host: Host) -> None:
     # Who may log in belongs to the cluster, which stays.
     found = set(host.run(marked, check=False).stdout.split())
     assert found <= {"/etc/postgresql/15/main/pg_hba.conf"}
+    assert "datatier" not in host.run("nft list tables").stdout
     assert host.run("ls -d /etc/cron.d/datatier* /usr/lib/datatier", check=False).stdout == ""
     assert host.run("systemctl is-active cron").stdout.strip() == "active"
 
@@ -80,7 +82,7 @@ def _changed(project: Project, number: int) -> Run:
         "redis_password": secrets["REDIS_PASSWORD"],
         "postgres_password": secrets["POSTGRES_PASSWORD"],
     }
-    project.settings({**NO_SCHEDULES, **choices})
+    project.settings({**SETTINGS, **choices})
     return project.pyinfra("-y", "--diff", "inventory.py", "deploy.py")
 
 
@@ -102,7 +104,7 @@ def test_links_of_service_users_lead_root_nowhere(stack: Stack, project: Project
     for number, wave in enumerate(links.waves(others), 6):
         with links.planted(stack.host, wave):
             assert links.CONTENT not in _changed(project, number).output
-    project.settings(NO_SCHEDULES)
+    project.settings(SETTINGS)
     users = "/etc/pgbouncer/userlist.txt"
     stack.host.run(f"mv {users} /root/users && ln -s /root/users {users}")
     refused = project.pyinfra("-y", "inventory.py", "deploy.py")
@@ -141,7 +143,7 @@ def test_an_interrupted_removal_is_finished_by_the_next(stack: Stack, project: P
     _killed_at(project, "Remove: Redis")
     plan = project.plan(TASK)
     assert ("Remove: PostgreSQL", "whole") in plan.planned
-    assert ("Remove: PgBouncer", "whole") not in plan.planned
+    assert ("Remove: Sentinel", "whole") not in plan.planned
     assert project.deploy(TASK).changed == plan.planned
     assert project.deploy(TASK).changed == project.plan(TASK).planned == set()
     _check_gone(stack.host)

@@ -475,6 +475,58 @@ def test_the_pooler_of_another_host_gets_tls_first_and_then_has_to_have_it(estat
     assert said(_direct(estate, "require")) == "t"
 
 
+# Answers in PgBouncer's place, asks for the password in clear, and keeps what it hears.
+_IMPOSTOR = """
+import socket, sys
+with socket.create_server((sys.argv[1], 6432)) as server, open("/var/tmp/heard", "ab", 0) as heard:
+    while True:
+        client, _ = server.accept()
+        for answer in (b"N", bytes([82, 0, 0, 0, 8, 0, 0, 0, 3]), b""):
+            heard.write(client.recv(1024) + b"|")
+            try:
+                client.sendall(answer)
+            except OSError:
+                break
+        client.close()
+"""
+
+
+@contextmanager
+def _impostor(host: Host) -> Iterator[None]:
+    """Another user of a pooler's host listens at its address while it is down."""
+    host.run("cat >/var/tmp/impostor.py", stdin=_IMPOSTOR)
+    host.run(
+        "systemctl stop pgbouncer && touch /var/tmp/heard && chown nobody /var/tmp/heard &&"
+        f" systemd-run -q --unit impostor --uid nobody python3 /var/tmp/impostor.py {host.address}"
+    )
+    eventually(lambda: said(host.run(f"ss -ltn | grep {host.address}:6432", check=False)), 10)
+    try:
+        yield
+    finally:
+        host.run("systemctl stop impostor; systemctl start pgbouncer")
+
+
+def test_who_answers_in_the_place_of_a_pooler_on_another_host_is_told_nothing(
+    estate: Estate,
+) -> None:
+    """libpq of Debian 12 would send the superuser's password to whoever asks for it."""
+    starts = estate.starts()
+    estate.project.settings({"postgres_max_connections": 160})
+    with _impostor(estate.pool):
+        run = estate.project.pyinfra(
+            "-y", "--limit", "db1", "inventory.py", "tasks.postgres.configure"
+        )
+        heard = estate.pool.run("cat /var/tmp/heard").stdout
+    assert run.code != 0
+    assert "PgBouncer (pool1) cannot hold its clients: another key answers there" in run.output
+    assert estate.starts() == starts
+    # It asks for TLS, and goes without a word.
+    assert heard.endswith("||") and "postgres" not in heard
+    estate.project.settings({})
+    # Also what stories before have set of the poolers, which restart for it.
+    estate.project.deploy()
+
+
 def test_the_link_to_another_host_is_encrypted_and_its_certificate_pinned(estate: Estate) -> None:
     """The next one takes over from one that is lost or ends; a stranger's gets no password."""
     assert _link(estate) == {"t"}

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
+from tests.e2e import website
 from tests.e2e.groups import estates
 from tests.e2e.project import Project, Run, embedded
-from tests.e2e.proof import SERVICES, CommandLines, Stack, command_lines
+from tests.e2e.proof import (
+    SERVICES,
+    CommandLines,
+    Stack,
+    command_lines,
+    main_process,
+    readers,
+)
 from tests.e2e.wait import eventually
 from tests.lab import OPERATOR_PASSWORD, Lab
 from tests.lab.images import installed_image
@@ -36,15 +44,17 @@ class Site:
         return {**self.project.secrets, "sudo password": OPERATOR_PASSWORD}
 
 
-@pytest.fixture(
-    scope="module",
-    params=estates(
-        "test_ssh_hosts",
-        debian12_root=("debian12", "root"),
-        debian13_sudo=("debian13", "deploy"),
-        debian12_sudo_password=("debian12", "operator"),
-    ),
+ESTATES = estates(
+    "test_ssh_hosts",
+    debian12_root=("debian12", "root"),
+    debian13_sudo=("debian13", "deploy"),
+    debian12_sudo_password=("debian12", "operator"),
 )
+# Units are the same, whoever has put them there.
+once_a_release = pytest.mark.parametrize("site", ESTATES[:2], indirect=True)
+
+
+@pytest.fixture(scope="module", params=ESTATES)
 def site(
     request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
@@ -55,6 +65,8 @@ def site(
     project = Project(tmp_path_factory.mktemp(name))
     sudo = {"_sudo_password": OPERATOR_PASSWORD} if user == "operator" else {}
     project.inventory(embedded(name, host, user, **sudo))
+    project.settings({"apps": website.APPS})
+    website.put(host)
     plan = project.plan()
     assert not (project.directory / ".env").exists()
     with command_lines([host]) as lines:
@@ -128,10 +140,56 @@ def test_prepared_statements_through_the_pooler(site: Site) -> None:
                 assert row == (number * sign,)
 
 
+@once_a_release
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_killed_service_comes_back(site: Site, service: str) -> None:
     """Within ten seconds, without help, with what was written before."""
     site.stack.check_survives_kill(service, KEPT, seconds=10)
+
+
+def test_an_application_reads_the_stack(site: Site) -> None:
+    """Through the pooler and Sentinel, with what was stated; its passwords are its own."""
+    host = site.stack.host
+    website.check(host)
+    place = "/etc/datatier/app-website"
+    assert readers(host, "app-website", [site.stack.role_password], place) != []
+    assert readers(host, "app-worker", [site.stack.role_password], place) == []
+
+
+@once_a_release
+def test_an_application_comes_back(site: Site) -> None:
+    """Killed, after a restart of PostgreSQL, and with another master."""
+    host, unit = site.stack.host, site.stack.postgres_unit
+    before = website.check(host)
+    host.run(f"kill -9 {before['pid']} && systemctl restart {unit}")
+    eventually(lambda: website.check(host), 20)
+    site.stack.redis(26379, "SENTINEL", "FAILOVER", "mymaster")
+
+    def led_by_another() -> None:
+        assert website.check(host)["master"] != before["master"]
+
+    eventually(led_by_another, 30)
+    assert website.ask(host)["pid"] != before["pid"]
+
+
+@once_a_release
+def test_a_changed_variable_restarts_one_application(site: Site) -> None:
+    """The plan says so, and which; its neighbor goes on."""
+    host, env = site.stack.host, {**website.ODD, "HASH": "#y", "NEW": "$x"}
+    site.project.settings({"apps": [{**website.WEBSITE, "env": env}, website.WORKER]})
+    before = {name: main_process(host, name) for name in ("app-website", "app-worker")}
+    plan = site.project.plan()
+    assert any(line.endswith("app-website: restart (HASH, NEW)") for line in plan.announced)
+    run = site.project.deploy()
+    assert (run.changed, run.announced) == (plan.planned, plan.announced)
+    assert {operation for operation, _ in run.changed} == {
+        "Applications: users and files",
+        "Applications: services",
+    }
+    after = {name: main_process(host, name) for name in before}
+    assert after["app-worker"] == before["app-worker"]
+    assert after["app-website"] != before["app-website"]
+    website.check(host, env)
 
 
 def test_everything_comes_back_after_a_power_cut(site: Site) -> None:
@@ -143,6 +201,7 @@ def test_everything_comes_back_after_a_power_cut(site: Site) -> None:
     def back() -> None:
         for service in SERVICES:
             site.stack.check(service, KEPT)
+        website.ask(host)
 
     eventually(back, 60)
     assert site.project.deploy().changed == set()

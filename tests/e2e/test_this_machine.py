@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import website
 from tests.e2e.backups import archive, script, succeeded
 from tests.e2e.project import ROOT
 from tests.e2e.proof import SERVICES, Done, Stack, readers
@@ -22,6 +23,8 @@ CLONE = "/srv/datatier"
 SHOP = "/srv/shop"
 PORTS = (5432, 6432, 6379, 6380, 6381, 26379, 26380, 26381)
 KEPT = "written before the kills"
+# Debian's own of 06:25 takes up to half an hour (apt-compat).
+JOB = "sleep 1900"
 
 
 def _copy_of_repository(target: Path) -> None:
@@ -44,7 +47,12 @@ def machine(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Host:
     machine = lab.machine("machine")
     clone = tmp_path_factory.mktemp("clone") / "datatier"
     _copy_of_repository(clone)
+    with (clone / "group_data/all.py").open("a") as settings:
+        settings.write(f"apps = {website.APPS!r}\n")
     machine.put(clone, "/srv")
+    website.put(machine)
+    job = f"* * * * * root flock -n /run/job {JOB}"
+    machine.run(f"mkdir -p /etc/cron.d && echo '{job}' >/etc/cron.d/job")
     done = _in_clone(machine, "make setup")
     assert done.returncode == 0, done.stderr
     return machine
@@ -185,14 +193,28 @@ def test_it_goes_on_from_a_repository_of_its_own(machine: Host, stack: Stack) ->
     newer = "echo '# newer' >>templates/redis/redis-cli.j2"
     assert _in_clone(machine, f"{newer} && {committed} second").returncode == 0
     upgrade = "git -C datatier fetch -q && git -C datatier checkout -q FETCH_HEAD"
-    machine.run(f"cd {SHOP} && {upgrade} && make deploy", timeout=600)
+    terminal = "script --quiet --return --command 'make deploy' /dev/null"
+    shown = machine.run(f"cd {SHOP} && {upgrade} && {terminal}", timeout=600).stdout
     assert machine.run(f"tail -n 1 {script}").stdout == "# newer\n"
+    # What is on a small terminal at the end: pyinfra's results are above it.
+    results, _, ends = shown.rpartition("services answer")
+    assert "--> Results:" in results and results.splitlines()[-1].startswith("all ")
+    assert "connect (passwords: .env)" in ends and "psql -h " in ends
+    assert len(ends.strip().splitlines()) < 12, ends
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_killed_service_comes_back(stack: Stack, service: str) -> None:
     """Within ten seconds, without help, with what was written before."""
     stack.check_survives_kill(service, KEPT, seconds=10)
+
+
+def test_an_application_comes_back_without_systemd(machine: Host, stack: Stack) -> None:
+    """With what was stated in its environment, under a user of its own."""
+    before = website.check(machine)
+    machine.run(f"kill -9 {before['pid']}")
+    eventually(lambda: website.check(machine), 10)
+    assert website.ask(machine)["pid"] != before["pid"]
 
 
 def test_after_the_kills_there_is_nothing_to_repair(machine: Host, stack: Stack) -> None:
@@ -254,6 +276,7 @@ def test_it_comes_off_and_comes_back_without_systemd(machine: Host, stack: Stack
     for service in ("pgbouncer", "redis-6380", "redis-sentinel-26379"):
         assert machine.run(f"sv status /etc/service/{service}").stdout.startswith("run: ")
     eventually(lambda: _check_word(stack), 20)
+    website.check(machine)
     _check_nothing_is_left_to_do(machine)
 
 
@@ -281,9 +304,12 @@ def _check_comes_off(machine: Host, stack: Stack, data: str) -> None:
     assert run.returncode == 0, run.stderr
     assert _changed(run) == planned
     assert _changed(_in_clone(machine, f".venv/bin/pyinfra -y {remove}")) == set()
-    names = "postgres|pgbouncer|redis-server|cron"
+    names = "postgres|pgbouncer|redis-server"
     assert machine.run(f"pgrep -x '{names}'", check=False).stdout == ""
-    assert machine.run("ls /etc/service /etc/sv").stdout.count("redis") == 0
+    assert machine.run("pgrep -fx '/usr/sbin/cron -f'", check=False).stdout == ""
+    assert machine.run(f"pgrep -fx '{JOB}'").stdout != ""
+    assert machine.run("pgrep -u app-website,app-worker", check=False).stdout == ""
+    assert re.findall("redis|app-", machine.run("ls /etc/service /etc/sv").stdout) == []
     places = ("/etc", "/var/lib", "/usr/local", "/scripts", "/run")
     words = [word for name, word in stack.secrets.items() if "PASSWORD" in name]
     assert readers(machine, "root", words, *places) == []

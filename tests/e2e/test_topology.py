@@ -166,7 +166,9 @@ def test_it_shrinks_and_that_is_told(estate: Estate) -> None:
     estate.settings = {}
     one, two, three = (estate.hosts[name] for name in NAMES)
     admin(one, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader; CREATE TABLE t ()")
-    admin(one, "ALTER TABLE t OWNER TO reader; GRANT CONNECT ON DATABASE reports TO reader")
+    admin(
+        one, "ALTER TABLE t OWNER TO reader; GRANT CONNECT ON DATABASE reports, psscript TO reader"
+    )
     run = estate.plan()
     addresses = [f"{two.address}:26380", f"{two.address}:26381", f"{three.address}:6380"]
     services = [

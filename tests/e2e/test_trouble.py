@@ -320,6 +320,50 @@ def test_a_host_hangs(estate: Estate, settings: Project) -> None:
     assert _maxmemory(estate) == str(201 * 1024**2)
 
 
+def test_a_server_that_hangs_is_a_row_of_the_table(estate: Estate) -> None:
+    """What cannot be read is what the table is to show, beside all that is well."""
+    servers = ((estate.host("db1"), "postgresql@15-main"), (estate.host("cache1"), "redis-6379"))
+    hung = [(host, main_process(host, name).pid) for host, name in servers]
+    for host, process in hung:
+        host.run(f"kill -STOP {process}")
+    try:
+        run = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+        refused = estate.run()
+    finally:
+        for host, process in hung:
+            host.run(f"kill -CONT {process}")
+    assert run.code == 1, run.output
+    health = {row[0]: row[3] for line in run.stdout.splitlines() if len(row := line.split()) > 3}
+    assert (health["postgres"], health["redis-6379"]) == ("FAILS", "FAILS"), run.output
+    assert "pgbouncer" in health
+    check_lines(refused, [("db1: state: PostgreSQL runs but does not answer",)])
+    assert estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify").code == 0
+
+
+_STRANGER = "import socket, time; s = socket.create_server(('{}', 6379)); time.sleep(600)"
+
+
+def test_a_stranger_at_the_address_of_ours_is_a_row_of_the_table(estate: Estate) -> None:
+    """Ours answers at loopback, where the password is known, and clients reach the stranger."""
+    cache, password = estate.host("cache1"), estate.secrets["REDIS_PASSWORD"]
+    bind = said(redis(cache, 6379, "CONFIG", "GET", "bind", password=password)).split("\n")[1]
+    redis(cache, 6379, "CONFIG", "SET", "bind", "127.0.0.1", password=password)
+    stranger = f'python3 -c "{_STRANGER.format(cache.address)}"'
+    cache.run(f"setsid {stranger} >/dev/null 2>&1 </dev/null & echo $! >/run/stranger.pid")
+    try:
+        there = f"ss -ltn | grep -qF {cache.address}:6379"
+        eventually(lambda: said(cache.run(there, check=False)), 10)
+        run = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+        refused = estate.run()
+    finally:
+        cache.run("kill $(cat /run/stranger.pid)")
+    fails = [line.split() for line in run.stdout.splitlines() if " FAILS " in line]
+    assert [(each[0], each[4:7]) for each in fails] == [("redis-6379", ["held", "by", "python3"])]
+    check_lines(refused, [("cache1: redis_ports: port 6379 is held by python3",)])
+    redis(cache, 6379, "CONFIG", "SET", "bind", bind, password=password)
+    assert estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify").code == 0
+
+
 # --- A full disk ---------------------------------------------------------------------------------
 
 

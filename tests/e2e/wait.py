@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-INTERVAL_SECONDS = 0.2
+# Some questions take longer than that: what is late is asked less often.
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 1.0
 
 
 def eventually(check: Callable[[], object], seconds: float) -> None:
@@ -15,12 +16,14 @@ def eventually(check: Callable[[], object], seconds: float) -> None:
         check: asserts something by asking; asked once more after the deadline has passed.
         seconds: how long it may take.
     """
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
+    end = begin + seconds
     while time.monotonic() < end:
         try:
             check()
         except AssertionError:
-            time.sleep(INTERVAL_SECONDS)
+            spent = time.monotonic() - begin
+            time.sleep(max(SHORTEST_SECONDS, min(spent / 5, LONGEST_SECONDS)))
         else:
             return
     check()

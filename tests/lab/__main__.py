@@ -19,6 +19,7 @@ from tests.lab.images import (
     remove_images,
 )
 from tests.lab.process import LabError, say
+from tests.lab.stores import remove_stores
 
 
 def main() -> int:
@@ -84,6 +85,7 @@ def _down(options: argparse.Namespace) -> None:
         return
     remove_lab(options.lab)
     if options.images:
+        remove_stores()
         remove_images()
     engine.stop_if_ours()
 

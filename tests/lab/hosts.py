@@ -8,14 +8,14 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from tests.lab import cgroups, engine, network, shell
+from tests.lab import cgroups, engine, network, shell, stores
 from tests.lab.archive import Entry, pack
 from tests.lab.images import (
     FIRST_BOOT,
@@ -250,14 +250,38 @@ class Lab:
         release: Release = "debian12",
         *,
         bases: Sequence[Release] = ("debian13",),
+        store: str | None = None,
     ) -> Host:
-        """Boot one host with a Docker engine of its own, which has Debian's images of `bases`."""
+        """Boot one host with a Docker engine of its own, which has Debian's images of `bases`.
+
+        Args:
+            store: of filled_store(): all images of that, instead of `bases`.
+        """
         host = self._new_host(name, release, systemd=True)
-        self._boot(host, [*_SYSTEMD_ARGS, *_ENGINE_ARGS], engine_image(release), *cgroups.INIT)
+        args = [*_SYSTEMD_ARGS, *_ENGINE_ARGS]
+        self._boot(host, args, engine_image(release), *cgroups.INIT, store=store)
         host.run("docker info")
-        for base in bases:
+        for base in () if store else bases:
             host.load(base_image(base))
         return host
+
+    def filled_store(
+        self,
+        fill: Callable[[Host], object],
+        release: Release,
+        bases: Sequence[Release],
+        *inputs: str,
+    ) -> str:
+        """What an engine has when `fill` has built images in it: made once for these inputs."""
+        name = stores.name_of([engine_image(release), *map(base_image, bases)], inputs)
+        with locked(name):
+            if not stores.is_whole(name):
+                host = self.engine_host("store", release, bases=bases)
+                fill(host)
+                host.run(stores.EMPTY, timeout=120)
+                stores.keep(host.container, name)
+                host.remove()
+        return name
 
     def machine(self, name: str) -> Host:
         """Start a Debian 12 machine without systemd; it has the tools to work on a clone."""
@@ -280,7 +304,7 @@ class Lab:
         address = f"{self._subnet}.{next(self._numbers)}"
         return Host(name, release, address, f"datatier-{self.name}-{name}", self.name, systemd)
 
-    def _boot(self, host: Host, args: Sequence[str], *image: str) -> None:
+    def _boot(self, host: Host, args: Sequence[str], *image: str, store: str | None = None) -> None:
         access = registry_access()
         identity = ["--name", host.container, "--hostname", host.name]
         wiring = ["--network", network.network_name(self.name), "--ip", host.address]
@@ -288,6 +312,8 @@ class Lab:
         docker("create", *identity, *wiring, *_labels(host), *access.env_args(), *args, *image)
         files = [*access.files, *(_system_files() if host.systemd else ())]
         docker("cp", "-", f"{host.container}:/", data=pack(files))
+        if store:
+            stores.give(store, host.container)
         docker("start", host.container)
         host.wait_until_up()
         if host.systemd:

@@ -151,13 +151,14 @@ def _image(kind: str, release: Release, packages: str, tail: str) -> str:
 
 def _made(kind: str, release: Release, base: str, files: dict[str, str]) -> str:
     base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
-    tag = f"datatier-lab/{kind}-{release}:{_digest(base_id, *files.values())}"
+    tag = f"datatier-lab/{kind}-{release}:{digest(base_id, *files.values())}"
     if not _exists(tag):
         _build(tag, files)
     return tag
 
 
-def _digest(*inputs: str) -> str:
+def digest(*inputs: str) -> str:
+    """A short name for what something is made of."""
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
 
 

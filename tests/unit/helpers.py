@@ -49,6 +49,7 @@ def estate(hosts: Mapping[str, Data], groups: Groups, directory: Path) -> Estate
     env = directory / ".env"
     if not env.exists():
         env.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
+        env.chmod(0o600)
     return Estate.of(state(hosts, groups, directory))
 
 

@@ -46,7 +46,7 @@ def run(
     ("deploy", "line"),
     [
         (REFUSED, "--> Refused: 1 problem; nothing was changed"),
-        (PENDING, "--> Refused: nobody answers here: -y asks nothing, and --dry only looks"),
+        (PENDING, "--> Refused: no one can answer here: -y asks nothing, and --dry only looks"),
     ],
 )
 def test_a_refusal_is_one_line_and_looks_like_no_crash(
@@ -80,8 +80,10 @@ def test_a_group_that_is_no_list_is_refused(value: str, tmp_path: Path) -> None:
 
 def test_our_modules_leave_the_standard_library_alone() -> None:
     """The command of pyinfra replaces parts of it, and threads of a test would become one."""
-    names = sorted(each.stem for each in (ROOT / "tasks").glob("*.py"))
-    modules = ", ".join(f"tasks.{name}" for name in names if name not in ("__init__", "drift"))
+    names = sorted(each.stem for each in (ROOT / "tasks").glob("*"))
+    modules = ", ".join(
+        f"tasks.{name}" for name in names if name not in ("__init__", "__pycache__", "drift")
+    )
     ask = "from gevent import monkey; print(monkey.is_module_patched('threading'))"
     said = subprocess.run(
         [sys.executable, "-c", f"import {modules}\n{ask}"],

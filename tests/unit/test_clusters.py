@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import clusters
-from tasks.clusters import Clusters
 from tasks.core import files, packages
 from tasks.core.change import Change
 from tasks.core.files import Directory, File
-from tasks.core.remote import shell
+from tasks.core.scripts import shell
+from tasks.postgres import clusters
+from tasks.postgres.clusters import Clusters
 from tests.unit import helpers
 
 DATA = "/var/lib/postgresql/15/main"

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import compose, engine, project
-from tasks.core import remote, sql
+from tasks.compose import activation as compose_activation
+from tasks.compose import building as compose_building
+from tasks.compose import engine
+from tasks.compose import images as compose_images
+from tasks.compose import inside as compose_inside
+from tasks.compose import reloads as compose_reloads
+from tasks.compose import rules as compose_rules
+from tasks.compose import services as compose_services
+from tasks.compose import settings as compose_settings
+from tasks.compose.engine import Container, Engine
+from tasks.core import remote
 from tasks.core.estate import Node
 from tasks.core.files import Found
 from tasks.core.remote import Unreadable
-from tasks.core.topology import Address, Instance, Watcher
-from tasks.engine import Container, Engine
+from tasks.core.scripts import shell
+from tasks.core.services import Status
+from tasks.postgres import files as postgres_files
+from tasks.postgres import sql
+from tasks.postgres.settings import PostgresSettings
+from tasks.redis.topology import Address, Instance, Watcher
 from tests.unit import helpers
 
 DIRECTORY = "/opt/psscript"
@@ -37,8 +51,8 @@ def problems(directory: Path, groups: tuple[str, ...] = ("docker",), **data: Any
 def settled(node: Node) -> Engine:
     """An engine that has everything the settings say."""
     assert node.inside is not None
-    inputs = project.inputs(node.inside, node.the(project.DockerSettings))
-    roles = compose._roles(node)
+    inputs = compose_images.inputs(node.inside, node.the(compose_settings.DockerSettings))
+    roles = compose_services.roles_of(node)
     names = {service: f"psscript_{service}:latest" for service in roles}
     return Engine(
         version="20.10.24",
@@ -59,9 +73,9 @@ def settled(node: Node) -> Engine:
 
 def due(node: Node, found: Engine, **records: str) -> list[str]:
     """The sentences of the plan for the containers."""
-    written = {each.service.name: _record(each) for each in _reloadables(node, found)}
+    written = {each.name: _record(each) for each in _reloadables(node, found)}
     _say(node, found, {**written, **records})
-    change = compose._containers(node, compose._roles(node).keys())
+    change = compose_activation.due_containers(node, compose_services.roles_of(node).keys())
     return [] if change is None else change.lines
 
 
@@ -82,18 +96,24 @@ def _say(
     quorum: str = "OK 3 usable Sentinels",
     leader: Address = LEADER,
 ) -> None:
-    text = project.postgres_configuration(project.one(node.inside, project.PostgresSettings))  # type: ignore[arg-type]
+    text = postgres_files.configuration(compose_inside.one(node.inside, PostgresSettings))  # type: ignore[arg-type]
     file = Found("file", content=text.encode())
-    said = {
+    said: dict[str, Any] = {
         "engine": found,
-        "records": records,
-        "postgres.server": sql.Server("up", 5432, {"contexts": {}}),
-        "pgbouncer.uses": {},
-        "files": {f"{DIRECTORY}/docker/postgres/postgresql.conf": file},
-        "redis-master.sentinels": [Watcher(leader, quorum)],
-        **{f"redis-sentinel-{n}.monitors": {26379: {"quorum": "2"}} for n in (1, 2, 3)},
-        **{f"{name}.roles": [_instance(ip, leader)] for name, ip in INSTANCES.items()},
+        "services": _statuses(records),
+        "postgres": {"server": sql.Server("up", 5432, {"contexts": {}})},
+        "pgbouncer": {"uses": {}},
+        "files": {
+            f"{DIRECTORY}/docker/postgres/postgresql.conf": file,
+            f"{DIRECTORY}/docker/postgres/pg_hba.conf": Found("file"),
+        },
+        **{
+            f"redis-sentinel-{n}": {"monitors": {26379: {"quorum": "2"}}, "views": {}}
+            for n in (1, 2, 3)
+        },
+        **{name: {"roles": [_instance(ip, leader)]} for name, ip in INSTANCES.items()},
     }
+    said["redis-master"] |= {"sentinels": [Watcher(leader, quorum)]}
     # A read tells containers whom to ask.
     node.batches()
     remote._cache.setdefault(node.host, {})["docker"] = (float("inf"), said)
@@ -108,11 +128,20 @@ def _instance(ip: str, leader: Address) -> Instance:
 
 def _reloadables(node: Node, found: Engine) -> list[Any]:
     _say(node, found, {})
-    return list(compose._reloadables(node))
+    return list(compose_reloads.reloadables(node))
 
 
 def _record(each: Any) -> str:
-    return f"{each.activation.restart} {each.activation.reload}"
+    return f"{each.wanted.restart} {each.wanted.reload}"
+
+
+def _statuses(records: dict[str, str]) -> dict[str, Status]:
+    """What a read of these records says."""
+    of = {name: record.split(" ") for name, record in records.items()}
+    return defaultdict(
+        lambda: Status(True, True, "none", "none"),
+        {name: Status(True, True, restart, reload) for name, (restart, reload) in of.items()},
+    )
 
 
 def test_nothing_is_due_where_everything_is_there(tmp_path: Path) -> None:
@@ -124,7 +153,9 @@ def test_a_bare_engine_gets_every_container(tmp_path: Path) -> None:
     node = docker(tmp_path)
     lines = due(node, replace(settled(node), containers=(), images={}, hashes={}, network=("", "")))
     assert lines == [
-        f"{service}: create" for service in compose._roles(node) if service != "redis-replica"
+        f"{service}: create"
+        for service in compose_services.roles_of(node)
+        if service != "redis-replica"
     ]
 
 
@@ -153,10 +184,10 @@ def test_an_image_that_no_container_has_may_be_gone(tmp_path: Path) -> None:
     found = settled(node)
     pruned = {n: each for n, each in found.images.items() if "redis-replica:" not in n}
     assert due(node, replace(found, images=pruned)) == []
-    assert compose._image(node, "redis") is None
+    assert compose_building.missing_image(node, "redis") is None
     scaled = replace(found.containers[2], service="redis-replica", name="/psscript-scaled")
     _say(node, replace(found, images=pruned, containers=(*found.containers, scaled)), {})
-    assert compose._image(node, "redis") is not None
+    assert compose_building.missing_image(node, "redis") is not None
 
 
 def test_a_network_that_is_gone_is_made_anew_with_its_containers(tmp_path: Path) -> None:
@@ -188,7 +219,7 @@ def test_one_instance_after_the_other_is_recreated_and_sentinels_after_them(tmp_
     found = settled(node)
     images = {n: (i, "old" if "redis" in n else label) for n, (i, label) in found.images.items()}
     due(node, replace(found, images=images))
-    change = compose._containers(node, compose._roles(node).keys())
+    change = compose_activation.due_containers(node, compose_services.roles_of(node).keys())
     assert change is not None
     made = [line for line in change.script.splitlines() if line.startswith(("up ", "for round"))]
     names = ("redis-master", "redis-replica-1", "redis-replica-2")
@@ -200,7 +231,7 @@ def test_one_instance_after_the_other_is_recreated_and_sentinels_after_them(tmp_
 def test_a_master_without_a_successor_is_left_as_it_is(kind: str, tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
-    records = {each.service.name: _record(each) for each in _reloadables(node, found)}
+    records = {each.name: _record(each) for each in _reloadables(node, found)}
     if kind == "image":
         images = {n: (i, "o" if "redis" in n else label) for n, (i, label) in found.images.items()}
         found = replace(found, images=images)
@@ -208,7 +239,7 @@ def test_a_master_without_a_successor_is_left_as_it_is(kind: str, tmp_path: Path
         records["redis-replica-1"] = "old old"
     _say(node, found, records, quorum="NOQUORUM 1 usable Sentinels")
     with pytest.raises(Unreadable, match=r"redis-replica-1 is the master .* NOQUORUM"):
-        compose._containers(node, compose._roles(node).keys())
+        compose_activation.due_containers(node, compose_services.roles_of(node).keys())
 
 
 def test_an_instance_that_was_never_to_have_a_successor_restarts_in_place(
@@ -217,9 +248,9 @@ def test_an_instance_that_was_never_to_have_a_successor_restarts_in_place(
     node = docker(tmp_path, redis_ports=[6379])
     found = settled(node)
     alone = Address(INSTANCES["redis-master"], 6379)
-    records = {each.service.name: _record(each) for each in _reloadables(node, found)}
+    records = {each.name: _record(each) for each in _reloadables(node, found)}
     _say(node, found, {**records, "redis-master": "old old"}, leader=alone)
-    change = compose._containers(node, compose._roles(node).keys())
+    change = compose_activation.due_containers(node, compose_services.roles_of(node).keys())
     assert change is not None
     assert change.lines == ["redis-master: restart; no replica: unavailable meanwhile"]
     assert change.variables["HAND_OVER"].endswith("\n:\n)")
@@ -258,16 +289,16 @@ def test_a_network_is_not_left_while_somebody_else_is_in_it(
         containers=(*found.containers, worker),
     )
     _say(node, found, {})
-    said = [f"{key}: {message}" for key, message in compose._unfit(node, found)]
+    said = [f"{key}: {message}" for key, message in compose_rules._unfit(node, found)]
     assert said == [f"docker_subnet: the container {expected}"] * bool(expected)
     stays = replace(found, network=("psscript-network", SUBNET))
-    assert [*compose._unfit(node, stays)] == []
+    assert [*compose_rules._unfit(node, stays)] == []
 
 
 def test_a_changed_file_is_a_reload_and_no_new_container(tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
-    record = next(_record(e) for e in _reloadables(node, found) if e.service.name == "pgbouncer")
+    record = next(_record(e) for e in _reloadables(node, found) if e.name == "pgbouncer")
     restart, _, _ = record.partition(" ")
     assert due(node, found, pgbouncer=f"{restart} old") == ["pgbouncer: reload"]
     assert due(node, found, pgbouncer="old old") == ["pgbouncer: restart"]
@@ -293,7 +324,7 @@ def test_scaled_replicas_are_kept_and_recreated_as_many(tmp_path: Path) -> None:
     more = replace(found, containers=(*found.containers, *extra))
     (line,) = due(node, more)
     assert line.startswith("redis-replica: recreate")
-    change = compose._containers(node, compose._roles(node).keys())
+    change = compose_activation.due_containers(node, compose_services.roles_of(node).keys())
     assert change is not None
     assert "up --scale redis-replica=3 redis-replica" in change.script
 
@@ -325,7 +356,7 @@ def test_only_one_that_says_that_it_follows_restarts_first(
 ) -> None:
     for name, role in zip("abc", roles.split(), strict=True):
         (tmp_path / name).write_text(role)
-    done = helpers.shell(f"set -eu\ncd {tmp_path}\n{remote.shell('roll')}\n{ROLLS}")
+    done = helpers.shell(f"set -eu\ncd {tmp_path}\n{shell('roll', 'redis')}\n{ROLLS}")
     assert done.stdout.splitlines() == acts
     assert done.stderr.startswith(wrong)
     assert done.returncode == bool(wrong)
@@ -335,7 +366,7 @@ def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
     node = docker(tmp_path)
     found = settled(node)
     due(node, found, pgbouncer="old old", **{"redis-master": "old old"})
-    change = compose._containers(node, compose._roles(node).keys())
+    change = compose_activation.due_containers(node, compose_services.roles_of(node).keys())
     assert change is not None
     assert helpers.syntax_error(change.script) == ""
     assert not any(word in change.script for word in helpers.SECRETS.values())
@@ -351,6 +382,10 @@ def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
         (
             Engine("down"),
             "docker: the engine does not answer: systemctl start docker, then see its journal",
+        ),
+        (
+            Engine("podman"),
+            "docker: is podman's: Docker's engine is needed, docker.io or Docker's own",
         ),
         (Engine("26.1"), "docker-compose: is not installed: apt-get install docker-compose"),
         (
@@ -376,13 +411,13 @@ def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
 def test_an_engine_that_will_not_do_is_told_in_one_line(
     engine_: Engine, expected: str, tmp_path: Path
 ) -> None:
-    unfit = compose._unfit(docker(tmp_path), engine_)
+    unfit = compose_rules._unfit(docker(tmp_path), engine_)
     assert [f"{key}: {message}" for key, message in unfit] == [expected]
 
 
 def test_a_project_elsewhere_is_not_left_behind(tmp_path: Path) -> None:
     node = docker(tmp_path, docker_project_dir="/srv/stack")
-    assert [key for key, _ in compose._unfit(node, settled(node))] == ["docker_project_dir"]
+    assert [key for key, _ in compose_rules._unfit(node, settled(node))] == ["docker_project_dir"]
 
 
 @pytest.mark.parametrize(

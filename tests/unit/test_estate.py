@@ -13,8 +13,11 @@ from pyinfra.context import ctx_config, ctx_host, ctx_state
 
 from tasks.core import estate
 from tasks.core.estate import Estate
-from tasks.postgres import PostgresSettings
-from tasks.redis import RedisSettings
+from tasks.core.places import Place
+from tasks.core.places.runit import RUNIT
+from tasks.core.places.systemd import SYSTEMD
+from tasks.postgres.settings import PostgresSettings
+from tasks.redis.settings import RedisSettings
 from tests.unit import helpers
 
 DEBIAN = ["debian 12", "none", "2048000", "0", "no"]
@@ -36,7 +39,7 @@ def connected(
 
 
 def wrong(everything: Estate) -> list[str]:
-    return [str(problem) for problem in estate._everything_wrong(everything)]
+    return [str(problem) for problem in estate.everything_wrong(everything)]
 
 
 def test_the_host_is_looked_at_even_when_settings_are_wrong(tmp_path: Path) -> None:
@@ -74,13 +77,13 @@ def test_what_the_host_is(tmp_path: Path) -> None:
     wrong(everything)
     (node,) = everything.nodes
     assert (node.system.release.name, node.system.memory) == ("Debian 13", 16384)
-    assert node.manager == "systemd"
+    assert node.place is SYSTEMD
 
 
-@pytest.mark.parametrize(("chosen", "manager"), [("auto", "runit"), ("systemd", "systemd")])
-def test_the_supervisor_may_be_chosen(chosen: str, manager: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("chosen", "place"), [("auto", RUNIT), ("systemd", SYSTEMD)])
+def test_the_supervisor_may_be_chosen(chosen: str, place: Place, tmp_path: Path) -> None:
     (node,) = connected(("redis",), tmp_path, service_manager=chosen).nodes
-    assert node.manager == manager
+    assert node.place is place
 
 
 @pytest.mark.parametrize(

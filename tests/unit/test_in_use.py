@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from tasks import backup, clusters, pgbouncer, postgres, redis, sentinel
+from tasks.backup import rules as backup_rules
 from tasks.core import estate
+from tasks.core.component import components
 from tasks.core.estate import Node
 from tasks.core.files import MARK, Found
-from tasks.core.sql import Server
-from tasks.postgres import PostgresSettings
+from tasks.postgres import clusters
+from tasks.postgres import secrets as postgres_secrets
+from tasks.postgres.settings import PostgresSettings
+from tasks.postgres.sql import Server
 from tests.unit import helpers
 
 ALL = ("postgres", "pgbouncer", "redis", "sentinel", "backup")
@@ -35,6 +38,7 @@ class _Files(dict[str, Found]):
 def deployed(directory: Path, env: str = "", groups: tuple[str, ...] = ALL, **data: Any) -> Node:
     """A host that was deployed from elsewhere; its secrets are asked for as a run does."""
     (directory / ".env").write_text(env)
+    (directory / ".env").chmod(0o600)
     hosts = {"one": {"address": "10.0.0.1", **data}}
     everything = helpers.estate(hosts, {group: ["one"] for group in groups}, directory)
     (node,) = everything.nodes
@@ -76,6 +80,18 @@ def test_a_second_clone_without_its_secrets(tmp_path: Path) -> None:
     )
 
 
+def test_users_of_redis_whose_passwords_only_their_clients_have(tmp_path: Path) -> None:
+    """Those that the file has; a new one is generated."""
+    users = {name: {"commands": ["+get"]} for name in ("old", "new")}
+    node = deployed(tmp_path, groups=("redis",), redis_users=users)
+    text = f"# {MARK}\nport 6379\nuser old reset on +get #ab\n"
+    found = _Files(Found("file", content=text.encode()))
+    node.reader = lambda _group: {"files": found}
+    (problem,) = refused(node)
+    assert "REDIS_PASSWORD, REDIS_USER_OLD_PASSWORD: in use here" in problem
+    assert "REDIS_USER_NEW" not in problem
+
+
 def test_whoever_says_so_replaces_them(tmp_path: Path) -> None:
     assert refused(deployed(tmp_path, replace_secrets=True)) == []
 
@@ -105,12 +121,7 @@ def test_one_of_them_is_not_known(name: str, tmp_path: Path) -> None:
 )
 def test_each_component_knows_its_own(group: str, names: set[str], tmp_path: Path) -> None:
     """Also on a host that has nothing else of the stack."""
-    component = {
-        "pgbouncer": pgbouncer,
-        "redis": redis,
-        "sentinel": sentinel,
-        "backup": backup,
-    }[group].COMPONENT
+    (component,) = (each for each in components() if each.group == group)
     assert {*component.in_use(deployed(tmp_path))} == names
 
 
@@ -144,9 +155,9 @@ def test_a_server_that_cannot_be_asked(
 ) -> None:
     node = deployed(tmp_path, env, ("postgres",))
     assert node.of(PostgresSettings)
-    found = postgres.in_use(node, Server(kind), is_foreign=is_foreign)
+    found = postgres_secrets.in_use(node, Server(kind), is_foreign=is_foreign)
     assert bool(found) == expected
 
 
 def test_a_configuration_of_backups_that_is_none(tmp_path: Path) -> None:
-    assert backup.in_use(b"", "x") == backup.in_use(b"{torn", "x") == {}
+    assert backup_rules.in_use(b"", "x") == backup_rules.in_use(b"{torn", "x") == {}

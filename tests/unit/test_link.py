@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
-from tasks import backup, link, pgbouncer, postgres
+from tasks.backup import program as backup_program
+from tasks.backup import server as backup_server
 from tasks.core import certificates, files
 from tasks.core.estate import Estate, Node
 from tasks.core.files import File, Found
 from tasks.core.remote import Unreadable
 from tasks.core.services import Status
+from tasks.pgbouncer import activation as pgbouncer_activation
+from tasks.pgbouncer import files as pgbouncer_files
+from tasks.pgbouncer import layout as pgbouncer_layout
+from tasks.postgres import clients as postgres_clients
+from tasks.postgres import files as postgres_files
+from tasks.postgres import layout as postgres_layout
+from tasks.postgres import link
+from tasks.postgres import narrow as postgres_narrow
 from tests.unit import helpers
 from tests.unit.helpers import shell
 from tests.unit.test_components import knows
@@ -34,16 +43,17 @@ def pool(everything: Estate, *, key: str = "", served: str = "", before: str = "
     node = helpers.node(everything, "pool")
     everything.active = everything.nodes
     knows(helpers.node(everything, "db"), "postgres", key=key, served=served, next="then")
-    knows(node, "pgbouncer", files={pgbouncer._TRUSTED: Found("file", content=before.encode())})
+    trusted = {pgbouncer_layout.TRUSTED: Found("file", content=before.encode())}
+    knows(node, "pgbouncer", files=trusted, console="")
     return node
 
 
 def tls(node: Node, pinned: str) -> list[str]:
-    lines = pgbouncer.configuration(node, pinned).splitlines()
+    lines = pgbouncer_files.configuration(node, pinned).splitlines()
     return [line for line in lines if line.startswith("server_tls_")]
 
 
-FULL = ["server_tls_sslmode = verify-full", f"server_tls_ca_file = {pgbouncer._TRUSTED}"]
+FULL = ["server_tls_sslmode = verify-full", f"server_tls_ca_file = {pgbouncer_layout.TRUSTED}"]
 
 
 def test_the_pooler_on_another_host_pins_and_the_one_beside_does_not(tmp_path: Path) -> None:
@@ -51,7 +61,7 @@ def test_the_pooler_on_another_host_pins_and_the_one_beside_does_not(tmp_path: P
     db = helpers.node(everything, "db")
     assert tls(helpers.node(everything, "pool"), PEM) == FULL
     assert tls(db, "") == []
-    assert f"ssl_key_file = '{link.HOME}/key.pem'" in postgres.configuration(db)
+    assert f"ssl_key_file = '{link.HOME}/key.pem'" in postgres_files.configuration(db)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ def test_what_the_user_has_chosen_stays(
     choices: dict[str, Any], says: list[str], tmp_path: Path
 ) -> None:
     node = pool(estate(tmp_path, **choices))
-    pinned = pgbouncer._pinned(node)
+    pinned = pgbouncer_files.pinned_certificate(node)
     assert pinned == "" and tls(node, pinned) == says
 
 
@@ -77,10 +87,16 @@ def test_nothing_is_pinned_that_the_server_does_not_show(tmp_path: Path) -> None
     """A file that was written and not loaded would lock the pooler out."""
     everything = estate(tmp_path)
     everything.state.is_executing = True
-    assert pgbouncer._pinned(pool(everything, key="new", served="new", before="old")) == "new\nthen"
-    assert pgbouncer._pinned(pool(everything, key="new", served="", before="old")) == "old"
+    assert (
+        pgbouncer_files.pinned_certificate(pool(everything, key="new", served="new", before="old"))
+        == "new\nthen"
+    )
+    assert (
+        pgbouncer_files.pinned_certificate(pool(everything, key="new", served="", before="old"))
+        == "old"
+    )
     with pytest.raises(Unreadable, match="db does not show its certificate"):
-        pgbouncer._pinned(pool(everything, key="new"))
+        pgbouncer_files.pinned_certificate(pool(everything, key="new"))
 
 
 def test_a_pooler_whose_server_is_not_in_the_run_stays_as_it_is(tmp_path: Path) -> None:
@@ -89,7 +105,7 @@ def test_a_pooler_whose_server_is_not_in_the_run_stays_as_it_is(tmp_path: Path) 
     for before in ("", "old"):
         node = pool(everything, before=before)
         everything.active = [node]
-        assert pgbouncer._pinned(node) == before
+        assert pgbouncer_files.pinned_certificate(node) == before
 
 
 @pytest.mark.parametrize(
@@ -135,18 +151,18 @@ def test_the_next_certificate_takes_over_before_another_one_is_made(tmp_path: Pa
 def access(everything: Estate, *, file: str, running: bool, reload: str = "") -> tuple[str, str]:
     """The pooler's line as the first operation writes it, and as it is in the end."""
     server, node = helpers.node(everything, "db"), pool(everything, before=f"{PEM}\nthen")
-    etc = postgres.configuration_directory(server)
+    etc = postgres_layout.configuration_directory(server)
     found = {
         f"{etc}/pg_hba.conf": Found("file", content=f"# Written by Datatier\n{file}".encode()),
         f"{etc}/conf.d/datatier.conf": Found("file", content=b""),
     }
     knows(server, "postgres", files=found)
-    wanted = pgbouncer._wanted(node, f"{PEM}\nthen")
+    wanted = pgbouncer_activation._wanted(node, f"{PEM}\nthen")
     status = Status(running, True, wanted.restart, reload or wanted.reload, wanted.keys)
-    knows(node, "pgbouncer", files=_trusts(), services={"pgbouncer": status})
-    first = postgres.access(server, postgres._in_clear(server))
+    knows(node, "pgbouncer", files=_trusts(), services={"pgbouncer": status}, console="")
+    first = postgres_files.access(server, postgres_clients.in_clear(server))
     found[f"{etc}/pg_hba.conf"] = Found("file", content=first.encode())
-    change = postgres._narrowed(server)
+    change = postgres_narrow._narrowed(server)
     line = next(each for each in first.splitlines() if "10.0.0.3/32" in each)
     assert change is None or change.lines[1:] == ["postgres: reload"]
     last = [each[1:] for each in change.diff if each.startswith("+host")] if change else [line]
@@ -154,7 +170,7 @@ def access(everything: Estate, *, file: str, running: bool, reload: str = "") ->
 
 
 def _trusts() -> dict[str, Found]:
-    return {pgbouncer._TRUSTED: Found("file", content=f"{PEM}\nthen\n".encode())}
+    return {pgbouncer_layout.TRUSTED: Found("file", content=f"{PEM}\nthen\n".encode())}
 
 
 CLEAR = "host    all  all  10.0.0.3/32  scram-sha-256\n"
@@ -177,10 +193,10 @@ def test_a_pooler_that_is_not_in_the_run_keeps_its_line(tmp_path: Path) -> None:
     everything = estate(tmp_path)
     server = helpers.node(everything, "db")
     everything.active = [server]
-    path = f"{postgres.configuration_directory(server)}/pg_hba.conf"
+    path = f"{postgres_layout.configuration_directory(server)}/pg_hba.conf"
     for line, kind in ((CLEAR, "host "), ("", "hostssl ")):
         knows(server, "postgres", files={path: Found("file", content=line.encode())})
-        wanted = postgres.access(server, postgres._in_clear(server))
+        wanted = postgres_files.access(server, postgres_clients.in_clear(server))
         assert f"\n{kind.ljust(8)}all  all  10.0.0.3/32" in wanted
 
 
@@ -194,7 +210,7 @@ def test_a_pooler_that_is_not_in_the_run_keeps_its_line(tmp_path: Path) -> None:
 )
 def test_who_chose_a_link_in_clear_has_it(choices: dict[str, Any], tmp_path: Path) -> None:
     server = helpers.node(estate(tmp_path, **choices), "db")
-    assert CLEAR in postgres.access(server)
+    assert CLEAR in postgres_files.access(server)
 
 
 def test_the_backup_host_pins_too(tmp_path: Path) -> None:
@@ -202,21 +218,23 @@ def test_the_backup_host_pins_too(tmp_path: Path) -> None:
     groups = {"postgres": ["db"], "backup": ["keeper"]}
     everything = helpers.estate(hosts, groups, tmp_path)
     server, keeper = helpers.node(everything, "db"), helpers.node(everything, "keeper")
-    assert "ssl_cert_file" in postgres.configuration(server)
-    assert "hostssl all  all  10.0.0.4/32" in postgres.access(server)
+    assert "ssl_cert_file" in postgres_files.configuration(server)
+    assert "hostssl all  all  10.0.0.4/32" in postgres_files.access(server)
     everything.state.is_executing, everything.active = True, everything.nodes
     knows(server, "postgres", key="a", served="a", next="b")
-    knows(keeper, "backup", files={backup._TRUSTED: Found("absent")})
-    assert backup._pinned(keeper) == "a\nb"
-    config = json.loads(backup.configuration(keeper, is_pinned=True))
-    assert config["postgres"]["certificate"] == backup._TRUSTED
+    knows(keeper, "backup", files={backup_server.TRUSTED: Found("absent")})
+    assert backup_server.pinned_certificate(keeper) == "a\nb"
+    config = json.loads(backup_program.configuration(keeper, is_pinned=True))
+    assert config["postgres"]["certificate"] == backup_server.TRUSTED
 
 
 def test_the_line_of_a_pooler_without_tls_is_no_line_by_hand(tmp_path: Path) -> None:
     server = helpers.node(estate(tmp_path), "db")
-    path = f"{postgres.configuration_directory(server)}/pg_hba.conf"
-    entry = next(each for each in postgres._files(server) if each.path == path)
-    old = postgres.access(server).replace("hostssl", "host   ") + "host all all 0.0.0.0/0 md5\n"
+    path = f"{postgres_layout.configuration_directory(server)}/pg_hba.conf"
+    entry = next(each for each in postgres_files.files_of(server) if each.path == path)
+    old = (
+        postgres_files.access(server).replace("hostssl", "host   ") + "host all all 0.0.0.0/0 md5\n"
+    )
     assert isinstance(entry, File)
     found = files._by_hand(entry, Found("file", content=old.encode()))
     assert [*found] == ["host all all 0.0.0.0/0 md5"]

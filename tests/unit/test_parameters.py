@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core import parameters
-from tasks.core.sql import Server
+from tasks.postgres import parameters
+from tasks.postgres.sql import Server
 from tests.unit import helpers
 
 OURS = "/etc/postgresql/15/main/conf.d/datatier.conf"

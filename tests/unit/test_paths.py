@@ -8,14 +8,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from tasks import redis
 from tasks.core import files, traces
+from tasks.core.component import components
 from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.remote import PATHS
-from tasks.core.remote import shell as remote_shell
+from tasks.core.scripts import shell as remote_shell
+from tasks.redis import files as redis_files
 from tests.e2e.project import ROOT
 from tests.unit.helpers import carry_out, shell
 
@@ -26,13 +28,11 @@ EVE, BOB = 54321, 54322
 
 
 @pytest.fixture
-def top(tmp_path: Path) -> Path:
-    """A directory of root's that everybody may enter, as pytest's own is not."""
-    place = tmp_path
-    while place != Path("/tmp"):
-        place.chmod(0o755)
-        place = place.parent
-    return tmp_path
+def top() -> Iterator[Path]:
+    """A directory of root's that everybody may enter; whoever starts pytest closes pytest's own."""
+    with TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
 
 
 @pytest.fixture
@@ -105,6 +105,32 @@ def test_its_owner_writes_there(home: Path) -> None:
     assert (found.st_uid, stat.S_IMODE(found.st_mode), path.read_text()) == (EVE, 0o640, "new")
     assert [each.name for each in home.iterdir()] == ["a"]
     assert read(theirs(path)).content == b"new"
+
+
+def test_files_of_several_users_are_read_together(top: Path) -> None:
+    """Those of root's alone by one process, those of each user by one of that user's."""
+    homes = {user: owned(top / f"{user}", user) for user in (EVE, BOB)}
+    entries: list[File] = []
+    for number in range(3):
+        ours = File(str(top / f"{number}"), f"ours {number}\n" * number, "644")
+        entries += [ours, *(theirs(home / f"{number}", user=who) for who, home in homes.items())]
+    for entry in entries[:-1]:
+        assert write(entry).returncode == 0
+    probe = files.probe(entries)
+    found = probe.parse(shell(PATHS + probe.script).stdout.splitlines())
+    assert {path: each.content for path, each in found.items() if each.kind == "file"} == {
+        entry.path: entry.content.encode() for entry in entries[:-1]
+    }
+    assert found[entries[-1].path].kind == "absent"
+
+
+@pytest.mark.parametrize("said", [[], ["absent", "absent"], ["file 644 e e 1 1 :6"]])
+def test_no_user_answers_for_root(said: list[str], top: Path, home: Path) -> None:
+    """Whatever a user's own process prints: there are not more lines, and none is of root's."""
+    ours = File(str(top / "ours"), "", "644")
+    lines = ["file 644 root root 0 0 :6", f"as {EVE}", *said, "cm9vdCdz"]
+    with pytest.raises(ValueError, match=r"lines|less"):
+        files.probe([ours, theirs(home / "a")]).parse(lines)
 
 
 def test_a_link_is_no_file_and_is_replaced(home: Path, victim: Path) -> None:
@@ -225,7 +251,7 @@ def test_the_password_is_kept_along_no_link(top: Path, victim: Path) -> None:
     """Those were left by redis when the directory was its own."""
     auth = link(top / "redis-cli.auth", victim)
     link(top / "redis-cli.auth.new", victim / "file")
-    script = redis.KEEP_PASSWORD.replace("/etc/redis", str(top))
+    script = redis_files.KEEP_PASSWORD.replace("/etc/redis", str(top))
     assert run(f"REDIS_PASSWORD=word\n{script}").returncode == 0
     assert (auth.is_symlink(), auth.read_text()) == (False, "word\n")
     assert stat.S_IMODE(auth.stat().st_mode) == 0o600
@@ -312,7 +338,7 @@ def test_a_command_has_nothing_of_roots(home: Path) -> None:
 
 def test_a_name_with_a_line_break_adds_no_path() -> None:
     lines = ["path /var/lib/redis/sentinel-1", "path etc", "path x.sh", "data /a", "data etc", "x"]
-    found = traces._parse((), lines)
+    found = traces.parse([component.leaves for component in components()], (), lines)
     assert found.paths == {"redis-sentinel-1": ("/var/lib/redis/sentinel-1",)}
     assert found.data == ("/a",)
 
@@ -326,9 +352,9 @@ _ACTS = re.compile(
 )
 # Files that root has just made with mktemp, and places whose whole path is root's.
 _OF_ROOT = re.compile(
-    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f|copies)\b|\{home\}/(?:key|cert)"
+    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f|copies|keys|mark|held_in|(?:stack_)?records)\b"
     r"|/(?:etc/(?:cron\.d|service|redis|postgresql-common|datatier)|run|var/lib/datatier)\b"
-    r"|-o root -g postgres \{home\}|\{STATE_DIRECTORY\}|\{_HELD\}|\{_RECORD\}|__HOME__|docker/redis"
+    r"|\{STATE_DIRECTORY\}|\{RECORD\}|docker/redis"
     # redis-server of a trial, which root starts in a directory of its own; the records in traces.
     r"|\"\$home\"|\{quoted\(\*sorted\(records\)\)\}"
     # One level below /run, which is root's.
@@ -350,7 +376,7 @@ def _around(path: Path) -> Iterator[str]:
 
 SHELL = [
     path
-    for place in ("tasks/**/*.py", "tasks/core/shell/*.sh", "templates/service/*")
+    for place in ("tasks/**/*.py", "tasks/*/shell/*.sh", "templates/service/*")
     for path in ROOT.glob(place)
     if path.name != "paths.sh"
 ]

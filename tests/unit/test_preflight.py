@@ -15,10 +15,12 @@ import pytest
 
 from tasks.core import preflight, remote, services
 from tasks.core.preflight import Holder, Listener
-from tasks.pgbouncer import PgbouncerSettings
+from tasks.core.scripts import quoted, shell
+from tasks.pgbouncer.settings import PgbouncerSettings
 from tests.unit import helpers
 
 REDIS = Listener(6379, "redis_ports", "redis-6379", "redis-6379.service")
+LOOPBACK = "0100007F"
 
 
 def listen(family: socket.AddressFamily, address: str) -> socket.socket:
@@ -96,7 +98,7 @@ def test_a_connection_is_no_listener(port: int) -> None:
 
 
 def holder(*, cgroup: str = "0::/", parent: str = "") -> Holder:
-    return Holder(6379, "7", "redis-server", cgroup, parent)
+    return Holder(6379, LOOPBACK, "7", "redis-server", cgroup, parent)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +121,10 @@ def test_runits_service_is_ours() -> None:
 def test_another_cluster_is_an_intruder() -> None:
     wanted = Listener(5432, "postgres_port", "postgres", "postgresql@15-main.service")
     slice_ = "0::/system.slice/system-postgresql.slice"
-    app = Holder(5432, "7", "postgres", f"{slice_}/postgresql@15-app.service ", "")
+    app = Holder(5432, LOOPBACK, "7", "postgres", f"{slice_}/postgresql@15-app.service ", "")
     assert not app.is_of(wanted)
     assert str(app) == "postgres (pid 7, postgresql@15-app.service)"
-    assert Holder(5432, "7", "postgres", f"{slice_}/{wanted.unit} ", "").is_of(wanted)
+    assert Holder(5432, LOOPBACK, "7", "postgres", f"{slice_}/{wanted.unit} ", "").is_of(wanted)
 
 
 @pytest.mark.parametrize(
@@ -145,21 +147,45 @@ def test_anything_else_is_not(cgroup: str, parent: str) -> None:
 @pytest.mark.parametrize("command", ["docker-proxy", "dockerd"])
 def test_the_engine_listens_itself_where_it_has_no_proxies(command: str) -> None:
     wanted = Listener(5432, "postgres_port", "postgres", "docker-proxy")
-    assert Holder(5432, "7", command, "0::/system.slice/docker.service", "").is_of(wanted)
-    assert not Holder(5432, "7", "postgres", "0::/", "").is_of(wanted)
+    engine = Holder(5432, LOOPBACK, "7", command, "0::/system.slice/docker.service", "")
+    assert engine.is_of(wanted)
+    assert not Holder(5432, LOOPBACK, "7", "postgres", "0::/", "").is_of(wanted)
 
 
 def test_an_answer_is_understood() -> None:
     probe = preflight.listeners_probe([6379])
-    assert probe.parse(["18EB|7|redis-server|0::/a |runsv redis-6379 "]) == [
-        Holder(6379, "7", "redis-server", "0::/a", "runsv redis-6379")
+    assert probe.parse(["18EB|0100007F|7|redis-server|0::/a |runsv redis-6379 "]) == [
+        Holder(6379, LOOPBACK, "7", "redis-server", "0::/a", "runsv redis-6379")
     ]
     assert probe.parse([]) == []
 
 
 def test_a_parent_with_bars_in_its_command_line() -> None:
-    (made,) = preflight.listeners_probe([6379]).parse(["18EB|7|x|0::/|sh -c a|b|c"])
+    (made,) = preflight.listeners_probe([6379]).parse(["18EB|0100007F|7|x|0::/|sh -c a|b|c"])
     assert made.parent == "sh -c a|b|c"
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "is_strange"),
+    [
+        ([LOOPBACK, "0A00000A"], [], False),
+        ([LOOPBACK], ["0A00000A"], True),
+        ([], [LOOPBACK], True),
+        # Who listens at another address keeps no client of ours.
+        ([LOOPBACK, "0A00000A"], ["010011AC"], False),
+        (["00000000"], ["0000000000000000FFFF00000A00000A"], True),
+        # Children of ours have its socket too.
+        (["0A00000A"], ["0A00000A"], False),
+        ([], [], False),
+    ],
+)
+def test_who_has_the_address_beside_ours_is_a_stranger(
+    ours: list[str], others: list[str], *, is_strange: bool
+) -> None:
+    mine = [Holder(6379, at, "7", "redis-server", "0::/redis-6379.service", "") for at in ours]
+    theirs = [Holder(6379, at, "8", "redis-server", "0::/", "") for at in others]
+    found = preflight.stranger(REDIS, [*theirs, *mine], "10.0.0.10")
+    assert found == (theirs[0] if is_strange else None)
 
 
 # --- Clashes and intruders -----------------------------------------------------------------------
@@ -197,7 +223,7 @@ def test_an_intruder_is_named(port: int, tmp_path: Path) -> None:
 
 
 def test_this_machine_is_examined(tmp_path: Path) -> None:
-    output = helpers.shell(preflight._WHO)
+    output = helpers.shell(shell("who"))
     system, init, memory, uid, sudo = output.stdout.splitlines()
     release = dict(
         line.split("=", 1)
@@ -243,9 +269,8 @@ def test_who_does_not_listen_at_its_address_is_deaf(
     family = socket.AF_INET6 if ":" in listens else socket.AF_INET
     with listen(family, listens) as made:
         port = made.getsockname()[1]
-        pattern = services.listening(asked, port)
-        deaf = services._READ_DEAF.format(port=port, listening=pattern)
-        record = services._READ_RECORD.format(record="/nowhere", files="", deaf=deaf)
+        words = quoted("x", f"{port:04X}", services.listening(asked, port))
+        record = f"{shell('records', records='/nowhere')}recorded {words}\n"
         said = helpers.shell(record).stdout
     assert said == ("none none\n" if is_heard else "deaf none\n")
     assert helpers.shell(record).stdout == "none none\n"

@@ -13,7 +13,10 @@ import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
 
-from tasks import project
+from tasks.compose import files as compose_files
+from tasks.compose import images as compose_images
+from tasks.compose import project as compose_project
+from tasks.compose import settings as compose_settings
 from tasks.core.estate import Node
 from tasks.core.files import File
 from tests.unit import helpers
@@ -34,12 +37,16 @@ def docker(directory: Path, **data: Any) -> Node:
 
 def compose(node: Node) -> dict[str, Any]:
     """docker-compose.yml as a YAML parser reads it."""
-    return dict(yaml.safe_load(project.compose_file(node)))
+    return dict(yaml.safe_load(compose_project.compose_file(node)))
 
 
 def text(node: Node, name: str, environment: str = "") -> str:
     """A file of the project directory."""
-    found = [e for e in project.files(node, environment) if e.path.endswith(f"/psscript/{name}")]
+    found = [
+        e
+        for e in compose_files.project_files(node, environment)
+        if e.path.endswith(f"/psscript/{name}")
+    ]
     (entry,) = found
     assert isinstance(entry, File)
     return entry.content
@@ -92,8 +99,11 @@ def test_addresses_are_ours_below_and_dockers_above(tmp_path: Path) -> None:
     assert all(int(address.rpartition(".")[2]) < 128 for address in fixed)
 
 
+USERS = ("app-cache", "jobs", "Jobs")
+
+
 def test_no_secret_is_in_the_compose_file(tmp_path: Path) -> None:
-    content = project.compose_file(docker(tmp_path, apps=APPS))
+    content = compose_project.compose_file(docker(tmp_path, apps=APPS))
     assert [word for word in helpers.SECRETS.values() if word in content] == []
 
 
@@ -111,9 +121,20 @@ def test_applications_are_told_where_everything_is(tmp_path: Path) -> None:
 
 def test_passwords_are_files_without_a_line_break(tmp_path: Path) -> None:
     """A client that sends what it has read logs in."""
-    node = docker(tmp_path, redis_password=HOSTILE, postgres_roles=ROLES)
+    users = {name: {"password": f"{HOSTILE}{name}", "commands": ["+get"]} for name in USERS}
+    node = docker(tmp_path, redis_password=HOSTILE, postgres_roles=ROLES, redis_users=users)
     assert text(node, "docker/secrets/db_password") == HOSTILE
     assert text(node, "docker/secrets/redis_password") == HOSTILE
+    assert text(node, "docker/secrets/redis_user_app_cache_password") == f"{HOSTILE}app-cache"
+    of_users = [e.path for e in compose_files.project_files(node, "") if "/redis_user_" in e.path]
+    # Two that would have one name are in none.
+    assert [path.rpartition("/")[2] for path in of_users] == ["redis_user_app_cache_password"]
+
+
+def test_a_new_user_of_redis_makes_no_new_container(tmp_path: Path) -> None:
+    users = {"cache": {"password": HOSTILE, "commands": ["+get"]}}
+    with_user = compose(docker(tmp_path, apps=APPS, redis_users=users))["services"]
+    assert with_user == compose(docker(tmp_path, apps=APPS))["services"]
 
 
 def test_urls_are_what_libraries_read(tmp_path: Path) -> None:
@@ -140,7 +161,9 @@ def test_urls_are_in_the_environment_of_those_who_ask_for_them(tmp_path: Path) -
         assert told[f"{name}_FILE"] == asked[f"{name}_FILE"] == f"/run/secrets/{name.lower()}"
         assert name not in told
         assert asked[name] == text(node, f"docker/secrets/{name.lower()}")
-    (entry,) = [e for e in project.files(node) if e.path.endswith("/docker-compose.yml")]
+    (entry,) = [
+        e for e in compose_files.project_files(node) if e.path.endswith("/docker-compose.yml")
+    ]
     assert isinstance(entry, File) and entry.secret
     shown = re.findall(entry.secret, entry.content, re.MULTILINE)
     assert sorted(shown) == sorted(asked[name] for name in ("DATABASE_URL", "REDIS_SENTINEL_URL"))
@@ -173,7 +196,7 @@ def test_an_image_changes_only_with_its_inputs(
 
 def _inputs(node: Node) -> dict[str, str]:
     assert node.inside is not None
-    return project.inputs(node.inside, node.the(project.DockerSettings))
+    return compose_images.inputs(node.inside, node.the(compose_settings.DockerSettings))
 
 
 def test_an_image_of_the_users_is_not_built(tmp_path: Path) -> None:
@@ -197,7 +220,7 @@ def test_env_of_the_project_is_a_source_on_this_machine(tmp_path: Path) -> None:
     (place / ".env").write_text("BACKUP_RETENTION_DAYS=7\nREDIS_PASSWORD=ignored\n")
     data = {"docker_project_dir": str(place)}
     node = helpers.estate({"@local": data}, {"docker": ["@local"]}, tmp_path).nodes[0]
-    config = next(e for e in project.files(node) if e.path.endswith("/backup.json"))
+    config = next(e for e in compose_files.project_files(node) if e.path.endswith("/backup.json"))
     assert isinstance(config, File)
     said = json.loads(config.content)
     assert said["retention_days"] == 7

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import psql
+from tasks.postgres import psql
 from tests.unit import helpers
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # A line outside of psql.sh that starts psql, and why it may.
 ALLOWED = {
-    "tasks/compose.py": ("psql = f\"psql -XAtqw -h /run/postgresql", "PgBouncer's console"),
-    "tasks/pgbouncer.py": ("runuser -u postgres -- timeout \"$2\" psql -XAtqw -d pgbouncer -c",
-                           "PgBouncer's console"),
-    "tasks/health.py": ("timeout 30 psql -XAtqw -h {SOCKETS} -p {port}", "the application's role"),
+    "tasks/pgbouncer/pause.py": (
+        "psql -XAtqw ", "PgBouncer's console"
+    ),
+    "tasks/pgbouncer/health.py": ("timeout 30 psql -XAtqw -h {SOCKETS} -p {port}",
+                                  "the application's role"),
 }  # fmt: skip
 # What people are told to type.
 ADVICE = re.compile(
@@ -45,7 +46,7 @@ def _starts(path: Path) -> list[str]:
 def test_nothing_goes_around_the_one_way_in() -> None:
     for path in _sources():
         name = path.relative_to(ROOT).as_posix()
-        if name == "tasks/core/shell/psql.sh":
+        if name == "tasks/postgres/shell/psql.sh":
             continue
         text, _ = ALLOWED.get(name, ("", ""))
         found = [line for line in _starts(path) if not (text and text in line)]

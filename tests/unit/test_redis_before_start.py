@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import pytest
 
-from tasks.redis import before_start
+from tasks.redis.files import before_start
 
 EMPTY = b"\xff" + bytes(8)
 DATA = b"\xfe\x00\x00\x01k\x01v" + EMPTY

@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import remove, sentinel
-from tasks.core import remote, traces
+from tasks import remove
+from tasks.core import leavings, remote, traces
 from tasks.core.change import Change, impact_of
+from tasks.core.component import components
 from tasks.core.estate import HOST, Estate, Node
+from tasks.core.places import Place
+from tasks.core.places.runit import RUNIT
+from tasks.core.places.systemd import SYSTEMD
 from tasks.core.preflight import System
-from tasks.core.services import Manager
-from tasks.core.topology import Address, Instance, User
+from tasks.core.scripts import quoted
 from tasks.core.traces import Traces
-from tasks.sentinel import View
+from tasks.redis import leaves as redis_leaves
+from tasks.redis import sentinels
+from tasks.redis.topology import Address, Instance, User
+from tasks.sentinel import forget as sentinel_forget
+from tasks.sentinel.forget import View
 from tests.e2e.project import ROOT
 from tests.unit import helpers
 
+EVERY = [component.leaves for component in components()]
 RECORDS = "/var/lib/datatier"
 UNITS = "/etc/systemd/system"
 
 
 def parsed(*paths: str) -> dict[str, tuple[str, ...]]:
-    found = traces.probe("/scripts", "/backups/scratch", [], []).parse(
-        [f"path {path}" for path in paths]
-    )
-    return dict(found.paths)
+    return dict(read(*(f"path {path}" for path in paths)).paths)
+
+
+def read(*lines: str) -> Traces:
+    """What the lines of a read say, wherever it was made."""
+    return traces.parse(EVERY, (), lines)
+
+
+def take(owner: str, paths: Sequence[str], place: Place) -> str:
+    """Shell that takes something away, whose it is."""
+    component = leavings.component_of(owner)
+    leaves = component.leaves if component else traces.SHARED
+    return traces.take(leaves, owner, paths, place)
 
 
 # --- What lies beside ours -----------------------------------------------------------------------
@@ -41,7 +59,7 @@ def beside(tmp_path: Path, *, prune: bool = False) -> tuple[Change | None, list[
     groups = {group: ["db1"] for group in ("postgres", "backup")}
     everything = helpers.estate({"db1": data}, groups, tmp_path)
     node = helpers.node(everything, "db1")
-    probe = remove.probes(node)["traces"]
+    probe = leavings.probes(node)["traces"]
     ours = ["/etc/cron.d/datatier-backup", "/scripts/backup.sh", "/scripts/restore-cluster.sh"]
     ours += ["/scripts/postgres-backup.sh", f"{UNITS}/redis-6379.service.d/datatier.conf"]
     ours += ["/etc/postgresql/15/main/conf.d/datatier.conf"]
@@ -49,7 +67,7 @@ def beside(tmp_path: Path, *, prune: bool = False) -> tuple[Change | None, list[
     found = probe.parse([f"beside {path}" for path in (*ours, *theirs)])
     assert found.beside == tuple(theirs)
     knows(node, HOST, traces=found)
-    return remove._cleared(node, set(found.beside)), [*remove._strangers(node)]
+    return remove._cleared(node, set(found.beside)), [*leavings.strangers(node)]
 
 
 def test_what_lies_beside_ours_is_named(tmp_path: Path) -> None:
@@ -80,10 +98,10 @@ def test_who_acts_as_the_user_of_a_service_is_named(tmp_path: Path) -> None:
     groups = {group: ["db1"] for group in ("postgres", "redis")}
     data = {"address": "10.0.0.1", "backup_prune": True, "postgres_prune": True}
     node = helpers.node(helpers.estate({"db1": data}, groups, tmp_path), "db1")
-    probe = remove.probes(node)["traces"]
+    probe = leavings.probes(node)["traces"]
     ours, theirs = "/etc/cron.d/datatier-backup", "/var/spool/cron/crontabs/postgres"
     knows(node, HOST, traces=probe.parse([f"acts {ours}", f"acts {theirs}"]))
-    (told,) = remove._strangers(node)
+    (told,) = leavings.strangers(node)
     assert told.startswith(f"{theirs}: not written by Datatier, but acts as the user")
     assert remove._cleared(node, {theirs}) is None
 
@@ -103,25 +121,26 @@ def test_jobs_of_the_user_of_a_service(tmp_path: Path, line: str, is_theirs: boo
     path = tmp_path / "job"
     path.write_text(f"{line}\n")
     pattern = traces._JOBS.format(users="postgres|redis")
-    found = helpers.shell(f"grep -lsE {remote.quoted(pattern)} {path} || :").stdout
+    found = helpers.shell(f"grep -lsE {quoted(pattern)} {path} || :").stdout
     assert bool(found) == is_theirs
 
 
 def test_the_health_table_names_what_a_plan_names() -> None:
     """Whatever a plan tells of and leaves, the table tells of as well."""
     told = set[str]()
-    for path in (ROOT / "tasks").glob("*.py"):
+    for path in (ROOT / "tasks").rglob("*.py"):
         for named in re.findall(r"notices=lambda: (.*)", path.read_text()):
             told |= set(re.findall(r"(\w+)\((?:node|each|w)\b", named))
-    removal = {"_kept", "_stays"}
-    source = inspect.getsource(remove.beside)
+    removal = {"takes", "_stays"}
+    asked = (leavings.beside, *(component.beside for component in components()))
+    source = "".join(map(inspect.getsource, asked))
     assert told - removal == {name for name in told - removal if f"{name}(" in source}
-    assert {"beside", "unknown_users", "remembered", "told", "_told", "_strangers"} <= told
+    assert {"beside", "unknown_users", "remembered", "told", "strangers"} <= told
 
 
 def test_a_chosen_directory_of_scripts_may_be_everybodys() -> None:
-    assert traces.is_in_our_place("/scripts/x.sh")
-    assert not traces.is_in_our_place("/usr/local/bin/aws")
+    assert leavings.in_our_place("/scripts/x.sh")
+    assert not leavings.in_our_place("/usr/local/bin/aws")
 
 
 # --- Traces --------------------------------------------------------------------------------------
@@ -135,12 +154,13 @@ def test_a_chosen_directory_of_scripts_may_be_everybodys() -> None:
         (f"{UNITS}/postgresql@15-main.service.d/datatier.conf", "postgres"),
         (f"{UNITS}/pgbouncer.service.d/datatier.conf", "pgbouncer"),
         (f"{UNITS}/cron.service.d/datatier.conf", "cron"),
-        (f"{UNITS}/redis-server.service", traces.MASKED),
+        (f"{UNITS}/redis-server.service", redis_leaves.MASKED),
         ("/etc/sv/redis-6379/run", "redis-6379"),
         ("/etc/redis/redis-6379.conf", "redis-6379"),
         ("/etc/redis/sentinel-26379.conf", "redis-sentinel-26379"),
         ("/var/lib/redis/sentinel-26379", "redis-sentinel-26379"),
         ("/etc/redis/redis-cli.auth", "redis-cli"),
+        ("/etc/redis/redis-expected", "redis-cli"),
         ("/usr/local/bin/redis-cli", "redis-cli"),
         ("/etc/pgbouncer/pgbouncer.ini", "pgbouncer"),
         ("/etc/postgresql/15/main/conf.d/datatier.conf", "postgres"),
@@ -163,19 +183,15 @@ def test_whose_a_path_is(path: str, owner: str) -> None:
 
 def test_who_asks_goes_before_who_answers() -> None:
     names = ["postgres", "redis-6379", "redis-sentinel-26379", "pgbouncer", "cron", "state"]
-    found = Traces({name: () for name in names})
-    assert found.owners() == [
-        *("cron", "pgbouncer", "redis-sentinel-26379"),
-        *("redis-6379", "postgres", "state"),
+    assert leavings.in_order(names) == [
+        *("cron", "redis-sentinel-26379", "redis-6379"),
+        *("pgbouncer", "postgres", "state"),
     ]
 
 
 def test_roles_and_data() -> None:
-    lines = ["role 6380 master 2", "role 6381 replica", "data /backups"]
-    found = traces.probe("/scripts", "/backups/scratch", [], []).parse(lines)
-    assert found.roles == {6380: "master 2", 6381: "replica"}
-    assert found.data == ("/backups",)
-    assert found.user == ""
+    found = read("role 6380 master 2", "role 6381 replica", "data /backups")
+    assert found == Traces(data=("/backups",), said={"role": ("6380 master 2", "6381 replica")})
 
 
 @pytest.mark.parametrize(
@@ -189,30 +205,30 @@ def test_the_user_of_scratch_servers_goes_when_nothing_is_its(
     data = {"address": "10.0.0.1", "destroy_data": destroys, "confirm": "psscript"}
     everything = helpers.estate({"db1": data}, {"postgres": ["db1"], "backup": ["db1"]}, tmp_path)
     node = helpers.node(everything, "db1")
-    found = remove.probes(node)["traces"].parse([f"user {said}"] if said else [])
-    monkeypatch.setattr(remove, "_here", lambda _node: found)
-    change = remove._without_user(node)
+    found = leavings.probes(node)["traces"].parse([f"user {said}"] if said else [])
+    monkeypatch.setattr(remove, "found_alone", lambda _node: found)
+    change = remove._without_users(node)
     assert (change.lines if change else []) == ["user datatier-scratch: remove"] * goes
     told = [line for line in remove._stays(node) if line.startswith("user ")]
     assert len(told) == bool(said and not goes)
 
 
-@pytest.mark.parametrize("manager", ["systemd", "runit"])
-def test_what_is_taken_away_is_shell(manager: Manager) -> None:
+@pytest.mark.parametrize("place", [SYSTEMD, RUNIT], ids=lambda place: place.name)
+def test_what_is_taken_away_is_shell(place: Place) -> None:
     paths = {
         "postgres": (f"{UNITS}/postgresql@15-main.service.d/datatier.conf", f"{RECORDS}/p.active"),
         "redis-6379": ("/etc/sv/redis-6379/run", f"{RECORDS}/redis-6379.active"),
         "cron": ("/etc/cron.d/datatier-backup", f"{RECORDS}/cron.active"),
-        traces.MASKED: (f"{UNITS}/redis-server.service",),
+        redis_leaves.MASKED: (f"{UNITS}/redis-server.service",),
     }
     for owner, of in paths.items():
-        script = traces.shell(manager) + traces.take(owner, of, manager)
+        script = place.removal() + take(owner, of, place)
         assert helpers.syntax_error(script) == "", owner
 
 
 def test_a_record_goes_last_and_a_cluster_keeps_its_directories() -> None:
     conf, record = "/etc/postgresql/15/main/conf.d/datatier.conf", f"{RECORDS}/postgres.active"
-    script = traces.take("postgres", (conf, record), "systemd").splitlines()
+    script = take("postgres", (conf, record), SYSTEMD).splitlines()
     assert script == [
         "leave_service postgres postgresql@15-main.service postgresql.service",
         ":",
@@ -224,8 +240,8 @@ def test_a_record_goes_last_and_a_cluster_keeps_its_directories() -> None:
 
 def test_cron_goes_on_where_it_is_the_hosts() -> None:
     paths = ("/etc/cron.d/datatier-backup", f"{RECORDS}/cron.active")
-    assert "leave_service" not in traces.take("cron", paths, "systemd")
-    assert "leave_service cron" in traces.take("cron", paths, "runit")
+    assert "leave_service" not in take("cron", paths, SYSTEMD)
+    assert "leave_service cron" in take("cron", paths, RUNIT)
 
 
 # --- What left the inventory ---------------------------------------------------------------------
@@ -258,26 +274,26 @@ def knows(node: Node, group: str, **results: Any) -> None:
 
 def leaves(node: Node, *owners: str, **roles: str) -> None:
     paths = {owner: (f"{RECORDS}/{owner}.active",) for owner in owners}
-    ports = {int(name.removeprefix("r")): role for name, role in roles.items()}
-    knows(node, HOST, traces=Traces(paths, ports))
+    said = tuple(f"{name.removeprefix('r')} {role}" for name, role in roles.items())
+    knows(node, HOST, traces=Traces(paths, said={"role": said}))
 
 
 def test_what_belongs_there_is_not_told(tmp_path: Path) -> None:
     node = everything(tmp_path).nodes[0]
     leaves(node, "redis-6379", "redis-cli", "kernel", "packages", "state")
-    assert remove._surplus(node) == []
+    assert leavings.surplus(node) == []
 
 
 def test_a_key_counts_outside_its_group_too(tmp_path: Path) -> None:
     node = everything(tmp_path, pgbouncer_prune=True).nodes[0]
     leaves(node, "pgbouncer", "postgres", "redis-6380")
-    assert remove._surplus(node) == ["pgbouncer", "redis-6380", "postgres"]
-    assert [owner for owner in remove._surplus(node) if remove._prunes(node, owner)] == [
+    assert leavings.surplus(node) == ["redis-6380", "pgbouncer", "postgres"]
+    assert [owner for owner in leavings.surplus(node) if leavings.prunes(node, owner)] == [
         "pgbouncer"
     ]
-    told = list(remove._told(node))
+    told = list(leavings.told(node))
     assert [line.partition(":")[0] for line in told] == ["redis-6380", "postgres"]
-    change = remove._pruned(node, remove._surplus(node))
+    change = remove._pruned(node, leavings.surplus(node))
     assert change is not None
     assert change.lines == ["pgbouncer: stop and remove"]
     assert impact_of(change.lines[0]) == "restart"
@@ -288,14 +304,14 @@ def test_a_key_counts_outside_its_group_too(tmp_path: Path) -> None:
 def test_what_is_no_truth_removes_nothing(value: Any, tmp_path: Path) -> None:
     node = everything(tmp_path, pgbouncer_prune=value).nodes[0]
     leaves(node, "pgbouncer")
-    assert not remove._prunes(node, "pgbouncer")
+    assert not leavings.prunes(node, "pgbouncer")
 
 
 @pytest.mark.parametrize("destroy", [True, False])
 def test_a_replica_leaves_its_data_or_takes_them(destroy: bool, tmp_path: Path) -> None:
     node = everything(tmp_path, redis_prune=True, destroy=destroy).nodes[0]
     leaves(node, "redis-6380", r6380="replica")
-    change = remove._pruned(node, remove._surplus(node))
+    change = remove._pruned(node, leavings.surplus(node))
     assert change is not None
     assert impact_of(change.lines[0]) == ("destroys data" if destroy else "restart")
     assert ("remove /var/lib/redis/6380" in change.script.splitlines()) is destroy
@@ -308,7 +324,7 @@ def test_a_master_is_not_removed(tmp_path: Path) -> None:
     leader = Address("10.0.0.1", 6379)
     follower = Instance(Address("10.0.0.1", 6380), "present", leader)
     knows(made.nodes[0], "redis", sentinels=[], roles=[follower])
-    assert [str(problem) for problem in remove.examine(made)] == [
+    assert [str(problem) for problem in leavings.examine(made)] == [
         "one: redis_prune: redis-6379 is the master: fail over first (docs/failover.md)"
     ]
 
@@ -316,9 +332,9 @@ def test_a_master_is_not_removed(tmp_path: Path) -> None:
 def test_who_is_followed_is_a_master_whatever_others_say(tmp_path: Path) -> None:
     made = everything(tmp_path, redis_prune=True)
     leaves(made.nodes[0], "redis-6380", r6380="master 1")
-    assert len(remove.examine(made)) == 1
+    assert len(leavings.examine(made)) == 1
     leaves(made.nodes[0], "redis-6380", r6380="master 0")
-    assert remove.examine(made) == []
+    assert leavings.examine(made) == []
 
 
 # --- What Sentinels remember ---------------------------------------------------------------------
@@ -338,70 +354,70 @@ def test_what_a_sentinel_knows_is_read() -> None:
     lines = ["26379 master 10.0.0.1:6379 master", "26379 replica 10.0.0.2:6379 slave,s_down",
              "26379 sentinel 10.0.0.3:26379 sentinel", '26379 watches "mymaster"',
              '26379 watches "their master"', '26379 "user x on nopass"']  # fmt: skip
-    assert sentinel._parse_views(lines, "mymaster") == {
+    assert sentinel_forget._parse_views(lines, "mymaster") == {
         26379: View(
             {Address("10.0.0.2", 6379): "slave,s_down"},
             {Address("10.0.0.3", 26379): "sentinel"},
-            (User('"x"', frozenset({"on", "nopass"})),),
+            (User('"x"', ("on", "nopass")),),
             ('"their master"',),
         )
     }
 
 
 def test_masters_and_users_beside_ours_are_told_and_removed(tmp_path: Path) -> None:
-    view = View(users=(User('"x"', frozenset()),), masters=('"theirs"',))
+    view = View(users=(User('"x"', ()),), masters=('"theirs"',))
     node = everything(tmp_path).nodes[1]
     knows(node, "sentinel", views={26379: view})
-    assert list(sentinel.remembered(node, set())) == [
+    assert list(sentinel_forget.remembered(node, set())) == [
         'redis-sentinel-26379: watches the master "theirs", which is not in the settings; '
         "sentinel_prune would remove it",
         'redis-sentinel-26379: the ACL user "x" is not in the settings; '
         "sentinel_prune would remove it",
     ]
-    assert sentinel.prune(node, set()) is None
-    chosen = node.the(sentinel.SentinelSettings)
-    node.settings[sentinel.SentinelSettings] = chosen.model_copy(update={"prune": True})
-    change = sentinel.prune(node, set())
+    assert sentinel_forget.prune(node, set()) is None
+    chosen = node.the(sentinels.SentinelSettings)
+    node.settings[sentinels.SentinelSettings] = chosen.model_copy(update={"prune": True})
+    change = sentinel_forget.prune(node, set())
     assert change is not None
     assert change.variables["EXPEL_26379"] == 'SENTINEL REMOVE "theirs"\nACL DELUSER "x"'
-    assert list(sentinel.remembered(node, set())) == []
+    assert list(sentinel_forget.remembered(node, set())) == []
 
 
 def test_who_left_is_told(tmp_path: Path) -> None:
     node = watched(everything(tmp_path), "s_down,slave,disconnected")
-    assert list(sentinel.remembered(node, set())) == [
+    assert list(sentinel_forget.remembered(node, set())) == [
         "redis-sentinel-26379: knows the replica 10.0.0.9:6379, which is not in the inventory; "
         "sentinel_prune would make it forget"
     ]
-    assert sentinel.forget(node, set()) is None
+    assert sentinel_forget.forget(node, set()) is None
 
 
 def pruning(directory: Path) -> Estate:
     made = everything(directory)
-    chosen = made.nodes[1].the(sentinel.SentinelSettings)
+    chosen = made.nodes[1].the(sentinels.SentinelSettings)
     made.nodes[1].settings[type(chosen)] = chosen.model_copy(update={"prune": True})
     return made
 
 
 def test_who_is_down_or_about_to_be_is_forgotten(tmp_path: Path) -> None:
     node = watched(pruning(tmp_path), "s_down,slave,disconnected")
-    change = sentinel.forget(node, set())
+    change = sentinel_forget.forget(node, set())
     assert change is not None
     assert change.lines == ["redis-sentinel-26379: forget the replica 10.0.0.9:6379"]
     assert helpers.syntax_error(change.script) == ""
     assert [word for word in helpers.SECRETS.values() if word in change.script] == []
     node = watched(pruning(tmp_path), "slave")
-    assert sentinel.forget(node, set()) is None
-    assert next(sentinel.remembered(node, set())).endswith("it runs: stop it first")
-    assert sentinel.forget(node, {STRANGER}) is not None
+    assert sentinel_forget.forget(node, set()) is None
+    assert next(sentinel_forget.remembered(node, set())).endswith("it runs: stop it first")
+    assert sentinel_forget.forget(node, {STRANGER}) is not None
 
 
 def test_nobody_is_forgotten_while_a_member_is_down(tmp_path: Path) -> None:
     node = watched(pruning(tmp_path), "s_down,slave", member="s_down,slave")
-    (problem,) = sentinel.unforgettable(node, set())
+    (problem,) = sentinel_forget.unforgettable(node, set())
     assert str(problem).startswith("two: sentinel_prune: 10.0.0.2:6379 is down")
     node = watched(pruning(tmp_path), "slave", member="s_down,slave")
-    assert sentinel.unforgettable(node, set()) == []
+    assert sentinel_forget.unforgettable(node, set()) == []
 
 
 # --- All of it -----------------------------------------------------------------------------------
@@ -411,15 +427,15 @@ def test_the_master_stays_with_those_who_stay(tmp_path: Path) -> None:
     made = everything(tmp_path)
     leaves(made.nodes[0], "redis-6379")
     leaves(made.nodes[1], "redis-6379")
-    assert list(remove._left_behind(made)) == []
+    assert list(redis_leaves.left_behind(made)) == []
     made.active.remove(made.nodes[1])
-    (problem,) = remove._left_behind(made)
+    (problem,) = redis_leaves.left_behind(made)
     assert str(problem) == (
         "one: redis: redis-6379 is the master of what stays on two: "
         "fail over first (docs/failover.md)"
     )
     made.active[:] = [made.nodes[1]]
-    assert list(remove._left_behind(made)) == []
+    assert list(redis_leaves.left_behind(made)) == []
 
 
 def test_data_go_by_name(tmp_path: Path) -> None:

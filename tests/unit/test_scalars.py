@@ -12,10 +12,13 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from tasks import postgres, project, redis
-from tasks.core import parameters, psql
+from tasks.compose import files as compose_files
+from tasks.compose import project as compose_project
 from tasks.core.files import render
-from tasks.core.remote import quoted
+from tasks.core.scripts import quoted
+from tasks.postgres import files as postgres_files
+from tasks.postgres import parameters, psql
+from tasks.redis import values as redis_values
 from tests.unit import helpers
 
 # A line break is refused wherever it comes from.
@@ -47,7 +50,7 @@ def compose(directory: Path, **data: Any) -> dict[str, Any]:
     """docker-compose.yml as a parser and Compose read it, which sees variables in `$`."""
     made = helpers.estate({"box": data}, {"docker": ["box"]}, directory)
     assert helpers.problems(made) == []
-    text = project.compose_file(made.nodes[0])
+    text = compose_project.compose_file(made.nodes[0])
     assert not re.search(r"(?<!\$)(?:\$\$)*\$(?!\$)", text), "a variable of Compose's"
     return dict(yaml.safe_load(text.replace("$$", "$")))
 
@@ -84,20 +87,20 @@ def test_yaml_has_nothing_but_texts_where_a_setting_stands(tmp_path: Path) -> No
 @pytest.mark.parametrize("value", VALUES)
 def test_env(value: str, tmp_path: Path) -> None:
     file = tmp_path / "values.env"
-    file.write_text(f"VALUE={project._quoted(value)}\n")
+    file.write_text(f"VALUE={compose_files._quoted(value)}\n")
     assert dotenv_values(file, interpolate=False) == {"VALUE": value}
 
 
 def test_postgresql_conf() -> None:
     wanted = {f"app.v{number}": value for number, value in enumerate(VALUES)}
-    text = render("postgres/postgresql.conf.j2", parameters=postgres._quoted(wanted))
+    text = render("postgres/postgresql.conf.j2", parameters=postgres_files._quoted(wanted))
     assert parameters.of(text) == wanted
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_redis_conf(value: str) -> None:
     """As sdssplitargs of Redis reads what is in double quotes; JSON escapes the same two."""
-    assert json.loads(redis.quote(value), strict=False) == value
+    assert json.loads(redis_values.quote(value), strict=False) == value
 
 
 @pytest.mark.parametrize("value", VALUES)

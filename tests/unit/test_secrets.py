@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core import estate as module
+from tasks.core.estate import Estate
 from tasks.core.secrets import Secrets
 from tests.unit import helpers
 
 NAME = "POSTGRES_PASSWORD"
+HOST = {"address": "10.0.0.1", "sentinel_ports": [26379, 26380, 26381]}
+ALL = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "sentinel", "backup")}
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def test_saving_replaces_the_file_at_once(env: Path) -> None:
 
 
 def exposures(env: Path) -> str:
-    return "\n".join(Secrets(env).exposures())
+    return "\n".join([*Secrets(env).open_to_all(), *Secrets(env).exposures()])
 
 
 @pytest.mark.parametrize(
@@ -132,15 +136,29 @@ def exposures(env: Path) -> str:
     [
         (0o600, ""),
         (0o400, ""),
-        (0o640, "mode 640: others can read the secrets; chmod 600 it"),
         (0o604, "mode 604: others can read the secrets; chmod 600 it"),
-        (0o666, "mode 666: others can change the secrets; chmod 600 it"),
+        (0o606, "mode 606: others can change the secrets; chmod 600 it"),
     ],
 )
 def test_a_file_that_others_can_read_is_named(env: Path, mode: int, said: str) -> None:
     env.write_text(f"{NAME}=stored\n")
     env.chmod(mode)
-    assert exposures(env) == (f"{env}: {said}" if said else "")
+    assert exposures(env) == said
+
+
+def test_a_run_is_refused_with_a_file_that_others_can_read(env: Path) -> None:
+    everything = helpers.estate({"db1": HOST}, ALL, env.parent)
+    assert helpers.problems(everything) == []
+    env.chmod(0o644)
+    (said,) = helpers.problems(helpers.estate({"db1": HOST}, ALL, env.parent))
+    assert said == f"{env}: secrets: mode 644: others can read the secrets; chmod 600 it"
+
+
+def test_a_group_that_may_be_meant_to_is_warned_of(env: Path) -> None:
+    env.write_text(f"{NAME}=stored\n")
+    env.chmod(0o640)
+    assert exposures(env) == f"{env}: mode 640: its group can read the secrets; chmod 600 it"
+    assert helpers.problems(helpers.estate({"db1": HOST}, ALL, env.parent)) == []
 
 
 def test_a_link_is_what_it_leads_to(env: Path, tmp_path: Path) -> None:
@@ -154,7 +172,7 @@ def test_a_link_is_what_it_leads_to(env: Path, tmp_path: Path) -> None:
     assert "mode 644" in exposures(env)
     real.chmod(0o600)
     real.parent.chmod(0o777)
-    assert exposures(env) == f"{env}: others can replace it; chmod o-w {real.parent}"
+    assert exposures(env) == f"others can replace it; chmod o-w {real.parent}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -179,14 +197,79 @@ def test_none_is_no_exposure(env: Path) -> None:
     assert exposures(env) == ""
 
 
-# --- What an estate needs ------------------------------------------------------------------------
+# --- What a command prints -----------------------------------------------------------------------
 
-HOST = {"address": "10.0.0.1", "sentinel_ports": [26379, 26380, 26381]}
-ALL = {group: ["db1"] for group in ("postgres", "pgbouncer", "redis", "sentinel", "backup")}
+
+def commanded(env: Path, text: str) -> Estate:
+    return helpers.estate({"db1": {**HOST, "secrets_command": text}}, ALL, env.parent)
+
+
+def test_a_commands_secrets_come_before_the_files(
+    env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (env.parent / "store").write_text(f"{NAME}='from $it'\nREDIS_PASSWORD=from-it\nUNUSED=x\n")
+    env.write_text(f"{NAME}=stored\nBACKUP_ROLE_PASSWORD=stored\n")
+    env.chmod(0o600)
+    monkeypatch.setenv("REDIS_PASSWORD", "from the environment")
+    store = commanded(env, "cat store").secrets
+    names = (NAME, "REDIS_PASSWORD", "BACKUP_ROLE_PASSWORD")
+    assert [store.get(name) for name in names] == ["from $it", "from the environment", "stored"]
+
+
+def test_a_command_runs_once_for_all_hosts(env: Path) -> None:
+    data = {**HOST, "secrets_command": f"echo ran >>log; echo {NAME}=from-it"}
+    hosts = {"db1": data, "db2": {**data, "address": "10.0.0.2"}}
+    assert helpers.estate(hosts, ALL, env.parent).secrets.get(NAME) == "from-it"
+    assert (env.parent / "log").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo ...; echo no key >&2; exit 3", "ended with 3: no key"),
+        ("exit 3", "ended with 3: it does not say why"),
+        ("kill -9 $$", "ended with -9: it does not say why"),
+        ("echo", "prints no line NAME=value"),
+        ("printf '\\377'", "prints no line NAME=value"),
+        (f"echo {NAME}=", "prints no line NAME=value"),
+    ],
+)
+def test_a_command_without_secrets_is_refused(env: Path, text: str, said: str) -> None:
+    assert helpers.problems(commanded(env, text)) == [f"db1: secrets_command: {said}"]
+
+
+def test_a_command_that_does_not_end_is_ended(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.core.secrets.COMMAND_SECONDS", 0.2)
+    (said,) = helpers.problems(commanded(env, "exec sleep 60"))
+    assert said == "db1: secrets_command: has not ended within 0.2 s: run it by hand"
+
+
+def test_different_commands_are_refused(env: Path) -> None:
+    hosts = {
+        name: {"address": f"10.0.0.{name[-1]}", "secrets_command": f"cat {name}"}
+        for name in ("db1", "db2")
+    }
+    everything = helpers.estate(hosts, {"postgres": [*hosts]}, env.parent)
+    wrong = "secrets_command: should be the same on all hosts: it runs once, on this machine"
+    assert {f"db1: {wrong}", f"db2: {wrong}"} <= {*map(str, everything.problems)}
+
+
+def test_nothing_is_generated_beside_a_command(env: Path) -> None:
+    """It would be on this machine only, and the others would not have it."""
+    env.write_text("")
+    env.chmod(0o600)
+    everything = commanded(env, f"echo {NAME}=from-it")
+    found = [str(problem) for problem in module.everything_wrong(everything)]
+    names = ", ".join(sorted(helpers.SECRETS.keys() - {NAME}))
+    assert found == [f"db1: secrets_command: does not print {names}: add them to what it reads"]
+
+
+# --- What an estate needs ------------------------------------------------------------------------
 
 
 def test_a_fresh_project_generates_what_its_components_need(env: Path) -> None:
     env.write_text("# empty\n")
+    env.chmod(0o600)
     everything = helpers.estate({"db1": HOST}, ALL, env.parent)
     everything.gather_secrets()
     assert set(everything.secrets.generated) == set(helpers.SECRETS)
@@ -200,6 +283,7 @@ def test_nothing_is_generated_when_nothing_is_missing(env: Path) -> None:
 
 def test_no_secret_is_generated_for_what_is_not_there(env: Path) -> None:
     env.write_text("# empty\n")
+    env.chmod(0o600)
     roles = {"app": {"password": "chosen"}, "readers": {"login": False}, "web-1": {}}
     host = {
         **HOST,

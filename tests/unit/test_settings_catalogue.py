@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks.backup import BackupSettings
+from tasks.backup.settings import BackupSettings
 from tasks.core.secrets import Secrets
 from tasks.core.settings import StackSettings
-from tasks.pgbouncer import PgbouncerSettings
-from tasks.postgres import PostgresSettings
-from tasks.redis import RedisSettings
-from tasks.sentinel import SentinelSettings
+from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres.settings import PostgresSettings
+from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.settings import RedisSettings
 from tests.unit import helpers
 from tests.unit.helpers import Data
 
@@ -54,6 +54,16 @@ def refused(directory: Path, data: Mapping[str, Any], groups: tuple[str, ...]) -
 def database(**fields: Any) -> dict[str, Any]:
     """`postgres_databases` with one database."""
     return {"shop": {"owner": "psscript", **fields}}
+
+
+def acl(name: str = "a", **fields: Any) -> dict[str, Any]:
+    """`redis_users` with one user."""
+    return {name: {"commands": ["+get"], **fields}}
+
+
+RULE = "should be such as '+get', '-config|set', '+@read' or '+@all'"
+OF_KEYS = "should be a pattern such as 'app:*', or '%R~app:*' to only read"
+BARE = "should be a pattern without blanks or unprintable characters"
 
 
 def role(**fields: Any) -> dict[str, Any]:
@@ -460,6 +470,42 @@ REDIS: list[Case] = [
     ("redis_appendonly", "sometimes", "redis_appendonly: should be true or false"),
     ("redis_appendfsync", "never", "redis_appendfsync: should be 'always', 'everysec' or 'no'"),
     ("redis_save", "often", f"redis_save: {SAVE}"),
+    ("redis_extra", {"user": "x on nopass"}, "redis_extra/user: has a key of its own: redis_users"),
+    ("redis_users", {"a": {}}, "redis_users/a/commands: is missing"),
+    ("redis_users", acl(commands=[]), "redis_users/a/commands: should not be empty"),
+    ("redis_users", acl(comands=["+get"]), "redis_users/a/comands: unknown key (commands?)"),
+    ("redis_users", acl(commands=["get"]), f"redis_users/a/commands/0: 'get' {RULE}"),
+    ("redis_users", acl(commands=["+a b"]), f"redis_users/a/commands/0: '+a b' {RULE}"),
+    ("redis_users", acl(commands=["nopass"]), f"redis_users/a/commands/0: 'nopass' {RULE}"),
+    ("redis_users", acl(commands=[">x"]), f"redis_users/a/commands/0: '>x' {RULE}"),
+    ("redis_users", acl(keys=["~a"]), f"redis_users/a/keys/0: '~a' {OF_KEYS}"),
+    ("redis_users", acl(keys=["%X~a"]), f"redis_users/a/keys/0: '%X~a' {OF_KEYS}"),
+    ("redis_users", acl(keys=["a b"]), f"redis_users/a/keys/0: 'a b' {BARE}"),
+    ("redis_users", acl(keys=["%R~"]), f"redis_users/a/keys/0: '' {BARE}"),
+    ("redis_users", acl(keys=["a\nb"]), f"redis_users/a/keys/0: 'a\\nb' {BARE}"),
+    (
+        "redis_users",
+        acl(keys=["*", "a"]),
+        "redis_users/a/keys: should have '*' alone: it has all others in it",
+    ),
+    (
+        "redis_users",
+        acl(channels=["&a"]),
+        "redis_users/a/channels/0: '&a' should be a pattern such as 'app:*'",
+    ),
+    ("redis_users", acl("Default"), "redis_users/Default: 'Default' is reserved"),
+    ("redis_users", acl("replica"), "redis_users/replica: 'replica' is reserved"),
+    (
+        "redis_users",
+        acl("a b"),
+        "redis_users/a b: name 'a b' should be letters, digits, '_', '-' or '.', at most 63",
+    ),
+    (
+        "redis_users",
+        acl("a-b") | acl("A_b"),
+        "redis_users: users 'a-b' and 'A_b' would share the "
+        "secret REDIS_USER_A_B_PASSWORD: give one of them a password",
+    ),
     (
         "redis_min_replicas_to_write",
         1,
@@ -651,6 +697,8 @@ SECRET_CASES: list[Case] = [
     ("redis_password", f"{SECRET}\x07", f"redis_password: {ASCII}"),
     ("redis_password", f"{SECRET}ü", f"redis_password: {ASCII}"),
     ("redis_password", 71234567, "redis_password: should be a string"),
+    ("redis_users", acl(password="x"), "redis_users/a/password: should have at least 6 characters"),
+    ("redis_users", acl(password=f"{SECRET}ü"), f"redis_users/a/password: {ASCII}"),
     (
         "postgres_roles",
         role(password=""),
@@ -723,6 +771,8 @@ def test_secrets_of_the_environment_are_checked_like_settings(
 
 
 BUCKET = {"backup_s3_bucket": "copies", "backup_s3_endpoint": "https://s3.example"}
+# Each way in which settings name a secret.
+NAMING = BUCKET | {"redis_users": acl()}
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
 
 
@@ -737,7 +787,7 @@ def _names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     with monkeypatch.context() as patch:
         patch.setattr(Secrets, "find", noting)
-        assert refused(tmp_path, BUCKET, EVERYTHING) == []
+        assert refused(tmp_path, NAMING, EVERYTHING) == []
     # The others are settings that may stand there.
     return {name for name in asked if re.search("PASS|SECRET|KEY", name)}
 
@@ -749,12 +799,12 @@ def test_no_secret_of_the_environment_goes_anywhere_unchecked(
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     names = _names(tmp_path, monkeypatch)
-    assert {*helpers.SECRETS, *KEYS, "BACKUP_SIGNING_KEY"} < names
+    assert {*helpers.SECRETS, *KEYS, "BACKUP_SIGNING_KEY", "REDIS_USER_A_PASSWORD"} < names
     for name in sorted(names):
         for value in (f"{SECRET}\n{SECRET}", f"{SECRET}\r", f"{SECRET}\x1b"):
             with monkeypatch.context() as patch:
                 patch.setenv(name, value)
-                messages = refused(tmp_path, BUCKET, EVERYTHING)
+                messages = refused(tmp_path, NAMING, EVERYTHING)
                 assert len(messages) == 1 and SECRET not in messages[0], (name, messages)
 
 
@@ -787,6 +837,12 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
         REDIS_AND_SENTINEL,
         {"b": {"redis_password": SECRET}},
         ["a: redis_password: should be the same on all hosts of the group: any of them may "
+         "become master"],
+    ),
+    (
+        REDIS_AND_SENTINEL,
+        {name: {"redis_users": acl(keys=[name])} for name in "abc"},
+        ["a: redis_users: should be the same on all hosts of the group: any of them may "
          "become master"],
     ),
     (

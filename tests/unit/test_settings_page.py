@@ -13,14 +13,16 @@ from collections.abc import Iterator
 import pytest
 from pydantic.fields import FieldInfo
 
-from tasks.apps import App, AppsSettings
-from tasks.backup import BackupSettings
+from tasks.apps.settings import App, AppsSettings
+from tasks.backup.settings import BackupSettings
+from tasks.compose.settings import DockerSettings
 from tasks.core.settings import Model, Settings, StackSettings
-from tasks.pgbouncer import PgbouncerSettings
-from tasks.postgres import Database, PostgresSettings, Role
-from tasks.project import DockerSettings
-from tasks.redis import RedisSettings
-from tasks.sentinel import SentinelSettings
+from tasks.firewall.settings import FirewallSettings
+from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres.settings import Database, PostgresSettings, Role
+from tasks.redis.acl import RedisUser
+from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.settings import RedisSettings
 from tests.e2e.project import ROOT
 from tests.unit import golden
 
@@ -32,11 +34,13 @@ MODELS: tuple[type[Model], ...] = (
     Database,
     PgbouncerSettings,
     RedisSettings,
+    RedisUser,
     SentinelSettings,
     BackupSettings,
     DockerSettings,
     AppsSettings,
     App,
+    FirewallSettings,
 )
 # A comment names the class whose table follows it.
 _PLACE = re.compile(r"(<!-- (\w+) -->\n)\n?(?:\|.*\n)*")

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import pq
 
-from tasks.core import sql
 from tasks.core.remote import PATHS, Unreadable
-from tasks.core.sql import Database, Role, Server
+from tasks.postgres import rights, sql
+from tasks.postgres.sql import Database, Role, Server
 
 DATA = "/var/lib/postgresql/17/main"
 PASSWORD = "correct-horse-battery"
@@ -338,8 +339,9 @@ def test_a_setting_that_is_named_as_a_secret_is_not_shown() -> None:
 def test_a_database_is_created_with_its_owner() -> None:
     assert lines_and_sql(server(), [], [Database("shop", "app")]) == (
         ["database shop: create, owner app"],
-        ['CREATE DATABASE "shop" OWNER "app";'],
-    )
+        ['CREATE DATABASE "shop" OWNER "app";'
+         ' REVOKE CONNECT, TEMPORARY ON DATABASE "shop" FROM PUBLIC;'],
+    )  # fmt: skip
 
 
 def test_an_owner_and_settings_change() -> None:
@@ -414,6 +416,34 @@ def test_a_role_that_the_settings_grant_nothing_loses_what_it_had() -> None:
     assert lines_and_sql(there, [app()], [Database("shop", "owner")])[1] == [
         'REVOKE CREATE ON DATABASE "shop" FROM "app" CASCADE;'
     ]
+
+
+@pytest.mark.parametrize(
+    ("now", "attributes", "stays"),
+    [
+        ({"member_of": ["pg_read_all_data"]}, {}, False),
+        ({"member_of": ["owner"], "shy": ["owner"]}, {}, False),
+        ({}, {"superuser": True}, False),
+        ({"superuser": True}, {}, True),
+        ({}, {}, True),
+    ],
+)
+def test_what_a_run_takes_is_no_reason_to_let_a_role_in(
+    now: dict[str, Any], attributes: dict[str, bool], stays: bool
+) -> None:
+    """Nor would the next run find anything to take."""
+    owned = [["app", "shop", True, None, 1]] if stays or attributes else []
+
+    def there(role: dict[str, Any], grants: list[list[str]]) -> Server:
+        found = server({"app": role}, {"shop": {"owner": "owner", "grants": grants}})
+        return replace(found, facts={**found.facts, "owned": owned})
+
+    wanted = [app(attributes=attributes)], [Database("shop", "owner")]
+    line = "database shop: revoke CONNECT from app"
+    found = lines_and_sql(there(stored(**now), [["app", "CONNECT"]]), *wanted)[0]
+    assert (line not in found) == stays
+    after = there(stored(**attributes), [["app", "CONNECT"]] if stays else [])
+    assert lines_and_sql(after, *wanted) == ([], [])
 
 
 def test_extensions_are_created_in_their_own_database() -> None:
@@ -569,6 +599,36 @@ def test_a_bare_host_gets_the_full_plan() -> None:
     ]
 
 
+def test_the_databases_of_the_cluster_are_closed_before_others_are_made() -> None:
+    """A new one gets what the schema `public` of the template has."""
+    system = [
+        Database("postgres", "postgres", grants={"app": frozenset({"CONNECT"})}),
+        Database("template1", "postgres"),
+    ]
+    wanted = [Database("shop", "app")]
+    for there in (Server("absent"), Server("up", 5432, {"databases": rights.SYSTEM})):
+        change = sql.compare(there, [app()], wanted, DATA, pooled=False, system=system)
+        assert change is not None
+        assert [line for line in change.lines if "database" in line] == [
+            "database postgres: grant CONNECT to app",
+            "database postgres: revoke CONNECT, TEMPORARY from PUBLIC",
+            "database template1: revoke CONNECT from PUBLIC",
+            "database shop: create, owner app",
+        ]
+
+
+def test_what_a_role_no_longer_needs_to_enter_is_taken() -> None:
+    there = {
+        "owner": "postgres",
+        "grants": [["app", "CONNECT", None], ["by_hand", "CONNECT", None]],
+    }
+    facts = {"databases": {"postgres": there}, "roles": {"app": stored()}}
+    system = [Database("postgres", "postgres")]
+    change = sql.compare(Server("up", 5432, facts), [app()], [], DATA, pooled=False, system=system)
+    assert change is not None
+    assert change.lines == ["database postgres: revoke CONNECT from app"]
+
+
 def test_the_superuser_that_initdb_makes_is_not_created() -> None:
     superuser = Role("postgres", PASSWORD, {key: True for key in sql.ATTRIBUTES})
     change = sql.compare(Server("absent"), [superuser], [], DATA, pooled=False)
@@ -651,6 +711,7 @@ def test_a_server_that_does_not_let_its_superuser_in_says_why() -> None:
 def test_an_owner_gets_back_what_was_revoked_from_it() -> None:
     """Where PUBLIC has lost CONNECT too, it could not log in to its own database."""
     now = {"owner": "app", "grants": None, "lacks": ["CONNECT"]}
-    (step,) = sql._grants(sql.Database("app", "app"), now, {"app"})
-    assert step.line == "database app: grant CONNECT to its owner"
-    assert step.statement == 'GRANT CONNECT ON DATABASE "app" TO "app";'
+    assert lines_and_sql(server({}, {"app": now}), [], [Database("app", "app")]) == (
+        ["database app: grant CONNECT to its owner"],
+        ['GRANT CONNECT ON DATABASE "app" TO "app";'],
+    )

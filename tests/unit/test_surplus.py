@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core import surplus
 from tasks.core.change import impact_of
-from tasks.core.sql import Database, Role, Server
-from tasks.core.surplus import Surplus
+from tasks.postgres import surplus
+from tasks.postgres.sql import Database, Role, Server
+from tasks.postgres.surplus import Surplus
 from tests.unit import helpers
 
 DATA = "/var/lib/postgresql/17/main"

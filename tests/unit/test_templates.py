@@ -14,13 +14,32 @@ from typing import Any
 
 import pytest
 
-from tasks import backup, pgbouncer, postgres, project, redis, sentinel
-from tasks.core import files, sql
+from tasks.backup import files as backup_files
+from tasks.backup import program as backup_program
+from tasks.backup import settings as backup_settings
+from tasks.compose import files as compose_files
+from tasks.compose import settings as compose_settings
+from tasks.core import files
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Entry, File
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES
+from tasks.core.services import Status
+from tasks.pgbouncer import files as pgbouncer_files
+from tasks.pgbouncer import settings as pgbouncer_settings
+from tasks.postgres import clients as postgres_clients
+from tasks.postgres import files as postgres_files
+from tasks.postgres import settings as postgres_settings
+from tasks.postgres import sql
+from tasks.redis import activation as redis_activation
+from tasks.redis import files as redis_files
+from tasks.redis import sentinels
+from tasks.redis import settings as redis_settings
+from tasks.redis import values as redis_values
+from tasks.sentinel import files as sentinel_files
 from tests.unit import golden, helpers
+
+RUNS = Status(True, True, "", "")
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER = System(RELEASES["debian", "12"], systemd=False, memory=2048)
@@ -62,22 +81,22 @@ def shape(name: str, directory: Path, **changes: Any) -> Estate:
 
 def entries(node: Node) -> Iterator[Entry]:
     """Every file and directory of a host, in the order in which they are made."""
-    if postgres.PostgresSettings in node.settings:
-        yield from postgres._files(node)
-    if pgbouncer.PgbouncerSettings in node.settings:
-        yield from pgbouncer._files(node)
-    if redis.RedisSettings in node.settings:
-        yield from redis._files(node)
-        yield from redis._seeds(node, redis.addresses(node.estate)[0])
-    if sentinel.SentinelSettings in node.settings:
-        yield from sentinel._files(node)
-    if backup.BackupSettings in node.settings:
+    if postgres_settings.PostgresSettings in node.settings:
+        yield from postgres_files.files_of(node)
+    if pgbouncer_settings.PgbouncerSettings in node.settings:
+        yield from pgbouncer_files.files_of(node)
+    if redis_settings.RedisSettings in node.settings:
+        yield from redis_files.files_of(node)
+        yield from redis_files.seed_files(node, redis_settings.addresses(node.estate)[0])
+    if sentinels.SentinelSettings in node.settings:
+        yield from sentinel_files.files_of(node)
+    if backup_settings.BackupSettings in node.settings:
         # The program itself is no template.
-        mine = backup._files(node)
-        yield from (entry for entry in mine if not entry.path.startswith(backup.LIBRARY))
-    if project.DockerSettings in node.settings:
-        mine = project.files(node)
-        yield from (entry for entry in mine if f"{backup.LIBRARY}/" not in entry.path)
+        mine = backup_files.files_of(node)
+        yield from (entry for entry in mine if not entry.path.startswith(backup_program.LIBRARY))
+    if compose_settings.DockerSettings in node.settings:
+        mine = compose_files.project_files(node)
+        yield from (entry for entry in mine if f"{backup_program.LIBRARY}/" not in entry.path)
 
 
 def rendered(everything: Estate) -> dict[str, str]:
@@ -173,7 +192,7 @@ def test_secrets_among_postgresqls_further_lines_are_masked_and_private(
 def test_our_own_parameters_are_no_secrets(name: str, tmp_path: Path) -> None:
     for path, text in rendered(shape(name, tmp_path)).items():
         if path.endswith(("/datatier.conf", "/postgresql.conf", "/pg_hba.conf")):
-            for secret in (sql.SECRET_PARAMETERS, postgres.ACCESS_SECRETS):
+            for secret in (sql.SECRET_PARAMETERS, postgres_settings.ACCESS_SECRETS):
                 assert files.mask(text, secret) == text, path
 
 
@@ -217,7 +236,7 @@ def test_an_ipv6_client_is_one_address_and_not_a_network(tmp_path: Path) -> None
     hosts = {"db1": {"address": "2001:db8::1"}, "pool1": {"address": "2001:db8::2"}}
     groups = {"postgres": ["db1"], "pgbouncer": ["pool1"]}
     everything = helpers.estate(hosts, groups, tmp_path)
-    assert [client["address"] for client in postgres.clients(everything.nodes[0])] == [
+    assert [client["address"] for client in postgres_clients.clients(everything.nodes[0])] == [
         "2001:db8::2/128"
     ]
 
@@ -261,21 +280,23 @@ def test_a_redis_password_is_the_same_in_the_file_and_at_run_time(
 ) -> None:
     everything = shape("embedded", tmp_path, redis_password=word)
     lines = content(everything, "@local", "/etc/redis/redis-6379.conf")
-    quoted = redis.quote(word)
+    quoted = redis_values.quote(word)
     assert f"requirepass {quoted}" in lines
     node = everything.nodes[0]
-    assert f" requirepass {quoted} " in redis.config_set(node, 6379)
+    node.reader = lambda _group: {"roles": []}
+    assert f" requirepass {quoted} " in redis_activation.config_set(node, 6379, RUNS)
 
 
 def test_quoting_for_redis_can_be_undone() -> None:
-    assert redis.quote('a"b\\c') == '"a\\"b\\\\c"'
+    assert redis_values.quote('a"b\\c') == '"a\\"b\\\\c"'
 
 
 def test_config_set_leaves_out_what_only_a_restart_changes(tmp_path: Path) -> None:
     node = shape("embedded", tmp_path).nodes[0]
-    command = redis.config_set(node, 6379).split()
+    node.reader = lambda _group: {"roles": []}
+    command = redis_activation.config_set(node, 6379, RUNS).split()
     assert command[:2] == ["CONFIG", "SET"]
-    assert set(redis._RESTART_KEYS).isdisjoint(command)
+    assert set(redis_values.RESTART_KEYS).isdisjoint(command)
     assert "maxmemory" in command
 
 
@@ -301,7 +322,7 @@ def test_a_password_with_quotes_in_pgbouncers_user_list(tmp_path: Path) -> None:
 def test_memory_follows_the_host(
     megabytes: int, connections: int, expected: tuple[str, ...]
 ) -> None:
-    assert tuple(postgres.memory(megabytes, connections).values()) == expected
+    assert tuple(postgres_settings.memory(megabytes, connections).values()) == expected
 
 
 def test_chosen_memory_wins(tmp_path: Path) -> None:

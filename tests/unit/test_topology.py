@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.remote import Unreadable
-from tasks.core.topology import Address, Instance, master
+from tasks.redis.topology import Address, Instance, master
 
 A, B, C = (Address(f"10.0.0.{number}", 6379) for number in (1, 2, 3))
 
@@ -68,7 +68,7 @@ def test_two_masters_are_an_error() -> None:
     with pytest.raises(Unreadable) as caught:
         master([], [leader(A), leader(B), *unseen(C)], A)
     assert str(caught.value) == (
-        "nobody says who the Redis master is: no Sentinel answers, and the instances name 2 "
+        "the Redis master is unknown: no Sentinel answers, and the instances name 2 "
         "(10.0.0.1:6379, 10.0.0.2:6379; not reached: 10.0.0.3:6379). Start the Sentinels, or run "
         "on all hosts of the group 'redis' at once"
     )

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import pgbouncer, postgres
 from tasks.core.estate import Node
 from tasks.core.files import Found
+from tasks.core.places import STATE_DIRECTORY
 from tasks.core.remote import Unreadable
-from tasks.core.services import STATE_DIRECTORY, Status
+from tasks.core.services import Status
+from tasks.pgbouncer import activation as pgbouncer_activation
+from tasks.pgbouncer import pause as pgbouncer_pause
+from tasks.postgres import activation as postgres_activation
 from tests.unit import helpers
 from tests.unit.test_components import knows
 
@@ -47,9 +50,10 @@ def label(node: Node) -> str:
 
 def restart(directory: Path, away: str = "") -> subprocess.CompletedProcess[str]:
     """Holds, restarts and releases, as a change of PostgreSQL does; `away` is not connected."""
-    hold, release = pgbouncer.hold(
-        server(directory, away), lambda node: f'answer {label(node)} "$3"'
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        answer = lambda _server, node: f'answer {label(node)} "$3"'  # noqa: E731
+        patch.setattr(pgbouncer_pause, "console", answer)
+        hold, release = pgbouncer_pause.hold(server(directory, away))
     text = CONSOLE.format(place=directory) + f"{hold}\necho RESTART >>{directory}/log\n{release}"
     text = text.replace(STATE_DIRECTORY, f"{directory}/held").replace("-p /run", f"-p {directory}")
     return helpers.shell(f"set -eu\n{text}")
@@ -107,8 +111,8 @@ def test_one_that_was_left_waiting_goes_on_when_it_is_back(tmp_path: Path) -> No
     assert restart(tmp_path).returncode == 1
     assert restart(tmp_path, away=APP).returncode == 0
     assert left(tmp_path) == ["pgbouncer-@ssh-app.held"]
-    assert pgbouncer.resume(server(tmp_path, APP), ["@ssh-app"]) is None
-    change = pgbouncer.resume(server(tmp_path), ["@ssh-app"])
+    assert pgbouncer_pause.resume(server(tmp_path, APP), ["@ssh-app"]) is None
+    change = pgbouncer_pause.resume(server(tmp_path), ["@ssh-app"])
     assert change is not None
     assert change.lines == ["PgBouncer (@ssh-app): RESUME"]
     assert helpers.syntax_error(change.script) == ""
@@ -152,7 +156,7 @@ def test_the_plan_says_that_clients_wait_only_where_they_are_told(
     data: dict[str, str], waits: bool, tmp_path: Path
 ) -> None:
     assert (
-        "clients of PgBouncer wait" in postgres.restarts(server(tmp_path, **data), "x")
+        "clients of PgBouncer wait" in postgres_activation.restarts(server(tmp_path, **data), "x")
     ) is waits
 
 
@@ -163,13 +167,13 @@ def test_a_pooler_is_not_restarted_after_another_one_failed(tmp_path: Path) -> N
     knows(db, "postgres", served="certificate", key="certificate", next="next")
     for node in (db, pool):
         status = {"pgbouncer": Status(True, True, "old", "old")}
-        knows(node, "pgbouncer", services=status, files=pinned)
+        knows(node, "pgbouncer", services=status, files=pinned, console="")
     everything.state.is_executing = True
-    change = pgbouncer._activation(db)
+    change = pgbouncer_activation.due_activation(db)
     assert change is not None
     with pytest.raises(
         Unreadable, match="PgBouncer is not restarted here because of the failure on db"
     ):
-        pgbouncer._activation(pool)
+        pgbouncer_activation.due_activation(pool)
     assert change.wrong() == ""
-    assert pgbouncer._activation(pool) is not None
+    assert pgbouncer_activation.due_activation(pool) is not None

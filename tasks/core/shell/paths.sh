@@ -1,8 +1,8 @@
-# Whoever owns a directory decides where the paths through it lead: at any moment it may be a link.
+# The owner of a directory decides where the paths through it lead: at any moment it may be a link.
 # So nothing is done there as root, only as that user, who reaches nothing that was not in reach.
 
 # Sets `actor`: 0 where only root decides where a directory's path leads, else the number of the
-# user who does. It fails where nobody can be trusted with it, and `why` tells the reason.
+# user who does. It fails where no user can be trusted with it, and `why` tells the reason.
 actor_of() { # DIRECTORY
   actor=0 why='' whole=${1%/}
   rest=$whole; set --
@@ -48,10 +48,11 @@ become() { # USER COMMAND...
     setpriv --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs -- "$@"
 }
 # Runs a command that does something to a path, as who decides where that leads.
+self=$(id -u)
 at() ( # PATH COMMAND...
   actor_of "${1%/*}" || { echo "could not touch $1: $why" >&2; exit 1; }
   shift
-  if [ "$actor" = 0 ] || [ "$(id -u)" != 0 ]; then "$@"; else become "$actor" "$@"; fi
+  if [ "$actor" = 0 ] || [ "$self" != 0 ]; then "$@"; else become "$actor" "$@"; fi
 )
 # The same for what reads, which a pipe or a terminal in place of a file would keep waiting.
 peek() (patience=5; at "$@")
@@ -70,8 +71,9 @@ remove() ( # PATH...
   for each; do at "$each" rm -rf --one-file-system -- "$each" || exit 1; done
 )
 
-# What stands at paths of one directory, a line each; of a file its content. Nothing is opened that
-# keeps its reader waiting or never ends, and a link is no file, whatever it leads to.
+# What stands at paths of one directory, a line each; of a file its content, or `:` and its size
+# where `looked` tells the content. Nothing is opened that keeps its reader waiting or never ends,
+# and a link is no file, whatever it leads to.
 LOOK='
 look() { # PATH...
   for p; do
@@ -82,8 +84,9 @@ look() { # PATH...
       32768)
         if [ "$size" -gt 4194304 ] || [ ! -r "$p" ]; then echo "other $(id -u)"; continue; fi
         printf "file %s " "$said"
-        case ${actor-}$said in # what only root may write, nobody makes grow meanwhile
-          0[0-7][0145][0145]" root root 0 0") base64 -w0 -- "$p" || exit 1 ;;
+        case ${actor-}$said in # what only root may write does not grow meanwhile
+          0[0-7][0145][0145]" root root 0 0") printf ":%s" "$size"; sure="$sure$p
+" ;;
           *) head -c 4194304 -- "$p" | base64 -w0 || exit 1 ;;
         esac
         echo ;;
@@ -98,14 +101,33 @@ $(stat -c "%f %s %a %U %G %u %g" -- "$@" 2>/dev/null)
 EOF
 }'
 eval "$LOOK"
+sure='' others='' actors=''
 look_at() { # DIRECTORY PATH...
   if ! actor_of "$1"; then shift; for each; do echo other; done; return; fi
   shift
   if [ "$actor" = 0 ]; then look "$@"; return; fi
-  # Its user may be somebody who writes what nobody has asked.
-  said=$(patience=20; become "$actor" sh -c "$LOOK"'; look "$@"' sh "$@" 2>/dev/null </dev/null) ||
-    exit 1
-  printf '%s\n' "$said" | tr -d '\036'
+  for each; do echo "as $actor"; others="$others$actor $each
+"; done
+  case " $actors " in *" $actor "*) ;; *) actors="$actors $actor" ;; esac
+}
+# What `look_at` has left for the end, since a process for each takes longer than all else: what
+# stands at paths of others, by whom it is asked, and the contents of files, one after the other.
+looked() {
+  for who in $actors; do
+    set --
+    while IFS=' ' read -r actor each; do
+      [ "$actor" != "$who" ] || set -- "$@" "$each"
+    done <<EOF
+$others
+EOF
+    # Its user may write what was not asked for.
+    said=$(patience=20; become "$who" sh -c "$LOOK"'; look "$@"' sh "$@" 2>/dev/null </dev/null) ||
+      exit 1
+    printf '%s\n' "$said" | tr -d '\036'
+  done
+  [ -n "$sure" ] || return 0
+  (set -f; IFS='
+'; cat -- $sure) | base64 -w0 && echo
 }
 
 # Writes one file, or makes a directory; a file beside its place, and renamed when it is whole.

@@ -9,6 +9,7 @@ from tests.lab import Host
 
 IMAGE = "standin:1"
 _DIRECTORY = Path(__file__).parent
+_FILES = ("Dockerfile", "server.py")
 _BUILT_IN = "/root/standin"
 
 PUBLISHED = f"localhost:5000/{IMAGE}"
@@ -19,6 +20,11 @@ http: {addr: "127.0.0.1:5000"}
 """
 
 
+def content() -> str:
+    """What the image is made of."""
+    return "".join((_DIRECTORY / name).read_text() for name in _FILES)
+
+
 def build(host: Host) -> str:
     """Builds the image in a host's own Docker engine, which has debian:trixie-slim.
 
@@ -26,7 +32,7 @@ def build(host: Host) -> str:
         The image's name, for the `image` of frontend, backend and ai-service in `apps`.
     """
     host.run(f"mkdir -p {_BUILT_IN}")
-    for name in ("Dockerfile", "server.py"):
+    for name in _FILES:
         host.put(_DIRECTORY / name, f"{_BUILT_IN}/{name}")
     host.run(f"docker build -q -t {IMAGE} {_BUILT_IN}", timeout=600)
     return IMAGE

@@ -112,3 +112,9 @@ def stored(config: Config, kind: str, of: str, moment: datetime, content: bytes)
     made.path(directory).write_bytes(content)
     made.write(directory)
     return made
+
+
+def sources() -> dict[str, str]:
+    """The text of every module of the program, by its path in it."""
+    program = Path(outcome.__file__).parent
+    return {str(path.relative_to(program)): path.read_text() for path in program.rglob("*.py")}

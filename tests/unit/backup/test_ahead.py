@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from backup.ahead import ahead
-from backup.script import Stream
+from backup.postgres.script import Stream
 
 
 def whole(stream: Stream, size: int) -> bytes:

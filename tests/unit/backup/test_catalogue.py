@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from backup import catalogue, outcome, postgres, redis, repository
+from backup import catalogue, outcome
 from backup.config import Alerts, Config, Endpoint
 from backup.job import Failed
 from backup.manifest import Manifest
+from backup.postgres import backups as postgres
+from backup.postgres import repository
+from backup.redis import backups as redis
 from tests.unit.backup.builders import config, label, manifest, trust
 
 NOW = datetime.now(UTC)

@@ -11,9 +11,11 @@ import psycopg
 import pytest
 
 from backup import __main__ as main
-from backup import alert, load, postgres, repository
+from backup import alert
 from backup.job import DONE, FAILED, Failed, Incomplete, Log
 from backup.manifest import Manifest
+from backup.postgres import backups as postgres
+from backup.postgres import load, repository
 from tests.unit.backup.builders import config, manifest
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

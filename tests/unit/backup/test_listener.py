@@ -13,10 +13,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backup import listener, redis_roles, session, swap
-from backup.config import Endpoint
+from backup import listener
+from backup.config import Endpoint, Pooler
 from backup.job import Failed
-from tests.unit.backup.builders import config
+from backup.postgres import session, swap
+from backup.redis import roles as redis_roles
+from tests.unit.backup.builders import config, sources
 
 EVE = 4711
 _LISTEN = f"""
@@ -60,9 +62,9 @@ def test_neither_by_sessions_nor_by_programs(stranger: Endpoint, tmp_path: Path)
     live = made.__class__(**{**vars(made), "host": stranger.host, "port": stranger.port})
     for asks in (
         lambda: session.connect(live, "postgres"),
-        lambda: session.console(live, stranger),
+        lambda: session.console(live, Pooler(stranger)),
         lambda: session.tool(live, "pg_dump"),
-        lambda: swap._console(live, stranger),
+        lambda: swap._console(live, Pooler(stranger)),
     ):
         with pytest.raises(Failed, match=f"user {EVE} listens there, not postgres"):
             asks()
@@ -78,11 +80,14 @@ def test_ours_other_hosts_and_nobody_are_no_strangers(stranger: Endpoint) -> Non
 
 def test_nobody_who_sends_a_password_goes_around_it() -> None:
     sends = re.compile(r"psycopg\.connect\(|REDISCLI_AUTH|\bClient\(|PGPASSWORD")
-    modules = sorted(Path(listener.__file__).parent.glob("*.py"))
-    around = [each.name for each in modules if sends.search(each.read_text())]
-    assert around == ["redis.py", "redis_roles.py", "session.py", "swap.py"]
-    for name in around:
-        assert "listener.require_user(" in (Path(listener.__file__).parent / name).read_text()
+    around = {name: text for name, text in sources().items() if sends.search(text)}
+    assert sorted(around) == [
+        "postgres/session.py",
+        "postgres/swap.py",
+        "redis/backups.py",
+        "redis/roles.py",
+    ]
+    assert all("listener.require_user(" in text for text in around.values())
 
 
 @pytest.mark.skipif(psycopg.pq.version() < 160000, reason="libpq of 15 cannot be told")
@@ -93,7 +98,7 @@ def test_a_server_that_wants_the_password_in_clear_gets_none(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
         told = pool.submit(_asking, server)
         with pytest.raises(Failed, match="scram-sha-256"):
-            session.console(made, Endpoint("127.0.0.1", server.getsockname()[1]))
+            session.console(made, Pooler(Endpoint(*server.getsockname())))
         assert told.result() == b""
 
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from backup import load
 from backup.job import Failed
-from backup.load import Opener, anything, same_as
-from backup.script import Script, Statement, Stream
+from backup.postgres import load
+from backup.postgres.load import Opener, anything, same_as
+from backup.postgres.script import Script, Statement, Stream
 
 _ENTRY = "-- Name: {name}; Type: {type}; Schema: public; Owner: {owner}\n--\n\n{text};\n"
 

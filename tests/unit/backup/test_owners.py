@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from backup import recovery, store_layout
+from backup import recovery
 from backup.job import Failed
 from backup.owned import opened
-from backup.store_layout import Item
+from backup.store import layout as store_layout
+from backup.store.layout import Item
+from tests.unit.backup.builders import sources
 
 ROOT = Path(__file__).resolve().parents[3]
 # What gives files away: to who works below a directory of root's, and the whole repository.
-_GIVING = {"owned.py", "sandbox.py", "recovery.py"}
+_GIVING = {"owned.py", "postgres/sandbox.py", "recovery.py"}
 _BESIDE = r"\$\{?(data|marker|log|aside|wal)\b"
 _CHANGES = r"\b(mv|rm|mkdir|install|chown|chmod|cp|touch|tee|cat|ln)\b"
 
 
 def test_few_modules_give_files_away() -> None:
-    giving = {p.name for p in (ROOT / "backup").glob("*.py") if "chown" in p.read_text()}
-    assert giving == _GIVING
+    assert {name for name, text in sources().items() if "chown" in text} == _GIVING
 
 
 def test_restore_cluster_touches_what_postgres_owns_as_postgres() -> None:
@@ -61,13 +62,13 @@ def test_a_repository_is_given_without_following_a_link(
 
 def test_what_redis_has_made_is_read_by_programs_with_its_rights() -> None:
     """A server's file is read by what may have faults: never by root's own process."""
-    texts = {path.name: path.read_text() for path in (ROOT / "backup").glob("*.py")}
     starts = r'"redis-(?:server|check-rdb|cli)", (?!"--version")'
-    assert {name for name, text in texts.items() if re.search(starts, text)} == {
-        *("redis.py", "redis_rdb.py", "redis_scratch.py")
-    }
-    assert all("as_redis(" in texts[n] for n in ("redis.py", "redis_rdb.py", "redis_scratch.py"))
-    shell = (ROOT / "tasks/redis.py").read_text()
+    starting = {name: text for name, text in sources().items() if re.search(starts, text)}
+    assert {*starting} == {"redis/backups.py", "redis/rdb.py", "redis/scratch.py"}
+    assert all("as_redis(" in text for text in starting.values())
+    shell = "".join(
+        path.read_text() for path in (ROOT / "tasks/redis").rglob("*.*") if path.is_file()
+    )
     started = re.findall(r"(?m)^.*redis-server (?:-|\S*conf).*$", shell)
     assert started
     assert [
@@ -118,8 +119,8 @@ def test_what_leads_elsewhere_is_not_read(repository: Path, what: str) -> None:
 
 
 def test_the_copy_to_the_bucket_opens_files_in_one_way_only() -> None:
-    for name in ("store_layout.py", "store_mirror.py"):
-        text = (ROOT / "backup" / name).read_text()
+    for name in ("layout.py", "mirror.py"):
+        text = (ROOT / "backup/store" / name).read_text()
         assert not re.search(r"\.read_bytes\(|\.read_text\(|(?<!item)(?<!self)\.open\(\"", text)
         assert "digest(item.path" not in text and "digest(self.path" not in text
     assert store_layout.opened is opened

@@ -12,15 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import redis as backup
-from backup import redis_rdb as rdb
-from backup import redis_restore as restoring
-from backup import redis_roles as roles
-from backup import redis_scratch as scratch
 from backup.config import Alerts, Config, Endpoint, Redis
 from backup.job import Failed, Log
 from backup.manifest import Manifest
-from backup.redis_roles import Monitor, Node
+from backup.redis import backups as backup
+from backup.redis import rdb, roles, scratch
+from backup.redis import restore as restoring
+from backup.redis.roles import Monitor, Node
 
 A, B, C = (Endpoint("127.0.0.1", port) for port in (6379, 6380, 6381))
 SENTINELS = tuple(Endpoint("127.0.0.1", port) for port in (26379, 26380, 26381))

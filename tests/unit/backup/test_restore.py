@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from backup import restore, scratch
 from backup.job import Failed, WrongUse, log_of
+from backup.moment import moment_of
+from backup.postgres import restore, scratch
 from tests.unit.backup.builders import config
 
 
@@ -43,11 +44,11 @@ def test_an_unlogged_table_is_refused_however_its_name_is_written(
 )
 def test_a_moment_may_be_some_time_ago(said: str, seconds: int) -> None:
     before = datetime.now(UTC)
-    moment = restore._parsed(said)
+    moment = moment_of(said)
     assert timedelta(0) <= moment + timedelta(seconds=seconds) - before < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("said", ["minute ago", "1 week ago", "-1 minutes ago", "1 minute", "now"])
 def test_what_is_no_moment(said: str) -> None:
     with pytest.raises(WrongUse, match="is not a moment"):
-        restore._parsed(said)
+        moment_of(said)

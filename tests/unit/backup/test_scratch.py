@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backup import repository, scratch
 from backup.job import Failed
-from backup.sandbox import Sandbox
+from backup.postgres import repository, scratch
+from backup.postgres.sandbox import Sandbox
 
 MOMENT = "2026-11-22 14:03:00+00:00"
 
@@ -78,3 +78,12 @@ def test_a_place_is_given_once_and_only_where_it_can_be(tmp_path: Path) -> None:
             apart.add(location)
     with pytest.raises(Failed, match="cannot have here: no namespace"):
         Sandbox(tmp_path, tmp_path, exposed="no namespace").add("/srv/y")
+
+
+def test_what_a_server_died_of_is_not_what_it_told_those_who_came_too_early() -> None:
+    log = [
+        '2026-11-27 06:24:32.9 UTC [11] FATAL:  directory "/srv/young" does not exist',
+        "2026-11-27 06:24:33.0 UTC [19] FATAL:  the database system is in recovery mode",
+    ]
+    assert scratch.died_of("\n".join(log)) == 'FATAL:  directory "/srv/young" does not exist'
+    assert scratch.died_of(log[1]) == ""

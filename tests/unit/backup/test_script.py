@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.job import Failed
-from backup.postgres import row_counts
-from backup.script import Script, require_known
+from backup.postgres.backups import row_counts
+from backup.postgres.script import Script, require_known
+from tests.unit.backup.builders import sources
 
 DUMP = rb"""--
 -- PostgreSQL database dump
@@ -205,10 +205,10 @@ def test_a_name_cannot_pass_for_the_owner() -> None:
 
 def test_nothing_in_the_program_goes_around_the_one_way_in() -> None:
     """Sessions are `session`'s, and so are the environments of PostgreSQL's own clients."""
-    sources = {path.name: path.read_text() for path in Path("backup").glob("*.py")}
     around = ("psycopg.connect(", '"psql"', '"PGPASSWORD"', "PGOPTIONS", 'binary("pg_dump')
-    found = {(name, word) for name, text in sources.items() for word in around if word in text}
+    found = {(name, word) for name, text in sources().items() for word in around if word in text}
     # A child that gives PgBouncer's console commands has no module of ours.
-    allowed = {("session.py", word) for word in around} | {("swap.py", "psycopg.connect(")}
+    allowed = {("postgres/session.py", word) for word in around}
+    allowed |= {("postgres/swap.py", "psycopg.connect(")}
     # Words of docstrings, not of commands.
-    assert found - allowed - {("session.py", "PGOPTIONS")} == set()
+    assert found - allowed - {("postgres/session.py", "PGOPTIONS")} == set()

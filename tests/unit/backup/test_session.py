@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backup import session
 from backup.config import Postgres
-from backup.properties import elements
+from backup.postgres import session
+from backup.postgres.properties import elements
 from tests.unit.backup.builders import config
 
 

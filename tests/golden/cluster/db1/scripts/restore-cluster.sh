@@ -146,15 +146,12 @@ while [ $# -gt 0 ]; do
   shift || wrong 'the last option needs a value'
 done
 [ "$(id -u)" = 0 ] || wrong 'run this as root'
-
 runs() {
   for p in /proc/[0-9]*; do
     if [ "$(cat "$p/comm" 2>/dev/null)" = "$1" ] && [ "$p/root" -ef / ]; then return 0; fi
   done
   return 1
 }
-
-# What a boot starts takes no reading of all units, which update-rc.d causes all the same.
 enable_service() {
   case $(systemctl is-enabled "$2" 2>/dev/null) in
     masked*) systemctl -q unmask "$2" ;;
@@ -163,7 +160,6 @@ enable_service() {
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
-# A unit without a limit of its own would be waited for without end.
 restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
 is_started() {
   for _ in $(seq 50); do

@@ -146,14 +146,12 @@ while [ $# -gt 0 ]; do
   shift || wrong 'the last option needs a value'
 done
 [ "$(id -u)" = 0 ] || wrong 'run this as root'
-
 runs() {
   for p in /proc/[0-9]*; do
     if [ "$(cat "$p/comm" 2>/dev/null)" = "$1" ] && [ "$p/root" -ef / ]; then return 0; fi
   done
   return 1
 }
-
 if ! runs runsvdir; then
   setsid runsvdir -P /etc/service >/dev/null 2>&1 </dev/null &
 fi

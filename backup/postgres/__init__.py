@@ -1,0 +1,1 @@
+"""PostgreSQL: its backups, the physical repository, and what brings them back."""

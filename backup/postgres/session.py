@@ -1,0 +1,219 @@
+"""The one way into a server: no setting and no object of a database changes what our SQL means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from backup import listener
+from backup.config import SUPERUSERS_OPTIONS, Endpoint, Pooler, Postgres
+from backup.job import Failed
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Who PostgreSQL and PgBouncer run as.
+USER = "postgres"
+# The certificates of PgBouncers on other hosts.
+POOLERS = "/etc/datatier/poolers.pem"
+# A server that asks for the password in clear is none of ours; libpq of 15 cannot be told so.
+_SCRAM = "require_auth=scram-sha-256" if psycopg.pq.version() >= 160000 else ""
+
+_CONNECT_SECONDS = 10
+# A session that waits for a lock holds up all who come after it, so ours gives up; a dump, which
+# only reads, may wait for a migration.
+_LOCK_TIMEOUT = "1min"
+_DUMP_LOCK_TIMEOUT = "10min"
+
+# Given at the start, where they win over what is set for the database or the role.
+_OPTIONS = {
+    "search_path": "pg_catalog,pg_temp",
+    "local_preload_libraries": "",
+    "statement_timeout": "0",
+    "lock_timeout": _LOCK_TIMEOUT,
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "default_tablespace": "",
+    "temp_tablespaces": "",
+    "default_table_access_method": "heap",
+    "client_min_messages": "notice",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmloption": "content",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "backslash_quote": "safe_encoding",
+    "exit_on_error": "off",
+}
+# From 17.
+_TRANSACTION_TIMEOUT = 17
+_EVENT_TRIGGERS = 17
+
+
+class Unreachable(Failed):
+    """The server does not answer or refuses."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who connects, and the role whose rights the session has ('none': its own)."""
+
+    user: str
+    password: str
+    role: str = "none"
+
+
+def options(postgres: Postgres, *, superuser: bool, role: str = "none") -> str:
+    """The start options of a session, as PGOPTIONS and a connection string take them."""
+    chosen = {**_OPTIONS, "role": role}
+    if postgres.version >= _TRANSACTION_TIMEOUT:
+        chosen["transaction_timeout"] = "0"
+    if superuser:
+        chosen |= SUPERUSERS_OPTIONS
+        # No trigger and no event trigger of others runs with a superuser's rights.
+        chosen["session_replication_role"] = "replica"
+        if postgres.version >= _EVENT_TRIGGERS:
+            chosen["event_triggers"] = "off"
+    return " ".join(f"-c {key}={_escaped(value)}" for key, value in chosen.items())
+
+
+def _escaped(value: str) -> str:
+    return "".join(f"\\{each}" if each in " \\\t\n\r\f\v" else each for each in value)
+
+
+def login(postgres: Postgres, *, admin: bool) -> Login:
+    """The backup role, or the superuser."""
+    if admin:
+        return Login("postgres", postgres.admin_password)
+    return Login(postgres.user, postgres.password)
+
+
+def connect(postgres: Postgres, database: str, *, admin: bool = False) -> Connection:
+    """A connection as the backup role, or as the superuser.
+
+    Raises:
+        Failed: the server does not answer or refuses.
+    """
+    return connect_as(postgres, database, login(postgres, admin=admin), superuser=admin)
+
+
+def connect_as(
+    postgres: Postgres, database: str, who: Login, *, superuser: bool = False
+) -> Connection:
+    """A connection as another role.
+
+    Raises:
+        Failed: the server does not answer or refuses.
+    """
+    _require_server(postgres)
+    try:
+        connection = psycopg.connect(
+            "" if postgres.by_socket else _SCRAM,
+            host=postgres.host,
+            port=postgres.port,
+            dbname=database,
+            user=who.user,
+            password=who.password,
+            connect_timeout=_CONNECT_SECONDS,
+            client_encoding="UTF8",
+            autocommit=True,
+            options=options(postgres, superuser=superuser, role=who.role),
+            sslmode="verify-full" if postgres.certificate else None,
+            sslrootcert=postgres.certificate or None,
+        )
+        # Only some minor releases know it, and as a start option it would lock us out of others.
+        connection.execute(
+            "SELECT pg_catalog.set_config(name, 'view,foreign-table', false)"
+            " FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+        )
+    except psycopg.OperationalError as error:
+        raise Unreachable(f"PostgreSQL at {postgres.host}:{postgres.port}: {error}") from None
+    return connection
+
+
+def _require_server(postgres: Postgres) -> None:
+    if not postgres.by_socket:
+        listener.require_user(Endpoint(postgres.host, postgres.port), USER)
+
+
+def console(postgres: Postgres, pooler: Pooler, timeout: int = _CONNECT_SECONDS) -> Connection:
+    """A connection to PgBouncer's console, which takes no start options.
+
+    Raises:
+        Failed: it does not answer or refuses.
+    """
+    listener.require_user(pooler.place, USER)
+    try:
+        return psycopg.connect(
+            _SCRAM,
+            host=pooler.place.host,
+            port=pooler.place.port,
+            dbname="pgbouncer",
+            user="postgres",
+            password=postgres.admin_password,
+            connect_timeout=timeout,
+            autocommit=True,
+            sslmode=pooler.sslmode or None,
+            sslrootcert=POOLERS if pooler.sslmode else None,
+        )
+    except psycopg.OperationalError as error:
+        raise Failed(f"PgBouncer at {pooler}: {error}") from None
+
+
+def tool(
+    postgres: Postgres, name: str, database: str = "", *, admin: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """The command of a client program without its own arguments, and its environment.
+
+    Args:
+        admin: as the superuser, of a scratch server: no password is handed out.
+    """
+    _require_server(postgres)
+    who = login(postgres, admin=admin)
+    command = [postgres.binary(name), "-h", postgres.host, "-p", str(postgres.port)]
+    command += ["-U", who.user, "-w"]
+    if name in ("pg_dump", "pg_dumpall"):
+        command.append(f"--lock-wait-timeout={_DUMP_LOCK_TIMEOUT}")
+    if database:
+        # What has a '=' would be read as a whole connection string.
+        escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+        command += ["-d", f"dbname='{escaped}'"]
+        if name == "pg_dump":
+            # Not the client encoding that is set for the database, in which it may not fit.
+            command.append(f"--encoding={_encoding(postgres, database, admin=admin)}")
+    environment = {
+        "PGOPTIONS": options(postgres, superuser=admin),
+        "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS),
+        # Not root's, whose certificates it could not open: it would go on without encryption.
+        "HOME": "/nonexistent",
+        # No conversion; pg_dump is told another one.
+        "PGCLIENTENCODING": "SQL_ASCII",
+    }
+    if postgres.certificate:
+        environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": postgres.certificate}
+    # The superuser's is for this program only; a scratch server does not ask for it.
+    if not admin:
+        if not postgres.by_socket:
+            environment["PGREQUIREAUTH"] = "scram-sha-256"
+        environment["PGPASSWORD"] = who.password
+    return command, environment
+
+
+def _encoding(postgres: Postgres, database: str, *, admin: bool) -> str:
+    with connect(postgres, database, admin=admin) as connection:
+        row = connection.execute("SHOW server_encoding").fetchone()
+    return str(row[0] if row else "")
+
+
+def quoted(name: str) -> str:
+    """A quoted SQL identifier, for what is not psycopg's to send."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,1 @@
+"""Redis: snapshots, and what brings them back."""

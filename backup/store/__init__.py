@@ -1,0 +1,1 @@
+"""Copies off the host, in a bucket."""

@@ -1,0 +1,103 @@
+"""The backup service: its program, its schedule, and the repository it fills."""
+
+from __future__ import annotations
+
+from tasks.backup.files import missing_certificate, missing_configuration
+from tasks.backup.health import rows
+from tasks.backup.leaves import LEAVES
+from tasks.backup.packages import missing_packages
+from tasks.backup.probes import probes_of
+from tasks.backup.repository import new_stanza
+from tasks.backup.rules import (
+    checks,
+    contradictions,
+    listens,
+    scripts_dir,
+    secret_names,
+    secrets_in_use,
+)
+from tasks.backup.server import extra_of, server_of, side_of
+from tasks.backup.service import due_activation
+from tasks.backup.settings import BackupSettings, defaults
+from tasks.core.change import converge
+from tasks.core.component import Component
+from tasks.core.estate import Node, here, on
+from tasks.postgres import archive, link
+from tasks.postgres.neighbors import Keeper
+from tasks.postgres.settings import PostgresSettings
+
+
+@on(BackupSettings)
+def install(node: Node) -> None:
+    """Installs the packages; nothing is started."""
+    converge("Backup: packages", lambda: missing_packages(node))
+
+
+def keys() -> None:
+    """The keys of the backup host and of PostgreSQL's, before either configures the other.
+
+    One operation of both hosts: pyinfra then runs it before what follows on either of them.
+    """
+    node = here()
+    if archive.is_remote(node) and (group := side_of(node)):
+        converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
+
+
+def configure() -> None:
+    """Writes the program, its configuration and its schedule."""
+    pin()
+    _write()
+    activate()
+
+
+@on(BackupSettings)
+def _write(node: Node) -> None:
+    converge("Backup: configuration", lambda: missing_configuration(node))
+
+
+def pin() -> None:
+    """The certificate that PostgreSQL on another host shows, before anything relies on it.
+
+    One operation of both hosts: pyinfra then runs it after what precedes it on either of them.
+    """
+    node = here()
+    server = server_of(node)
+    if server is not None and side_of(node) and link.is_ours(server, extra_of(server)):
+        converge("Backup: certificate of PostgreSQL", lambda: missing_certificate(node))
+
+
+def activate() -> None:
+    """Starts the schedule and pgBackRest's server, and creates the stanza."""
+    _start()
+    node = here()
+    # Also an operation of PostgreSQL's host, where it does nothing: it waits for that server.
+    if server_of(node) is not None and side_of(node):
+        converge("Backup: repository", lambda: new_stanza(node))
+
+
+@on(BackupSettings)
+def _start(node: Node) -> None:
+    converge("Backup: services", lambda: due_activation(node))
+
+
+def deploy() -> None:
+    """The backup service as the settings say: install, configure, activate."""
+    install()
+    keys()
+    configure()
+
+
+COMPONENT = Component(
+    group="backup",
+    settings=BackupSettings,
+    defaults=defaults,
+    secrets=secret_names,
+    in_use=secrets_in_use,
+    rules=contradictions,
+    listens=listens,
+    probes=probes_of,
+    checks=checks,
+    rows=rows,
+    leaves=LEAVES,
+    serves={PostgresSettings: Keeper(scripts_dir=scripts_dir)},
+)

@@ -1,0 +1,53 @@
+"""All files of the backup host."""
+
+from __future__ import annotations
+
+from tasks.backup.program import CONFIG, CONFIG_SECRETS, configuration, program, schedule
+from tasks.backup.repository import repository, trusted_certificate
+from tasks.backup.server import TRUSTED, pinned_certificate, pins
+from tasks.backup.service import services_of
+from tasks.backup.settings import BackupSettings
+from tasks.core import files
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.files import Directory, Entry, File
+from tasks.pgbouncer.console import trusting
+from tasks.postgres import link
+
+
+def missing_certificate(node: Node) -> Change | None:
+    if BackupSettings not in node.settings or not (pinned := pinned_certificate(node)):
+        return None
+    return files.compare(_certificate(pinned), node.read("backup")["files"])
+
+
+def _certificate(pinned: str) -> list[Entry]:
+    return [Directory("/etc/datatier"), File(TRUSTED, f"{pinned}\n")]
+
+
+def missing_configuration(node: Node) -> Change | None:
+    entries = _own_files(node, trusted_certificate(node), is_pinned=bool(pinned_certificate(node)))
+    return files.compare(entries, node.read("backup")["files"])
+
+
+def files_of(node: Node) -> list[Entry]:
+    is_pinned = pins(node)
+    return [
+        *(_certificate(link.TO_COME) if is_pinned else []),
+        *trusting(node),
+        *_own_files(node, is_pinned=is_pinned),
+    ]
+
+
+def _own_files(node: Node, certificate: str = "", *, is_pinned: bool) -> list[Entry]:
+    chosen = node.the(BackupSettings)
+    return [
+        Directory("/etc/datatier"),
+        Directory(chosen.dir),
+        *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
+        *program(chosen),
+        File(CONFIG, configuration(node, is_pinned=is_pinned), mode="600", secret=CONFIG_SECRETS),
+        File("/etc/cron.d/datatier-backup", schedule(node)),
+        *repository(node, certificate),
+        *(entry for service in services_of(node) for entry in node.place.files(service)),
+    ]

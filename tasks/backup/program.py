@@ -1,0 +1,168 @@
+"""The program, its configuration and its schedule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from backup.arguments import SCRIPTS
+from backup.config import JOBS
+from tasks.backup.server import TRUSTED, like, server_of, version_of
+from tasks.backup.settings import SIGNING_SECRET, BackupSettings
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Directory, Entry, File, render
+from tasks.pgbouncer.console import sslmode
+from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres import archive
+from tasks.postgres.layout import data_directory
+from tasks.postgres.settings import PostgresSettings
+from tasks.redis.sentinels import endpoints, master_name
+from tasks.redis.settings import RedisSettings, addresses, password
+
+PROGRAM = Path(__file__).resolve().parents[2] / "backup"
+
+
+LIBRARY = "/usr/lib/datatier"
+
+
+CONFIG = "/etc/datatier/backup.json"
+
+
+# The address of a webhook or heartbeat is its password.
+CONFIG_SECRETS = (
+    r'^ *"(?:password|admin_password|secret_key|access_key|signing_key|encryption_passphrase'
+    r'|webhook|command|heartbeat)": "(.*)",?$'
+)
+
+
+def program(chosen: BackupSettings) -> list[Entry]:
+    """The program, the scripts that start it, and how its logs are kept short."""
+    modules = sorted([*PROGRAM.rglob("*.py"), *PROGRAM.rglob("*.sh")])
+    directories = sorted({path.parent for path in modules})
+    logrotate = render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
+    return [
+        Directory(LIBRARY),
+        *(Directory(f"{LIBRARY}/{_under(path)}") for path in directories),
+        *(File(f"{LIBRARY}/{_under(path)}", path.read_text()) for path in modules),
+        *_scripts(chosen),
+        File("/etc/logrotate.d/datatier-backup", logrotate),
+    ]
+
+
+def _under(path: Path) -> Path:
+    return path.relative_to(PROGRAM.parent)
+
+
+def _scripts(chosen: BackupSettings) -> list[Entry]:
+    return [
+        Directory(chosen.scripts_dir),
+        *(
+            File(
+                f"{chosen.scripts_dir}/{name}",
+                render("backup/script.sh.j2", words=f"backup {command}".strip()),
+                mode="755",
+            )
+            for command, name in {**SCRIPTS, "": "backup.sh"}.items()
+        ),
+    ]
+
+
+def schedule(node: Node) -> str:
+    """What cron starts, and when."""
+    chosen = node.the(BackupSettings)
+    jobs = [
+        (schedule, command)
+        for name, command in JOBS.items()
+        if name not in _absent(node.estate) and (schedule := getattr(chosen, f"schedule_{name}"))
+    ]
+    return render(
+        "backup/cron.j2", jobs=jobs, scripts=chosen.scripts_dir, logs=f"{chosen.dir}/logs"
+    )
+
+
+def _absent(everything: Estate) -> set[str]:
+    """Jobs for what the estate does not have."""
+    postgres = set() if everything.having(PostgresSettings) else {"full", "incremental"}
+    return postgres if everything.having(RedisSettings) else {*postgres, "redis"}
+
+
+def configuration(node: Node, *, is_pinned: bool = False) -> str:
+    """What the program knows of the estate, as JSON."""
+    chosen = node.the(BackupSettings)
+    passphrase = chosen.encryption_passphrase
+    content = {
+        "stack": node.stack.stack_name,
+        "host": node.name,
+        "directory": chosen.dir,
+        "retention_days": chosen.retention_days,
+        "retention_min_full": chosen.retention_min_full,
+        "encryption_passphrase": passphrase.get_secret_value() if passphrase else "",
+        "alerts": {
+            "webhook": chosen.alert_webhook,
+            "command": chosen.alert_command,
+            "heartbeat": chosen.heartbeat_url,
+        },
+        "postgres": _postgres(node, TRUSTED if is_pinned else ""),
+        "redis": _redis(node.estate),
+        "s3": _s3(node),
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _postgres(node: Node, certificate: str) -> dict[str, Any] | None:
+    server = server_of(node)
+    if server is None:
+        return None
+    settings = server.the(PostgresSettings)
+    return {
+        "host": "127.0.0.1" if server is node else server.address,
+        "port": settings.port,
+        "certificate": certificate,
+        "version": version_of(node),
+        "databases": list(settings.databases),
+        "user": archive.ROLE,
+        "password": node.estate.secrets.get(archive.ROLE_SECRET),
+        "admin_password": settings.password.get_secret_value(),
+        "data_directory": data_directory(server, like(node)),
+        "local": server is node,
+        # Block incremental is beta in Debian 12's pgBackRest, and its restore had bugs until 2.55.
+        "preload": ",".join(settings.shared_preload_libraries),
+        "incremental": "block" if version_of(node) >= 17 else "wal",
+        "poolers": [
+            [
+                "127.0.0.1" if pooler is node else pooler.address,
+                pooler.the(PgbouncerSettings).listen_port,
+                *filter(None, [sslmode(pooler, node)]),
+            ]
+            for pooler in node.estate.having(PgbouncerSettings)
+        ],
+    }
+
+
+def _redis(everything: Estate) -> dict[str, Any] | None:
+    nodes = everything.having(RedisSettings)
+    if not nodes:
+        return None
+    return {
+        "nodes": [list(address) for address in addresses(everything)],
+        "sentinels": [list(address) for address in endpoints(everything)],
+        "master_name": master_name(everything),
+        "password": password(nodes[0]),
+    }
+
+
+def _s3(node: Node) -> dict[str, Any] | None:
+    chosen = node.the(BackupSettings)
+    if not chosen.s3_bucket or chosen.s3_secret_key is None:
+        return None
+    return {
+        "bucket": chosen.s3_bucket,
+        "region": chosen.s3_region,
+        "endpoint": chosen.s3_endpoint,
+        "prefix": chosen.s3_prefix,
+        "access_key": chosen.s3_access_key,
+        "secret_key": chosen.s3_secret_key.get_secret_value(),
+        "lock_days": chosen.s3_object_lock_days,
+        "signing_key": node.estate.secrets.get(SIGNING_SECRET),
+    }

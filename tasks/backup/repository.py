@@ -1,0 +1,87 @@
+"""pgBackRest's repository."""
+
+from __future__ import annotations
+
+from tasks.backup.server import like, server_of, version_of
+from tasks.backup.settings import BackupSettings
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.files import Directory, Entry
+from tasks.core.remote import Probe
+from tasks.core.scripts import shell
+from tasks.postgres import archive
+from tasks.postgres.layout import data_directory
+from tasks.postgres.settings import PostgresSettings
+
+SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
+
+
+def trusted_certificate(node: Node) -> str:
+    server = server_of(node)
+    if server is None or not archive.is_remote(node):
+        return ""
+    return archive.trusted(node, "backup", server, "postgres")
+
+
+def repository(node: Node, certificate: str = "") -> list[Entry]:
+    """pgBackRest's configuration for backups, and the one that restores to scratch."""
+    server = server_of(node)
+    if server is None:
+        return []
+    common = _repository_options(node)
+    cluster: dict[str, str | int] = {
+        "pg1-path": data_directory(server, like(node)),
+        "pg1-port": server.the(PostgresSettings).port,
+        "pg1-socket-path": "/var/run/postgresql",
+    }
+    entries: list[Entry] = []
+    scratch = common
+    if archive.is_remote(node):
+        options, entries = archive.tls(node, server, certificate)
+        common = {**common, **options}
+        cluster = {**cluster, **archive.peer("pg1", server)}
+    return [
+        *entries,
+        Directory(str(common["repo1-path"]), mode="750", user="postgres", group="postgres"),
+        archive.config_file(node, common, cluster),
+        archive.config_file(node, scratch, {"pg1-path": "/nonexistent"}, SCRATCH),
+    ]
+
+
+def _repository_options(node: Node) -> dict[str, str | int]:
+    chosen = node.the(BackupSettings)
+    options: dict[str, str | int] = {
+        "repo1-path": f"{chosen.dir}/pgbackrest",
+        "repo1-retention-full-type": "time",
+        "repo1-retention-full": chosen.retention_days,
+        # Nothing expires until it was verified: clean-up decides, not the backup itself.
+        "expire-auto": "n",
+        "start-fast": "y",
+        "process-max": 2,
+        "compress-type": "zst",
+        "log-level-file": "off",
+        "lock-path": archive.LOCKS,
+    }
+    if version_of(node) >= 17:
+        options |= {"repo1-bundle": "y", "repo1-block": "y"}
+    if chosen.encryption_passphrase is not None:
+        options |= {
+            "repo1-cipher-type": "aes-256-cbc",
+            "repo1-cipher-pass": chosen.encryption_passphrase.get_secret_value(),
+        }
+    return options
+
+
+def stanza_probe(node: Node) -> Probe[bool]:
+    """Whether the repository knows the cluster."""
+    script = shell("stanza", "backup", stanza=archive.stanza(node))
+    return Probe(script, lambda lines: lines == ["ok"])
+
+
+def new_stanza(node: Node) -> Change | None:
+    """Makes the cluster known to the repository, once."""
+    if BackupSettings not in node.settings or node.read("backup")["stanza"]:
+        return None
+    name = archive.stanza(node)
+    script = shell("new-stanza", "backup", stanza=name)
+    return Change([f"stanza {name}: create"], script)

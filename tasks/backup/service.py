@@ -1,0 +1,48 @@
+"""cron, and pgBackRest's server."""
+
+from __future__ import annotations
+
+import json
+
+from tasks.backup.repository import trusted_certificate
+from tasks.backup.server import server_of
+from tasks.core import services
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.places import Service
+from tasks.postgres import archive
+
+
+def services_of(node: Node) -> list[Service]:
+    cron = Service(
+        name="cron",
+        description="cron",
+        command="/usr/sbin/cron -f",
+        user="root",
+        group="root",
+        unit="cron.service",
+        # It is the host's cron, and other people's jobs expect what Debian gives them.
+        umask="022",
+        # A job's parent has the same program, and another first word.
+        ready="grep -qsxz /usr/sbin/cron /proc/[0-9]*/cmdline",
+        reload=":",
+    )
+    return [cron, archive.service(node)] if archive.is_remote(node) else [cron]
+
+
+def due_activation(node: Node) -> Change | None:
+    wanted = [
+        services.activation(
+            service, node.place, restart=_link(node) if service.name == "pgbackrest" else ""
+        )
+        for service in services_of(node)
+    ]
+    return services.compare(wanted, node.read("backup")["services"], node.place)
+
+
+def _link(node: Node) -> str:
+    """What pgBackRest's server would have to be restarted for: it reads the rest by itself."""
+    server = server_of(node)
+    assert server is not None
+    options, _ = archive.tls(node, server, "")
+    return json.dumps(options) + trusted_certificate(node) + str(node.read("backup")["certificate"])

@@ -1,0 +1,155 @@
+"""The `backup_*` keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from backup import cron
+from tasks.core.secrets import Secrets
+from tasks.core.settings import Line, Secret, Settings, StackSettings, matching, wrong
+
+# Owner and mode of the directory become ours, so it has to be one without another use.
+_SHARED = re.compile(
+    r"/(bin|boot|dev|etc|home|lib|lib64|media|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var"
+    r"|(var|usr)/[^/]+|var/lib/(postgresql|redis|datatier).*)"
+)
+
+
+def _own_directory(value: str) -> str:
+    if _SHARED.fullmatch(value):
+        raise wrong(f"should be a directory of its own, not {value!r}")
+    return value
+
+
+AbsolutePath = Annotated[
+    Line,
+    matching(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+", "should be an absolute path such as '/backups'"),
+    AfterValidator(_own_directory),
+]
+
+
+Bucket = Annotated[
+    Line,
+    matching(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?", "should be a bucket's name, without s3://"),
+]
+
+
+Region = Annotated[Line, matching(r"[a-z0-9-]+", "should be a region such as 'us-east-1'")]
+
+
+Prefix = Annotated[
+    Line,
+    matching(
+        r"([A-Za-z0-9_-][A-Za-z0-9_.-]*(/(?!$)|$))*", "should be a folder such as 'estate/one'"
+    ),
+]
+
+
+Visible = Annotated[
+    Line, matching(r"[!-~]*", "should have printable ASCII characters only, without blanks")
+]
+
+
+Url = Annotated[
+    Line, matching(r"(https?://\S+)?", "should be a URL that begins with http:// or https://")
+]
+
+
+def _schedule(value: str) -> str:
+    if value:
+        try:
+            cron.parse(value)
+        except ValueError as error:
+            raise wrong(str(error)) from None
+    return " ".join(value.split())
+
+
+Schedule = Annotated[Line, AfterValidator(_schedule)]
+
+
+class BackupSettings(Settings):
+    """The `backup_*` keys; schedules are cron's, in the host's time zone; empty is never."""
+
+    prefix: ClassVar[str] = "backup_"
+
+    dir: AbsolutePath = "/backups"
+    """Where backups and logs are; a directory of its own. Change: move it first: `mv OLD NEW`, then
+    deploy."""
+    scripts_dir: AbsolutePath = "/scripts"
+    """Where the scripts are. Change: the old ones stay."""
+    schedule_full: Schedule = "0 2 * * *"
+    """Dump and base backup of every database. Change: live."""
+    schedule_incremental: Schedule = "0 */6 * * *"
+    """Incremental backup of PostgreSQL. Change: live."""
+    schedule_redis: Schedule = "0 */4 * * *"
+    """Snapshot of Redis. Change: live."""
+    schedule_cleanup: Schedule = "0 3 * * *"
+    """Removal of backups that are older than the retention. Change: live."""
+    schedule_health: Schedule = "*/5 * * * *"
+    """Health check, with alerts. Change: live."""
+    schedule_verify: Schedule = "0 4 * * *"
+    """Check of every artifact against its manifest. Change: live."""
+    schedule_drill: Schedule = "0 5 * * 0"
+    """A restore of the newest backups, which proves them. Change: live."""
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Backups that are younger stay. Change: live."""
+    retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Verified fulls per database, and snapshots, that stay however old they are. Change: live."""
+    s3_bucket: Bucket = ""
+    """Bucket for copies. Change: live."""
+    s3_region: Region = "us-east-1"
+    """Its region. Change: live."""
+    s3_endpoint: Url = ""
+    """URL of another S3-compatible service. Default: Amazon's. Change: live."""
+    s3_prefix: Prefix = ""
+    """Folder in the bucket; estates that share a bucket need different ones. Default: `stack_name`.
+    Change: live; copies stay in the old one."""
+    s3_access_key: Visible = ""
+    """Key of the bucket. Default: `AWS_ACCESS_KEY_ID`. Change: live."""
+    s3_secret_key: Secret | None = None
+    """Its secret. Default: `AWS_SECRET_ACCESS_KEY`. Change: live."""
+    s3_object_lock_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """Days for which no one can remove a copy, in a bucket with Object Lock; 0 for no lock. See
+    [backup.md](backup.md#copies-that-a-thief-cannot-delete). Change: with the next copy; what is
+    locked stays so."""
+    encryption_passphrase: Secret | None = None
+    """Encrypts every artifact and the repository. Default: `BACKUP_ENCRYPTION_PASSPHRASE`, else
+    none. Change: refused once there are backups."""
+    alert_webhook: Url = ""
+    """URL that gets alerts as JSON. Change: live."""
+    alert_command: Line = ""
+    """Shell command that gets alerts. Change: live."""
+    heartbeat_url: Url = ""
+    """URL requested after every healthy check. Change: live."""
+    prune: bool = False
+    """On a host that left the group, jobs and program go; backups stay. Change: its jobs end."""
+
+
+# Tells our copies in the bucket from what anybody else puts there.
+SIGNING_SECRET = "BACKUP_SIGNING_KEY"
+
+
+# The seed's variables, and the keys that they set where the inventory does not.
+_ENVIRONMENT = {
+    **{
+        f"BACKUP_SCHEDULE_{name.upper()}": f"schedule_{name}"
+        for name in ("full", "incremental", "redis", "cleanup", "health", "verify", "drill")
+    },
+    "BACKUP_RETENTION_DAYS": "retention_days",
+    "BACKUP_S3_BUCKET": "s3_bucket",
+    "BACKUP_S3_REGION": "s3_region",
+    "AWS_ACCESS_KEY_ID": "s3_access_key",
+    "AWS_SECRET_ACCESS_KEY": "s3_secret_key",
+    "BACKUP_ENCRYPTION_PASSPHRASE": "encryption_passphrase",
+}
+
+
+def defaults(stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {key: store.find(name) for name, key in _ENVIRONMENT.items()}
+    # Two estates may share a bucket without overwriting each other's.
+    prefix = {"s3_prefix": stack.stack_name}
+    return {**prefix, **{key: value for key, value in chosen.items() if value}}

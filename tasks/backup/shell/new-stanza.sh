@@ -1,0 +1,2 @@
+out=$(runuser -u postgres -- pgbackrest --stanza="$stanza" stanza-create 2>&1) || {
+  echo "pgBackRest: $(printf '%s\n' "$out" | tail -n 1)" >&2; exit 1; }

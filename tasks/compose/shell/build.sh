@@ -1,0 +1,7 @@
+cd "$project" || exit 1
+log=$(mktemp -p /run); trap 'rm -f "$log"' EXIT
+for service in $services; do
+  $compose build "$service" >"$log" 2>&1 </dev/null || {
+    why=$(grep -E '^E: |[Ee]rror|ERROR|failed' "$log" | tail -n 1)
+    echo "the image of $service could not be built: ${why:-$(tail -n 1 "$log")}" >&2; exit 1; }
+done

@@ -1,0 +1,3 @@
+# What only the host can do.
+restart_service() { echo '!restart'; }
+again() { restart_service; }

@@ -1,0 +1,13 @@
+# shellcheck disable=SC2086  # these are globs
+{ ls -d $named 2>/dev/null; timeout 20 grep -D skip -ls "$MARK" $marked
+  grep -ls datatier /usr/sbin/policy-rc.d
+  for unit in $masked; do [ "$(readlink "$unit")" != /dev/null ] || echo "$unit"; done
+} | sort -u | sed 's/^/path /'
+ls -db $beside 2>/dev/null | sed 's/^/beside /'
+{ [ -z "$as_user" ] || ls -db $as_user 2>/dev/null
+  timeout 20 grep -D skip -lsE "$jobs" /etc/crontab /etc/cron.d/*; } | sed 's/^/acts /'
+with_data() { # DIRECTORY...
+  for d; do
+    if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
+  done
+}

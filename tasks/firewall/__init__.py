@@ -1,0 +1,43 @@
+"""The firewall: ports of the stack are open to hosts that need them, and to no others."""
+
+from __future__ import annotations
+
+from tasks.core.change import converge
+from tasks.core.component import Component
+from tasks.core.estate import Node, on
+from tasks.firewall.health import rows
+from tasks.firewall.leaves import LEAVES
+from tasks.firewall.probes import probes_of
+from tasks.firewall.rules import checks, contradictions
+from tasks.firewall.service import due_rules, missing_packages
+from tasks.firewall.settings import FirewallSettings
+
+
+@on(FirewallSettings)
+def install(node: Node) -> None:
+    """Installs nft."""
+    converge("Firewall: packages", lambda: missing_packages(node))
+
+
+@on(FirewallSettings)
+def configure(node: Node) -> None:
+    """Writes the rules and loads them."""
+    converge("Firewall: rules", lambda: due_rules(node))
+
+
+def deploy() -> None:
+    """The firewall as the settings say: install, configure."""
+    install()
+    configure()
+
+
+COMPONENT = Component(
+    group="firewall",
+    settings=FirewallSettings,
+    everywhere=True,
+    rules=contradictions,
+    probes=probes_of,
+    checks=checks,
+    rows=rows,
+    leaves=LEAVES,
+)

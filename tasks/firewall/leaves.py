@@ -1,0 +1,34 @@
+"""What the firewall leaves on a host, and how it goes."""
+
+from __future__ import annotations
+
+from tasks.core.change import Line
+from tasks.core.estate import Node
+from tasks.core.traces import Here, Leaves
+from tasks.firewall.files import NAME, RULES, UNIT
+from tasks.firewall.settings import FirewallSettings
+
+# The unit does so too, unless hands have stopped it.
+_UNLOAD = "nft delete table inet datatier 2>/dev/null || :"
+
+
+def _here(node: Node) -> Here:
+    return Here(frozenset({NAME} if node.of(FirewallSettings) else ()))
+
+
+def _pruned(_node: Node, _owner: str) -> tuple[Line, str]:
+    return Line("firewall: turn off; its rules, file and unit go", "none"), _UNLOAD
+
+
+LEAVES = Leaves(
+    owns=(NAME,),
+    marked=(UNIT,),
+    owners=((RULES.replace(".", r"\."), NAME),),
+    expected=UNIT.replace(".", r"\."),
+    units=(NAME,),
+    here=_here,
+    pruned=_pruned,
+    stopped=lambda _owner: _UNLOAD,
+    title="firewall",
+    goes=NAME,
+)

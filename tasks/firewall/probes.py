@@ -1,0 +1,49 @@
+"""What one read of a host tells about its firewall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.core import files, packages
+from tasks.core.estate import Node
+from tasks.core.remote import Probe
+from tasks.core.scripts import shell
+from tasks.firewall.files import NAME, files_of, rules_text
+
+PACKAGES = ("nftables",)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the kernel has, and what it would have with the rules of the settings.
+
+    Attributes:
+        starts: the unit has run, and does so at each boot.
+    """
+
+    wanted: tuple[str, ...] = ()
+    now: tuple[str, ...] = ()
+    starts: bool = False
+
+
+def table_functions(node: Node) -> str:
+    """Shell: wanted_table, present_table."""
+    return shell("table", "firewall", rules=rules_text(node))
+
+
+def _table(lines: list[str]) -> Table:
+    kinds = [line.partition(" ") for line in lines]
+    wanted, now = (tuple(rest for k, _, rest in kinds if k == kind) for kind in ("wanted", "now"))
+    return Table(wanted, now, ("unit", " ", "active enabled") in kinds)
+
+
+def probes_of(node: Node) -> dict[str, Probe[Any]]:
+    """The probes of a host that has a firewall."""
+    read = table_functions(node) + shell("read", "firewall", unit=NAME)
+    return {
+        "packages": packages.probe(PACKAGES),
+        "tool": Probe("command -v nft || command -v apt-get || :", bool),
+        "files": files.probe(files_of(node)),
+        "table": Probe(read, _table),
+    }

@@ -1,0 +1,54 @@
+"""How the rules get into the kernel, and why they have to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import ndiff
+
+from tasks.core import files, packages
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.scripts import shell
+from tasks.firewall.files import NAME, RULES, files_of, rules_text
+from tasks.firewall.probes import PACKAGES, Table
+
+
+def missing_packages(node: Node) -> Change | None:
+    """What is to be installed before rules can be loaded."""
+    return packages.compare(node, PACKAGES, node.read("firewall")["packages"])
+
+
+def due_rules(node: Node) -> Change | None:
+    """Files and rules that differ from the settings, or None."""
+    said = node.read("firewall")
+    written = files.compare(files_of(node), said["files"])
+    is_new = not files.are_written({RULES: rules_text(node)}, said["files"])
+    why = "; ".join(_why(said["table"], is_new))
+    if not why:
+        return written
+    load = Change(
+        [f"firewall: load ({why})"], shell("load", "firewall", rules_file=RULES, unit=NAME)
+    )
+    if written is None:
+        return load
+    return replace(written.followed_by(load), diff=written.diff)
+
+
+def _why(table: Table, is_new: bool) -> Iterator[str]:
+    if not table.now:
+        yield "its table is missing"
+    elif table.now != table.wanted and is_new:
+        yield "new rules"
+    elif table.now != table.wanted:
+        yield from _differences(table)
+    elif not table.starts:
+        yield "its unit does not start at a boot"
+
+
+def _differences(table: Table) -> Iterator[str]:
+    """What hands have changed in the kernel, or an interrupted run has not loaded, by rule."""
+    for line in ndiff(table.wanted, table.now):
+        kind, rule = line[:2], " ".join(line[2:].split())
+        if kind in ("+ ", "- ") and rule:
+            yield f"the kernel {'has' if kind == '+ ' else 'lacks'} {rule!r}"

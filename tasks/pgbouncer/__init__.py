@@ -1,0 +1,122 @@
+"""PgBouncer: transaction pooling in front of PostgreSQL, passwords looked up where they live."""
+
+from __future__ import annotations
+
+from tasks.core import packages
+from tasks.core.change import Change, converge
+from tasks.core.component import Component
+from tasks.core.estate import Node, here, on
+from tasks.pgbouncer import console
+from tasks.pgbouncer.activation import due_activation, is_in_clear, refuses_tls, takings
+from tasks.pgbouncer.files import missing_certificate, missing_configuration, pins, trials
+from tasks.pgbouncer.health import rows
+from tasks.pgbouncer.layout import ADOPTS
+from tasks.pgbouncer.leaves import LEAVES
+from tasks.pgbouncer.offer import offer
+from tasks.pgbouncer.pause import held_probe, hold, holds_all, resume
+from tasks.pgbouncer.probes import packages_of, probes_of
+from tasks.pgbouncer.rules import checks, contradictions, listens, secrets_in_use
+from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres import link
+from tasks.postgres import narrow as postgres_narrow
+from tasks.postgres.neighbors import Pooler
+from tasks.postgres.settings import PostgresSettings
+
+
+@on(PgbouncerSettings)
+def install(node: Node) -> None:
+    """Installs the packages; nothing is started."""
+    converge(
+        "PgBouncer: packages",
+        lambda: _missing_packages(node),
+    )
+
+
+def _missing_packages(node: Node) -> Change | None:
+    return packages.compare(node, packages_of(node), node.read("pgbouncer")["packages"])
+
+
+def configure() -> None:
+    """Writes the configuration and makes PgBouncer take it."""
+    pin()
+    _key()
+    _write()
+    activate()
+    trust()
+    postgres_narrow.narrow()
+
+
+def pin() -> None:
+    """The certificate that PostgreSQL on another host shows, before anything relies on it.
+
+    One operation of both hosts: pyinfra then runs it after what precedes it on either of them.
+    """
+    node = here()
+    if PgbouncerSettings in node.settings:
+        is_concerned = pins(node)
+    else:
+        chosen = node.of(PostgresSettings)
+        is_concerned = chosen is not None and link.is_ours(node, chosen.extra)
+    if is_concerned:
+        converge("PgBouncer: certificate of PostgreSQL", lambda: missing_certificate(node))
+
+
+@on(PgbouncerSettings)
+def _key(node: Node) -> None:
+    if console.is_ours(node):
+        converge("PgBouncer: key", lambda: console.missing_key(node))
+
+
+def trust() -> None:
+    """The certificates of poolers, on the hosts that reach their consoles over the network.
+
+    One operation of all these hosts: pyinfra then runs it after what precedes it on any of them.
+    """
+    node = here()
+    if console.trusting(node) or (PgbouncerSettings in node.settings and console.is_reached(node)):
+        converge("PgBouncer: certificates of consoles", lambda: console.missing_certificates(node))
+
+
+@on(PgbouncerSettings)
+def _write(node: Node) -> None:
+    converge("PgBouncer: configuration", lambda: missing_configuration(node))
+
+
+@on(PgbouncerSettings)
+def activate(node: Node) -> None:
+    """Starts PgBouncer, reloads it, or restarts it for what RELOAD ignores."""
+    converge("PgBouncer: service", lambda: due_activation(node), one_by_one=True)
+
+
+def deploy() -> None:
+    """PgBouncer as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+COMPONENT = Component(
+    group="pgbouncer",
+    settings=PgbouncerSettings,
+    in_use=secrets_in_use,
+    rules=contradictions,
+    listens=listens,
+    probes=probes_of,
+    checks=checks,
+    takings=takings,
+    trials=trials,
+    rows=rows,
+    offers=offer,
+    leaves=LEAVES,
+    adopts=ADOPTS,
+    serves={
+        PostgresSettings: Pooler(
+            holds=holds_all,
+            hold=hold,
+            held_probe=held_probe,
+            resume=resume,
+            refuses_tls=refuses_tls,
+            is_in_clear=is_in_clear,
+            trusting=console.trusting,
+        )
+    },
+)

@@ -1,0 +1,27 @@
+"""What one read of a host tells about PgBouncer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.core import files, packages, services
+from tasks.core.estate import Node
+from tasks.core.remote import Probe
+from tasks.pgbouncer import console
+from tasks.pgbouncer.files import files_of
+from tasks.pgbouncer.service import service_of
+from tasks.pgbouncer.uses import uses_probe
+
+
+def probes_of(node: Node) -> dict[str, Probe[Any]]:
+    return {
+        "packages": packages.probe(packages_of(node)),
+        "files": files.probe(files_of(node)),
+        "services": services.probe([service_of(node)], node.place),
+        "uses": uses_probe(node),
+        "console": console.probe(node),
+    }
+
+
+def packages_of(node: Node) -> list[str]:
+    return ["pgbouncer", "postgresql-client", *node.place.packages]

@@ -1,0 +1,3 @@
+[ -S "$socket" ] || exit 0
+console pgbouncer 10 'SHOW CONFIG'
+console pgbouncer 10 'SHOW DATABASES'

@@ -1,0 +1,70 @@
+"""PostgreSQL: one cluster per host, its roles, databases, extensions and grants."""
+
+from __future__ import annotations
+
+from tasks.core.change import converge
+from tasks.core.component import Component
+from tasks.core.estate import Node, on
+from tasks.postgres import link
+from tasks.postgres.activation import due_activation, takings
+from tasks.postgres.content import missing_content, prune
+from tasks.postgres.files import missing_configuration, trials
+from tasks.postgres.health import rows
+from tasks.postgres.leaves import LEAVES, around, beside
+from tasks.postgres.packages import missing_cluster, missing_packages
+from tasks.postgres.probes import probes_of
+from tasks.postgres.rules import checks, contradictions, listens
+from tasks.postgres.secrets import defaults, secret_names, secrets_in_use
+from tasks.postgres.settings import PostgresSettings
+
+
+@on(PostgresSettings)
+def install(node: Node) -> None:
+    """Installs the packages and creates the cluster; nothing is started."""
+    converge("PostgreSQL: packages", lambda: missing_packages(node))
+    converge("PostgreSQL: cluster", lambda: missing_cluster(node))
+
+
+@on(PostgresSettings)
+def configure(node: Node) -> None:
+    """Writes the configuration, makes the server take it, and converges roles and databases."""
+    converge("PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")))
+    converge(
+        "PostgreSQL: configuration",
+        lambda: missing_configuration(node),
+    )
+    activate()
+    converge("PostgreSQL: roles and databases", lambda: missing_content(node))
+    prune(node, lambda: node.read("postgres")["server"])
+
+
+@on(PostgresSettings)
+def activate(node: Node) -> None:
+    """Starts PostgreSQL, or makes it take its configuration with the least impact."""
+    converge("PostgreSQL: service", lambda: due_activation(node))
+
+
+def deploy() -> None:
+    """PostgreSQL as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+COMPONENT = Component(
+    group="postgres",
+    settings=PostgresSettings,
+    defaults=defaults,
+    secrets=secret_names,
+    in_use=secrets_in_use,
+    rules=contradictions,
+    listens=listens,
+    probes=probes_of,
+    checks=checks,
+    takings=takings,
+    trials=trials,
+    rows=rows,
+    around=around,
+    leaves=LEAVES,
+    beside=beside,
+    adopts=("/etc/postgresql/",),
+)

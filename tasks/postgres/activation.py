@@ -1,0 +1,122 @@
+"""How the server takes its configuration, with the least impact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tasks.core import services
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.files import File
+from tasks.core.services import Activation, Taking
+from tasks.postgres import parameters, sql
+from tasks.postgres.clients import in_clear
+from tasks.postgres.files import (
+    access,
+    archiving_files,
+    configuration,
+    services_of,
+    trusted_certificate,
+)
+from tasks.postgres.layout import configuration_directory, data_directory, ours
+from tasks.postgres.neighbors import pooler
+from tasks.postgres.service import service_of
+from tasks.postgres.settings import PostgresSettings
+
+
+def due_activation(node: Node) -> Change | None:
+    archiving = [
+        e.content for e in archiving_files(node, trusted_certificate(node)) if isinstance(e, File)
+    ]
+    (server,) = takings(node)
+    found = {**node.read("postgres")["services"], "postgres": server.now}
+    others = [
+        services.activation(service, node.place, restart="".join(archiving))
+        for service in services_of(node)[1:]
+    ]
+    change = services.compare([server.wanted, *others], found, node.place)
+    change = change or pooler().resume(node, node.read("postgres")["held"])
+    if change is None:
+        return None
+    return with_console(node, replace(change, lines=[*server.lines, *change.lines]))
+
+
+def takings(node: Node) -> Iterator[Taking]:
+    """How the server takes what it should run with, on a host or in a container."""
+    said, text = node.read("postgres"), configuration(node)
+    found, now = said["files"][ours(node)], said["services"]["postgres"]
+    wanted = wanted_server(node, text + access(node, in_clear(node)), "reload")
+    elsewhere = parameters.only_known(
+        parameters.others(
+            said["server"],
+            text,
+            ours(node),
+            access=f"{configuration_directory(node)}/pg_hba.conf",
+            is_there=found.kind == "file",
+        ),
+        due=services.impact(wanted, now) is not None,
+    )
+    wanted = replace(
+        wanted,
+        service=parameters.putting_back(wanted.service, elsewhere, data_directory(node)),
+        reload_means=impact(node, found.content, text, said["server"], elsewhere),
+    )
+    if why := parameters.reasons(elsewhere):
+        wanted = replace(wanted, restart_means=restarts(node, why))
+    yield Taking(wanted, parameters.status(now, elsewhere), parameters.sentences(elsewhere))
+
+
+def wanted_server(node: Node, contents: str, means: str) -> Activation:
+    """The server as it should run, with these contents of its files."""
+    return services.activation(
+        service_of(node),
+        node.place,
+        reload=contents + node.read("postgres").get("key", ""),
+        reload_means=means,
+        # Without a unit there is no record.
+        restart_means="restart" if node.place.shares_files else restarts(node, "its unit"),
+    )
+
+
+def with_console(node: Node, change: Change) -> Change:
+    secret = node.the(PostgresSettings).password.get_secret_value()
+    return replace(change, variables={**change.variables, "CONSOLE_PASSWORD": secret})
+
+
+def impact(
+    node: Node,
+    before: bytes,
+    after: str,
+    server: sql.Server,
+    elsewhere: Sequence[parameters.Other] = (),
+) -> str:
+    """What the pending parameters cost; only the server knows which of them need a restart."""
+    ours = parameters.of(after)
+    there = {k: _kilobytes(v) for k, v in parameters.of(before.decode(errors="replace")).items()}
+    wanted = {k: _kilobytes(v) for k, v in ours.items()}
+    contexts = server.facts.get("contexts", {})
+    changed = {key for key in wanted | there if wanted.get(key) != there.get(key)}
+    # A file that was written and not loaded yet says nothing of what runs.
+    waiting = server.facts.get("waiting", ())
+    changed.update(key for key in waiting if not parameters.uses(server, key, ours.get(key)))
+    fixed = {key for key in changed if contexts.get(key) == "postmaster"}
+    fixed.update(each.name for each in elsewhere if each.restarts)
+    why = f"{', '.join(sorted(fixed))}: postmaster context"
+    return restarts(node, why) if fixed else "reload"
+
+
+def _kilobytes(value: str) -> str:
+    """A size in the unit that all sizes have in common; any other value as it is."""
+    match = re.fullmatch(r"(\d+)(kB|MB|GB|TB)", value)
+    return f"{int(match[1]) * 1024 ** _SIZES.index(match[2])}kB" if match else value
+
+
+_SIZES = ("kB", "MB", "GB", "TB")
+
+
+def restarts(node: Node, why: str) -> str:
+    """A restart as the plan says it, with what clients see of it."""
+    waiting = "; clients of PgBouncer wait" if pooler().holds(node) else ""
+    return f"restart ({why}{waiting})"

@@ -1,0 +1,162 @@
+"""The files of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from tasks.core import files
+from tasks.core.change import Change, Trial
+from tasks.core.estate import Node
+from tasks.core.files import Entry, File, render
+from tasks.core.places import Service
+from tasks.postgres import archive, clusters, link, sql
+from tasks.postgres.clients import clients, in_clear
+from tasks.postgres.layout import (
+    cluster_version,
+    clusters_of,
+    configuration_directory,
+    data_directory,
+    ours,
+)
+from tasks.postgres.service import service_of, trial
+from tasks.postgres.settings import ACCESS_LINES, ACCESS_SECRETS, PostgresSettings, memory
+
+
+def missing_configuration(node: Node) -> Change | None:
+    said, waiting = node.read("postgres"), in_clear(node)
+    change = files.compare(files_of(node, trusted_certificate(node), waiting), said["files"])
+    if change is not None and clusters_of(node).is_foreign:
+        change = _adopted(node, change)
+    return change and change.after(trials(node, waiting))
+
+
+def trials(node: Node, waiting: Collection[Node] = ()) -> Iterator[Trial]:
+    """Of a running server whose configuration is to change."""
+    said = node.read("postgres")
+    wanted = configuration(node), access(node, waiting)
+    paths = ours(node), f"{configuration_directory(node)}/pg_hba.conf"
+    is_same = files.are_written(dict(zip(paths, wanted, strict=True)), said["files"])
+    if said["server"].kind == "up" and not is_same:
+        yield trial(node, *wanted)
+
+
+def _adopted(node: Node, change: Change) -> Change:
+    """The change that also makes another's cluster ours."""
+    archives = archive.backup_host(node.estate) is not None
+    lines = clusters.adoption(cluster_version(node), clusters_of(node), archives=archives)
+    etc = configuration_directory(node)
+    return files.keeping(change, lines, [f"{etc}/pg_hba.conf"])
+
+
+def trusted_certificate(node: Node) -> str:
+    keeper = archive.backup_host(node.estate)
+    if keeper is None or not archive.is_remote(node):
+        return ""
+    return archive.trusted(node, "postgres", keeper, "backup")
+
+
+def parameters_of(node: Node) -> dict[str, str | int | float]:
+    chosen = node.the(PostgresSettings)
+    defaults = memory(node.system.memory, chosen.max_connections)
+    listen = "localhost" if not clients(node) else f"localhost,{node.address}"
+    return {
+        "listen_addresses": listen if chosen.listen_addresses is None else chosen.listen_addresses,
+        "port": chosen.port,
+        "max_connections": chosen.max_connections,
+        "superuser_reserved_connections": chosen.superuser_reserved_connections,
+        "password_encryption": "scram-sha-256",
+        "shared_buffers": chosen.shared_buffers or defaults["shared_buffers"],
+        "effective_cache_size": chosen.effective_cache_size or defaults["effective_cache_size"],
+        "work_mem": chosen.work_mem or defaults["work_mem"],
+        "maintenance_work_mem": chosen.maintenance_work_mem or defaults["maintenance_work_mem"],
+        "max_wal_size": chosen.max_wal_size,
+        "checkpoint_completion_target": chosen.checkpoint_completion_target,
+        "random_page_cost": chosen.random_page_cost,
+        "log_min_duration_statement": chosen.log_min_duration_statement,
+        "statement_timeout": chosen.statement_timeout,
+        "lock_timeout": chosen.lock_timeout,
+        # Some have to be the first one.
+        "shared_preload_libraries": ", ".join(
+            dict.fromkeys((*chosen.shared_preload_libraries, "pg_stat_statements"))
+        ),
+        **link.parameters(node, chosen.extra),
+        **archive.parameters(node),
+    }
+
+
+def files_of(node: Node, certificate: str = "", in_clear: Collection[Node] = ()) -> list[Entry]:
+    port, etc = node.the(PostgresSettings).port, configuration_directory(node)
+    return [
+        private(ours(node), configuration(node), sql.SECRET_PARAMETERS),
+        private(f"{etc}/pg_hba.conf", access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
+        *archiving_files(node, certificate),
+        *archive.recovery(node, service_of(node), data_directory(node), etc, port),
+        *(entry for service in services_of(node) for entry in node.place.files(service)),
+    ]
+
+
+def private(path: str, content: str, secret: str, opens: str | None = None) -> File:
+    """A file that only the server and root read."""
+    return File(path, content, "640", "postgres", "postgres", secret, opens=opens)
+
+
+TRACKING = "pg_stat_statements.track_utility"
+
+
+def configuration(node: Node) -> str:
+    """The settings as postgresql.conf has them."""
+    parameters = {
+        **(_of_container(node) if node.place.shares_files else {}),
+        **parameters_of(node),
+        # Statements that set passwords are among them.
+        TRACKING: False,
+        **node.the(PostgresSettings).extra,
+    }
+    return render("postgres/postgresql.conf.j2", parameters=_quoted(parameters))
+
+
+def _of_container(node: Node) -> dict[str, str]:
+    """What Debian's tools write on hosts; initdb has found out about locale and time zone."""
+    return {
+        "include": f"{data_directory(node)}/postgresql.conf",
+        "hba_file": f"{configuration_directory(node)}/pg_hba.conf",
+        "unix_socket_directories": "/run/postgresql",
+        "log_line_prefix": "%m [%p] %q%u@%d ",
+    }
+
+
+def access(node: Node, in_clear: Collection[Node] = ()) -> str:
+    """The content of pg_hba.conf."""
+    lines = node.the(PostgresSettings).hba
+    return render("postgres/pg_hba.conf.j2", clients=clients(node, in_clear), lines=lines)
+
+
+def archiving_files(node: Node, certificate: str) -> list[Entry]:
+    """How this host reaches a repository that is on another one."""
+    keeper = archive.backup_host(node.estate)
+    if keeper is None or not archive.is_remote(node):
+        return []
+    options, entries = archive.tls(node, keeper, certificate)
+    cluster: dict[str, str | int] = {
+        "pg1-path": data_directory(node),
+        "pg1-port": node.the(PostgresSettings).port,
+        "pg1-socket-path": "/var/run/postgresql",
+    }
+    common = {**options, **archive.peer("repo1", keeper), "log-level-file": "off"}
+    return [*entries, archive.config_file(node, common, cluster)]
+
+
+def _quoted(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Values as they stand between the quotes of postgresql.conf."""
+    words = {True: "on", False: "off"}
+    return {
+        key: (words[value] if isinstance(value, bool) else str(value))
+        .replace("\\", "\\\\")
+        .replace("'", "''")
+        for key, value in parameters.items()
+    }
+
+
+def services_of(node: Node) -> list[Service]:
+    return [service_of(node), *([archive.service(node)] if archive.is_remote(node) else [])]

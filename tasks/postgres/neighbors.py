@@ -1,0 +1,53 @@
+"""What PostgreSQL asks of others: poolers before it, and the host that keeps its backups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tasks.core.change import Change
+from tasks.core.component import serving
+from tasks.core.estate import Node
+from tasks.core.files import Entry
+from tasks.core.remote import Probe
+from tasks.postgres.settings import PostgresSettings
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """A component between PostgreSQL and its clients.
+
+    Attributes:
+        holds: whether all clients of a server wait while it restarts; False where there are none.
+        hold: shell for the server's host that makes them wait, or exits, and shell that ends that.
+        held_probe: reads which poolers a run has left with their clients waiting.
+        resume: lets clients go on that wait for a run which was cut off.
+        refuses_tls: whether the settings of a pooler want the link in clear.
+        is_in_clear: whether a pooler may run with a configuration from before it had TLS.
+        trusting: the file of a server with the certificates that consoles of poolers may show.
+    """
+
+    holds: Callable[[Node], bool]
+    hold: Callable[[Node], tuple[str, str]]
+    held_probe: Callable[[], Probe[list[str]]]
+    resume: Callable[[Node, Sequence[str]], Change | None]
+    refuses_tls: Callable[[Node], bool]
+    is_in_clear: Callable[[Node], bool]
+    trusting: Callable[[Node], list[Entry]]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """The component that keeps the backups; `scripts_dir` is where its scripts are on a host."""
+
+    scripts_dir: Callable[[Node], str]
+
+
+def pooler() -> Pooler:
+    """The pooler of the stack."""
+    return next(serving(PostgresSettings, Pooler))
+
+
+def keeper() -> Keeper:
+    """The keeper of the stack."""
+    return next(serving(PostgresSettings, Keeper))

@@ -1,0 +1,45 @@
+"""The packages, and the cluster that they bring tools for."""
+
+from __future__ import annotations
+
+from tasks.core import packages
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.remote import Unreadable
+from tasks.core.scripts import shell
+from tasks.postgres import archive, clusters, link
+from tasks.postgres.layout import cluster_version, clusters_of, refusals
+from tasks.postgres.settings import PostgresSettings
+
+# Without it a package would create a cluster of its own, without checksums.
+NO_CLUSTER = shell("no-cluster", "postgres")
+
+
+def _archiver(node: Node) -> list[str]:
+    archiver = ["pgbackrest"] if archive.backup_host(node.estate) else []
+    has_key = archiver or link.is_ours(node, node.the(PostgresSettings).extra)
+    return [*archiver, "openssl"] if has_key else []
+
+
+def packages_of(node: Node) -> list[str]:
+    return [
+        f"postgresql-{cluster_version(node)}",
+        "postgresql-client-common",
+        *_archiver(node),
+        *node.place.packages,
+    ]
+
+
+def missing_packages(node: Node) -> Change | None:
+    return packages.compare(node, packages_of(node), node.read("postgres")["packages"], NO_CLUSTER)
+
+
+def missing_cluster(node: Node) -> Change | None:
+    found, version = clusters_of(node), cluster_version(node)
+    for why in refusals(node):
+        raise Unreadable(f"cluster {version}/main {why}")
+    if found.is_whole:
+        return None
+    chosen = node.the(PostgresSettings)
+    script, variables = clusters.creation(version, chosen.port, chosen.locale)
+    return Change([f"cluster {version}/main: create, with data checksums"], script, variables)

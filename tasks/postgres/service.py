@@ -1,0 +1,60 @@
+"""The server as a service, and the trial of its configuration."""
+
+from __future__ import annotations
+
+from tasks.core.change import Trial
+from tasks.core.estate import Node
+from tasks.core.places import Service
+from tasks.core.scripts import shell
+from tasks.postgres import psql, sql
+from tasks.postgres.clients import outside
+from tasks.postgres.layout import (
+    cluster_version,
+    configuration_directory,
+    data_directory,
+    ours,
+    unit_of,
+)
+from tasks.postgres.neighbors import pooler
+from tasks.postgres.settings import PostgresSettings
+
+
+def trial(node: Node, configuration: str, access: str) -> Trial:
+    """Starts a scratch server with the configuration.
+
+    A restart that fails is an outage; PostgreSQL checks much of its configuration then only.
+    """
+    binaries = f"/usr/lib/postgresql/{cluster_version(node)}/bin"
+    etc = configuration_directory(node)
+    file = ours(node).removeprefix(f"{etc}/")
+    script = shell("trial", "postgres", bin=binaries, etc=etc, file=file)
+    return Trial(script, {"TRIAL_CONFIGURATION": configuration, "TRIAL_ACCESS": access})
+
+
+def service_of(node: Node) -> Service:
+    """PostgreSQL as a service of a host or in a container."""
+    hold, release = pooler().hold(node)
+    version, port = cluster_version(node), node.the(PostgresSettings).port
+    unit = unit_of(node)
+    binary = f"/usr/lib/postgresql/{version}/bin/postgres"
+    etc = configuration_directory(node)
+    command = f"{binary} -D {data_directory(node)} -c config_file={etc}/postgresql.conf"
+    reloads = {"data": data_directory(node), "unit": unit, "waits": sql.WAITS}
+    return Service(
+        name="postgres",
+        description="PostgreSQL",
+        command=command,
+        user="postgres",
+        group="postgres",
+        configuration=(f"{etc}/conf.d/datatier.conf", f"{etc}/pg_hba.conf"),
+        check=shell("check", "postgres", command=command),
+        unit=unit,
+        enabled_by="postgresql.service",
+        runtime_directory="/var/run/postgresql",
+        stop_signal="INT",
+        ready=f"{psql.SHELL}echo 'SELECT 1' | closed_psql {data_directory(node)} {port} postgres",
+        reload=psql.SHELL + shell("reload", "postgres", **reloads),
+        hold=hold,
+        release=release,
+        listens=outside(node),
+    )

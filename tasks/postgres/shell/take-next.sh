@@ -1,0 +1,1 @@
+mv "$next/key.pem" "$keys/key.pem"; mv "$next/certificate.pem" "$keys/certificate.pem"

@@ -1,0 +1,87 @@
+"""Redis: one instance per port, replicas of whichever instance Sentinel says is the master."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tasks.core.change import converge, refusing
+from tasks.core.component import Component
+from tasks.core.estate import Node, on
+from tasks.redis import rolling
+from tasks.redis.activation import due_activation
+from tasks.redis.files import missing_configuration, trials
+from tasks.redis.health import rows
+from tasks.redis.kernel import missing_kernel
+from tasks.redis.leaves import LEAVES
+from tasks.redis.packages import missing_packages
+from tasks.redis.probes import probes_of
+from tasks.redis.rules import checks, contradictions, listens, secrets_in_use
+from tasks.redis.settings import RedisSettings, defaults, generated_secrets
+from tasks.redis.users import prune, unknown_users
+
+
+@on(RedisSettings)
+def install(node: Node) -> None:
+    """Installs the packages and prepares the kernel; nothing is started."""
+    converge(
+        "Redis: packages",
+        lambda: missing_packages(node),
+    )
+    converge("Redis: kernel", lambda: missing_kernel(node))
+
+
+@on(RedisSettings)
+def configure(node: Node) -> None:
+    """Writes the configuration and makes every instance take it."""
+    converge("Redis: configuration", lambda: missing_configuration(node))
+    activate()
+
+
+@on(RedisSettings)
+def activate(node: Node) -> None:
+    """Starts instances, sets what CONFIG SET takes, and restarts for the rest, the master last."""
+    with refusing(node.host):
+        rolling.require_successor(node)
+    converge("Redis: service", lambda: due_activation(node), one_by_one=True)
+    converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
+    converge("Redis: master", lambda: rolling.master(node), one_by_one=True)
+
+
+@on(RedisSettings)
+def failover(node: Node) -> None:
+    """Makes a replica the master; each run of it does so, and no acknowledged write is lost."""
+    with refusing(node.host):
+        change = rolling.failover(node)
+    converge("Redis: failover", change)
+
+
+def _pruning(node: Node) -> Callable[[], None]:
+    def act() -> None:
+        converge("Redis: prune", lambda: prune(node), notices=lambda: unknown_users(node))
+
+    return act
+
+
+COMPONENT = Component(
+    group="redis",
+    settings=RedisSettings,
+    defaults=defaults,
+    secrets=generated_secrets,
+    in_use=secrets_in_use,
+    rules=contradictions,
+    listens=listens,
+    probes=probes_of,
+    checks=checks,
+    takings=rolling.takings,
+    trials=trials,
+    rows=rows,
+    leaves=LEAVES,
+    beside=unknown_users,
+    pruning=_pruning,
+)
+
+
+def deploy() -> None:
+    """Redis as the settings say: install, configure, activate."""
+    install()
+    configure()

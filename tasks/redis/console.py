@@ -1,0 +1,8 @@
+"""Shell that talks to an instance with its password."""
+
+from __future__ import annotations
+
+from tasks.core.scripts import shell
+
+IS_REDIS = shell("is-redis", "redis")
+SHELL = IS_REDIS + shell("console", "redis") + shell("users", "redis")

@@ -1,0 +1,88 @@
+"""Who is master: what the instances and the Sentinels say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tasks.core.estate import Estate, Node
+from tasks.core.remote import Probe
+from tasks.core.scripts import shell
+from tasks.redis import acl
+from tasks.redis.console import SHELL
+from tasks.redis.sentinels import endpoints, master_name
+from tasks.redis.settings import RedisSettings, addresses, password, users_of
+from tasks.redis.topology import Address, Instance, User, Watcher, master
+
+
+def roles_probe(node: Node) -> Probe[list[Instance]]:
+    """Reads what each instance follows, how many follow it, who may log in, and its settings."""
+    ports = node.the(RedisSettings).ports
+
+    def parse(lines: list[str]) -> list[Instance]:
+        found = list[Instance]()
+        for line in lines:
+            if line.startswith('"'):
+                found[-1] = _with_user(found[-1], User.of(line))
+            elif line == "!":
+                found[-1] = replace(found[-1], locked=True)
+            elif line == ">":
+                found[-1] = replace(found[-1], replaced=True)
+            elif line.startswith("="):
+                key, _, value = line[1:].partition(" ")
+                found[-1] = replace(found[-1], settings={**found[-1].settings, key: value})
+            else:
+                found.append(_instance(Address(node.address, ports[len(found)]), line))
+        return found
+
+    script = SHELL + shell("roles", "redis", ports=" ".join(map(str, ports)))
+    make, remove = acl.tried(users_of(node))
+    variables = {"REDIS_PASSWORD": password(node), "TRIED": make, "UNTRIED": remove}
+    return Probe(script, parse, tuple(variables.items()))
+
+
+def _with_user(instance: Instance, user: User) -> Instance:
+    if acl.is_tried(user):
+        return replace(instance, tried=(*instance.tried, user))
+    return replace(instance, users=(*instance.users, user))
+
+
+def _instance(address: Address, line: str) -> Instance:
+    if line == "absent":
+        return Instance(address, "absent")
+    role, *words = line.split(" ")
+    if role == "replica":
+        return Instance(address, "present", Address(words[0], int(words[1])))
+    return Instance(address, "present", online=int(words[0]) if words else 0)
+
+
+def sentinels_probe(everything: Estate, secret: str) -> Probe[list[Watcher]]:
+    """Asks every Sentinel of the estate, wherever it runs, who leads and could be replaced."""
+    watchers = " ".join(map(str, endpoints(everything)))
+    script = shell("sentinels", "redis", sentinels=watchers, name=master_name(everything))
+
+    def parse(lines: list[str]) -> list[Watcher]:
+        rows = [line.split(" ", 2) for line in lines]
+        return [Watcher(Address(row[0], int(row[1])), row[2]) for row in rows if len(row) == 3]
+
+    return Probe(script, parse, (("REDIS_PASSWORD", secret),))
+
+
+def current_master(everything: Estate) -> Address:
+    """The master now, from what every reachable host says.
+
+    Raises:
+        Unreadable: none knows, or they disagree.
+    """
+    answers: list[Address] = []
+    instances: list[Instance] = []
+    for node in everything.having(RedisSettings):
+        if node in everything.active:
+            said = node.read("redis")
+            answers += [watcher.master for watcher in said["sentinels"]]
+            instances += said["roles"]
+        else:
+            instances += [
+                Instance(Address(node.address, port), "unseen")
+                for port in node.the(RedisSettings).ports
+            ]
+    return master(answers, instances, addresses(everything)[0])

@@ -1,0 +1,145 @@
+"""The `redis_*` keys."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from tasks.core.estate import Estate, Node
+from tasks.core.secrets import Secrets
+from tasks.core.settings import Extra, Ports, Secret, Settings, StackSettings, matching, wrong
+from tasks.redis import acl
+from tasks.redis.acl import RedisUser, RedisUsers
+from tasks.redis.topology import Address
+
+Policy = Literal[
+    "noeviction",
+    "allkeys-lru",
+    "allkeys-lfu",
+    "allkeys-random",
+    "volatile-lru",
+    "volatile-lfu",
+    "volatile-random",
+    "volatile-ttl",
+]
+
+
+_UNITS = {"": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
+
+
+def _memory(value: str) -> str:
+    match = re.fullmatch(r"(\d+)([a-z]*)", value.lower(), re.ASCII)
+    if match is None or match[2] not in _UNITS:
+        raise wrong("should be a size such as '512mb' or '1gb', or '0' for no limit")
+    if 0 < int(match[1]) * _UNITS[match[2]] < 1024**2:
+        raise wrong("should be at least 1mb, or '0' for no limit")
+    return value.lower()
+
+
+def _plain(value: SecretStr) -> SecretStr:
+    if re.search(r"[\s'\"\\]", value.get_secret_value()):
+        # Sentinel saves `auth-pass` without quotes and cannot read it at its next start.
+        raise wrong("should not contain blanks, quotes or backslashes: Sentinel cannot save them")
+    return value
+
+
+class RedisSettings(Settings):
+    """The `redis_*` keys."""
+
+    prefix: ClassVar[str] = "redis_"
+
+    ports: Ports = (6379,)
+    """One instance per port on this host; the embedded `inventory.py` has 6379, 6380, 6381. Change:
+    a new port starts a replica; a port taken away keeps running without `redis_prune`."""
+    password: Annotated[Secret, AfterValidator(_plain)]
+    """Password of every instance and every Sentinel; no blanks, quotes or backslashes. Default:
+    `REDIS_PASSWORD`. Change: live; Sentinels restart."""
+    maxmemory: Annotated[str, AfterValidator(_memory)] = "512mb"
+    """Memory of each instance; `0` for no limit. Change: live."""
+    maxmemory_policy: Policy = "noeviction"
+    """What happens when it is full. Change: live."""
+    appendonly: bool = True
+    """Append-only file. Change: live."""
+    appendfsync: Literal["always", "everysec", "no"] = "everysec"
+    """`always`, `everysec` or `no`. Change: live."""
+    save: Annotated[
+        str,
+        matching(
+            r"(\d+ \d+( \d+ \d+)*)?",
+            "should be pairs of seconds and changes such as '900 1 300 10', or '' for none",
+        ),
+    ] = "900 1 300 10 60 10000"
+    """Snapshots: seconds and changes; empty for none. Change: live."""
+    min_replicas_to_write: Annotated[int, Field(ge=0)] = 0
+    """A master with fewer connected replicas refuses writes. Change: live."""
+    min_replicas_max_lag: Annotated[int, Field(ge=0)] = 10
+    """Seconds after which a silent replica no longer counts. Change: live."""
+    users: RedisUsers = {}
+    """ACL users with less rights than `default`, by name; each has the keys below. Change: live;
+    connections of a user that is taken away, or gets another password, end."""
+    prune: bool = False
+    """Instances that left the settings go, and ACL users that are not in them. Change: they stop.
+    """
+    extra: Extra = {}
+    """Any other key: `{"timeout": 300}`. Change: live, or a rolling restart where Redis does not
+    take it; a key that is taken away is set back live."""
+
+
+PASSWORD = "REDIS_PASSWORD"
+
+
+# Where root's redis-cli finds it.
+KEPT_PASSWORD = "/etc/redis/redis-cli.auth"
+
+
+def defaults(_stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if "password" in given else {"password": store.get(PASSWORD)}
+
+
+def password(node: Node) -> str:
+    """The password of every Redis instance."""
+    return node.the(RedisSettings).password.get_secret_value()
+
+
+def generated_secrets(node: Node) -> list[str]:
+    """The names of the passwords that users leave to `.env`."""
+    users = node.the(RedisSettings).users.items()
+    return [acl.secret_name(name) for name, user in users if user.password is None]
+
+
+def users_of(node: Node) -> dict[str, str]:
+    """The rules of every user of the settings, by name."""
+    return {
+        name: acl.rules(user, _user_password(node, name, user))
+        for name, user in node.the(RedisSettings).users.items()
+    }
+
+
+def user_passwords(node: Node) -> dict[str, str]:
+    """The passwords of users by the names of their secrets, but for a name that two would have."""
+    users = node.the(RedisSettings).users.items()
+    shared = Counter(acl.secret_name(name) for name, _ in users)
+    return {
+        acl.secret_name(name): _user_password(node, name, user)
+        for name, user in users
+        if shared[acl.secret_name(name)] == 1
+    }
+
+
+def _user_password(node: Node, name: str, user: RedisUser) -> str:
+    if user.password is not None:
+        return user.password.get_secret_value()
+    return node.estate.secrets.get(acl.secret_name(name))
+
+
+def addresses(everything: Estate) -> list[Address]:
+    """Every Redis instance, in the inventory's order; the first one starts as master."""
+    return [
+        Address(node.address, port)
+        for node in everything.having(RedisSettings)
+        for port in node.the(RedisSettings).ports
+    ]

@@ -1,0 +1,1 @@
+new=$(mktemp); trap 'rm -f "$new"' EXIT

@@ -1,0 +1,89 @@
+"""Sentinel: watches the Redis master; its file is its own, its settings are set at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tasks.core.change import converge
+from tasks.core.component import Component
+from tasks.core.estate import Node, on
+from tasks.core.settings import Problem
+from tasks.redis.leaves import leaving
+from tasks.redis.sentinels import SentinelSettings
+from tasks.sentinel.activation import due_activation, takings
+from tasks.sentinel.files import missing_configuration, missing_packages
+from tasks.sentinel.forget import prune, remembered, unforgettable
+from tasks.sentinel.health import rows
+from tasks.sentinel.leaves import LEAVES
+from tasks.sentinel.monitoring import missing_monitoring
+from tasks.sentinel.offer import offer
+from tasks.sentinel.probes import probes_of
+from tasks.sentinel.rules import checks, contradictions, listens, secrets_in_use
+
+
+@on(SentinelSettings)
+def install(node: Node) -> None:
+    """Installs the packages; nothing is started."""
+    converge(
+        "Sentinel: packages",
+        lambda: missing_packages(node),
+    )
+
+
+@on(SentinelSettings)
+def configure(node: Node) -> None:
+    """Writes what does not change at run time, starts, and sets the rest at run time."""
+    converge(
+        "Sentinel: configuration",
+        lambda: missing_configuration(node),
+    )
+    activate()
+    converge("Sentinel: monitoring", lambda: missing_monitoring(node))
+
+
+@on(SentinelSettings)
+def activate(node: Node) -> None:
+    """Starts the Sentinels, or restarts them for what they only read at their start."""
+    converge("Sentinel: service", lambda: due_activation(node), one_by_one=True)
+
+
+def deploy() -> None:
+    """Sentinel as the settings say: install, configure, activate."""
+    install()
+    configure()
+
+
+def _unprunable(node: Node) -> list[Problem]:
+    return unforgettable(node, leaving(node.estate))
+
+
+def _pruning(node: Node) -> Callable[[], None]:
+    gone = leaving(node.estate)
+
+    def act() -> None:
+        converge(
+            "Sentinel: prune",
+            lambda: prune(node, gone),
+            one_by_one=True,
+            notices=lambda: remembered(node, gone),
+        )
+
+    return act
+
+
+COMPONENT = Component(
+    group="sentinel",
+    settings=SentinelSettings,
+    in_use=secrets_in_use,
+    rules=contradictions,
+    listens=listens,
+    probes=probes_of,
+    checks=checks,
+    takings=takings,
+    rows=rows,
+    offers=offer,
+    leaves=LEAVES,
+    beside=lambda node: remembered(node, set()),
+    unprunable=_unprunable,
+    pruning=_pruning,
+)

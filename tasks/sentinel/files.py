@@ -1,0 +1,57 @@
+"""What a Sentinel reads at its start and never writes."""
+
+from __future__ import annotations
+
+from tasks.core import files, packages
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.files import Directory, Entry, File, render
+from tasks.redis.acl import quote
+from tasks.redis.files import DIRECTORY, client, kept
+from tasks.redis.packages import MASK, required
+from tasks.redis.sentinels import SentinelSettings
+from tasks.sentinel.orders import master_password
+from tasks.sentinel.service import services_of
+
+
+def missing_packages(node: Node) -> Change | None:
+    return packages.compare(node, required(node), node.read("sentinel")["packages"], MASK)
+
+
+def missing_configuration(node: Node) -> Change | None:
+    return kept(files.compare(files_of(node), node.read("sentinel")["files"]))
+
+
+def files_of(node: Node) -> list[Entry]:
+    entries: list[Entry] = [DIRECTORY, client()]
+    for port, service in zip(node.the(SentinelSettings).ports, services_of(node), strict=True):
+        home = f"/var/lib/redis/sentinel-{port}"
+        state = File(f"{home}/sentinel.conf", "", "640", "redis", "redis", seed=True)
+        managed = managed_file(node, port)
+        entries += [Directory(home, mode="750", user="redis", group="redis"), managed, state]
+        entries += node.place.files(service)
+    return entries
+
+
+def managed_file(node: Node, port: int) -> File:
+    path, content = f"/etc/redis/sentinel-{port}.conf", configuration(node, port)
+    return File(path, content, mode="640", group="redis", secret=SECRET_LINES)
+
+
+SECRET_LINES = r"^(?:requirepass|sentinel sentinel-pass) (.*)$"
+
+
+def configuration(node: Node, port: int) -> str:
+    """What a Sentinel reads at its start and never writes.
+
+    Containers have one address each, and one file together.
+    """
+    is_shared = node.place.shares_files
+    addresses = " ".join(dict.fromkeys(("127.0.0.1", node.address)))
+    return render(
+        "sentinel/sentinel.conf.j2",
+        port=port,
+        addresses="* -::*" if is_shared else addresses,
+        announced=[] if is_shared else [node.address],
+        password=quote(master_password(node)),
+    )

@@ -1,0 +1,31 @@
+"""Its rows of the health table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks.core.check import Check
+from tasks.core.estate import Node
+from tasks.core.scripts import shell
+from tasks.redis.health import LOOK
+from tasks.redis.sentinels import SentinelSettings, endpoints
+from tasks.redis.settings import addresses
+from tasks.sentinel.orders import master_password
+
+
+def rows(node: Node) -> Iterator[Check]:
+    """Its rows of the health table."""
+    chosen = node.the(SentinelSettings)
+    values = {
+        "address": node.address,
+        "name": chosen.master_name,
+        # A project may have been scaled, and Sentinel forgets no replica.
+        "may_have_more": "1" if node.place.given else "",
+        "replicas": str(len(addresses(node.estate)) - 1),
+        "sentinels": str(len(endpoints(node.estate)) - 1),
+    }
+    for port in chosen.ports:
+        script = shell("health", "sentinel", **values, port=str(port))
+        connect = f"redis-cli -h {node.address} -p {port} --askpass"
+        at, secret = f"{node.address}:{port}", {"REDIS_PASSWORD": master_password(node)}
+        yield Check(f"redis-sentinel-{port}", node, at, script, connect, 3, secret, LOOK)

@@ -1,0 +1,120 @@
+"""What a Sentinel watches and how: set at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tasks.core.change import Change
+from tasks.core.estate import Node
+from tasks.core.remote import Probe
+from tasks.core.scripts import shell
+from tasks.redis.acl import quote
+from tasks.redis.console import SHELL
+from tasks.redis.leader import current_master
+from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.topology import guarded
+from tasks.sentinel.files import configuration
+from tasks.sentinel.forget import View, is_locked
+from tasks.sentinel.orders import ORDER, master_password, name_of, secrets_of
+
+
+def monitors_probe(node: Node) -> Probe[dict[int, dict[str, str] | None]]:
+    """Reads what each Sentinel watches, and with which settings."""
+    chosen = node.the(SentinelSettings)
+    ports = " ".join(map(str, chosen.ports))
+    script = SHELL + shell("monitors", "sentinel", ports=ports, name=chosen.master_name)
+    return Probe(script, _parse_monitors, tuple(secrets_of(node).items()))
+
+
+def _parse_monitors(lines: list[str]) -> dict[int, dict[str, str] | None]:
+    """The live settings by port; None for a Sentinel that does not answer, {} without a master."""
+    monitors: dict[int, dict[str, str] | None] = {}
+    for line in lines:
+        port, kind, *words = line.split(" ")
+        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        monitors[int(port)] = None if kind == "down" else pairs
+    return monitors
+
+
+def missing_monitoring(node: Node) -> Change | None:
+    """What the live Sentinels lack: the master itself, or settings of it."""
+    chosen = node.the(SentinelSettings)
+    monitors = node.read("sentinel")["monitors"]
+    lines: list[str] = []
+    commands: dict[str, str] = {}
+    for port in chosen.ports:
+        live = monitors.get(port, {})
+        if live is None or is_locked(node, port):
+            continue
+        orders = [*_orders(node, port, live), *_guard(node, port)]
+        if orders:
+            commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
+            name = name_of(node, port)
+            lines += [f"{name}: {line}" for line, _ in orders]
+    if not lines:
+        return None
+    script = "\n".join(f'order {name.rpartition("_")[2]} "${name}"' for name in commands)
+    return Change(lines, f"{SHELL}{ORDER}{script}", {**secrets_of(node), **commands})
+
+
+def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Sentences and the Sentinel commands that they announce."""
+    chosen = node.the(SentinelSettings)
+    name = chosen.master_name
+    orders = []
+    if not live:
+        leader = current_master(node.estate)
+        command = f"SENTINEL MONITOR {name} {leader.ip} {leader.port} {chosen.quorum}"
+        orders.append((f"monitor {name} at {leader}, quorum {chosen.quorum}", command))
+    wanted = {
+        "quorum": chosen.quorum,
+        "down-after-milliseconds": chosen.down_after_milliseconds,
+        "failover-timeout": chosen.failover_timeout,
+        "parallel-syncs": chosen.parallel_syncs,
+    }
+    for key, value in wanted.items():
+        if live.get(key) != str(value) and not (key == "quorum" and not live):
+            orders.append((f"{key} {value}", f"SENTINEL SET {name} {key} {value}"))
+    if live.get("auth") != "1":
+        secret = quote(master_password(node))
+        orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
+    return [*orders, *_own(node, port, live)]
+
+
+def _gets_password(node: Node, port: int, live: Mapping[str, str]) -> bool:
+    """Whether a start in this run gives it the password that the other Sentinels have."""
+    if node.place.shares_files:
+        return live.get("auth") != "1"
+    found = node.read("sentinel")["files"][f"/etc/redis/sentinel-{port}.conf"]
+    return bool(found.content != configuration(node, port).encode())
+
+
+def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What hands can change of a Sentinel, and no key of ours says."""
+    name = node.the(SentinelSettings).master_name
+    wanted = {"resolve-hostnames": "no", "announce-hostnames": "no", "sentinel-user": ""}
+    wanted["loglevel"] = "notice"
+    # In a container its own.
+    wanted["announce-port"] = "0" if node.place.shares_files else str(port)
+    if not node.place.shares_files:
+        wanted["announce-ip"] = node.address
+    for key, value in wanted.items():
+        if live.get(f"own.{key}", value) != value:
+            yield f"{key} {value or '(none)'}", f"SENTINEL CONFIG SET {key} {quote(value)}"
+    if live.get("peers", "1") != "1" and not _gets_password(node, port, live):
+        secret = quote(master_password(node))
+        line = "password of the other Sentinels"
+        yield line, f"SENTINEL CONFIG SET sentinel-pass {secret}"
+    if live.get("user", "0") != "0":
+        yield "user of the master (none)", f'SENTINEL SET {name} auth-user ""'
+    for command in sorted(key.partition(".")[2] for key in live if key.startswith("renamed.")):
+        line = f"the master's command {command} has its own name"
+        yield line, f"SENTINEL SET {name} rename-command {command} {command}"
+
+
+def _guard(node: Node, port: int) -> Iterator[tuple[str, str]]:
+    view = node.read("sentinel")["views"].get(port, View())
+    if not guarded(view.users):
+        only = quote(f">{master_password(node)}")
+        line = "only the password of the settings lets in"
+        yield line, f"ACL SETUSER default reset on ~* &* +@all {only}"

@@ -1,0 +1,14 @@
+"""The stack: the only list of its components, in the order in which they are deployed."""
+
+from tasks import apps, backup, compose, firewall, pgbouncer, postgres, redis, sentinel
+
+COMPONENTS = (
+    firewall.COMPONENT,
+    postgres.COMPONENT,
+    pgbouncer.COMPONENT,
+    redis.COMPONENT,
+    sentinel.COMPONENT,
+    backup.COMPONENT,
+    apps.COMPONENT,
+    compose.COMPONENT,
+)

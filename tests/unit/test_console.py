@@ -1,0 +1,110 @@
+"""Consoles of PgBouncers on other hosts: who pins whose certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.backup.program import _postgres
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Found
+from tasks.pgbouncer import console
+from tasks.pgbouncer.activation import _wanted
+from tasks.pgbouncer.files import configuration
+from tasks.pgbouncer.pause import console as reach
+from tests.unit import helpers
+from tests.unit.helpers import shell
+from tests.unit.test_components import knows
+
+GROUPS = {"postgres": ["db"], "pgbouncer": ["db", "pool"], "backup": ["bak"]}
+OWN = {"client_tls_sslmode": "require", "client_tls_cert_file": "/etc/my own.pem"}
+OFF = {"client_tls_sslmode": "disable", "client_tls_cert_file": "/etc/mine.pem"}
+
+
+def estate(directory: Path, groups: dict[str, list[str]] = GROUPS, **choices: Any) -> Estate:
+    names = sorted({name for members in groups.values() for name in members})
+    hosts = {name: {"address": f"10.0.0.{n}", **choices} for n, name in enumerate(names, 2)}
+    made = helpers.estate(hosts, groups, directory)
+    assert helpers.problems(made) == []
+    made.active = made.nodes
+    return made
+
+
+def tls(node: Node) -> list[str]:
+    lines = configuration(node).splitlines()
+    return [line for line in lines if line.startswith("client_tls_")]
+
+
+def test_a_pooler_whose_console_others_reach_has_a_key(tmp_path: Path) -> None:
+    everything = estate(tmp_path)
+    for name in ("db", "pool"):
+        assert tls(helpers.node(everything, name)) == [
+            "client_tls_sslmode = allow",
+            "client_tls_protocols = tlsv1.2",
+            f"client_tls_key_file = {console.HOME}/key.pem",
+            f"client_tls_cert_file = {console.HOME}/certificate.pem",
+        ]
+    db, pool, bak = (helpers.node(everything, name) for name in ("db", "pool", "bak"))
+    assert "PGSSLMODE=verify-full PGSSLROOTCERT=/etc/datatier/poolers.pem" in reach(db, pool)
+    assert "PASSWORD" not in reach(db, db)
+    said = _postgres(bak, "")
+    assert said is not None
+    assert [each[2:] for each in said["poolers"]] == [["verify-full"], ["verify-full"]]
+
+
+def test_on_one_host_nothing_of_it_is_there(tmp_path: Path) -> None:
+    one = {group: ["db"] for group in GROUPS}
+    node = helpers.node(estate(tmp_path, one), "db")
+    assert tls(node) == [] and console.trusting(node) == []
+    said = _postgres(node, "")
+    assert said is not None and said["poolers"] == [["127.0.0.1", 6432]]
+
+
+@pytest.mark.parametrize(("extra", "mode"), [(OWN, "verify-ca"), (OFF, "")])
+def test_what_the_user_has_chosen_stays(extra: dict[str, str], mode: str, tmp_path: Path) -> None:
+    everything = estate(tmp_path, pgbouncer_extra=extra)
+    db, pool = (helpers.node(everything, name) for name in ("db", "pool"))
+    assert tls(pool) == [f"{key} = {value}" for key, value in extra.items()]
+    assert console.sslmode(pool, db) == mode
+    assert ("PGSSLMODE=verify-ca" in reach(db, pool)) is bool(mode)
+    assert bool(console.trusting(db)) is bool(mode)
+
+
+def test_of_a_file_with_a_key_only_certificates_are_read(tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_text("-----BEGIN PRIVATE KEY-----\nx\n-----BEGIN CERTIFICATE-----\ny\n"
+                    "-----END CERTIFICATE-----\n")  # fmt: skip
+    own = {"client_tls_sslmode": "allow", "client_tls_cert_file": str(both)}
+    node = helpers.node(estate(tmp_path, pgbouncer_extra=own), "pool")
+    read = shell(console.probe(node).script).stdout
+    assert read == "-----BEGIN CERTIFICATE-----\ny\n-----END CERTIFICATE-----\n"
+
+
+def test_who_is_not_in_the_run_keeps_what_is_known_of_it(tmp_path: Path) -> None:
+    everything = estate(tmp_path)
+    db, pool, bak = (helpers.node(everything, name) for name in ("db", "pool", "bak"))
+
+    def known(before: str) -> str:
+        found = Found("file", content=before.encode())
+        return console.known_certificates(bak, found)
+
+    knows(pool, "pgbouncer", console="new\n")
+    knows(db, "pgbouncer", console="")
+    assert known("") == "# 10.0.0.3\n-\n# 10.0.0.4\nnew\n", "as a plan says it"
+    everything.state.is_executing = True
+    assert known("") == "# 10.0.0.4\nnew\n"
+    assert known("# 10.0.0.4\nold\n# 10.0.0.9\ngone\n") == "# 10.0.0.4\nnew\n"
+    assert known("# 10.0.0.3\nits\nown\n") == "# 10.0.0.3\nits\nown\n# 10.0.0.4\nnew\n"
+    everything.active = [bak]
+    assert known("# 10.0.0.4\nold\n") == "# 10.0.0.4\nold\n"
+
+
+def test_another_certificate_is_loaded(tmp_path: Path) -> None:
+    node = helpers.node(estate(tmp_path), "pool")
+    reloads = set()
+    for certificate in ("", "one", "two"):
+        knows(node, "pgbouncer", console=certificate)
+        reloads.add(_wanted(node, "").reload)
+    assert len(reloads) == 3

@@ -1,0 +1,181 @@
+"""The firewall: who is let in to which port, and that no other port is touched."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.component import components
+from tasks.core.estate import Estate, Node
+from tasks.core.preflight import System
+from tasks.firewall import files, rules, service
+from tasks.firewall.probes import Table
+from tasks.firewall.settings import FirewallSettings
+from tests.unit import golden, helpers
+
+HOSTS = {
+    "db1": "10.0.0.1",
+    "pool1": "10.0.0.2",
+    "cache1": "10.0.0.3",
+    "cache2": "10.0.0.4",
+    "cache3": "10.0.0.5",
+    "backup1": "fd00::6",
+    "app1": "10.0.0.7",
+}
+CACHES = ["cache1", "cache2", "cache3"]
+GROUPS = {
+    "postgres": ["db1"],
+    "pgbouncer": ["pool1"],
+    "redis": CACHES,
+    "sentinel": CACHES,
+    "backup": ["backup1"],
+    "apps": ["app1"],
+}
+APP = {"name": "web", "port": 8000, "command": "/usr/bin/web"}
+
+
+def cluster(directory: Path, **data: Any) -> Estate:
+    chosen: dict[str, Any] = {
+        "firewall_enabled": True,
+        "firewall_allow": ["192.168.7.7", "192.168.0.0/16", "fd00:8::/64"],
+        "apps": [APP],
+        **data,
+    }
+    hosts = {name: {"address": address, **chosen} for name, address in HOSTS.items()}
+    return helpers.estate(hosts, GROUPS, directory)
+
+
+def docker(directory: Path) -> Node:
+    data = {"firewall_enabled": True, "firewall_allow": ["10.0.0.0/8"]}
+    made = helpers.estate({"one": data}, {"docker": ["one"]}, directory)
+    assert helpers.problems(made) == []
+    return made.nodes[0]
+
+
+def texts(directory: Path) -> dict[str, str]:
+    """The rules of each kind of host."""
+    nodes = {node.name: node for node in cluster(directory).nodes}
+    found = {name: nodes[name] for name in ("db1", "pool1", "cache1", "backup1", "app1")}
+    return {
+        f"{name}.nft": files.rules_text(node)
+        for name, node in {**found, "docker": docker(directory)}.items()
+    }
+
+
+def test_rules(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    golden.check("firewall", texts(tmp_path), update=request.config.getoption("--update-golden"))
+
+
+def test_only_ports_of_ours_are_refused(tmp_path: Path) -> None:
+    """So SSH is not, and neither is what others have on the host."""
+    refusing = re.compile(
+        r"(tcp dport|ct status dnat meta l4proto tcp ct original proto-dst) (\d+) reject .*"
+    )
+    ours = {5432, 6432, 6379, 6380, 6381, 8432, 26379, 26380, 26381}
+    for text in texts(tmp_path).values():
+        lines = [line.strip() for line in text.splitlines()]
+        refused = [line for line in lines if re.search("reject|drop|policy", line)]
+        said = [refusing.fullmatch(line) for line in refused if "policy accept" not in line]
+        assert {int(match[2]) for match in said if match} <= ours
+        assert None not in said
+
+
+def test_every_port_says_to_whom_it_is_open(tmp_path: Path) -> None:
+    """A port without that is everybody's: those of applications alone."""
+    nodes = [*cluster(tmp_path).nodes, docker(tmp_path)]
+    every = [
+        (component.group, listener)
+        for node in nodes
+        for component in node.components()
+        for listener in component.listens(node)
+    ]
+    assert {group for group, each in every if each.open_to is None} == {"apps"}
+    known = {component.group for component in components()}
+    assert {group for _, each in every for group in each.open_to or ()} <= known
+
+
+def test_it_is_off_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
+    made = cluster(tmp_path, firewall_enabled=False)
+    assert not made.having(FirewallSettings)
+    assert len(cluster(tmp_path).having(FirewallSettings)) == len(HOSTS)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "db1", "db1.example", "10.0.0.300", "10.0.0.0/33", "10.0.0.0/0.0.0.255x", "any"),
+        *(
+            "10.0.0.1; reject",
+            "10.0.0.1 }",
+            "10.0.0.1\n",
+            "$(id)",
+            "10.0.0.1-10.0.0.9",
+            "010.0.0.1",
+        ),
+    ],
+)
+def test_what_is_no_address_is_refused(tmp_path: Path, value: str) -> None:
+    sentence = "should be an IP address or a network, such as '10.0.0.7' or '10.0.0.0/8'"
+    assert refused(tmp_path, firewall_allow=[value]) == {f"firewall_allow/0: {sentence}"}
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"firewall_allow": "10.0.0.1"}, "firewall_allow: should be a list"),
+        ({"firewall_allow": [5]}, "firewall_allow/0: should be a string"),
+        (
+            {"firewall_allow": ["10.0.0.5/8"]},
+            "firewall_allow/0: should begin where the network does: '10.0.0.0/8'",
+        ),
+        (
+            {"firewall_allow": ["::ffff:10.0.0.1"]},
+            "firewall_allow/0: should be as IPv4 has it, such as '10.0.0.1'",
+        ),
+        (
+            {"firewall_allow": ["fe80::1%eth0"]},
+            "firewall_allow/0: should be without the name of an interface",
+        ),
+        ({"firewall_enabled": "perhaps"}, "firewall_enabled: should be true or false"),
+        ({"firewall_alow": []}, "firewall_alow: unknown key (firewall_allow?)"),
+        ({"ssh_port": 6432}, "pgbouncer_listen_port: port 6432 is SSH's here: choose another one"),
+    ],
+)
+def test_refused(tmp_path: Path, data: dict[str, Any], sentence: str) -> None:
+    assert refused(tmp_path, **data) == {sentence}
+
+
+def refused(directory: Path, **data: Any) -> set[str]:
+    """The sentences, without the hosts."""
+    found = helpers.problems(cluster(directory, **data))
+    return {problem.partition(": ")[2] for problem in found}
+
+
+def test_a_host_that_would_not_load_it_is_refused(tmp_path: Path) -> None:
+    node = cluster(tmp_path).nodes[0]
+    node.system = System(systemd=False)
+    assert [str(problem) for problem in rules.checks(node)] == [
+        "db1: firewall_enabled: needs systemd, which loads the rules at each boot: leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "is_new", "why"),
+    [
+        (Table(("a", "b"), ("a", "b"), starts=True), False, []),
+        (Table(("a", "b"), ("a", "b"), starts=True), True, []),
+        (Table((), (), starts=False), True, ["its table is missing"]),
+        (Table(("a", "b"), ("a",), starts=True), True, ["new rules"]),
+        (Table(("a", "b"), ("a", "b")), False, ["its unit does not start at a boot"]),
+        (
+            Table(("a", "\tb  c"), ("a", "\td"), starts=True),
+            False,
+            ["the kernel lacks 'b c'", "the kernel has 'd'"],
+        ),
+    ],
+)
+def test_a_plan_says_why_rules_are_loaded(table: Table, is_new: bool, why: list[str]) -> None:
+    assert list(service._why(table, is_new)) == why

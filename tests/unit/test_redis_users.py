@@ -1,0 +1,169 @@
+"""Limited users of Redis: what is compared, set and ended; servers are in test_redis_rolling.py."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core import files, hide
+from tasks.core.estate import Node
+from tasks.core.preflight import System
+from tasks.core.releases import RELEASES
+from tasks.core.services import Status
+from tasks.redis import acl, activation, leader, rules, users, values
+from tasks.redis.activation import activations, watched
+from tasks.redis.expected import moved_beside
+from tasks.redis.settings import users_of
+from tests.unit import helpers
+from tests.unit.test_components import knows
+
+SECRET = "reports-Secret-7"
+HASH = hashlib.sha256(SECRET.encode()).hexdigest()
+OURS = f"on sanitize-payload #{HASH} ~app:* resetchannels -@all +get"
+
+
+def deployed(directory: Path, *lines: str, had: str = "", **more: Any) -> Node:
+    """A host with one instance that says this of its users, and was activated with `had`."""
+    user = {"password": SECRET, "commands": ["+get"], "keys": ["app:*"]}
+    data = {"address": "10.0.0.1", "redis_users": {"reports": user}, **more}
+    everything = helpers.estate({"one": data}, {"redis": ["one"]}, directory)
+    (node,) = everything.nodes
+    said = ["master 0", '"user default on #ab ~* &* +@all"', *lines]
+    roles = leader.roles_probe(node).parse(said)
+    (wanted,) = activations(node).values()
+    now = Status(True, True, wanted.restart, wanted.reload, wanted.keys | {*had.split()})
+    knows(node, "redis", roles=roles, services={"redis-6379": now})
+    return node
+
+
+def due(node: Node) -> tuple[str, str, bool]:
+    """What the plan says, what is sent to the server, and whether it is due."""
+    (wanted,) = activations(node).values()
+    now = node.read("redis")["services"]["redis-6379"]
+    wanted, status = watched(node, 6379, wanted, now)
+    return wanted.reload_means, users.set_users(node, 6379, status), status.outdated
+
+
+def tried(rules: str = OURS) -> str:
+    return f'"user datatier:reports {rules}"'
+
+
+@pytest.mark.parametrize(
+    ("now", "what", "ends"),
+    [
+        (OURS, "", False),
+        (OURS.replace("+get", "+get +set"), "changed", False),
+        (OURS.replace(f"#{HASH}", f"#{HASH} #cd"), "another password; its connections end", True),
+        (OURS.replace(f"#{HASH}", "nopass"), "another password; its connections end", True),
+        (OURS.replace(f"#{HASH}", "#cd"), "another password; its connections end", True),
+        (None, "new", False),
+    ],
+)
+def test_users_are_compared_in_the_servers_own_words(
+    now: str | None, what: str, ends: bool, tmp_path: Path
+) -> None:
+    lines = [f'"user reports {now}"'] if now else []
+    node = deployed(tmp_path, *lines, tried())
+    means, sent, is_due = due(node)
+    assert means == (f"reload (ACL user reports: {what})" if what else "reload")
+    assert is_due == bool(what)
+    assert ('CLIENT KILL USER "reports"' in sent) == ends
+    assert list(users.unknown_users(node)) == []
+
+
+def test_rules_in_another_order_are_other_rules(tmp_path: Path) -> None:
+    before, after = (OURS.replace("-@all +get", text) for text in ("+@all -get", "-get +@all"))
+    assert due(deployed(tmp_path, f'"user reports {before}"', tried(after)))[2]
+
+
+def test_what_the_server_does_not_take_is_due(tmp_path: Path) -> None:
+    """It then says why."""
+    assert due(deployed(tmp_path, f'"user reports {OURS}"'))[2]
+
+
+def test_users_that_left_go_and_others_are_only_told(tmp_path: Path) -> None:
+    lines = [f'"user {name} {OURS}"' for name in ("reports", "old", "theirs")]
+    node = deployed(tmp_path, *lines, tried(), had="user:old")
+    means, sent, is_due = due(node)
+    assert (means, is_due) == ("reload (ACL user old: removed; its connections end)", True)
+    assert sent.splitlines()[1:] == ['ACL DELUSER "old"']
+    (told,) = users.unknown_users(node)
+    assert told.startswith('redis-6379: the ACL user "theirs" is not in the settings')
+    (wanted,) = activations(node).values()
+    assert activation.forgotten(wanted, node.read("redis")["services"]["redis-6379"]) == ""
+
+
+def test_where_no_users_are_nothing_is_sent(tmp_path: Path) -> None:
+    node = deployed(tmp_path, redis_users={})
+    assert due(node) == ("reload", "", False)
+    assert acl.tried({})[0] == ""
+
+
+def test_the_password_is_nowhere_but_its_hash_which_is_masked(tmp_path: Path) -> None:
+    node = deployed(tmp_path)
+    text = values.configuration(node, 6379)
+    assert f"user reports reset resetchannels on ~app:* +get #{HASH}\n" in text
+    assert SECRET not in text + str(acl.tried(users_of(node))) + due(node)[1]
+    assert HASH not in files.mask(text, values.SECRET_LINES)
+    assert HASH not in hide.hidden(f"Redis refuses it: {text}")
+
+
+def test_quotes_and_backslashes_of_patterns_stay_patterns(tmp_path: Path) -> None:
+    users = {"a": {"password": SECRET, "commands": ["+GET"], "keys": ['x"y\\z', "it's"]}}
+    node = deployed(tmp_path, redis_users=users)
+    rules = users_of(node)["a"]
+    assert rules.startswith('reset resetchannels on "~x\\"y\\\\z" "~it\'s" +get #')
+
+
+def test_commands_that_a_release_does_not_have_are_refused(tmp_path: Path) -> None:
+    commands = ["+@all", "-@dangerous", "+gett", "-@dangerus", "+config|gte", "+hexpire", "+get|x"]
+    node = deployed(tmp_path, redis_users={"a": {"commands": commands}})
+    found = {}
+    for number in ("12", "13"):
+        node.system = System(RELEASES["debian", number])
+        found[number] = [str(problem) for problem in rules.unknown_commands(node)]
+    key, of = "one: redis_users/a/commands", "Redis of Debian 13 has no such"
+    assert found["13"] == [
+        f"{key}: '+gett': {of} command (+get?)",
+        f"{key}: '-@dangerus': {of} category (-@dangerous?)",
+        f"{key}: '+config|gte': {of} command (+config|get?)",
+        f"{key}: '+get|x': {of} command (+getex?)",
+    ]
+    assert [line.partition("'")[2].partition("'")[0] for line in found["12"]] == [
+        *("+gett", "-@dangerus", "+config|gte", "+hexpire", "+get|x"),
+    ]
+    with_module = deployed(
+        tmp_path,
+        redis_users={"a": {"commands": ["+json.get"]}},
+        redis_extra={"loadmodule": "/x.so"},
+    )
+    assert list(rules.unknown_commands(with_module)) == []
+
+
+def test_keys_that_no_setting_has_are_what_a_new_server_says(tmp_path: Path) -> None:
+    """Not those that Redis changes itself, older names, or what only a restart changes."""
+    uses = ["=timeout 5", "=hz 10", "=replicaof a 1", "=slave-priority 1", "=maxclients 10000"]
+    node = deployed(tmp_path, f'"user reports {OURS}"', tried(), *uses, "=databases 3")
+    said = node.read("redis")
+    expected = {"timeout": "0", "hz": "10", "replicaof": "", "slave-priority": "100"}
+    knows(node, "redis", **said, expected=expected | {"maxclients": "992", "databases": "16"})
+    assert moved_beside(node, 6379) == {"timeout": "0"}
+    means, _, is_due = due(node)
+    assert (means, is_due) == ("reload (timeout: changed by hand)", True)
+    now = said["services"]["redis-6379"]
+    assert ' timeout "0"' in activation.config_set(node, 6379, now)
+    # One that left the settings is set back by its default, and must not be there twice.
+    had = replace(now, keys=now.keys | {"timeout"})
+    assert " timeout " not in activation.config_set(node, 6379, had)
+
+
+def test_a_restart_that_is_due_does_not_hide_users(tmp_path: Path) -> None:
+    node = deployed(tmp_path, tried())
+    (wanted,) = activations(node).values()
+    now = replace(node.read("redis")["services"]["redis-6379"], restart="older")
+    still = activation.still(wanted, now)
+    assert watched(node, 6379, still, now)[0].reload_means.endswith("reports: new)")
