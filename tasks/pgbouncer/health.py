@@ -30,15 +30,15 @@ def rows(node: Node) -> Iterator[Check]:
         script = f"{answers(at, port)}echo accepts connections"
         yield Check("pgbouncer", node, where, script, f"psql -h {at} -p {port}", 1)
         return
-    name, owner = served
+    name, login = served
     # The password goes to the socket: another user could have taken the port.
     script = (
         f"{answers(at, port)}"
         'PGPASSWORD="$POOL_PASSWORD" PGCONNECT_TIMEOUT=5 LC_ALL=C runuser -u postgres -- '
         f"timeout 30 psql -XAtqw -h {SOCKETS} -p {port} "
-        f"-U {quoted(owner)} -d {quoted(name)} "
+        f"-U {quoted(login)} -d {quoted(name)} "
         f'-c "{_SERVED}"'
     )
-    connect = f"psql -h {at} -p {port} -U {owner} {name}"
-    secret = {"POOL_PASSWORD": role_password(node.estate.having(PostgresSettings)[0], owner) or ""}
+    connect = f"psql -h {at} -p {port} -U {login} {name}"
+    secret = {"POOL_PASSWORD": role_password(node.estate.having(PostgresSettings)[0], login) or ""}
     yield Check("pgbouncer", node, where, script, connect, 1, secret)

@@ -19,14 +19,14 @@ def offer(everything: Estate, reach: Reach) -> Offer | None:
     node = min(poolers, key=lambda pooler: reach(pooler) != NEAR)
     server = everything.having(PostgresSettings)[0]
     port = node.the(PgbouncerSettings).listen_port
-    database, owner = application(server) or ("", "")
-    password = (owner and role_password(server, owner)) or ""
+    database, login = application(server) or ("", "")
+    password = (login and role_password(server, login)) or ""
     variables = {
         "DB_HOST": reach(node),
         "DB_PORT": str(port),
         "DB_NAME": database,
-        "DB_USER": owner,
+        "DB_USER": login,
     }
-    user = f"{quote(owner, safe='')}:{quote(password, safe='')}"
+    user = f"{quote(login, safe='')}:{quote(password, safe='')}"
     url = f"postgresql://{user}@{place(reach(node), port)}/{quote(database, safe='')}"
-    return Offer(variables, {"DB_PASSWORD": password}, {"DATABASE_URL": url} if owner else {})
+    return Offer(variables, {"DB_PASSWORD": password}, {"DATABASE_URL": url} if login else {})

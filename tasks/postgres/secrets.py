@@ -64,10 +64,23 @@ def role_password(node: Node, role: str) -> str | None:
 
 
 def application(server: Node) -> tuple[str, str] | None:
-    """The first database that an application owns, and the application's role."""
-    databases = server.the(PostgresSettings).databases.items()
-    owners = ((name, database.owner) for name, database in databases)
-    return next(((name, owner) for name, owner in owners if owner != "postgres"), None)
+    """The first database that an application owns, and the role as which the application logs in.
+
+    Where the owner has no login, that is the last role of the settings which is its member.
+    """
+    chosen = server.the(PostgresSettings)
+    owners = ((name, database.owner) for name, database in chosen.databases.items())
+    found = ((name, _login(chosen, owner)) for name, owner in owners if owner != sql.SUPERUSER)
+    return next(((name, login) for name, login in found if login), None)
+
+
+def _login(chosen: PostgresSettings, owner: str) -> str:
+    logins = [
+        name
+        for name, role in chosen.roles.items()
+        if role.login and (name == owner or owner in role.member_of)
+    ]
+    return owner if owner in logins else (logins or [""])[-1]
 
 
 def secret_name(role: str) -> str:

@@ -530,7 +530,10 @@ def _role(role: Role, now: Mapping[str, Any] | None) -> Iterator[Step]:
         wanted = role.attributes.get(key, key == "inherit")
         if bool(current.get(key)) != wanted:
             change = keyword if wanted else f"NO{keyword}"
-            yield Step(f"role {role.name}: {change}", f"ALTER ROLE {name} {change};")
+            statement = f"ALTER ROLE {name} {change};"
+            if now and change == "NOLOGIN":
+                change, statement = f"{change}, and its sessions end", no_login(role.name)
+            yield Step(f"role {role.name}: {change}", statement)
     if current.get("connection_limit", -1) != role.connection_limit:
         limit = f"CONNECTION LIMIT {role.connection_limit}"
         yield Step(f"role {role.name}: {limit}", f"ALTER ROLE {name} {limit};")
@@ -540,6 +543,12 @@ def _role(role: Role, now: Mapping[str, Any] | None) -> Iterator[Step]:
         yield Step(f"role {role.name}: password", statement)
     yield from _validity(role, current.get("valid_until"))
     yield from _settings(f"ROLE {name}", f"role {role.name}", role.settings, current)
+
+
+def no_login(role: str) -> str:
+    """Takes the login of a role away, and ends its sessions."""
+    sessions = f"FROM pg_stat_activity WHERE usename = {literal(role)}"
+    return f"ALTER ROLE {identifier(role)} NOLOGIN; SELECT pg_terminate_backend(pid) {sessions};"
 
 
 def _validity(role: Role, now: float | None) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from tasks.core.scripts import quoted, shell
 from tasks.postgres import psql
 from tasks.postgres.psql import identifier, literal
 from tasks.postgres.rights import revoke
-from tasks.postgres.sql import SUPERUSER, Database, Role, Server, granted_groups, leave
+from tasks.postgres.sql import SUPERUSER, Database, Role, Server, granted_groups, leave, no_login
 
 DROPPED = "/var/lib/postgresql/dropped"
 
@@ -273,9 +273,7 @@ END
 def _drop_role(name: str, databases: Sequence[str]) -> Iterator[tuple[str, str]]:
     role = identifier(name)
     guard = _OWNS_NOTHING.format(role=literal(role))
-    yield "postgres", f"ALTER ROLE {role} NOLOGIN;"
-    sessions = f"FROM pg_stat_activity WHERE usename = {literal(name)}"
-    yield "postgres", f"SELECT pg_terminate_backend(pid) {sessions};"
+    yield "postgres", no_login(name)
     for database in databases:
         yield database, f"DO {literal(guard)};\nDROP OWNED BY {role};"
     yield "postgres", f"DROP ROLE {role};"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -675,6 +676,91 @@ def test_roles_and_databases_follow_the_settings(pooled: Pooled) -> None:
     admin(pooled.host, "DROP OWNED BY visitor, shy; DROP ROLE shy, visitor", "reports")
     changed = {"PostgreSQL: roles and databases"}
     assert pooled.changed(run) == changed
+
+
+_OWNER_ONLY = {"login": False}
+_LOGIN = {"member_of": ["psscript"], "settings": {"role": "psscript"}}
+
+
+class _Application:
+    """Some of its clients write through the pooler, as the login that it was told last."""
+
+    def __init__(self, pooled: Pooled) -> None:
+        self.pooled, self.login = pooled, ("psscript", pooled.password)
+        self.written, self.moved = 0, 0
+        self._ends = threading.Event()
+
+    @contextmanager
+    def works(self) -> Iterator[None]:
+        """What one of its clients was refused is raised at the end."""
+        with ThreadPoolExecutor() as pool:
+            clients = [pool.submit(self._write) for _ in range(4)]
+            try:
+                yield
+            finally:
+                self._ends.set()
+            self.written = sum(client.result() for client in clients)
+
+    def _write(self) -> int:
+        count = 0
+        while not self._ends.is_set():
+            login = self.login
+            with self.pooled.login(*login) as connection:
+                self.moved += 1
+                while self.login == login and not self._ends.is_set():
+                    connection.execute("INSERT INTO acts DEFAULT VALUES")
+                    count += 1
+        return count
+
+    def moves(self, role: str) -> None:
+        """Every client has logged in as that role and writes."""
+        secret = self.pooled.project.secrets[f"POSTGRES_ROLE_{role.upper()}_PASSWORD"]
+        before, self.login = self.moved, (role, secret)
+
+        def all_have() -> None:
+            assert self.moved - before >= 4
+
+        eventually(all_have, 30)
+
+
+def _turn(pooled: Pooled, application: _Application, roles: Data, old: str) -> None:
+    """The application moves to the login beside the old one, then that goes."""
+    (new,) = roles.keys() - {"psscript", old}
+    application.moves(new)
+    secret = pooled.project.secrets[f"POSTGRES_ROLE_{old.upper()}_PASSWORD"]
+    with pooled.login(old, secret) as late:
+        late.execute("SELECT 1")
+        run = pooled.apply({"postgres_roles": {**roles, old: {**roles[old], **_OWNER_ONLY}}})
+        assert f"[{pooled.host.name}] role {old}: NOLOGIN, and its sessions end" in run.announced
+        left = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{old}'"
+        assert admin(pooled.host, left) == "0"
+    assert pooled.refuses(old, secret)
+
+
+def test_a_password_is_replaced_without_an_error(pooled: Pooled) -> None:
+    """By two logins of one owner, which take turns."""
+    with pooled.login() as client:
+        client.execute("CREATE TABLE acts (id serial, at timestamptz DEFAULT now())")
+    application, first = _Application(pooled), {"psscript": {}, "psscript_a": _LOGIN}
+    with pooled.settings({"postgres_roles": first}), application.works():
+        _turn(pooled, application, first, "psscript")
+        then = {"psscript": _OWNER_ONLY, "psscript_a": _LOGIN, "psscript_b": _LOGIN}
+        pooled.apply({"postgres_roles": then})
+        _turn(pooled, application, then, "psscript_a")
+        old = pooled.project.secrets["POSTGRES_ROLE_PSSCRIPT_A_PASSWORD"]
+        env = pooled.project.directory / ".env"
+        env.write_text(env.read_text().replace(f"POSTGRES_ROLE_PSSCRIPT_A_PASSWORD={old}\n", ""))
+        # The run is its first client: a pool whose login has failed refuses one (PgBouncer 1.18).
+        again = {"psscript": _OWNER_ONLY, "psscript_b": _LOGIN, "psscript_a": _LOGIN}
+        pooled.apply({"postgres_roles": again, "replace_secrets": True})
+        application.moves("psscript_a")
+        assert pooled.refuses("psscript_a", old)
+        with pooled.login(*application.login) as client:
+            client.execute("CREATE TABLE made ()")
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('acts', 'made')"
+    assert admin(pooled.host, owners) == "psscript"
+    assert admin(pooled.host, "SELECT count(*) FROM acts") == str(application.written)
+    admin(pooled.host, "DROP TABLE acts, made; DROP ROLE psscript_a, psscript_b")
 
 
 def test_a_setting_of_a_role_may_be_a_list(older: Pooled) -> None:

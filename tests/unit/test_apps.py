@@ -240,6 +240,9 @@ def _answer(server: socket.socket, line: str) -> None:
         connection.sendall(f"{line}\r\n\r\n".encode())
 
 
+OWNER = {"login": False}
+
+
 def test_an_application_elsewhere_is_told_addresses(tmp_path: Path) -> None:
     hosts = {f"h{n}": {"address": f"10.0.0.{n}", "sentinel_quorum": 1} for n in (1, 2, 3)}
     hosts["h3"] |= {"apps": [LOW]}
@@ -254,6 +257,26 @@ def test_an_application_elsewhere_is_told_addresses(tmp_path: Path) -> None:
         assert values["REDIS_SENTINELS"] == "10.0.0.1:26379"
         assert values["DATABASE_URL"].partition("@")[2] == f"{values['DB_HOST']}:6432/psscript"
         assert values["DB_PASSWORD_FILE"] == "/x/db_password"
+
+
+@pytest.mark.parametrize(
+    ("roles", "user"),
+    [
+        ({"shop": {}, "shop_a": {"member_of": ["shop"]}}, "shop"),
+        ({"shop": OWNER, "shop_a": {"member_of": ["shop"]}, "other": {}}, "shop_a"),
+        ({"shop": OWNER, "shop_a": {"member_of": ["shop"]}, "b": {"member_of": ["shop"]}}, "b"),
+        ({"shop": OWNER, "shop_a": {"member_of": ["shop"]}, "b": OWNER}, "shop_a"),
+        ({"shop": OWNER, "other": {}}, ""),
+    ],
+)
+def test_an_application_logs_in_as_its_owner_or_the_last_login_of_it(
+    tmp_path: Path, roles: dict[str, Any], user: str
+) -> None:
+    groups = {"postgres": ["one"], "pgbouncer": ["one"], "apps": ["one"]}
+    databases = {"shop": {"owner": "shop"}}
+    one = node(tmp_path, WORKER, groups=groups, postgres_roles=roles, postgres_databases=databases)
+    assert helpers.problems(one.estate) == []
+    assert files.environment(App(**WORKER), files.offers(one), "/x").get("DB_USER") == user
 
 
 def test_what_the_stack_has_not_is_not_promised(tmp_path: Path) -> None:

@@ -192,10 +192,14 @@ def test_an_attribute_that_settings_no_longer_give_is_revoked(key: str) -> None:
 
 def test_login_and_inherit_are_set_and_revoked_too() -> None:
     wanted = Role("app", attributes={"login": False, "inherit": False})
-    assert lines_and_sql(server({"app": stored()}), [wanted])[1] == [
-        'ALTER ROLE "app" NOLOGIN;',
-        'ALTER ROLE "app" NOINHERIT;',
-    ]
+    assert lines_and_sql(server({"app": stored()}), [wanted]) == (
+        ["role app: NOLOGIN, and its sessions end", "role app: NOINHERIT"],
+        [
+            'ALTER ROLE "app" NOLOGIN;'
+            " SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app';",
+            'ALTER ROLE "app" NOINHERIT;',
+        ],
+    )
     assert lines_and_sql(server({"app": stored(inherit=False)}), [app()])[1] == [
         'ALTER ROLE "app" INHERIT;'
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.core.change import impact_of
-from tasks.postgres import surplus
+from tasks.postgres import sql, surplus
 from tasks.postgres.sql import Database, Role, Server
 from tasks.postgres.surplus import Surplus
 from tests.unit import helpers
@@ -222,7 +222,7 @@ def test_privileges_end_in_every_database_that_has_some() -> None:
     (role,) = find(server(["app", "old"], owned=owned))
     entered = [database for database, text in role.statements if "DROP OWNED" in text]
     assert entered == ["postgres", "shop"]
-    assert role.statements[0] == ("postgres", 'ALTER ROLE "old" NOLOGIN;')
+    assert role.statements[0] == ("postgres", sql.no_login("old"))
     assert role.statements[-1] == ("postgres", 'DROP ROLE "old";')
     assert impact_of(role.line) == "restart"
 
@@ -235,8 +235,7 @@ def test_the_script_is_shell_and_names_are_quoted() -> None:
     assert evil not in change.script
     assert helpers.syntax_error(change.script) == ""
     assert change.variables["NAME_0"] == evil
-    sql = change.variables["SQL"]
-    assert 'DROP ROLE "x\'; $(reboot) ""y"" = $do$";' in sql
+    assert 'DROP ROLE "x\'; $(reboot) ""y"" = $do$";' in change.variables["SQL"]
     assert "/dropped/x_____reboot___y_____do_-101.dump" in change.script
 
 
