@@ -34,8 +34,9 @@ def is_reached(pooler: Node) -> bool:
 
 def is_ours(pooler: Node) -> bool:
     """Whether a pooler gets a certificate of ours, and pgbouncer_extra has no own TLS."""
-    extra = pooler.the(PgbouncerSettings).extra
-    return is_reached(pooler) and not any(key.startswith("client_tls_") for key in extra)
+    chosen = pooler.the(PgbouncerSettings)
+    is_wanted = chosen.client_tls is not None or is_reached(pooler)
+    return is_wanted and not any(key.startswith("client_tls_") for key in chosen.extra)
 
 
 def _own_file(pooler: Node) -> str:
@@ -54,11 +55,11 @@ def sslmode(pooler: Node, client: Node) -> str:
 
 
 def parameters(pooler: Node) -> dict[str, str]:
-    """What PgBouncer's configuration says of it; clients may go on without TLS."""
+    """What PgBouncer's configuration says of it."""
     if not is_ours(pooler):
         return {}
     return {
-        "client_tls_sslmode": "allow",
+        "client_tls_sslmode": pooler.the(PgbouncerSettings).client_tls or "allow",
         # It refuses certificates of clients; with 1.3 they would hear of it when it is too late to
         # go on without TLS.
         "client_tls_protocols": "tlsv1.2",

@@ -31,12 +31,26 @@ def contradictions(everything: Estate) -> list[Problem]:
         if not hears(chosen.listen_addr, "127.0.0.1", "localhost"):
             message = "should contain 127.0.0.1, where this host asks whether it answers"
             problems.append(Problem(node.name, "pgbouncer_listen_addr", message))
+        problems += _encryption(node)
         problems += [
             Problem(node.name, f"pgbouncer_extra/{key}", _duplicate(key))
             for key in chosen.extra
             if key in parameters_of(node) or key in PgbouncerSettings.model_fields
         ]
     return problems + _pools(everything, poolers)
+
+
+def _encryption(node: Node) -> Iterator[Problem]:
+    chosen = node.the(PgbouncerSettings)
+    if chosen.client_tls is None:
+        return
+    if node.place.network:
+        message = "is for clients of other hosts: a project's are on its own network; leave it out"
+        yield Problem(node.name, "pgbouncer_client_tls", message)
+    for key in chosen.extra:
+        if key.startswith("client_tls_"):
+            message = "has a key of its own: pgbouncer_client_tls; set one of them"
+            yield Problem(node.name, f"pgbouncer_extra/{key}", message)
 
 
 def _duplicate(key: str) -> str:

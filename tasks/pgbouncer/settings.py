@@ -65,6 +65,10 @@ class PgbouncerSettings(Settings):
     """TCP keepalive: probes. Change: reload."""
     ignore_startup_parameters: Line = "extra_float_digits"
     """Startup parameters that are accepted and ignored. Change: reload."""
+    client_tls: Literal["allow", "require"] | None = None
+    """TLS for clients: `allow` serves those that ask for it, `require` refuses the others. Default:
+    `allow` where another host reaches the console, else none. Change: reload; open connections
+    stay."""
     prune: bool = False
     """On a host that left the group it goes. Change: the service stops."""
     adopt: bool = False

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -43,7 +44,11 @@ class Pooled:
         return self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
 
     def login(
-        self, role: str = "psscript", password: str | None = None, database: str = "psscript"
+        self,
+        role: str = "psscript",
+        password: str | None = None,
+        database: str = "psscript",
+        **how: Any,
     ) -> Connection[Any]:
         """Somebody else's client library, from another machine, through the pooler."""
         secret = self.password if password is None else password
@@ -56,6 +61,7 @@ class Pooled:
             autocommit=True,
             prepare_threshold=None,
             connect_timeout=LOGIN_SECONDS,
+            **how,
         )
 
     async def async_login(self, prepare_threshold: int | None = None) -> AsyncConnection[Any]:
@@ -375,6 +381,44 @@ def test_strangers_cannot_stop_the_pooler(pooled: Pooled) -> None:
                 pooled.login(role, "wrong", database).close()
     assert pooled.asks("psscript", "SELECT 2") == 2
     assert main_process(pooled.host, "pgbouncer") == before
+
+
+_CERTIFICATE = "/etc/datatier/pgbouncer/console/certificate.pem"
+
+
+def test_clients_move_to_tls_and_back_without_an_error(pooled: Pooled, tmp_path: Path) -> None:
+    """One that was there before goes on in clear; a new one has to come with TLS."""
+
+    def logs_in(**how: Any) -> bool:
+        """Whether that connection is encrypted."""
+        with pooled.login(**how) as client:
+            return bool(client.execute("SELECT 1") and client.pgconn.ssl_in_use)
+
+    with pooled.login(sslmode="disable") as before:
+        with pooled.settings({"pgbouncer_client_tls": "allow"}) as run:
+            assert run.changed == {
+                (f"PgBouncer: {what}", pooled.host.name)
+                for what in ("key", "configuration", "service")
+            }
+            known, foreign = tmp_path / "known.pem", tmp_path / "foreign.pem"
+            known.write_text(pooled.host.run(f"cat {_CERTIFICATE}").stdout)
+            make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout /dev/null 2>&-"
+            foreign.write_text(pooled.host.run(make).stdout)
+            assert not logs_in(sslmode="disable")
+            assert logs_in(sslmode="verify-full", sslrootcert=str(known))
+            before.execute("SELECT 1")
+            pooled.apply({"pgbouncer_client_tls": "require"})
+            before.execute("SELECT 1")
+            assert logs_in(sslmode="verify-full", sslrootcert=str(known))
+            for how, why in (
+                ({"sslmode": "disable"}, "SSL required"),
+                ({"sslmode": "verify-ca", "sslrootcert": str(foreign)}, "certificate verify"),
+                ({"ssl_max_protocol_version": "TLSv1.1"}, "protocol"),
+            ):
+                with pytest.raises(psycopg.OperationalError, match=why):
+                    logs_in(**{"sslmode": "require", **how})
+        before.execute("SELECT 1")
+        assert not logs_in(sslmode="prefer")
 
 
 def test_a_superuser_made_by_hand_stays_outside(pooled: Pooled) -> None:

@@ -62,6 +62,30 @@ def test_on_one_host_nothing_of_it_is_there(tmp_path: Path) -> None:
     assert said is not None and said["poolers"] == [["127.0.0.1", 6432]]
 
 
+@pytest.mark.parametrize("mode", ["allow", "require"])
+def test_clients_get_tls_where_the_settings_say_so(mode: str, tmp_path: Path) -> None:
+    one = {group: ["db"] for group in GROUPS}
+    node = helpers.node(estate(tmp_path, one, pgbouncer_client_tls=mode), "db")
+    assert tls(node)[0] == f"client_tls_sslmode = {mode}"
+    assert console.is_ours(node) and console.trusting(node) == []
+
+
+def test_tls_of_ones_own_and_ours_are_not_both_to_be_had(tmp_path: Path) -> None:
+    hosts = {"db": {"address": "10.0.0.2", "pgbouncer_client_tls": "allow", "pgbouncer_extra": OWN}}
+    made = helpers.estate(hosts, {"postgres": ["db"], "pgbouncer": ["db"]}, tmp_path)
+    sentence = "has a key of its own: pgbouncer_client_tls; set one of them"
+    wanted = [f"db: pgbouncer_extra/{key}: {sentence}" for key in sorted(OWN)]
+    assert helpers.problems(made) == wanted
+    (problem,) = helpers.problems(
+        helpers.estate(
+            {"box": {"address": "10.0.0.2", "pgbouncer_client_tls": "allow"}},
+            {"docker": ["box"]},
+            tmp_path,
+        )
+    )
+    assert problem.startswith("box: pgbouncer_client_tls: is for clients of other hosts")
+
+
 @pytest.mark.parametrize(("extra", "mode"), [(OWN, "verify-ca"), (OFF, "")])
 def test_what_the_user_has_chosen_stays(extra: dict[str, str], mode: str, tmp_path: Path) -> None:
     everything = estate(tmp_path, pgbouncer_extra=extra)
