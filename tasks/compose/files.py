@@ -90,6 +90,14 @@ def _pgbouncer(docker: str, inside: Estate) -> list[Entry]:
     escaped = re.sub(r"([\\:])", r"\\\1", admin)
     return [
         Directory(directory),
+        # First: PgBouncer that finds no such file lets no client in.
+        _owned(
+            f"{directory}/pg_hba.conf",
+            pgbouncer_files.access(node),
+            POSTGRES,
+            postgres_settings.ACCESS_SECRETS,
+            postgres_settings.ACCESS_LINES,
+        ),
         _owned(
             f"{directory}/pgbouncer.ini",
             pgbouncer_files.configuration(node),

@@ -11,7 +11,14 @@ from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.services import Activation, Status, Taking
 from tasks.pgbouncer import console
-from tasks.pgbouncer.files import all_parameters, configuration, pinned_certificate, pins, users
+from tasks.pgbouncer.files import (
+    access,
+    all_parameters,
+    configuration,
+    pinned_certificate,
+    pins,
+    users,
+)
 from tasks.pgbouncer.layout import INI, TRUSTED
 from tasks.pgbouncer.service import service_of
 from tasks.pgbouncer.settings import RESTART_KEYS, PgbouncerSettings
@@ -36,7 +43,15 @@ def _wanted(node: Node, pinned: str) -> Activation:
         service_of(node),
         node.place,
         restart=str(fixed(node)),
-        reload=configuration(node, pinned) + users(node) + pinned + console.certificate(node),
+        reload="".join(
+            (
+                configuration(node, pinned),
+                users(node),
+                access(node),
+                pinned,
+                console.certificate(node),
+            )
+        ),
         keys=services.fingerprints(fixed(node)),
     )
 

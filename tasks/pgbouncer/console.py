@@ -16,6 +16,7 @@ from tasks.core.remote import Probe
 from tasks.core.scripts import quoted
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import link
+from tasks.postgres.clients import network_of
 from tasks.postgres.settings import PostgresSettings
 
 HOME = "/etc/datatier/pgbouncer/console"
@@ -30,6 +31,12 @@ def is_reached(pooler: Node) -> bool:
     """Whether a pooler's console is reached over the network."""
     clients = (node for group in _GROUPS for node in pooler.estate.in_group(group))
     return any(link.is_remote(pooler, node) for node in clients)
+
+
+def clients(pooler: Node) -> list[str]:
+    """From where a pooler's console is reached by password, as networks."""
+    hosts = [pooler, *(node for group in _GROUPS for node in pooler.estate.in_group(group))]
+    return [*dict.fromkeys(["127.0.0.1/32", "::1/128", *map(network_of, hosts)])]
 
 
 def is_ours(pooler: Node) -> bool:

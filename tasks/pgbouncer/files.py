@@ -9,13 +9,13 @@ from tasks.core.change import Change, Trial
 from tasks.core.estate import HOST, Node
 from tasks.core.files import Directory, Entry, File, Found, render
 from tasks.pgbouncer import console
-from tasks.pgbouncer.layout import ADOPTS, INI, PID_FILE, SOCKETS, TRUSTED, USERLIST
+from tasks.pgbouncer.layout import ADOPTS, HBA, INI, PID_FILE, SOCKETS, TRUSTED, USERLIST
 from tasks.pgbouncer.service import service_of, trial
 from tasks.pgbouncer.settings import PREPARED_STATEMENTS, SINCE, PgbouncerSettings
+from tasks.postgres import archive, link, sql
 from tasks.postgres import files as postgres_files
-from tasks.postgres import link, sql
 from tasks.postgres.secrets import lookup_password
-from tasks.postgres.settings import PostgresSettings
+from tasks.postgres.settings import ACCESS_LINES, ACCESS_SECRETS, PostgresSettings
 
 
 def leads_to(node: Node) -> tuple[str, int]:
@@ -61,8 +61,9 @@ def missing_configuration(node: Node) -> Change | None:
 def trials(node: Node) -> Iterator[Trial]:
     """Of a running pooler whose configuration is to change."""
     said = node.read("pgbouncer")
-    wanted = configuration(node, pinned_certificate(node)), users(node)
-    is_same = files.are_written(dict(zip((INI, USERLIST), wanted, strict=True)), said["files"])
+    wanted = configuration(node, pinned_certificate(node)), users(node), access(node)
+    paths = INI, USERLIST, HBA
+    is_same = files.are_written(dict(zip(paths, wanted, strict=True)), said["files"])
     if said["services"]["pgbouncer"].running and not is_same:
         yield trial(*wanted)
 
@@ -104,7 +105,8 @@ def parameters_of(node: Node, pinned: str = "") -> dict[str, str | int]:
         "listen_addr": chosen.listen_addr or ",".join(addresses),
         "listen_port": chosen.listen_port,
         "unix_socket_dir": SOCKETS,
-        "auth_type": "scram-sha-256",
+        "auth_type": "hba",
+        "auth_hba_file": HBA,
         "auth_file": USERLIST,
         "auth_query": "SELECT uname, phash FROM pgbouncer.user_lookup($1)",
         "admin_users": "postgres",
@@ -169,6 +171,17 @@ def users(node: Node) -> str:
     return render("pgbouncer/userlist.txt.j2", users=known)
 
 
+def access(node: Node) -> str:
+    """The content of pg_hba.conf: roles of the infrastructure reach the console and no database."""
+    return render(
+        "pgbouncer/pg_hba.conf.j2",
+        admin=sql.SUPERUSER,
+        lines=node.the(PgbouncerSettings).hba,
+        consoles=console.clients(node),
+        inner=",".join((sql.SUPERUSER, sql.LOOKUP_ROLE, archive.ROLE)),
+    )
+
+
 USERS_SECRET = r'^"[^"]*" "(.*)"$'
 
 
@@ -197,6 +210,8 @@ def files_of(node: Node) -> list[Entry]:
 
 def own_files(node: Node, pinned: str) -> list[Entry]:
     return [
+        # First: PgBouncer that finds no such file lets no client in.
+        postgres_files.private(HBA, access(node), ACCESS_SECRETS, ACCESS_LINES),
         postgres_files.private(INI, configuration(node, pinned), LINK_SECRET, OPENS),
         postgres_files.private(USERLIST, users(node), USERS_SECRET, USERS),
         *node.place.files(service_of(node)),

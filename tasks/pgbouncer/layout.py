@@ -15,6 +15,9 @@ INI = "/etc/pgbouncer/pgbouncer.ini"
 USERLIST = "/etc/pgbouncer/userlist.txt"
 
 
+HBA = "/etc/pgbouncer/pg_hba.conf"
+
+
 SOCKETS = "/var/run/postgresql"
 
 

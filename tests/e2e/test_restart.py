@@ -423,9 +423,8 @@ def new_links(estate: Estate) -> Iterator[None]:
     served = list[object]()
 
     def work(done: threading.Event) -> None:
-        console = f"{place} dbname=pgbouncer user=postgres"
-        with psycopg.connect(console, password=secret, autocommit=True) as short:
-            short.execute("SET server_lifetime = 1")
+        order, console = "SET server_lifetime = 1", "pgbouncer"
+        said(psql(estate.pool, order, role="postgres", password=secret, database=console))
         while not done.wait(0.05):
             with psycopg.connect(f"{place} user=psscript", password=estate.password) as client:
                 served.append(client.execute("SELECT 1").fetchone())
