@@ -11,7 +11,7 @@ from backup.config import CRONTAB, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, update
 from backup.postgres import backups as postgres
-from backup.postgres import repository, session
+from backup.postgres import locales, repository, session
 from backup.redis import backups as redis
 
 
@@ -116,7 +116,9 @@ def problems(config: Config, manifests: list[Manifest]) -> list[str]:
     """Why the backups are not as they should be; what is overdue comes last."""
     wrong = outcome.failures(config)
     try:
-        wrong += _of_others(config, manifests)
+        # What the last drill failed of is said once.
+        told = " ".join(wrong)
+        wrong += [each for each in _of_others(config, manifests) if each not in told]
     except Failed as failure:
         wrong.append(str(failure))
     return wrong
@@ -133,6 +135,7 @@ def _of_others(config: Config, manifests: list[Manifest]) -> list[str]:
         cluster, labels = repository.known(config)
         with contextlib.suppress(session.Unreachable):
             wrong.append(recovery.stranger(config, cluster))
+            wrong += locales.lacking(config, config.postgres)
         fulls = [m for m in manifests if m.kind == "full"]
         if fulls and fulls[-1].facts["label"] not in labels:
             wrong.append(

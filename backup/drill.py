@@ -14,7 +14,7 @@ from backup.config import Config, Postgres
 from backup.job import Failed, Log, run
 from backup.manifest import Manifest, all_of, update
 from backup.postgres import backups as pg
-from backup.postgres import restore, scratch
+from backup.postgres import locales, restore, scratch
 from backup.postgres.repository import USER
 from backup.postgres.session import tool
 from backup.redis import backups as redis
@@ -59,6 +59,7 @@ def _postgres(config: Config, started: datetime, log: Log) -> dict[str, Any]:
     begun = time.monotonic()
     with scratch.restored(config, target, log, largest) as server:
         rto = time.monotonic() - begun
+        locales.require(config, server)
         with log.step("amcheck and reading every row"):
             _read_everything(server)
         for manifest in dumps:

@@ -18,7 +18,7 @@ from backup.job import Failed, Log, Program, program, stamp
 from backup.manifest import SUFFIX, Manifest, all_of
 from backup.moment import moment_of
 from backup.postgres import backups as pg
-from backup.postgres import properties, repository, scratch
+from backup.postgres import locales, properties, repository, scratch
 from backup.postgres.load import Admission, Opener, anything, load, nothing, same_as, sweep
 from backup.postgres.properties import Properties
 from backup.postgres.script import Script, Stream
@@ -159,6 +159,7 @@ def from_point(
     live = pg.server(config)
     with scratch.restored(config, target, log) as source:
         whole = scratch.whole(source, databases) or databases
+        locales.require(config, source, whole)
         contents = {database: _content(source, database) for database in whole}
         # All of them are known to be there and to fit before the first is touched.
         _require_room(live, sum(content.bytes for content in contents.values()))

@@ -152,6 +152,21 @@ def test_a_drill_restores_measures_and_cleans_up(estate: Site, history: dict[str
     assert "restored in a drill" in checks
 
 
+def test_a_locale_that_only_the_servers_host_has_is_told_before_a_drill(
+    estate: Site, history: dict[str, Any]
+) -> None:
+    make = "localedef --no-archive -i de_DE -f UTF-8 de_DE.UTF-8"
+    estate.db.run(make)
+    estate.sql("CREATE DATABASE far LOCALE 'de_DE.UTF-8' TEMPLATE template0")
+    told = f"{estate.keeper.name} has no locale 'de_DE.UTF-8', so drills and --time cannot read "
+    is_apart = estate.keeper is not estate.db
+    for line in ("database far: ", ""):
+        status = estate.script("backup.sh status")
+        assert (told + line in status.stderr) == bool(line and is_apart), status.stderr
+        estate.keeper.run(make)
+    estate.sql("DROP DATABASE far")
+
+
 def test_what_is_listed_verified_and_told(estate: Site, history: dict[str, Any]) -> None:
     listed = estate.done("backup.sh list")
     assert all(m["name"] in listed for kind in ("full", "incremental", "globals")

@@ -17,7 +17,7 @@ from backup.config import Alerts, Config, Endpoint
 from backup.job import Failed
 from backup.manifest import Manifest
 from backup.postgres import backups as postgres
-from backup.postgres import repository
+from backup.postgres import locales, repository
 from backup.redis import backups as redis
 from tests.unit.backup.builders import config, label, manifest, trust
 
@@ -42,6 +42,7 @@ class _Server:
 def servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A cluster, its repository and the master, as they are when all is well."""
     found: dict[str, Any] = {"live": LIVE, "known": LIVE, "labels": {label(NOW)}, "emptied": ""}
+    found["locales"] = []
 
     @contextlib.contextmanager
     def connect(*_: object) -> Iterator[_Server]:
@@ -51,6 +52,7 @@ def servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setattr(catalogue, "CRONTAB", tmp_path / "cron")
     monkeypatch.setattr(postgres, "connect", connect)
     monkeypatch.setattr(repository, "known", lambda _: (found["known"], found["labels"]))
+    monkeypatch.setattr(locales, "lacking", lambda *_: found["locales"])
     monkeypatch.setattr(redis, "emptied", lambda *_: found["emptied"])
     return found
 
@@ -151,6 +153,15 @@ def test_a_repository_without_the_newest_full_is_named(
 def test_an_emptied_master_is_named(here: Config, servers: dict[str, Any]) -> None:
     servers["emptied"] = "the master is empty"
     assert refused(here) == "the master is empty"
+
+
+def test_a_locale_that_this_host_lacks_is_told_once(here: Config, servers: dict[str, Any]) -> None:
+    """The drill that failed of it says so too."""
+    servers["locales"] = ["db1 has no locale"]
+    assert refused(here) == "db1 has no locale"
+    with contextlib.suppress(Failed), outcome.recorded(here, "drill"):
+        raise Failed(servers["locales"][0])
+    assert refused(here).count("db1 has no locale") == 1
 
 
 def test_a_new_database_has_no_backup_yet(here: Config, capsys: pytest.CaptureFixture[str]) -> None:
