@@ -11,7 +11,7 @@ import pytest
 
 from backup.job import Failed, WrongUse, log_of
 from backup.moment import moment_of
-from backup.postgres import restore, scratch
+from backup.postgres import locales, restore, scratch
 from tests.unit.backup.builders import config
 
 
@@ -29,6 +29,7 @@ def test_an_unlogged_table_is_refused_however_its_name_is_written(
 
     monkeypatch.setattr(scratch, "restored", restored)
     monkeypatch.setattr(scratch, "whole", lambda _, databases: databases)
+    monkeypatch.setattr(locales, "require", lambda *_: None)
     monkeypatch.setattr(restore, "_content", lambda *_: content)
     monkeypatch.setattr(restore, "_require_room", lambda *_: None)
     monkeypatch.setattr(restore, "_table", lambda *_: ("public", "cache"))
