@@ -37,6 +37,7 @@ def service_of(node: Node) -> Service:
         # The writer of that file decides which process gets the signal.
         reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2",
         listens=outside(node),
+        confined="wholly",
     )
 
 

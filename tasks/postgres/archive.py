@@ -214,4 +214,5 @@ def service(node: Node) -> Service:
         unit="pgbackrest.service",
         ready=f"{_ping(node)} 2>/dev/null",
         reload=":",
+        confined="mostly",
     )

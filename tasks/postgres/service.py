@@ -57,4 +57,6 @@ def service_of(node: Node) -> Service:
         hold=hold,
         release=release,
         listens=outside(node),
+        # Extensions make code and talk to the network, and a tablespace may be anywhere.
+        confined="mostly",
     )

@@ -35,6 +35,7 @@ def service_of(node: Node, port: int) -> Service:
         configuration=(managed,),
         check=f"{shell('try', 'redis')}try {managed} {managed}",
         functions=SHELL,
+        confined="wholly",
         ready=f"loaded {port}",
         reload=f'config_set {port} "$CONFIG_{port}" redis-{port} $FORGET_{port}\n'
         f'set_users {port} redis-{port} "$ACL_{port}"',

@@ -30,6 +30,7 @@ def _service(node: Node, port: int) -> Service:
         before_start=(keep_learned,),
         configuration=(f"/etc/redis/sentinel-{port}.conf",),
         functions=SHELL,
+        confined="wholly",
         variables=secrets_of(node),
         ready=f"accepted {port}",
         reload=f"restart_service redis-sentinel-{port} redis-sentinel-{port}.service",

@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, Connection
 
 from tests.e2e import behind, hostile
 from tests.e2e.project import Data, Project, Run, embedded, footprint
-from tests.e2e.proof import admin, main_process, psql, said
+from tests.e2e.proof import admin, exposures, main_process, psql, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import Release
@@ -631,6 +631,18 @@ def test_nobody_else_can_execute_the_lookup(pooled: Pooled) -> None:
         assert json.loads(admin(pooled.host, _EXECUTORS, database)) == ["pgbouncer"]
     with pooled.login() as application, pytest.raises(psycopg.errors.InsufficientPrivilege):
         application.execute("SELECT * FROM pgbouncer.user_lookup('pgbouncer')")
+
+
+def test_services_have_few_rights(pooled: Pooled) -> None:
+    left = exposures(pooled.host)
+    assert sorted(unit.partition("@")[0] for unit in left) == ["pgbouncer.service", "postgresql"]
+    assert max(left.values()) < 2
+    jit = "".join(f"SET jit{above}_above_cost = 0;" for above in ("", "_inline", "_optimize"))
+    compiled = admin(pooled.host, f"{jit} EXPLAIN ANALYZE SELECT count(*) FROM pg_class")
+    assert "Functions" in compiled
+    tried = "COPY said FROM PROGRAM 'unshare --user true 2>&1 || :'"
+    answer = admin(pooled.host, f"CREATE TEMP TABLE said (line text); {tried}; TABLE said")
+    assert answer.endswith("Operation not permitted")
 
 
 def test_every_password_is_scram(pooled: Pooled) -> None:

@@ -23,7 +23,7 @@ from tasks.redis.values import IMMUTABLE
 from tests.e2e import proof
 from tests.e2e.groups import estates
 from tests.e2e.project import PYINFRA, Project, footprint
-from tests.e2e.proof import processes, said
+from tests.e2e.proof import exposures, processes, said
 from tests.e2e.redis_writers import Watch, Writers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -236,6 +236,9 @@ def test_a_restart_rolls_and_loses_nothing(estate: Estate) -> None:
     assert watch.alone == []
     assert {estate.config(name, "io-threads") for name in estate.hosts} == {str(estate.threads)}
     assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(300 * 1024**2)}
+    for host in estate.hosts.values():
+        left = exposures(host)
+        assert len(left) == 2 and max(left.values()) < 2, left
     new = estate.settled()
     assert new != master
     before = processes(list(estate.hosts.values()))

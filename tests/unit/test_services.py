@@ -427,3 +427,12 @@ def test_what_counts_as_enabled(word: str, enabled: bool) -> None:
         probe.parse(["ActiveState=active SubState=running", word, "R L"])["redis-6379"].enabled
         is enabled
     )
+
+
+@pytest.mark.parametrize("unit", ["", "pgbouncer.service"])
+def test_what_is_taken_from_a_program_restarts_nothing(unit: str) -> None:
+    """It counts from the next start on, so that a new release ends no client's connection."""
+    free = replace(REDIS, unit=unit)
+    for confined in (replace(free, confined="mostly"), replace(free, confined="wholly")):
+        assert SYSTEMD.files(confined) != SYSTEMD.files(free)
+        assert SYSTEMD.fingerprinted(confined) == SYSTEMD.fingerprinted(free)

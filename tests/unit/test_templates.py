@@ -140,7 +140,8 @@ def settings_of(lines: list[str], separator: str) -> dict[str, str]:
 
 
 def test_no_template_is_left_over() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "tasks").rglob("*.py"))
+    users = [*(ROOT / "tasks").rglob("*.py"), *files.TEMPLATES.rglob("*.j2")]
+    sources = "".join(path.read_text() for path in users)
     names = [str(path.relative_to(files.TEMPLATES)) for path in files.TEMPLATES.rglob("*.j2")]
     assert [name for name in names if f'"{name}"' not in sources] == []
 

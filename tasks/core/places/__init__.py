@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from tasks.core.files import Entry
 from tasks.core.scripts import shell
@@ -38,6 +38,8 @@ class Service:
         listens: the address and port on which a start without that address leaves it deaf.
         unit_template, run_template: what its unit and its runit program are made from.
         scripts: further ones of its runit directory, by name; they restart nothing.
+        confined: the kernel refuses what it never does, from its next start on (systemd only);
+            `mostly` for one whose code and data may come from elsewhere.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Service:
     unit_template: str = "service/unit.service.j2"
     run_template: str = "service/run.j2"
     scripts: Mapping[str, str] = field(default_factory=dict)
+    confined: Literal["", "mostly", "wholly"] = ""
 
     @property
     def systemd_unit(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.places import Place, Service
@@ -26,6 +27,8 @@ class Systemd(Place):
         return f"systemctl show -p MainPID --value {service}.service"
 
     def fingerprinted(self, service: Service) -> list[str]:
+        # What takes rights from a program may wait for its next start.
+        service = replace(service, confined="")
         if not service.unit:
             return [_unit(service).content]
         # It is for the programs that start and stop it: what runs is that user's already.
