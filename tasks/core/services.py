@@ -39,6 +39,7 @@ class Status:
 
     Attributes:
         outdated: a file of the configuration has been written since.
+        by: the line of a unit's file of others that says what runs or as whom, if there is one.
     """
 
     running: bool
@@ -47,6 +48,7 @@ class Status:
     reload: str
     keys: frozenset[str] = frozenset()
     outdated: bool = False
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def activation(
 
 # It listens, and not where others ask: its address came after it.
 _DEAF = "deaf"
+# It runs as another user, by a unit's file that is gone.
+_AS = "as:"
 
 
 def probe(services: Sequence[Service], place: Place) -> Probe[dict[str, Status]]:
@@ -99,16 +103,24 @@ def probe(services: Sequence[Service], place: Place) -> Probe[dict[str, Status]]
     def parse(lines: list[str]) -> dict[str, Status]:
         count = len(services)
         active, enabled, records = lines[:count], lines[count : 2 * count], lines[2 * count :]
+        states, by = zip(*(_parted(line, " by ") for line in active), strict=True)
+        states, users = zip(*(_parted(line, " as ") for line in states), strict=True)
         return {
             service.name: Status(
-                _runs(active[i]),
+                _runs(states[i]),
                 enabled[i].startswith("enabled"),
-                *_record(records[i]),
+                *_record(records[i], users[i]),
+                by=by[i],
             )
             for i, service in enumerate(services)
         }
 
     return Probe(script, parse)
+
+
+def _parted(line: str, word: str) -> tuple[str, str]:
+    before, _, after = line.partition(word)
+    return before, after
 
 
 def _runs(line: str) -> bool:
@@ -120,25 +132,64 @@ def _runs(line: str) -> bool:
     }
 
 
-def _record(line: str) -> tuple[str, str, frozenset[str], bool]:
+def _record(line: str, user: str = "") -> tuple[str, str, frozenset[str], bool]:
     restart, reload, *keys = line.split(" ")
-    return restart, reload, frozenset(keys) - {"!"}, "!" in keys
+    return f"{_AS}{user}" if user else restart, reload, frozenset(keys) - {"!"}, "!" in keys
 
 
 def compare(
     activations: Sequence[Activation], found: Mapping[str, Status], place: Place
 ) -> Change | None:
     """The enabling, starting, restarting and reloading that is due, or None."""
-    changes = list[tuple[Activation, str]]()
+    changes, stuck = list[tuple[Activation, str]](), list[str]()
     for wanted in activations:
-        due = impact(wanted, found[wanted.service.name])
-        if due is None:
-            continue
-        if due == "restart" and found[wanted.service.name].restart == _DEAF:
-            why = f"restart (does not listen on {(wanted.service.listens or '?')[0]})"
-            wanted = replace(wanted, restart_means=why)
-        changes.append((wanted, due))
-    return change(changes, place) if changes else None
+        now = found[wanted.service.name]
+        due = impact(wanted, now)
+        if way := _way_out(now, wanted.service):
+            stuck.append(f"{wanted.service.name}: {unasked(wanted, now)}: {way}")
+        elif due == "restart":
+            wanted = freed(explained(wanted, now), now)
+        if due:
+            changes.append((wanted, due))
+    made = change(changes, place) if changes else Change([], ":") if stuck else None
+    if made is None or not stuck:
+        return made
+    return replace(made, lines=[*stuck, *made.lines], then=lambda: "; ".join(stuck))
+
+
+def _way_out(now: Status, service: Service) -> str:
+    """What hands have to do where a restart would not make it ours; empty where one does."""
+    line = "take that line out, systemctl daemon-reload, " if now.by else ""
+    if now.restart.startswith(_AS):
+        return f"{line}stop it, give its files back to {service.user} (chown), and run again"
+    is_anothers = now.by and f"/etc/systemd/system/{service.systemd_unit}.d/" not in now.by
+    return f"{line}and run again" if is_anothers else ""
+
+
+def explained(wanted: Activation, now: Status) -> Activation:
+    """The same, whose restart says why it is due where no setting asks for it."""
+    why = unasked(wanted, now)
+    means = wanted.restart_means if why in wanted.restart_means else f"restart ({why})"
+    return replace(wanted, restart_means=means)
+
+
+def freed(wanted: Activation, now: Status) -> Activation:
+    """The same, whose restart first makes comments of lines by hand in the unit's drop-ins."""
+    service = wanted.service
+    if not now.by:
+        return wanted
+    check = f"own_again {service.systemd_unit}\n{service.check}"
+    return replace(wanted, service=replace(service, check=check))
+
+
+def unasked(wanted: Activation, now: Status) -> str:
+    """Why a restart is due that no setting asks for; empty where one does."""
+    if now.restart == _DEAF:
+        return f"does not listen on {(wanted.service.listens or '?')[0]}"
+    if now.restart.startswith(_AS):
+        by = f" by {now.by}" if now.by else ""
+        return f"runs as {now.restart.removeprefix(_AS)}, not {wanted.service.user}{by}"
+    return f"{now.by} wins over its unit" if now.by else ""
 
 
 def change(due: Sequence[tuple[Activation, str]], place: Place) -> Change:
@@ -153,7 +204,7 @@ def impact(wanted: Activation, now: Status) -> str | None:
     """What is due: start, restart, reload, enable, or None."""
     if not now.running:
         return "start"
-    if now.restart != wanted.restart:
+    if (now.by or now.restart != wanted.restart) and not _way_out(now, wanted.service):
         return "restart"
     if now.reload != wanted.reload or now.keys - wanted.keys or now.outdated:
         return "reload"

@@ -19,7 +19,7 @@ from tasks.pgbouncer.files import (
     pins,
     users,
 )
-from tasks.pgbouncer.layout import INI, TRUSTED
+from tasks.pgbouncer.layout import TRUSTED
 from tasks.pgbouncer.service import service_of
 from tasks.pgbouncer.settings import RESTART_KEYS, PgbouncerSettings
 from tasks.pgbouncer.uses import letting_in, moved, status
@@ -89,9 +89,6 @@ def takings(node: Node) -> Iterator[Taking]:
 
 def due_activation(node: Node) -> Change | None:
     wanted, now, found = _taking(node)
-    if elsewhere := found.get("conffile"):
-        line = f"pgbouncer: reads {elsewhere[0]}, not {INI}"
-        return Change([line], ":", then=lambda: f"{line}: see systemctl cat pgbouncer")
     change = services.compare([wanted], {"pgbouncer": now}, node.place)
     if change is None:
         return None

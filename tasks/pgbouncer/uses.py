@@ -79,4 +79,4 @@ _OWN_WORDS = {"job_name", "user", "logfile", "pidfile", "resolv_conf", "unix_soc
 
 def status(now: Status, found: Mapping[str, Any]) -> Status:
     """What is known of PgBouncer, with what it says of itself."""
-    return live.status(now, found, RESTART_KEYS)
+    return live.status(now, found, {*RESTART_KEYS, "conffile"})

@@ -63,7 +63,7 @@ def takings(node: Node) -> Iterator[Taking]:
         service=parameters.putting_back(wanted.service, elsewhere, data_directory(node)),
         reload_means=impact(node, found.content, text, said["server"], elsewhere),
     )
-    if why := parameters.reasons(elsewhere):
+    if why := services.unasked(wanted, now) or parameters.reasons(elsewhere):
         wanted = replace(wanted, restart_means=restarts(node, why))
     yield Taking(wanted, parameters.status(now, elsewhere), parameters.sentences(elsewhere))
 

@@ -29,7 +29,7 @@ def due_activation(node: Node) -> Change | None:
             # No client is let in that could hand over, and replicas could not follow it either.
             each = replace(each, restart_means=f"restart ({LOCKED})")
         elif services.impact(each, status) == "restart":
-            each, status = still(each, status), replace(status, outdated=False)
+            each, status = still(each, status), replace(status, outdated=False, by="")
         each, status = taking(node, port, each, status)
         wanted.append(each)
         now[each.service.name] = status

@@ -151,12 +151,11 @@ def _settled(node: Node) -> str:
 
 def _due(node: Node) -> dict[int, Activation]:
     """The instances that run and need a restart, by port."""
-    wanted = activations(node).items()
+    found = {port: (each, status_of(node, port, each)) for port, each in activations(node).items()}
     return {
-        port: each
-        for port, each in wanted
-        if services.impact(each, status_of(node, port, each)) == "restart"
-        and not is_locked(node, port)
+        port: services.freed(each, now)
+        for port, (each, now) in found.items()
+        if services.impact(each, now) == "restart" and not is_locked(node, port)
     }
 
 
@@ -211,6 +210,8 @@ def because(wanted: Activation, now: Status, *more: str) -> str:
         takes = f"CONFIG SET does not take {'it' if len(changed) == 1 else 'them'}"
         names = ", ".join(WHY_REPLACED if key == REPLACED else key for key in changed)
         why.insert(0, f"{names}: {takes}" if IMMUTABLE.issuperset(changed) else names)
+    if unasked := services.unasked(wanted, now):
+        why.insert(0, unasked)
     return f"restart ({'; '.join(why)})" if why else "restart"
 
 

@@ -232,6 +232,33 @@ def test_gate_names_who_started_the_server_with_other_settings(site: Site) -> No
     assert _chosen(site) == before
 
 
+def test_gate_names_who_wins_over_a_unit(site: Site) -> None:
+    """A drop-in by hand, loaded or not: its line becomes a comment, and the service restarts."""
+    before = _chosen(site)
+    behind.go(site.host, behind.UNITS, 15)
+    site.host.run("cp -p /etc/pgbouncer/pgbouncer.ini /etc/pgbouncer/hand.ini")
+    behind.check_named(site.project.drift("--json"), behind.UNITS, 15)
+    site.host.run("systemctl daemon-reload; systemctl restart pgbouncer")
+    behind.check_named(site.project.drift("--json"), behind.UNITS, 15)
+    site.project.deploy()
+    assert _gate(site) == (0, [])
+    assert _chosen(site) == before
+    shown = site.host.run("systemctl show -p ExecStart pgbouncer; ps -o user= -C redis-server")
+    assert "hand.ini" not in shown.stdout and "root" not in shown.stdout
+    # What other clusters have as well is left to hands.
+    shared = "/etc/systemd/system/postgresql@.service.d"
+    site.host.run(
+        f"rm /etc/systemd/system/*.d/zz.conf; mkdir {shared};"
+        f"echo '[Service]\nGroup=daemon' >{shared}/zz.conf; systemctl daemon-reload"
+    )
+    refused = site.project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert refused.code == 1
+    told = f"postgres: {shared}/zz.conf:2 (Group) wins over its unit: take that line out, "
+    assert told in refused.output
+    site.host.run(f"rm -r {shared}; systemctl daemon-reload")
+    assert _gate(site) == (0, [])
+
+
 # --- Tuning, as the manual of the platform has it ------------------------------------------------
 
 _RELOADED = [f"redis-{port}: reload" for port in (6379, 6380, 6381)]

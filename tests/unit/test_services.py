@@ -17,7 +17,7 @@ from tasks.core.places import Place, Service
 from tasks.core.places.container import Container
 from tasks.core.places.runit import RUNIT
 from tasks.core.places.systemd import SYSTEMD
-from tasks.core.scripts import assignments, shell
+from tasks.core.scripts import assignments, quoted, shell
 from tasks.core.services import Activation, Status
 from tests.unit import golden, helpers
 
@@ -372,6 +372,30 @@ def test_systemds_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "redis-6379": Status(True, False, "R", "L"),
         "postgres": Status(False, True, "none", "none"),
     }
+
+
+def test_who_wins_over_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line wins; the packages' and ours are no others', nor is what says the same."""
+    unit, first, ours, last = (tmp_path / name for name in ("u", "a", "datatier.conf", "z"))
+    unit.write_text("[Service]\nExecStart=/bin/a \\\n --b\nUser=redis\n")
+    first.write_text("[Service]\nUser=root\nExecStartPre=/bin/true\n")
+    ours.write_text("[Service]\nUser=redis\n")
+    texts = {
+        "": "",
+        ":3 (ExecStart)": "[Service]\nExecStart=\nExecStart=/bin/c\n",
+        ":1 (User)": "User = root",
+        ":2 (ExecStartPre)": "# User=root\nExecStartPre=",
+        " ": "ExecStart=/bin/a   --b\nUser=redis\nLimitNOFILE=9\nEnvironment=A=b",
+    }
+    for told, text in texts.items():
+        last.write_text(text)
+        said = [
+            "ActiveState=active", "SubState=running", "UID=[not set]", f"FragmentPath={unit}",
+            f"DropInPaths={first} {ours} {last}", "",
+        ]  # fmt: skip
+        stub(tmp_path / "systemctl", f"[ $1 = show ] && printf '%s\\n' {quoted(*said)}")
+        (status,) = read(SYSTEMD, tmp_path, [REDIS], monkeypatch).values()
+        assert status.by == (f"{last}{told}" if told.strip() else ""), text
 
 
 SV = """

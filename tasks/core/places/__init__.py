@@ -146,9 +146,10 @@ class Place:
 
     def status(self, services: Sequence[Service]) -> str:
         """Shell that prints a line for each service on whether it runs, then on its enablement."""
-        every = [(s.name, s.systemd_unit, s.enabled_by or s.systemd_unit) for s in services]
-        names, units, enabled_by = (" ".join(each) for each in zip(*every, strict=True))
-        return shell(f"{self.name}-status", names=names, units=units, enabled_by=enabled_by)
+        every = [(s.name, s.systemd_unit, s.enabled_by or s.systemd_unit, s.user) for s in services]
+        names, units, enabled_by, users = (" ".join(each) for each in zip(*every, strict=True))
+        words = {"names": names, "units": units, "enabled_by": enabled_by, "users": users}
+        return shell(f"{self.name}-status", **words)
 
     def functions(self, services: Sequence[Service] = ()) -> str:
         """Shell for scripts on the host: start_service, stop_service, last_log, each NAME UNIT."""
