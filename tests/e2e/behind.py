@@ -99,7 +99,6 @@ UNITS = [
     ),
     # No line of it starts anything else yet.
     _dropin("redis-6381", "User=root", "redis-6381: restart"),
-    _dropin("redis-6379", "ExecStartPre=", "redis-6379: restart"),
     _dropin(
         "redis-sentinel-26380",
         rf"ExecStart=\nExecStart=/usr/bin/redis-server {_STATE} --sentinel",
