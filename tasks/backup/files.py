@@ -27,9 +27,7 @@ def _certificate(pinned: str) -> list[Entry]:
 
 def missing_configuration(node: Node) -> Change | None:
     entries = _own_files(node, trusted_certificate(node), is_pinned=bool(pinned_certificate(node)))
-    found = node.read("backup")["files"]
-    change = files.compare(entries, found)
-    return change and change.after(node.place.trials(services_of(node), found))
+    return files.compare(entries, node.read("backup")["files"])
 
 
 def files_of(node: Node) -> list[Entry]:

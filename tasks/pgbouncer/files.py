@@ -55,8 +55,7 @@ def missing_configuration(node: Node) -> Change | None:
     change = files.compare(own_files(node, pinned), said["files"])
     if change is not None and (foreign := foreign_files(node)):
         change = files.keeping(change, ["PgBouncer of others: adopt"], foreign)
-    starts = node.place.trials([service_of(node)], said["files"])
-    return change and change.after([*trials(node), *starts])
+    return change and change.after(trials(node))
 
 
 def trials(node: Node) -> Iterator[Trial]:

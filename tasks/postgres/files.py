@@ -28,8 +28,7 @@ def missing_configuration(node: Node) -> Change | None:
     change = files.compare(files_of(node, trusted_certificate(node), waiting), said["files"])
     if change is not None and clusters_of(node).is_foreign:
         change = _adopted(node, change)
-    starts = node.place.trials(services_of(node), said["files"])
-    return change and change.after([*trials(node, waiting), *starts])
+    return change and change.after(trials(node, waiting))
 
 
 def trials(node: Node, waiting: Collection[Node] = ()) -> Iterator[Trial]:

@@ -27,7 +27,7 @@ def missing_configuration(node: Node) -> Change | None:
         leader = current_master(node.estate)
         seeds = [*seed_files(node, leader), *_due_beginnings(node, leader)]
     change = kept(files.compare([*files_of(node), *seeds], found))
-    return change and change.after([*trials(node), *node.place.trials(services_of(node), found)])
+    return change and change.after(trials(node))
 
 
 def trials(node: Node) -> Iterator[Trial]:

@@ -19,9 +19,7 @@ def missing_packages(node: Node) -> Change | None:
 
 
 def missing_configuration(node: Node) -> Change | None:
-    found = node.read("sentinel")["files"]
-    change = kept(files.compare(files_of(node), found))
-    return change and change.after(node.place.trials(services_of(node), found))
+    return kept(files.compare(files_of(node), node.read("sentinel")["files"]))
 
 
 def files_of(node: Node) -> list[Entry]:

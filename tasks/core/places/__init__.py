@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import ClassVar, Literal
 
-from tasks.core.change import Trial
-from tasks.core.files import Entry, Found
+from tasks.core.files import Entry
 from tasks.core.scripts import shell
 
 STATE_DIRECTORY = "/var/lib/datatier"
@@ -103,14 +102,6 @@ class Place:
     def files(self, service: Service) -> list[Entry]:
         """What the supervisor needs to know of a service."""
         return []
-
-    def trials(self, services: Sequence[Service], found: Mapping[str, Found]) -> Iterator[Trial]:
-        """Whether services would start with what is new in files that are there already.
-
-        Args:
-            found: these files.
-        """
-        return iter(())
 
     def fingerprinted(self, service: Service) -> list[str]:
         """What of these files takes a restart of the service."""

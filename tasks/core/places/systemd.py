@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tasks.core.change import Trial
-from tasks.core.files import Directory, Entry, File, Found, render
+from tasks.core.files import Directory, Entry, File, render
 from tasks.core.places import Place, Service
-from tasks.core.scripts import shell
 
 _UNITS = "/etc/systemd/system"
 
@@ -28,13 +25,6 @@ class Systemd(Place):
 
     def process(self, service: str) -> str:
         return f"systemctl show -p MainPID --value {service}.service"
-
-    def trials(self, services: Sequence[Service], found: Mapping[str, Found]) -> Iterator[Trial]:
-        for service in services:
-            file = _dropin(service)[1] if service.unit else _unit(service)
-            now = found[file.path]
-            if service.confined and now.kind == "file" and now.content != file.content.encode():
-                yield Trial(shell("confined", service=service.name, unit=file.content), {})
 
     def fingerprinted(self, service: Service) -> list[str]:
         # What takes rights from a program may wait for its next start.
