@@ -30,7 +30,7 @@ from tasks.core.offer import Offer, Reach
 from tasks.core.places import Place
 from tasks.core.places.container import Container
 from tasks.core.places.runit import RUNIT
-from tasks.core.places.systemd import SYSTEMD
+from tasks.core.places.systemd import SYSTEMD, UNCONFINED
 from tasks.core.preflight import Listener, System
 from tasks.core.remote import Probe
 from tasks.core.settings import Problem, Settings, StackSettings, unknown_keys
@@ -97,7 +97,9 @@ class Node:
         if self.container is not None:
             return self.container
         chosen, by_init = self.stack.service_manager, "systemd" if self.system.systemd else "runit"
-        return {"systemd": SYSTEMD, "runit": RUNIT}[by_init if chosen == "auto" else chosen]
+        if (by_init if chosen == "auto" else chosen) == "runit":
+            return RUNIT
+        return SYSTEMD if self.stack.confine_services else UNCONFINED
 
     def components(self) -> Iterator[Component]:
         """The components that this host carries."""
@@ -116,7 +118,8 @@ class Node:
     def batches(self) -> dict[str, dict[str, Probe[Any]]]:
         """The probes of one read, by component."""
         of_components = {component.group: component.probes(self) for component in self.components()}
-        return {**of_components, HOST: leavings.probes(self)}
+        unable = {"unable": self.place.unable()}
+        return {**of_components, HOST: {**leavings.probes(self), **unable}}
 
 
 class Estate:
@@ -468,10 +471,20 @@ def _read(node: Node, *, ports: bool) -> list[Problem]:
             problems += component.checks(node)
             problems += _taken(node, component)
         problems += _unknown_secrets(node)
-        node.read(HOST)
+        problems += _unable(node)
     except remote.Unreadable as unreadable:
         problems.append(Problem(node.name, UNREAD, str(unreadable)))
     return problems
+
+
+def _unable(node: Node) -> Iterator[Problem]:
+    """A service that systemd could not start would stay down after the next boot."""
+    if status := node.read(HOST)["unable"]:
+        message = (
+            f"systemd cannot take rights from services here (status {status}): set it to False, "
+            "or let this container have namespaces (LXC: nesting)"
+        )
+        yield Problem(node.name, "confine_services", message)
 
 
 def _taken(node: Node, component: Component) -> Iterator[Problem]:

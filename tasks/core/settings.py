@@ -270,6 +270,9 @@ class StackSettings(Settings):
     service_manager: Literal["auto", "systemd", "runit"] = "auto"
     """`systemd`, `runit`, or `auto`: systemd where it is PID 1, else runit. Change: not on a host
     that runs."""
+    confine_services: bool = True
+    """systemd takes from servers what they never do; `False` for an extension that needs a device.
+    Change: counts from the next start on."""
     destroy: bool = False
     """What left the settings may go with its data; `--data destroy=true`, for one run. Change: with
     the next removal."""

@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, Connection
 
 from tests.e2e import behind, hostile
 from tests.e2e.project import Data, Project, Run, embedded, footprint
-from tests.e2e.proof import admin, exposures, main_process, psql, said
+from tests.e2e.proof import admin, exposures, main_process, processes, psql, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import Release
@@ -643,6 +643,40 @@ def test_services_have_few_rights(pooled: Pooled) -> None:
     tried = "COPY said FROM PROGRAM 'unshare --user true 2>&1 || :'"
     answer = admin(pooled.host, f"CREATE TEMP TABLE said (line text); {tried}; TABLE said")
     assert answer.endswith("Operation not permitted")
+
+
+_RUN = "/run/systemd/system/run-.service.d"
+# As the release before left it, on a host where systemd cannot confine what it starts.
+_UNCONFINED = f"""
+cd /etc/systemd/system
+sed -Ei '/^(Cap|Dev|Key|Lock|Mem|NoNew|Priv|Prot|Restrict|System)/d' p*.service.d/datatier.conf
+mkdir {_RUN}; printf '[Service]\nRootDirectory=/nowhere\n' >{_RUN}/x.conf
+systemctl daemon-reload; systemctl restart postgresql pgbouncer
+"""
+
+
+def test_rights_are_taken_without_a_restart(pooled: Pooled) -> None:
+    """Where the next start would fail for it, a run is refused before it."""
+    host, project = pooled.host, pooled.project
+    host.run(_UNCONFINED)
+    with pytest.raises(AssertionError):
+        exposures(host)
+    before, running = footprint(host), processes([host])
+    refused = project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert refused.code == 1, refused.output
+    assert "confine_services: systemd cannot take rights from services here" in refused.output
+    assert footprint(host) == before
+    project.settings({"confine_services": False})
+    assert project.deploy().changed == set()
+    host.run(f"rm -r {_RUN}; systemctl daemon-reload")
+    with pooled.login() as patient:
+        run = pooled.apply({})
+        assert patient.execute("SELECT 1").fetchone() == (1,)
+    assert pooled.changed(run) == {"PostgreSQL: configuration", "PgBouncer: configuration"}
+    assert processes([host]) == running
+    host.run("systemctl restart postgresql pgbouncer")
+    assert max(exposures(host).values()) < 2
+    eventually(lambda: pooled.login().close(), 10)
 
 
 def test_every_password_is_scram(pooled: Pooled) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tests.unit import helpers
 
 DEBIAN = ["debian 12", "none", "2048000", "0", "no"]
 # How a probe ends that has found nothing.
-NOTHING_THERE = [f"\x1ehost/{name} 0" for name in ("rivals", "pristine", "traces")]
+NOTHING_THERE = [f"\x1ehost/{name} 0" for name in ("rivals", "pristine", "traces", "unable")]
 FAKE = {"address": "10.0.0.1", "fake_delay": 0, "fake_delay_jitter": 0}
 
 
@@ -30,7 +29,7 @@ def connected(
     groups: tuple[str, ...], directory: Path, answers: list[str] = DEBIAN, **data: Any
 ) -> Estate:
     """One simulated host that says `answers` when asked what it is, and nothing else."""
-    responses: Mapping[str, Any] = {"/etc/os-release": answers, "host/traces": NOTHING_THERE}
+    responses = {"/etc/os-release": answers, "host/traces": [*NOTHING_THERE]}
     hosts = {"@fake/db1": {**FAKE, "fake_responses": responses, **data}}
     everything = helpers.estate(hosts, {group: ["@fake/db1"] for group in groups}, directory)
     for node in everything.nodes:
@@ -114,6 +113,23 @@ def test_how_to_become_root(
     everything = connected((), tmp_path, answers, **data)
     found = wrong(everything)
     assert (everything.nodes[0].host.data._sudo, found) == expected
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_where_systemd_cannot_confine_services_the_settings_say_so(
+    confined: bool, tmp_path: Path
+) -> None:
+    """Else PostgreSQL would be down after the next boot."""
+    answers = [*DEBIAN[:1], "systemd", *DEBIAN[2:]]
+    everything = connected((), tmp_path, answers, confine_services=confined)
+    (node,) = everything.nodes
+    fake = node.host.data.fake_responses["host/traces"]
+    fake[-1:] = ["226", fake[-1]]
+    sentence = "systemd cannot take rights from services here (status 226): set it to False, or "
+    assert [line.partition("let")[0] for line in wrong(everything)] == [
+        f"@fake/db1: confine_services: {sentence}"
+    ]
+    assert node.place.unable().script.count("systemd-run") == confined
 
 
 # --- Tasks ---------------------------------------------------------------------------------------

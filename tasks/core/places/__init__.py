@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from typing import ClassVar, Literal
 
 from tasks.core.files import Entry
+from tasks.core.remote import Probe
 from tasks.core.scripts import shell
 
 STATE_DIRECTORY = "/var/lib/datatier"
@@ -98,6 +99,10 @@ class Place:
     records: str = STATE_DIRECTORY
     network: IPv4Network | None = None
     given: IPv4Network | None = None
+
+    def unable(self) -> Probe[str]:
+        """Reads whether it cannot take from services what they never do; empty if it can."""
+        return Probe(":", "".join)
 
     def files(self, service: Service) -> list[Entry]:
         """What the supervisor needs to know of a service."""

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.places import Place, Service
+from tasks.core.remote import Probe
+from tasks.core.scripts import shell
 
 _UNITS = "/etc/systemd/system"
 
@@ -17,7 +19,17 @@ class Systemd(Place):
     name = "systemd"
     is_init = True
 
+    def __init__(self, *, confines: bool = True) -> None:
+        self.confines = confines
+
+    def unable(self) -> Probe[str]:
+        if not self.confines:
+            return super().unable()
+        properties = render("service/confined.j2", service={"confined": "wholly"}).strip()
+        return Probe(shell("confinement", properties=properties), "".join)
+
     def files(self, service: Service) -> list[Entry]:
+        service = service if self.confines else replace(service, confined="")
         return [*_dropin(service), *_network(service)] if service.unit else [_unit(service)]
 
     def program(self, service: str) -> str:
@@ -57,4 +69,4 @@ def _network(service: Service) -> list[Entry]:
     return [File(f"{_UNITS}/{service.unit}.d/datatier-network.conf", text)]
 
 
-SYSTEMD = Systemd()
+SYSTEMD, UNCONFINED = Systemd(), Systemd(confines=False)
