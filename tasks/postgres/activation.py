@@ -65,7 +65,15 @@ def takings(node: Node) -> Iterator[Taking]:
     )
     if why := services.unasked(wanted, now) or parameters.reasons(elsewhere):
         wanted = replace(wanted, restart_means=restarts(node, why))
-    yield Taking(wanted, parameters.status(now, elsewhere), parameters.sentences(elsewhere))
+    now = parameters.status(now, elsewhere)
+    if node.place.is_init and not parameters.starts_at_boot(said["server"]):
+        file = f"{configuration_directory(node)}/start.conf"
+        check = f"at {file} sed -Ei '/^[[:space:]]*(#|$)/!s/.*/auto/' {file}\n"
+        wanted = replace(
+            wanted, service=replace(wanted.service, check=check + wanted.service.check)
+        )
+        now = replace(now, enabled=False)
+    yield Taking(wanted, now, parameters.sentences(elsewhere))
 
 
 def wanted_server(node: Node, contents: str, means: str) -> Activation:

@@ -9,8 +9,8 @@ from functools import partial
 from backup.config import SUPERUSERS_OPTIONS
 from tasks.core.change import Change, converge
 from tasks.core.estate import Node
-from tasks.postgres import archive, rights, sql, surplus
-from tasks.postgres.files import TRACKING
+from tasks.postgres import archive, parameters, rights, sql, surplus
+from tasks.postgres.files import TRACKING, configuration
 from tasks.postgres.layout import OURS, configuration_directory, data_directory
 from tasks.postgres.secrets import lookup_password, role_password
 from tasks.postgres.settings import PostgresSettings, Role
@@ -133,6 +133,8 @@ def _elsewhere(node: Node, server: sql.Server) -> Iterator[str]:
             yield f"PostgreSQL reads {used}, not {ours}: {out}"
     for line in server.facts.get("mappings") or []:
         yield f"pg_ident.conf: {line!r} lets others in by a map; remove it if it is not yours"
+    for name, place in parameters.unsaid(server, configuration(node)):
+        yield f"PostgreSQL: {name}: by ALTER SYSTEM ({place}), and no setting says it"
     files_of_ours = {f"{etc}/{name}" for name in ("postgresql.conf", OURS)}
     files_of_ours |= {f"{data}/postgresql.auto.conf", f"{data}/postgresql.conf"}
     for path in server.facts.get("sources") or []:

@@ -17,6 +17,13 @@ from tasks.postgres import psql, sql
 # Shell: `put_back DATA`.
 SHELL = psql.SHELL + shell("parameters", "postgres")
 
+# What keeps data whole and lets them be written. Without a setting it is as PostgreSQL has it.
+_SAFE = {
+    **dict.fromkeys(("fsync", "full_page_writes", "autovacuum", "track_counts"), "on"),
+    **dict.fromkeys(("zero_damaged_pages", "ignore_checksum_failure"), "off"),
+    **dict.fromkeys(("ignore_system_indexes", "default_transaction_read_only"), "off"),
+}
+
 How = Literal["reset", "line", "include", "option", "reload"]
 
 
@@ -106,6 +113,9 @@ def others(
         later = by_name[name][mine[-1] + 1 :] if mine else _of_system(by_name[name])
         on_disk = by_name[name][mine[-1]].value if mine else None
         found += _of_one(server, name, wanted, later, on_disk)
+    for name, wanted in sorted(_SAFE.items()):
+        if name not in of(text):
+            found += _of_one(server, name, wanted, by_name[name], None)
     if access and "hba_file" not in of(text) and (lines_of := by_name["hba_file"]):
         found += _of_one(server, "hba_file", access, lines_of, None)
     return found
@@ -200,6 +210,20 @@ def _truth(text: str) -> bool | str:
         if word and any(name.startswith(word) for name in names if word != "o"):
             return value
     return word
+
+
+def unsaid(server: sql.Server, text: str) -> list[tuple[str, str]]:
+    """What ALTER SYSTEM has that no setting says, each with its file and line."""
+    known = of(text).keys() | _SAFE.keys()
+    lines = [_Line(*each) for each in server.facts.get("lines") or ()]
+    return [(each.name, f"{each.file}:{each.number}") for each in _of_system(lines)
+            if each.name not in known]  # fmt: skip
+
+
+def starts_at_boot(server: sql.Server) -> bool:
+    """Whether Debian's start.conf, where there is one, lets a boot start the cluster."""
+    words = re.findall(r"(?m)^\s*(\w+)", server.facts.get("start") or "auto")
+    return words[:1] in (["auto"], [])
 
 
 def status(now: Status, found: Sequence[Other]) -> Status:

@@ -182,6 +182,8 @@ SELECT json_build_object(
                             ORDER BY seqno)
             FROM pg_file_settings WHERE name IS NOT NULL AND (error IS NULL OR {WAITS})),
   'config', current_setting('config_file'),
+  'start', pg_read_file(regexp_replace(current_setting('config_file'), '[^/]+$', 'start.conf'),
+                        0, 4096, true),
   'everywhere', (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0),
   'inside', (SELECT json_agg(json_build_array(r.rolname, d.datname, s.setconfig))
              FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
@@ -206,7 +208,8 @@ SELECT CASE WHEN to_regclass('pg_ident_file_mappings') IS NULL THEN 'NULL' ELSE
 _USED = """
 SELECT json_object_agg(lower(name), json_build_array(reset_val, vartype, unit, source))
 FROM pg_settings
-WHERE source <> 'client' AND lower(name) IN (SELECT lower(name) FROM pg_file_settings)
+WHERE source = 'command line'
+  OR source <> 'client' AND lower(name) IN (SELECT lower(name) FROM pg_file_settings)
 """
 
 _DATABASE_FACTS = """

@@ -38,6 +38,15 @@ POSTGRES = [
         f"echo 'log_min_duration_statement = 5' >>{_ETC}/postgresql.conf",
         f"PostgreSQL: log_min_duration_statement: 5 by {_ETC}/postgresql.conf:",
     ),
+    # No setting says it, but data are lost by it.
+    Way(
+        f"echo 'fsync = off' >>{_ETC}/postgresql.conf",
+        f"PostgreSQL: fsync: off by {_ETC}/postgresql.conf:",
+    ),
+    Way(
+        _sql("ALTER SYSTEM SET autovacuum = off"),
+        f"PostgreSQL: autovacuum: off by ALTER SYSTEM {_AUTO}",
+    ),
     Way(_sql("ALTER ROLE ALL SET geqo = off"), "all roles: reset geqo"),
     Way(_sql("ALTER ROLE psscript SET work_mem = '3MB'"), "role psscript: reset work_mem"),
     Way(

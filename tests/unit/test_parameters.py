@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, str | None, str]] = {
     "statement_timeout": ("integer", "ms", "user"),
     "random_page_cost": ("real", None, "user"),
     "jit": ("bool", None, "user"),
+    **dict.fromkeys(("fsync", "autovacuum"), ("bool", None, "sighup")),
     "wal_level": ("enum", None, "postmaster"),
     "datestyle": ("string", None, "user"),
     "log_file_mode": ("integer", None, "sighup"),
@@ -54,6 +55,36 @@ def found(there: Server, text: str, **options: Any) -> list[tuple[str, str, str,
 
 WANTS = "work_mem = '4MB'\n"
 MINE = ("work_mem", "4MB", OURS)
+
+
+def test_what_keeps_data_whole_is_as_postgresql_has_it() -> None:
+    """Unless the settings say else; who says the same is no other."""
+    lines = [MINE, ("fsync", "off", MAIN), ("fsync", "no", AUTO), ("autovacuum", "true", AUTO)]
+    there = server(lines, work_mem="4096", fsync="off", autovacuum="on")
+    expected = [("fsync", "off", "line", False), ("fsync", "no", "reset", False)]
+    assert found(there, WANTS) == expected
+    assert found(there, f"{WANTS}fsync = 'off'\n") == []
+    there = server([MINE], work_mem="4096", fsync=("off", "command line"))
+    assert found(there, WANTS) == [("fsync", "off", "option", True)]
+
+
+def test_what_only_alter_system_says_is_told() -> None:
+    lines = [MINE, ("work_mem", "1MB", AUTO), ("fsync", "off", AUTO), ("jit", "off", AUTO)]
+    assert parameters.unsaid(server(lines), WANTS) == [("jit", f"{AUTO}:4")]
+
+
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        (None, True),
+        ("# auto: by itself\n# manual\n\nauto\n", True),
+        ("# auto: by itself\n\n manual # now\n", False),
+        ("disabled", False),
+    ],
+)
+def test_whether_a_boot_starts_the_cluster(text: str | None, starts: bool) -> None:
+    there = Server("up", 5432, {"start": text})
+    assert parameters.starts_at_boot(there) is starts
 
 
 def test_a_server_that_says_nothing_differs_in_nothing() -> None:
