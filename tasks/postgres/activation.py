@@ -65,15 +65,14 @@ def takings(node: Node) -> Iterator[Taking]:
     )
     if why := services.unasked(wanted, now) or parameters.reasons(elsewhere):
         wanted = replace(wanted, restart_means=restarts(node, why))
-    now = parameters.status(now, elsewhere)
+    now, lines = parameters.status(now, elsewhere), parameters.sentences(elsewhere)
     if node.place.is_init and not parameters.starts_at_boot(said["server"]):
         file = f"{configuration_directory(node)}/start.conf"
+        lines.append(f"PostgreSQL: by {file} no boot starts it")
         check = f"at {file} sed -Ei '/^[[:space:]]*(#|$)/!s/.*/auto/' {file}\n"
-        wanted = replace(
-            wanted, service=replace(wanted.service, check=check + wanted.service.check)
-        )
-        now = replace(now, enabled=False)
-    yield Taking(wanted, now, parameters.sentences(elsewhere))
+        service = replace(wanted.service, check=check + wanted.service.check)
+        wanted, now = replace(wanted, service=service), replace(now, enabled=False)
+    yield Taking(wanted, now, lines)
 
 
 def wanted_server(node: Node, contents: str, means: str) -> Activation:
