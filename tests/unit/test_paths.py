@@ -124,6 +124,25 @@ def test_files_of_several_users_are_read_together(top: Path) -> None:
     assert found[entries[-1].path].kind == "absent"
 
 
+@pytest.mark.parametrize(
+    ("mode", "user", "together"),
+    [("600", 0, True), ("640", 0, True), ("755", 0, True), ("660", 0, False), ("602", 0, False),
+     ("640", EVE, False)],
+)  # fmt: skip
+def test_what_only_root_may_write_is_read_together(
+    mode: str, user: int, together: bool, top: Path
+) -> None:
+    """Whatever group may read it: its size cannot change before its content is read."""
+    entry = File(str(top / "a"), "content\n", mode, str(user), str(EVE))
+    (top / "a").write_text(entry.content)
+    os.chown(top / "a", user, EVE)
+    (top / "a").chmod(int(mode, 8))
+    probe = files.probe([entry])
+    lines = shell(PATHS + probe.script).stdout.splitlines()
+    assert lines[0].endswith(f" {user} {EVE} :8") == together
+    assert probe.parse(lines)[entry.path].content == b"content\n"
+
+
 @pytest.mark.parametrize("said", [[], ["absent", "absent"], ["file 644 e e 1 1 :6"]])
 def test_no_user_answers_for_root(said: list[str], top: Path, home: Path) -> None:
     """Whatever a user's own process prints: there are not more lines, and none is of root's."""

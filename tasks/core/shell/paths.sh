@@ -85,7 +85,7 @@ look() { # PATH...
         if [ "$size" -gt 4194304 ] || [ ! -r "$p" ]; then echo "other $(id -u)"; continue; fi
         printf "file %s " "$said"
         case ${actor-}$said in # what only root may write does not grow meanwhile
-          0[0-7][0145][0145]" root root 0 0") printf ":%s" "$size"; sure="$sure$p
+          0[0-7][0145][0145]" root "*" 0 "*) printf ":%s" "$size"; sure="$sure$p
 " ;;
           *) head -c 4194304 -- "$p" | base64 -w0 || exit 1 ;;
         esac
