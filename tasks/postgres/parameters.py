@@ -71,7 +71,7 @@ class Other:
         by, then = {
             "reset": (f"ALTER SYSTEM ({place})", ": reset"),
             "line": (place, ": that line becomes a comment"),
-            "option": (f"the server's command line ({self.file})", ""),
+            "option": (f"the server's command line ({self.file}, or its unit)", ""),
             "reload": ("the server, though no file says so", ""),
         }[self.how]
         now, ours = (self._shown(value) for value in (self.value, self.wanted))

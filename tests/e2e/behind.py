@@ -79,7 +79,7 @@ STARTED = [
     ),
     Way(
         f"echo \"pg_ctl_options = '-o --random_page_cost=3'\" >>{_ETC}/pg_ctl.conf",
-        f"PostgreSQL: random_page_cost: 3 by the server's command line ({_ETC}/pg_ctl.conf)",
+        f"PostgreSQL: random_page_cost: 3 by the server's command line ({_ETC}/pg_ctl.conf, or its unit)",
     ),
 ]
 
