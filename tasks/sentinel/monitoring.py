@@ -107,6 +107,9 @@ def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, 
         yield line, f"SENTINEL CONFIG SET sentinel-pass {secret}"
     if live.get("user", "0") != "0":
         yield "user of the master (none)", f'SENTINEL SET {name} auth-user ""'
+    if live.get("reboot", "0") != "0":
+        line = "master-reboot-down-after-period 0"
+        yield line, f"SENTINEL SET {name} {line}"
     for command in sorted(key.partition(".")[2] for key in live if key.startswith("renamed.")):
         line = f"the master's command {command} has its own name"
         yield line, f"SENTINEL SET {name} rename-command {command} {command}"

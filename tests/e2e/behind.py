@@ -79,7 +79,8 @@ STARTED = [
     ),
     Way(
         f"echo \"pg_ctl_options = '-o --random_page_cost=3'\" >>{_ETC}/pg_ctl.conf",
-        f"PostgreSQL: random_page_cost: 3 by the server's command line ({_ETC}/pg_ctl.conf, or its unit)",
+        "PostgreSQL: random_page_cost: 3 by the server's command line "
+        f"({_ETC}/pg_ctl.conf, or its unit)",
     ),
 ]
 
@@ -159,6 +160,11 @@ SENTINEL = [
         (26379, "SET mymaster quorum 3", "quorum 2"),
         (26379, "SET mymaster failover-timeout 77", "failover-timeout 10000"),
         (26379, "CONFIG SET resolve-hostnames yes", "resolve-hostnames no"),
+        (
+            26379,
+            "SET mymaster master-reboot-down-after-period 9",
+            "master-reboot-down-after-period",
+        ),
         (26380, "SET mymaster rename-command CONFIG guess", "the master's command CONFIG has"),
         (26380, "CONFIG SET sentinel-pass other", "password of the other Sentinels"),
         (26381, "SET mymaster auth-user nobody", "user of the master (none)"),

@@ -7,13 +7,14 @@ for port in $ports; do
   state=$(/usr/bin/redis-cli -p "$port" SENTINEL MASTER "$name" | paste -d = - - | paste -s -d ' ')
   case $state in name=*) ;; *) echo "$port none"; continue ;; esac
   written=$(peek "$file" \
-    sed -nE "s/^sentinel (auth-pass|auth-user|rename-command) $name /\\1 /p" "$file") || :
+    sed -nE "s/^sentinel (auth-[a-z]+|rename-command|master-reboot[a-z-]*) $name /\\1 /p" "$file") || :
   known=0 user=0 renamed=
   while IFS= read -r line; do
     words=${line#* }
     case $line in
       "auth-pass $REDIS_PASSWORD"|"auth-pass $QUOTED_PASSWORD") known=1 ;;
       auth-user*) user=$((user + 1)) ;;
+      master-reboot*) renamed="$renamed reboot=${line##* }" ;;
       rename-command*) renamed="$renamed renamed.${words%% *}=1" ;;
     esac
   done <<EOF
