@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from redis import Redis as Client
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError
+from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, ResponseError
 from redis.retry import Retry
 
 from backup.redis.roles import command
+from tasks.redis import acl
 from tasks.redis.acl import CATEGORIES, COMMANDS, NEWER
 from tasks.redis.rolling import FUNCTIONS
 from tasks.redis.values import IMMUTABLE
 from tests.e2e import proof
 from tests.e2e.groups import estates
-from tests.e2e.project import PYINFRA, Project, footprint
+from tests.e2e.project import PYINFRA, ROOT, Project, footprint
 from tests.e2e.proof import exposures, processes, said
 from tests.e2e.redis_writers import Watch, Writers
 from tests.e2e.wait import eventually
@@ -301,6 +302,48 @@ def test_limited_users_may_do_what_the_settings_say(estate: Estate) -> None:
         )
         assert USERS["jobs"]["password"] not in files.stdout
         assert estate.project.secrets["REDIS_USER_CACHE_PASSWORD"] not in files.stdout
+
+
+# What the users of docs/connecting.md cannot do, at a console or in a script.
+_HARM = """
+ACL LIST; ACL SETUSER default on nopass; BGREWRITEAOF; BGSAVE; CLIENT KILL TYPE normal
+CLIENT PAUSE 1; CLUSTER RESET; CONFIG GET save; CONFIG REWRITE; CONFIG SET save x; DEBUG SLEEP 0
+FAILOVER ABORT; FLUSHALL; FLUSHDB; FUNCTION DELETE x; FUNCTION DUMP; FUNCTION FLUSH; FUNCTION KILL
+FUNCTION LOAD x; FUNCTION RESTORE x; KEYS *; LATENCY RESET; MEMORY PURGE; MIGRATE h 1 k 0 1
+MODULE LIST; MODULE LOAD /x; MONITOR; PSYNC ? -1; REPLCONF ACK 1; REPLICAOF NO ONE; RESTORE k 0 x
+SAVE; SCRIPT FLUSH; SCRIPT KILL; SHUTDOWN NOSAVE; SLAVEOF NO ONE; SLOWLOG RESET; SORT k
+SWAPDB 0 1; SYNC
+"""
+
+
+_REFUSED = r"no permissions|command (is )?not allowed|ACL failure|can't run this command"
+
+
+def _documented_users() -> dict[str, Any]:
+    page = (ROOT / "docs/connecting.md").read_text()
+    found = dict[str, Any]()
+    exec(page.partition("```\n# Not dangerous")[2].partition("\n")[2].partition("```")[0], found)
+    return dict(found["redis_users"])
+
+
+def test_documented_users_harm_nobody_else(estate: Estate) -> None:
+    """At a console, and in a script of those who may run one."""
+    host, secret = estate.hosts[estate.settled()], "documented-Password-1"
+    users = _documented_users()
+    assert users.keys() == {"cache", "jobs", "celery", "sidekiq"}
+    admin = Client(host=host.address, port=PORT, password=estate.password)
+    for user, given in users.items():
+        rules = acl.rules(acl.RedisUser(**given), secret)
+        assert command(admin, "ACL", "SETUSER", f"documented-{user}", *rules.split()) == b"OK"
+        asked = Client(host=host.address, port=PORT, username=f"documented-{user}", password=secret)
+        harm = [words for line in _HARM.replace("\n", ";").split(";") if (words := line.split())]
+        scripted = [["EVAL", "return redis.call(unpack(ARGV))", "0", *words] for words in harm]
+        with asked:
+            for words in [*harm, *(scripted if "cache" not in user else ())]:
+                with pytest.raises(ResponseError, match=_REFUSED):
+                    command(asked, *words)
+        command(admin, "ACL", "DELUSER", f"documented-{user}")
+    admin.close()
 
 
 def test_a_master_without_its_files_empties_nobody(estate: Estate) -> None:
