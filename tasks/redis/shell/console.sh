@@ -1,33 +1,43 @@
 # shellcheck disable=SC2154  # REDIS_PASSWORD comes before it
 # Of two passwords the server accepts one: the settings', or until it has taken that the last
 # one. Commands with secrets go to redis-cli on standard input. What reads calls Debian's program:
-# ours looks for a password first, which takes as long again.
-accepted() {
-  pong=
+# ours looks for a password first, which takes as long again. A program takes longer than what it
+# asks, so all questions go to one; `said` has the answers, each after its name: see PARTS.
+accepted() { # PORT [NAME COMMANDS]...
+  asked=$1 pong='' said=''
   is_redis "$1" || return 1
+  shift
   for kept in '' kept; do
     REDISCLI_AUTH=$REDIS_PASSWORD
     [ -z "$kept" ] || REDISCLI_AUTH=$(glance /etc/redis/redis-cli.auth)
     export REDISCLI_AUTH
-    pong=$(timeout 3 /usr/bin/redis-cli -p "$1" PING 2>/dev/null) || :
-    case $pong in PONG) return 0 ;; LOADING*) return 1 ;; esac
+    said=$({ echo PING; [ $# = 0 ] || printf 'PING %s\n%s\n' "$@"; echo PING end; } |
+      timeout 3 /usr/bin/redis-cli --no-raw -p "$asked" 2>/dev/null) || :
+    pong=${said%%
+*}
+    pong=${pong#(error) }
+    case $said in
+      PONG*'"end"') return 0 ;;
+      # It has stopped in the middle.
+      PONG*) pong='' ;;
+    esac
+    case $pong in LOADING*) return 1 ;; esac
   done
   return 1
 }
-# Only a restart can set `default` right there; after `accepted`.
-locked() { # PORT
-  said=$pong
-  [ "$pong" != PONG ] ||
-    said=$(printf 'ACL DRYRUN default ACL %s\n' LIST 'SETUSER default' |
-      timeout 3 /usr/bin/redis-cli -p "$1" 2>&1)
-  case $said in *NOAUTH* | *WRONGPASS* | *NOPERM* | *'no permissions'*) return 0 ;; esac
-  return 1
-}
+# For awk: the name of each answer in `part`, and of a line of a list its text in `word`. To say a
+# name takes no other right than PING.
+# shellcheck disable=SC2034  # of the scripts that come after
+PARTS='
+  { sub(/\r$/, ""); listed = 0 }
+  /^"[a-z]+"$/ { part = substr($0, 2, length($0) - 2); next }
+  /^[ 0-9)]*[0-9]+\) "/ {
+    listed = 1; word = $0
+    sub(/^[ 0-9)]*[0-9]+\) "/, "", word); sub(/"$/, "", word)
+  }'
 # dpkg puts another file in the place of a program that runs.
-is_replaced() { # PORT
-  pid=$(timeout 3 /usr/bin/redis-cli -p "$1" INFO server 2>/dev/null | tr -d '\r' |
-    sed -n 's/^process_id://p')
-  case $(readlink "/proc/${pid:-none}/exe") in *' (deleted)') return 0 ;; esac
+is_replaced() { # PID
+  case $(readlink "/proc/${1:-none}/exe") in *' (deleted)') return 0 ;; esac
   return 1
 }
 # As long as it reads its data, it is not late.
@@ -59,9 +69,6 @@ guard() { # PORT SERVICE
     redis-cli -p "$1" 2>/dev/null | grep -qx OK || {
     echo "$2 does not take the password of the settings for its only one" >&2; exit 1; }
 }
-users() { # PORT
-  /usr/bin/redis-cli --no-raw -p "$1" ACL LIST 2>/dev/null | sed -n 's/^ *[0-9]*) "user /"user /p'
-}
 # Redis leaves a file that it does not append to any more, and a later start would read it.
 leave_log() { # PORT SERVICE
   [ "$(redis-cli -p "$1" CONFIG GET appendonly | sed -n 2p)" = no ] || return 0
@@ -74,10 +81,6 @@ leave_log() { # PORT SERVICE
   redis-cli -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
     echo "$2 keeps $log, since it cannot save a snapshot: see its log; run again" >&2; exit 1; }
   at "$log" sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
-}
-running() { # PORT KEY...: what it runs with
-  port=$1; shift
-  /usr/bin/redis-cli -p "$port" CONFIG GET "$@" 2>/dev/null | paste -d ' ' - -
 }
 # What a server without settings has, as CONFIG SET takes it.
 defaults() { # KEY...

@@ -1,24 +1,26 @@
 # What runs is the truth: a stranger at the address of the table has to be refused.
 asks_for_password() { # ADDRESS PORT
-  said=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
-  case $said in
+  refusal=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
+  case $refusal in
     *NOAUTH*) return ;;
     *PONG* | *DENIED*) echo "asks for no password" ;;
-    *) echo "no answer at $1: $said" ;;
+    *) echo "no answer at $1: $refusal" ;;
   esac
   exit 1
 }
-also() { # PORT USER...
-  port=$1; shift
-  users=$(users "$port" | cut -d ' ' -f 2 | grep -vxF "$(printf '%s
-' default "$@")" |
-    paste -s -d ,)
-  printf '%s' "${users:+; ACL users that are not in the settings: $users}"
-}
-has_users() { # PORT USER...
-  there=$(users "$1" | cut -d ' ' -f 2); shift
-  for user; do
-    printf '%s
-' "$there" | grep -qxF "$user" || { echo "has no ACL user $user"; exit 1; }
-  done
-}
+# For awk, after PARTS: users beside those in `known`, and one of them that is not there.
+# shellcheck disable=SC2034  # of the scripts that come after
+LOOK='
+  function wrong(line) { print line; exit 1 }
+  function also(  said, n) {
+    for (n = 1; n <= users; n++) if (!(who[n] in expected)) said = said "," who[n]
+    return said == "" ? "" : "; ACL users that are not in the settings: " substr(said, 2)
+  }
+  function lost(  n, count, all) {
+    count = split(known, all, " ")
+    for (n = 1; n <= count; n++) if (!(all[n] in there)) return all[n]
+    return ""
+  }
+  BEGIN { expected["default"]; for (n = split(known, all, " "); n; n--) expected[all[n]] }
+  part == "users" && listed && word ~ /^user / {
+    split(word, words, " "); who[++users] = words[2]; there[words[2]] }'

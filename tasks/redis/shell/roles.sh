@@ -2,24 +2,39 @@
 if ! command -v redis-cli >/dev/null; then
   for port in $ports; do echo absent; done; exit 0
 fi
+# Whether `default` may set itself right; else only a restart can.
+rights=$(printf 'ACL DRYRUN default ACL %s\n' LIST 'SETUSER default')
+info=$(printf 'INFO %s\n' replication server)
+# What the users of the settings would be, in this server's words.
+tried=PING
+[ -z "$TRIED" ] || tried=$(printf '%s\n' MULTI "$TRIED" 'ACL LIST' "$UNTRIED" EXEC)
 for port in $ports; do
   file=/var/lib/redis/$port/redis.conf
-  accepted "$port" || true
-  role=
-  [ -z "$pong" ] ||
-  role=$(timeout 3 /usr/bin/redis-cli -p "$port" INFO replication 2>/dev/null |
-    tr -d '\r' | awk -F: '
-    { v[$1] = $2 }
-    /^slave[0-9]*:.*state=online/ { online++ }
-    END { if (v["role"] == "master") print "master", online + 0
-          else if (v["role"]) print "replica", v["master_host"], v["master_port"] }')
+  accepted "$port" info "$info" rights "$rights" users 'ACL LIST' tried "$tried" \
+    settings "CONFIG GET *" || :
+  found=$(printf '%s\n' "$said" | awk "$PARTS"'
+    NR == 1 { answers = $0 == "PONG" }
+    part == "info" { at = index($0, ":"); v[substr($0, 1, at - 1)] = substr($0, at + 1) }
+    part == "info" && /^slave[0-9]*:.*state=online/ { online++ }
+    (part == "" || part == "rights") && /NOAUTH|WRONGPASS|NOPERM|no permissions/ { locked = 1 }
+    part == "users" && word ~ /^user / && listed ||
+      part == "tried" && word ~ /^user datatier:/ && listed { more = more "\n\"" word "\"" }
+    part == "settings" && listed { more = more (n++ % 2 ? " " : "\n=") word }
+    END {
+      if (v["role"] == "master") role = "master " online + 0
+      else if (v["role"]) role = "replica " v["master_host"] " " v["master_port"]
+      print v["process_id"] "|" role
+      if (locked) print "!"
+      else if (answers) print substr(more, 2)
+    }')
+  first=${found%%
+*}
+  role=${first#*|}
   if [ ! -e "$file" ]; then echo absent
   elif [ -n "$role" ]; then echo "$role"
   else peek "$file" sed -n 's/^replicaof /replica /p' "$file" | grep . || echo master
   fi
-  if locked "$port"; then echo '!'
-  elif [ "$pong" = PONG ]; then
-    users "$port"; tried_users "$port"; running "$port" '*' | sed 's/^/=/'
-    ! is_replaced "$port" || echo '>'
-  fi
+  [ "$found" = "$first" ] || printf '%s\n' "${found#*
+}"
+  if [ "$pong" = PONG ] && is_replaced "${first%%|*}"; then echo '>'; fi
 done

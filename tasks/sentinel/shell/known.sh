@@ -1,12 +1,19 @@
-# `master`, `replica` or `sentinel`, its address and its flags. What is empty has an empty line.
+# `master`, `replica` or `sentinel`, its address and its flags: for awk, after PARTS.
+KNOWN='
+  part ~ /^(master|replicas|sentinels)$/ && listed {
+    if (names++ % 2 == 0) { key = word; next }
+    if (key == "ip") ip = word
+    if (key == "port") at = word
+    if (key == "flags") {
+      kind = word ~ /sentinel/ ? "sentinel" : word ~ /slave/ ? "replica" : "master"
+      print before kind, ip ":" at, word
+    }
+  }'
+ask_known() { # PORT [NAME COMMANDS]...
+  accepted "$@" master "SENTINEL MASTER $name" replicas "SENTINEL REPLICAS $name" \
+    sentinels "SENTINEL SENTINELS $name"
+}
 known() { # PORT
-  printf "SENTINEL %s $name\n" MASTER REPLICAS SENTINELS |
-    /usr/bin/redis-cli -p "$1" | awk '
-    key == "" { key = $0; next }
-    key == "ip" { ip = $0 }
-    key == "port" { port = $0 }
-    key == "flags" {
-      kind = /sentinel/ ? "sentinel" : /slave/ ? "replica" : "master"
-      print kind, ip ":" port, $0 }
-    { key = "" }'
+  ask_known "$1" || :
+  printf '%s\n' "$said" | awk "$PARTS$KNOWN"
 }

@@ -1,11 +1,21 @@
 # The live configuration, as `key=value` words; the password is only compared, never printed.
 command -v redis-cli >/dev/null || exit 0
+export QUOTED_PASSWORD
 for port in $ports; do
   file=/var/lib/redis/sentinel-$port/sentinel.conf
   [ -e "$file" ] || { echo "$port none"; continue; }
-  accepted "$port" || { echo "$port down"; continue; }
-  state=$(/usr/bin/redis-cli -p "$port" SENTINEL MASTER "$name" | paste -d = - - | paste -s -d ' ')
-  case $state in name=*) ;; *) echo "$port none"; continue ;; esac
+  accepted "$port" master "SENTINEL MASTER $name" own 'SENTINEL CONFIG GET *' ||
+    { echo "$port down"; continue; }
+  state=$(printf '%s\n' "$said" | awk "$PARTS"'
+    !listed { next }
+    names++ % 2 == 0 { key = word; next }
+    part == "own" && key == "sentinel-pass" {
+      peers = "\"" word "\"" == ENVIRON["QUOTED_PASSWORD"]; next
+    }
+    part == "own" { own = own " own." key "=" word }
+    part == "master" { live = live " " key "=" word }
+    END { if (live ~ /^ name=/) print "peers=" peers + 0 own live }')
+  [ -n "$state" ] || { echo "$port none"; continue; }
   written=$(peek "$file" \
     sed -nE "s/^sentinel (auth-[a-z]+|rename-command|master-reboot[a-z-]*) $name /\\1 /p" "$file") || :
   known=0 user=0 renamed=
@@ -20,10 +30,5 @@ for port in $ports; do
   done <<EOF
 $written
 EOF
-  own=$(/usr/bin/redis-cli -p "$port" SENTINEL CONFIG GET '*' | paste -d = - -)
-  case "$own
-" in *"sentinel-pass=$REDIS_PASSWORD
-"*) peers=1 ;; *) peers=0 ;; esac
-  own=$(echo "$own" | grep -v '^sentinel-pass=' | sed 's/^/own./' | paste -s -d ' ')
-  echo "$port up auth=$known peers=$peers user=$user $own$renamed $state"
+  echo "$port up auth=$known user=$user$renamed $state"
 done

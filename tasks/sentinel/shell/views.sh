@@ -1,11 +1,15 @@
 command -v redis-cli >/dev/null || exit 0
+rights=$(printf 'ACL DRYRUN default ACL %s\n' LIST 'SETUSER default')
 for port in $ports; do
   [ -e /var/lib/redis/sentinel-$port/sentinel.conf ] || continue
-  accepted "$port" || :
-  if locked "$port"; then echo "$port locked -"; fi
-  [ "$pong" = PONG ] || continue
-  ! is_replaced "$port" || echo "$port replaced -"
-  { known "$port"
-     /usr/bin/redis-cli --no-raw -p "$port" SENTINEL MASTERS | sed -n 's/^ *2) "/watches "/p'
-     users "$port"; } | sed "s/^/$port /"
+  ask_known "$port" info 'INFO server' rights "$rights" watched 'SENTINEL MASTERS' \
+    users 'ACL LIST' || :
+  found=$(printf '%s\n' "$said" | awk -v before="$port " "$PARTS$KNOWN"'
+    part == "info" && /^process_id:/ { pid = substr($0, 12) }
+    (part == "" || part == "rights") && /NOAUTH|WRONGPASS|NOPERM|no permissions/ { locked = 1 }
+    part == "watched" && /^ +2\) "/ { print before "watches \"" word "\"" }
+    part == "users" && listed { print before "\"" word "\"" }
+    END { if (locked) print before "locked -"; print "pid " pid }')
+  printf '%s\n' "$found" | sed '$d'
+  if [ "$pong" = PONG ] && is_replaced "${found##*pid }"; then echo "$port replaced -"; fi
 done
