@@ -1,7 +1,11 @@
 # Each listening socket on a wanted port: its address as the kernel writes it, its process, the control
 # group and the parent.
-# What a program calls itself may be any text.
-plain() { tr '\000-\037|' ' ' <"$1" 2>/dev/null; }
+# What a program calls itself may be any text; most is plain, and read without another program.
+plain() { # FILE: sets `text`
+  text=
+  while IFS= read -r line; do text="$text$line "; done 2>/dev/null <"$1"
+  case $text in *[\|[:cntrl:]]*) text=$(tr '\000-\037|' ' ' <"$1" 2>/dev/null) ;; esac
+}
 # Sets `name` and `parent` of a process.
 look_up() {
   name='' parent=
@@ -33,11 +37,13 @@ while read -r path socket; do
   for i in $inodes; do [ "${i%=*}" = "$inode" ] && where=${i#*=}; done
   # A process listens at several addresses, and most have the same parent.
   if [ "$pid" != "${last:-}" ]; then
-    last=$pid said="$(plain "/proc/$pid/comm")|$(plain "/proc/$pid/cgroup")"
+    last=$pid
+    plain "/proc/$pid/comm"; said=$text
+    plain "/proc/$pid/cgroup"; said="$said|$text"
     supervisor "$pid"
   fi
   if [ "$parent" != "${above:-}" ]; then
-    above=$parent title=$(plain "/proc/$parent/cmdline")
+    above=$parent title=$(tr '\000-\037|' ' ' <"/proc/$parent/cmdline" 2>/dev/null)
   fi
   echo "$where|$pid|$said|$title"
 done | sort -t'|' -k1,1 -k3,3n
