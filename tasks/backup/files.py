@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tasks.backup.program import CONFIG, CONFIG_SECRETS, configuration, program, schedule
+from tasks.backup.program import (
+    CONFIG,
+    CONFIG_SECRETS,
+    configuration,
+    left_modules,
+    program,
+    schedule,
+)
 from tasks.backup.repository import repository, trusted_certificate
 from tasks.backup.server import TRUSTED, pinned_certificate, pins
 from tasks.backup.service import services_of
@@ -27,7 +34,10 @@ def _certificate(pinned: str) -> list[Entry]:
 
 def missing_configuration(node: Node) -> Change | None:
     entries = _own_files(node, trusted_certificate(node), is_pinned=bool(pinned_certificate(node)))
-    return files.compare(entries, node.read("backup")["files"])
+    said = node.read("backup")
+    written = files.compare(entries, said["files"])
+    left = left_modules(node.the(BackupSettings), said["program"])
+    return written.followed_by(left) if written and left else written or left
 
 
 def files_of(node: Node) -> list[Entry]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.backup.files import files_of
 from tasks.backup.packages import packages_of
+from tasks.backup.program import left_probe
 from tasks.backup.repository import stanza_probe
 from tasks.backup.server import version_of
 from tasks.backup.service import services_of
@@ -21,6 +22,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
     return {
         "packages": packages.probe(packages_of(node)),
         "files": files.probe(files_of(node)),
+        "program": left_probe(),
         "services": services.probe(services_of(node), node.place),
         "certificate": archive.certificate_probe(node),
         "artifacts": artifacts_probe(node.the(BackupSettings).dir),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from backup.arguments import SCRIPTS
 from backup.config import JOBS
 from tasks.backup.server import TRUSTED, like, server_of, version_of
 from tasks.backup.settings import SIGNING_SECRET, BackupSettings
+from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
+from tasks.core.remote import Probe
+from tasks.core.scripts import quoted, shell
 from tasks.pgbouncer.console import sslmode
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import archive
@@ -48,6 +52,21 @@ def program(chosen: BackupSettings) -> list[Entry]:
         *_scripts(chosen),
         File("/etc/logrotate.d/datatier-backup", logrotate),
     ]
+
+
+def left_probe() -> Probe[list[str]]:
+    """Reads the files of the program that is there, without what Python makes of them."""
+    return Probe(shell("program", "backup", library=LIBRARY), list)
+
+
+def left_modules(chosen: BackupSettings, there: Sequence[str]) -> Change | None:
+    """Removes what another release had and this one has not: the program could still import it."""
+    ours = {entry.path for entry in program(chosen)}
+    left = sorted(path for path in {*there} - ours if path.startswith(f"{LIBRARY}/backup/"))
+    if not left:
+        return None
+    script = f"remove {quoted(*left)}\nfind {LIBRARY}/backup -type d -empty -delete\n"
+    return Change([f"{path}: remove" for path in left], script)
 
 
 def _under(path: Path) -> Path:

@@ -14,6 +14,7 @@ import pytest
 from tasks.backup import packages as backup_packages
 from tasks.backup import program as backup_program
 from tasks.backup import rules as backup_rules
+from tasks.backup.settings import BackupSettings
 from tasks.core import estate as estates
 from tasks.core import remote
 from tasks.core.change import Change
@@ -717,3 +718,17 @@ def test_only_what_there_is_has_a_schedule(
     groups = {group: ["db1"], "backup": ["db1"]}
     cron = backup_program.schedule(helpers.estate({"db1": HOST}, groups, tmp_path).nodes[0])
     assert scheduled in cron and absent not in cron
+
+
+def test_modules_of_another_release_go_and_the_plan_says_so(tmp_path: Path) -> None:
+    """Nothing else goes: not what a name with a line break would make of a path."""
+    chosen = (
+        helpers.estate({"db1": HOST}, {"backup": ["db1"]}, tmp_path).nodes[0].the(BackupSettings)
+    )
+    ours = [entry.path for entry in backup_program.program(chosen)]
+    assert backup_program.left_modules(chosen, ours) is None
+    old = "/usr/lib/datatier/backup/old name.py"
+    change = backup_program.left_modules(chosen, [*ours, old, "/etc/passwd"])
+    assert change is not None
+    assert change.lines == [f"{old}: remove"]
+    assert change.script.startswith(f"remove '{old}'\n")
