@@ -10,14 +10,11 @@ import re
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.client import HTTPException, HTTPMessage
-from typing import IO, Any
+from typing import Any
 
 from backup import cron
 from backup.config import Config
@@ -26,7 +23,6 @@ from backup.manifest import Manifest, durably
 
 TRIES = 3
 BACKOFF = (1.0, 3.0)  # seconds between tries
-HTTP_SECONDS = 10.0
 COMMAND_SECONDS = 30.0
 
 # Characters of a message or detail; the kernel takes 128 KiB per environment variable.
@@ -114,8 +110,7 @@ def heartbeat(config: Config) -> None:
     """Asks for the dead man's switch URL, if there is one; never raises."""
     if config.alerts.heartbeat:
         with _harmless(_Quiet(config)):
-            request = _request(config.alerts.heartbeat)
-            _tried(config, "heartbeat", lambda: _fetch(urllib.request.build_opener(), request))
+            _tried(config, "heartbeat", lambda: _send(config.alerts.heartbeat))
 
 
 def reconcile(config: Config, found: Iterable[Overdue]) -> None:
@@ -185,7 +180,7 @@ def _tried(config: Config, channel: str, send: Callable[[], None]) -> bool:
         try:
             send()
             return True
-        except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason = _reason(error)
         if pause is not None:
             time.sleep(pause)
@@ -194,10 +189,6 @@ def _tried(config: Config, channel: str, send: Callable[[], None]) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code}"
-    if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
     if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
         return "no answer in time"
     if isinstance(error, subprocess.CalledProcessError):
@@ -228,31 +219,10 @@ class _Quiet:
 # --- Channels ------------------------------------------------------------------------------------
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would arrive as a GET without its message, and look delivered."""
+def _send(url: str, body: bytes | None = None) -> None:
+    from backup import web
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> None:
-        return None
-
-
-def _request(url: str, body: bytes | None = None) -> urllib.request.Request:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("should begin with http:// or https://")
-    headers = {"User-Agent": "datatier-backup", "Content-Type": "application/json"}
-    return urllib.request.Request(url, data=body, headers=headers)
-
-
-def _fetch(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> None:
-    with opener.open(request, timeout=HTTP_SECONDS):
-        pass
+    web.send(url, body)
 
 
 def _post(config: Config, notice: Notice) -> None:
@@ -267,8 +237,7 @@ def _post(config: Config, notice: Notice) -> None:
         # What Slack, Mattermost and Rocket.Chat show.
         "text": _headline(config, notice),
     }
-    request = _request(config.alerts.webhook, json.dumps(body).encode())
-    _fetch(urllib.request.build_opener(_NoRedirect), request)
+    _send(config.alerts.webhook, json.dumps(body).encode())
 
 
 def _headline(config: Config, notice: Notice) -> str:

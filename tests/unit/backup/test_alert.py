@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backup import alert, outcome
+from backup import alert, outcome, web
 from backup.alert import Overdue, overdue
 from backup.config import Alerts, Config
 from backup.job import log_of
@@ -59,7 +59,7 @@ class Receiver:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setattr(alert, "BACKOFF", (0.01, 0.02))
-    monkeypatch.setattr(alert, "HTTP_SECONDS", 0.5)
+    monkeypatch.setattr(web, "HTTP_SECONDS", 0.5)
     monkeypatch.setattr(alert, "COMMAND_SECONDS", 1.0)
     made = Receiver()
     yield made
