@@ -311,9 +311,9 @@ def test_default_is_as_it_should_be_or_is_told(rules: str, may_all: bool, guarde
 )
 def test_silence_is_no_lock(pong: str, may: str, is_locked: bool) -> None:
     """A restart must follow from what an instance says, not from what it does not."""
-    text = f"REDIS_PASSWORD=x\n{redis_console.SHELL}\npong={quoted(pong)} SAID={quoted(may)}\n"
-    stub = "timeout() { cat >/dev/null; printf '%s\\n' \"$SAID\"; }\n"
-    done = helpers.shell(f"{text}{stub}if locked 6379; then echo locked; else echo open; fi")
+    said = quoted(pong, '"rights"', may, '"end"')
+    words = """awk "$PARTS"'END { print locked ? "locked" : "open" }'"""
+    done = helpers.shell(f"{redis_console.SHELL}\nprintf '%s\\n' {said} | {words}")
     assert done.stdout == ("locked\n" if is_locked else "open\n")
 
 

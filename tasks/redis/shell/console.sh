@@ -26,11 +26,12 @@ accepted() { # PORT [NAME COMMANDS]...
   return 1
 }
 # For awk: the name of each answer in `part`, and of a line of a list its text in `word`. To say a
-# name takes no other right than PING.
+# name takes no other right than PING. Only a restart can set `default` right where it is `locked`.
 # shellcheck disable=SC2034  # of the scripts that come after
 PARTS='
   { sub(/\r$/, ""); listed = 0 }
   /^"[a-z]+"$/ { part = substr($0, 2, length($0) - 2); next }
+  (part == "" || part == "rights") && /NOAUTH|WRONGPASS|NOPERM|no permissions/ { locked = 1 }
   /^[ 0-9)]*[0-9]+\) "/ {
     listed = 1; word = $0
     sub(/^[ 0-9)]*[0-9]+\) "/, "", word); sub(/"$/, "", word)

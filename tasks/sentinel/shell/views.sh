@@ -6,7 +6,6 @@ for port in $ports; do
     users 'ACL LIST' || :
   found=$(printf '%s\n' "$said" | awk -v before="$port " "$PARTS$KNOWN"'
     part == "info" && /^process_id:/ { pid = substr($0, 12) }
-    (part == "" || part == "rights") && /NOAUTH|WRONGPASS|NOPERM|no permissions/ { locked = 1 }
     part == "watched" && /^ +2\) "/ { print before "watches \"" word "\"" }
     part == "users" && listed { print before "\"" word "\"" }
     END { if (locked) print before "locked -"; print "pid " pid }')
