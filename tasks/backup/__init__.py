@@ -90,6 +90,7 @@ def deploy() -> None:
 COMPONENT = Component(
     group="backup",
     settings=BackupSettings,
+    is_confined=True,
     defaults=defaults,
     secrets=secret_names,
     in_use=secrets_in_use,

@@ -46,6 +46,7 @@ class Component:
     Attributes:
         group: hosts of this inventory group carry it.
         settings: its keys.
+        is_confined: systemd takes from its services what they never do, where it can.
         everywhere: a host carries it by `enabled` of its settings, not by a group; else it goes.
         defaults: values for fields that the user left out, secrets among them.
         secrets: names of secrets that its settings leave to `.env`.
@@ -71,6 +72,7 @@ class Component:
 
     group: str
     settings: type[Settings]
+    is_confined: bool = False
     everywhere: bool = False
     defaults: Callable[[StackSettings, Secrets, Mapping[str, Any]], dict[str, Any]] = _no_defaults
     secrets: Callable[[Node], list[str]] = _none

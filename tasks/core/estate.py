@@ -118,8 +118,10 @@ class Node:
     def batches(self) -> dict[str, dict[str, Probe[Any]]]:
         """The probes of one read, by component."""
         of_components = {component.group: component.probes(self) for component in self.components()}
-        unable = {"unable": self.place.unable()}
-        return {**of_components, HOST: {**leavings.probes(self), **unable}}
+        of_host = leavings.probes(self)
+        if any(component.is_confined for component in self.components()):
+            of_host["unable"] = self.place.unable()
+        return {**of_components, HOST: of_host}
 
 
 class Estate:
@@ -479,7 +481,7 @@ def _read(node: Node, *, ports: bool) -> list[Problem]:
 
 def _unable(node: Node) -> Iterator[Problem]:
     """A service that systemd could not start would stay down after the next boot."""
-    if status := node.read(HOST)["unable"]:
+    if status := node.read(HOST).get("unable"):
         message = (
             f"systemd cannot take rights from services here (status {status}): set it to False, "
             "or let this container have namespaces (LXC: nesting)"

@@ -97,6 +97,7 @@ def deploy() -> None:
 COMPONENT = Component(
     group="pgbouncer",
     settings=PgbouncerSettings,
+    is_confined=True,
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,

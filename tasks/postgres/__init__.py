@@ -53,6 +53,7 @@ def deploy() -> None:
 COMPONENT = Component(
     group="postgres",
     settings=PostgresSettings,
+    is_confined=True,
     defaults=defaults,
     secrets=secret_names,
     in_use=secrets_in_use,

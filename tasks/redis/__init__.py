@@ -65,6 +65,7 @@ def _pruning(node: Node) -> Callable[[], None]:
 COMPONENT = Component(
     group="redis",
     settings=RedisSettings,
+    is_confined=True,
     defaults=defaults,
     secrets=generated_secrets,
     in_use=secrets_in_use,

@@ -74,6 +74,7 @@ def _pruning(node: Node) -> Callable[[], None]:
 COMPONENT = Component(
     group="sentinel",
     settings=SentinelSettings,
+    is_confined=True,
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,

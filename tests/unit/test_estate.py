@@ -15,13 +15,15 @@ from tasks.core.estate import Estate
 from tasks.core.places import Place
 from tasks.core.places.runit import RUNIT
 from tasks.core.places.systemd import SYSTEMD
+from tasks.core.preflight import System
 from tasks.postgres.settings import PostgresSettings
 from tasks.redis.settings import RedisSettings
 from tests.unit import helpers
+from tests.unit.test_components import knows
 
 DEBIAN = ["debian 12", "none", "2048000", "0", "no"]
 # How a probe ends that has found nothing.
-NOTHING_THERE = [f"\x1ehost/{name} 0" for name in ("rivals", "pristine", "traces", "unable")]
+NOTHING_THERE = [f"\x1ehost/{name} 0" for name in ("rivals", "pristine", "traces")]
 FAKE = {"address": "10.0.0.1", "fake_delay": 0, "fake_delay_jitter": 0}
 
 
@@ -115,21 +117,30 @@ def test_how_to_become_root(
     assert (everything.nodes[0].host.data._sudo, found) == expected
 
 
-@pytest.mark.parametrize("confined", [True, False])
-def test_where_systemd_cannot_confine_services_the_settings_say_so(
-    confined: bool, tmp_path: Path
+@pytest.mark.parametrize(("group", "asked"), [("redis", True), ("apps", False), ("docker", False)])
+def test_where_services_are_confined_systemd_is_asked_whether_it_can(
+    group: str, asked: bool, tmp_path: Path
 ) -> None:
-    """Else PostgreSQL would be down after the next boot."""
     answers = [*DEBIAN[:1], "systemd", *DEBIAN[2:]]
-    everything = connected((), tmp_path, answers, confine_services=confined)
-    (node,) = everything.nodes
-    fake = node.host.data.fake_responses["host/traces"]
-    fake[-1:] = ["226", fake[-1]]
-    sentence = "systemd cannot take rights from services here (status 226): set it to False, or "
-    assert [line.partition("let")[0] for line in wrong(everything)] == [
-        f"@fake/db1: confine_services: {sentence}"
-    ]
+    (node,) = connected((group,), tmp_path, answers).nodes
+    assert ("unable" in node.batches()[estate.HOST]) is asked
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_only_where_the_settings_want_it_systemd_is_asked(confined: bool, tmp_path: Path) -> None:
+    (node,) = connected(("redis",), tmp_path, confine_services=confined).nodes
+    node.system = System(systemd=True)
     assert node.place.unable().script.count("systemd-run") == confined
+
+
+def test_where_systemd_cannot_confine_services_a_run_is_refused(tmp_path: Path) -> None:
+    """Else PostgreSQL would be down after the next boot."""
+    (node,) = connected(("redis",), tmp_path).nodes
+    knows(node, estate.HOST, unable="")
+    assert [*estate._unable(node)] == []
+    knows(node, estate.HOST, unable="226")
+    (problem,) = estate._unable(node)
+    assert problem.message.startswith("systemd cannot take rights from services here (status 226)")
 
 
 # --- Tasks ---------------------------------------------------------------------------------------
