@@ -17,6 +17,7 @@ from tests.e2e import hostile
 from tests.e2e.backup_site import Site, site
 from tests.e2e.groups import estates
 from tests.e2e.project import Project
+from tests.e2e.proof import exposures
 from tests.e2e.wait import eventually
 from tests.lab import Lab
 
@@ -234,6 +235,13 @@ def test_another_server_gets_no_password_from_the_backup_host(estate: Site) -> N
         estate.sql(f"ALTER SYSTEM RESET {key}")
     estate.sql("SELECT pg_reload_conf()")
     eventually(lambda: estate.done("health-check.sh"), 10)
+
+
+def test_pgbackrest_has_few_rights(estate: Site) -> None:
+    if estate.keeper is estate.db:
+        pytest.skip("on one host there is no such server")
+    for host in (estate.db, estate.keeper):
+        assert exposures(host)["pgbackrest.service"] < 2
 
 
 def test_a_pgbackrest_that_hangs_is_a_row_of_the_table(estate: Site) -> None:
