@@ -36,7 +36,7 @@ def missing_configuration(node: Node) -> Change | None:
     entries = _own_files(node, trusted_certificate(node), is_pinned=bool(pinned_certificate(node)))
     said = node.read("backup")
     written = files.compare(entries, said["files"])
-    left = left_modules(node.the(BackupSettings), said["program"])
+    left = left_modules(entries, said["program"])
     return written.followed_by(left) if written and left else written or left
 
 

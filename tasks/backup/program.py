@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,13 @@ def left_probe() -> Probe[list[str]]:
     return Probe(shell("program", "backup", library=LIBRARY), list)
 
 
-def left_modules(chosen: BackupSettings, there: Sequence[str]) -> Change | None:
-    """Removes what another release had and this one has not: the program could still import it."""
-    ours = {entry.path for entry in program(chosen)}
+def left_modules(entries: Iterable[Entry], there: Sequence[str]) -> Change | None:
+    """Removes what another release had and this one has not: the program could still import it.
+
+    Args:
+        entries: what is to be there.
+    """
+    ours = {entry.path for entry in entries}
     left = sorted(path for path in {*there} - ours if path.startswith(f"{LIBRARY}/backup/"))
     if not left:
         return None

@@ -27,16 +27,20 @@ _GROUPS = ("postgres", "backup")
 _READ_OWN = "sed -n '/-BEGIN CERTIFICATE-/,/-END CERTIFICATE-/p' {file} 2>/dev/null || :"
 
 
+def _users(pooler: Node) -> list[Node]:
+    """The hosts that give orders at a pooler's console."""
+    return [node for group in _GROUPS for node in pooler.estate.in_group(group)]
+
+
 def is_reached(pooler: Node) -> bool:
     """Whether a pooler's console is reached over the network."""
-    clients = (node for group in _GROUPS for node in pooler.estate.in_group(group))
-    return any(link.is_remote(pooler, node) for node in clients)
+    return any(link.is_remote(pooler, node) for node in _users(pooler))
 
 
 def clients(pooler: Node) -> list[str]:
     """From where a pooler's console is reached by password, as networks."""
-    hosts = [pooler, *(node for group in _GROUPS for node in pooler.estate.in_group(group))]
-    return [*dict.fromkeys(["127.0.0.1/32", "::1/128", *map(network_of, hosts)])]
+    hosts = map(network_of, [pooler, *_users(pooler)])
+    return [*dict.fromkeys(["127.0.0.1/32", "::1/128", *hosts])]
 
 
 def is_ours(pooler: Node) -> bool:

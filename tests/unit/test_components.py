@@ -725,10 +725,11 @@ def test_modules_of_another_release_go_and_the_plan_says_so(tmp_path: Path) -> N
     chosen = (
         helpers.estate({"db1": HOST}, {"backup": ["db1"]}, tmp_path).nodes[0].the(BackupSettings)
     )
-    ours = [entry.path for entry in backup_program.program(chosen)]
-    assert backup_program.left_modules(chosen, ours) is None
+    entries = backup_program.program(chosen)
+    ours = [entry.path for entry in entries]
+    assert backup_program.left_modules(entries, ours) is None
     old = "/usr/lib/datatier/backup/old name.py"
-    change = backup_program.left_modules(chosen, [*ours, old, "/etc/passwd"])
+    change = backup_program.left_modules(entries, [*ours, old, "/etc/passwd"])
     assert change is not None
     assert change.lines == [f"{old}: remove"]
     assert change.script.startswith(f"remove '{old}'\n")

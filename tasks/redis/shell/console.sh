@@ -36,6 +36,10 @@ PARTS='
     listed = 1; word = $0
     sub(/^[ 0-9)]*[0-9]+\) "/, "", word); sub(/"$/, "", word)
   }'
+# Whether `default` may set itself right: the answers are the part `rights`.
+# shellcheck disable=SC2034  # of the scripts that come after
+RIGHTS='ACL DRYRUN default ACL LIST
+ACL DRYRUN default ACL SETUSER default'
 # dpkg puts another file in the place of a program that runs.
 is_replaced() { # PID
   case $(readlink "/proc/${1:-none}/exe") in *' (deleted)') return 0 ;; esac

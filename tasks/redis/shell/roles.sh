@@ -2,15 +2,13 @@
 if ! command -v redis-cli >/dev/null; then
   for port in $ports; do echo absent; done; exit 0
 fi
-# Whether `default` may set itself right.
-rights=$(printf 'ACL DRYRUN default ACL %s\n' LIST 'SETUSER default')
 info=$(printf 'INFO %s\n' replication server)
 # What the users of the settings would be, in this server's words.
 tried=PING
 [ -z "$TRIED" ] || tried=$(printf '%s\n' MULTI "$TRIED" 'ACL LIST' "$UNTRIED" EXEC)
 for port in $ports; do
   file=/var/lib/redis/$port/redis.conf
-  accepted "$port" info "$info" rights "$rights" users 'ACL LIST' tried "$tried" \
+  accepted "$port" info "$info" rights "$RIGHTS" users 'ACL LIST' tried "$tried" \
     settings "CONFIG GET *" || :
   found=$(printf '%s\n' "$said" | awk "$PARTS"'
     NR == 1 { answers = $0 == "PONG" }

@@ -1,8 +1,7 @@
 command -v redis-cli >/dev/null || exit 0
-rights=$(printf 'ACL DRYRUN default ACL %s\n' LIST 'SETUSER default')
 for port in $ports; do
   [ -e /var/lib/redis/sentinel-$port/sentinel.conf ] || continue
-  ask_known "$port" info 'INFO server' rights "$rights" watched 'SENTINEL MASTERS' \
+  ask_known "$port" info 'INFO server' rights "$RIGHTS" watched 'SENTINEL MASTERS' \
     users 'ACL LIST' || :
   found=$(printf '%s\n' "$said" | awk -v before="$port " "$PARTS$KNOWN"'
     part == "info" && /^process_id:/ { pid = substr($0, 12) }
