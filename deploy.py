@@ -6,6 +6,7 @@ from tasks import (
     compose,
     firewall,
     health,
+    packages,
     pgbouncer,
     postgres,
     redis,
@@ -13,9 +14,9 @@ from tasks import (
     sentinel,
 )
 
+packages.install()
 firewall.deploy()
 postgres.install()
-backup.install()
 backup.keys()
 postgres.configure()
 pgbouncer.deploy()

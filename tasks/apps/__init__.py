@@ -6,19 +6,19 @@ from tasks.apps.activation import due_activation
 from tasks.apps.files import missing_files
 from tasks.apps.health import rows
 from tasks.apps.leaves import LEAVES
-from tasks.apps.probes import missing_packages, probes_of
+from tasks.apps.probes import packages_of, probes_of
 from tasks.apps.rules import checks, contradictions, listens
 from tasks.apps.settings import AppsSettings
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
+from tasks.core.packages import install_packages
 
 
 @on(AppsSettings)
 def install(node: Node) -> None:
     """Installs what supervises them, where that is not systemd."""
-    if node.place.packages:
-        converge("Applications: packages", lambda: missing_packages(node))
+    install_packages(node, "Applications", packages_of(node))
 
 
 def configure() -> None:
@@ -49,6 +49,7 @@ COMPONENT = Component(
     settings=AppsSettings,
     rules=contradictions,
     listens=listens,
+    packages=packages_of,
     probes=probes_of,
     checks=checks,
     rows=rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.backup.files import missing_certificate, missing_configuration
 from tasks.backup.health import rows
 from tasks.backup.leaves import LEAVES
-from tasks.backup.packages import missing_packages
+from tasks.backup.packages import packages_of
 from tasks.backup.probes import probes_of
 from tasks.backup.repository import new_stanza
 from tasks.backup.rules import (
@@ -22,6 +22,7 @@ from tasks.backup.settings import BackupSettings, defaults
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, here, on
+from tasks.core.packages import install_packages
 from tasks.postgres import archive, link
 from tasks.postgres.neighbors import Keeper
 from tasks.postgres.settings import PostgresSettings
@@ -30,7 +31,7 @@ from tasks.postgres.settings import PostgresSettings
 @on(BackupSettings)
 def install(node: Node) -> None:
     """Installs the packages; nothing is started."""
-    converge("Backup: packages", lambda: missing_packages(node))
+    install_packages(node, "Backup", packages_of(node))
 
 
 def keys() -> None:
@@ -96,6 +97,7 @@ COMPONENT = Component(
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,
+    packages=packages_of,
     probes=probes_of,
     checks=checks,
     rows=rows,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from tasks.backup.server import server_of, version_of
-from tasks.core import packages
-from tasks.core.change import Change
 from tasks.core.estate import Node
+from tasks.core.packages import Packages
 from tasks.postgres.packages import NO_CLUSTER
 from tasks.redis.packages import MASK
 from tasks.redis.settings import RedisSettings
 
 
-def packages_of(node: Node) -> list[str]:
-    return [*required(node), *node.place.packages]
+def packages_of(node: Node) -> Packages:
+    return Packages([*required(node), *node.place.packages], (MASK, NO_CLUSTER))
 
 
 def required(node: Node) -> list[str]:
@@ -30,8 +29,3 @@ def required(node: Node) -> list[str]:
         "logrotate",
     ]
     return [*tools, *redis, *libraries, "cron"]
-
-
-def missing_packages(node: Node) -> Change | None:
-    before = MASK + NO_CLUSTER
-    return packages.compare(node, packages_of(node), node.read("backup")["packages"], before)

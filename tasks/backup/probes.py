@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.backup.files import files_of
-from tasks.backup.packages import packages_of
 from tasks.backup.program import left_probe
 from tasks.backup.repository import stanza_probe
 from tasks.backup.server import version_of
 from tasks.backup.service import services_of
 from tasks.backup.settings import BackupSettings
-from tasks.core import files, packages, services
+from tasks.core import files, services
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
 from tasks.postgres import archive
@@ -20,7 +19,6 @@ from tasks.postgres.rules import extensions_probe, locales_probe
 
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
     return {
-        "packages": packages.probe(packages_of(node)),
         "files": files.probe(files_of(node)),
         "program": left_probe(),
         "services": services.probe(services_of(node), node.place),

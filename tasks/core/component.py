@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tasks.core.packages import Packages
 from tasks.core.remote import Probe
 from tasks.core.secrets import Secrets
 from tasks.core.settings import Problem, Settings, StackSettings
@@ -53,6 +54,7 @@ class Component:
         in_use: names of secrets that a host has already, and the file with the value, if any has.
         rules: contradictions between settings, of this component or with others.
         listens: the ports it wants on a host.
+        packages: what it needs of the distribution.
         probes: what one read of a host tells about it.
         around: what is read of every host, whatever it carries.
         checks: what was found on a host and must not be there.
@@ -79,6 +81,7 @@ class Component:
     in_use: Callable[[Node], Mapping[str, str]] = _nothing
     rules: Callable[[Estate], list[Problem]] = _none
     listens: Callable[[Node], list[Listener]] = _none
+    packages: Callable[[Node], Packages] = lambda _node: Packages()
     probes: Callable[[Node], dict[str, Probe[Any]]] = _nothing
     around: Callable[[Node], dict[str, Probe[Any]]] = _nothing
     checks: Callable[[Node], list[Problem]] = _none

@@ -20,13 +20,14 @@ from pyinfra.api import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
-from tasks.core import command, files, hide, leavings, preflight, remote, secrets
+from tasks.core import command, files, hide, leavings, packages, preflight, remote, secrets
 from tasks.core.asking import Refusal
 from tasks.core.change import Change
 from tasks.core.component import Component, components
 from tasks.core.hide import shown
 from tasks.core.leavings import HOST
 from tasks.core.offer import Offer, Reach
+from tasks.core.packages import PACKAGES
 from tasks.core.places import Place
 from tasks.core.places.container import Container
 from tasks.core.places.runit import RUNIT
@@ -52,6 +53,8 @@ class Node:
         port: where its host publishes it.
         container: where its services run if that is not the host itself.
         reader: how a container is read, with what else is read of its host.
+        planned_packages: what an earlier component of this run installs.
+        has_packages: this run installs what all of them need together.
     """
 
     host: Host
@@ -67,6 +70,7 @@ class Node:
     reader: Callable[[str], dict[str, Any]] | None = None
     system: System = field(default_factory=System)
     planned_packages: set[str] = field(default_factory=set)
+    has_packages: bool = False
 
     @property
     def name(self) -> str:
@@ -121,7 +125,7 @@ class Node:
         of_host = leavings.probes(self)
         if any(component.is_confined for component in self.components()):
             of_host["unable"] = self.place.unable()
-        return {**of_components, HOST: of_host}
+        return {**of_components, PACKAGES: packages.probes(self), HOST: of_host}
 
 
 class Estate:

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.core.change import Change
+from tasks.core.change import Change, converge
 from tasks.core.files import Directory
 from tasks.core.remote import Probe
 from tasks.core.scripts import quoted, shell
 
 if TYPE_CHECKING:
     from tasks.core.estate import Node
+
+# The batch of a read that has `INSTALLED`, the packages of all components of a host.
+PACKAGES, INSTALLED = "packages", "installed"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """What a component needs of the distribution.
+
+    Attributes:
+        names: Debian package names.
+        before: shell scripts that run first, such as masking a unit the package would start.
+    """
+
+    names: Sequence[str] = ()
+    before: tuple[str, ...] = ()
 
 
 def keep_directory(directory: Directory) -> str:
@@ -49,25 +66,54 @@ def pristine_probe(names: Sequence[str]) -> Probe[frozenset[str]]:
     return Probe(script, lambda lines: frozenset(re.findall(r"\b[0-9a-f]{32}\b", " ".join(lines))))
 
 
-def compare(
-    node: Node, names: Sequence[str], found: Mapping[str, str], before: str = ""
-) -> Change | None:
+def of_all(node: Node) -> Packages:
+    """What all components of a host need."""
+    every = [component.packages(node) for component in node.components()]
+    names = dict.fromkeys(name for each in every for name in each.names)
+    before = dict.fromkeys(script for each in every for script in each.before)
+    return Packages([*names], (*before,))
+
+
+def probes(node: Node) -> dict[str, Probe[dict[str, str]]]:
+    """Those of them that are installed; none where a host needs none."""
+    names = of_all(node).names
+    return {INSTALLED: probe(names)} if names else {}
+
+
+def install_together(node: Node) -> None:
+    """Installs what all components of a host need, in one transaction."""
+    wanted = of_all(node)
+    node.has_packages = True
+    if wanted.names:
+        converge("Packages", lambda: _missing(node, wanted))
+
+
+def install_packages(node: Node, title: str, wanted: Packages) -> None:
+    """Installs what one component needs, where this run has not installed all together."""
+    if wanted.names and not node.has_packages:
+        converge(f"{title}: packages", lambda: _missing(node, wanted))
+
+
+def _missing(node: Node, wanted: Packages) -> Change | None:
+    return compare(node, wanted, node.read(PACKAGES)[INSTALLED])
+
+
+def compare(node: Node, wanted: Packages, found: Mapping[str, str]) -> Change | None:
     """The installation of what is missing, or None.
 
     Args:
         node: the host; a plan counts on what an earlier component of it will have installed.
-        names: Debian package names.
         found: what `probe` read.
-        before: shell that runs first, such as masking a unit the package would start.
     """
-    missing = [name for name in names if name not in found]
+    missing = [name for name in wanted.names if name not in found]
     if not node.host.state.is_executing:
         missing = [name for name in missing if name not in node.planned_packages]
         node.planned_packages.update(missing)
     if not missing and "!" not in found:
         return None
+    script = "".join([shell("install", packages=" ".join(missing)), *wanted.before])
     return Change(
         lines=[f"package {name}: install" for name in missing] or ["packages: finish"],
         # Only what is missing: naming the others would upgrade a server that runs.
-        script=f"{shell('install', packages=' '.join(missing))}{before}\ninstall_packages\n",
+        script=f"{script}\ninstall_packages\n",
     )

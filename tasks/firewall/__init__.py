@@ -5,18 +5,19 @@ from __future__ import annotations
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
+from tasks.core.packages import install_packages
 from tasks.firewall.health import rows
 from tasks.firewall.leaves import LEAVES
-from tasks.firewall.probes import probes_of
+from tasks.firewall.probes import PACKAGES, probes_of
 from tasks.firewall.rules import checks, contradictions
-from tasks.firewall.service import due_rules, missing_packages
+from tasks.firewall.service import due_rules
 from tasks.firewall.settings import FirewallSettings
 
 
 @on(FirewallSettings)
 def install(node: Node) -> None:
     """Installs nft."""
-    converge("Firewall: packages", lambda: missing_packages(node))
+    install_packages(node, "Firewall", PACKAGES)
 
 
 @on(FirewallSettings)
@@ -36,6 +37,7 @@ COMPONENT = Component(
     settings=FirewallSettings,
     everywhere=True,
     rules=contradictions,
+    packages=lambda _node: PACKAGES,
     probes=probes_of,
     checks=checks,
     rows=rows,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.core import files, packages
+from tasks.core import files
 from tasks.core.estate import Node
+from tasks.core.packages import Packages
 from tasks.core.remote import Probe
 from tasks.core.scripts import shell
 from tasks.firewall.files import NAME, files_of, rules_text
 
-PACKAGES = ("nftables",)
+PACKAGES = Packages(["nftables"])
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
     """The probes of a host that has a firewall."""
     read = table_functions(node) + shell("read", "firewall", unit=NAME)
     return {
-        "packages": packages.probe(PACKAGES),
         "tool": Probe("command -v nft || command -v apt-get || :", bool),
         "files": files.probe(files_of(node)),
         "table": Probe(read, _table),

@@ -6,17 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from difflib import ndiff
 
-from tasks.core import files, packages
+from tasks.core import files
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.scripts import shell
 from tasks.firewall.files import NAME, RULES, files_of, rules_text
-from tasks.firewall.probes import PACKAGES, Table
-
-
-def missing_packages(node: Node) -> Change | None:
-    """What is to be installed before rules can be loaded."""
-    return packages.compare(node, PACKAGES, node.read("firewall")["packages"])
+from tasks.firewall.probes import Table
 
 
 def due_rules(node: Node) -> Change | None:

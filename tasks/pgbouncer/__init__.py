@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tasks.core import packages
-from tasks.core.change import Change, converge
+from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, here, on
+from tasks.core.packages import install_packages
 from tasks.pgbouncer import console
 from tasks.pgbouncer.activation import due_activation, is_in_clear, refuses_tls, takings
 from tasks.pgbouncer.files import missing_certificate, missing_configuration, pins, trials
@@ -26,14 +26,7 @@ from tasks.postgres.settings import PostgresSettings
 @on(PgbouncerSettings)
 def install(node: Node) -> None:
     """Installs the packages; nothing is started."""
-    converge(
-        "PgBouncer: packages",
-        lambda: _missing_packages(node),
-    )
-
-
-def _missing_packages(node: Node) -> Change | None:
-    return packages.compare(node, packages_of(node), node.read("pgbouncer")["packages"])
+    install_packages(node, "PgBouncer", packages_of(node))
 
 
 def configure() -> None:
@@ -101,6 +94,7 @@ COMPONENT = Component(
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,
+    packages=packages_of,
     probes=probes_of,
     checks=checks,
     takings=takings,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core import files, packages, services
+from tasks.core import files, services
 from tasks.core.estate import Node
+from tasks.core.packages import Packages
 from tasks.core.remote import Probe
 from tasks.pgbouncer import console
 from tasks.pgbouncer.files import files_of
@@ -15,7 +16,6 @@ from tasks.pgbouncer.uses import uses_probe
 
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
     return {
-        "packages": packages.probe(packages_of(node)),
         "files": files.probe(files_of(node)),
         "services": services.probe([service_of(node)], node.place),
         "uses": uses_probe(node),
@@ -23,5 +23,5 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
     }
 
 
-def packages_of(node: Node) -> list[str]:
-    return ["pgbouncer", "postgresql-client", *node.place.packages]
+def packages_of(node: Node) -> Packages:
+    return Packages(["pgbouncer", "postgresql-client", *node.place.packages])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tasks.core.estate import Estate, Node
+from tasks.core.packages import INSTALLED, PACKAGES
 from tasks.core.preflight import Listener, hears
 from tasks.core.settings import Problem
 from tasks.pgbouncer.files import foreign_files, parameters_of
@@ -130,7 +131,7 @@ def unsupported(node: Node, version: tuple[int, int]) -> list[Problem]:
 
 def _version(node: Node) -> tuple[int, int]:
     """The installed version, else the one that the host's release would install."""
-    installed = node.read("pgbouncer")["packages"].get("pgbouncer")
+    installed = node.read(PACKAGES)[INSTALLED].get("pgbouncer")
     if installed is None:
         return node.system.release.pgbouncer
     major, minor = installed.split(":")[-1].split(".")[:2]

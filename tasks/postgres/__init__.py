@@ -5,13 +5,14 @@ from __future__ import annotations
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
+from tasks.core.packages import install_packages
 from tasks.postgres import link
 from tasks.postgres.activation import due_activation, takings
 from tasks.postgres.content import missing_content, prune
 from tasks.postgres.files import missing_configuration, trials
 from tasks.postgres.health import rows
 from tasks.postgres.leaves import LEAVES, around, beside
-from tasks.postgres.packages import missing_cluster, missing_packages
+from tasks.postgres.packages import missing_cluster, packages_of
 from tasks.postgres.probes import probes_of
 from tasks.postgres.rules import checks, contradictions, listens
 from tasks.postgres.secrets import defaults, secret_names, secrets_in_use
@@ -21,7 +22,7 @@ from tasks.postgres.settings import PostgresSettings
 @on(PostgresSettings)
 def install(node: Node) -> None:
     """Installs the packages and creates the cluster; nothing is started."""
-    converge("PostgreSQL: packages", lambda: missing_packages(node))
+    install_packages(node, "PostgreSQL", packages_of(node))
     converge("PostgreSQL: cluster", lambda: missing_cluster(node))
 
 
@@ -59,6 +60,7 @@ COMPONENT = Component(
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,
+    packages=packages_of,
     probes=probes_of,
     checks=checks,
     takings=takings,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.core import packages
 from tasks.core.change import Change
 from tasks.core.estate import Node
+from tasks.core.packages import Packages
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import shell
 from tasks.postgres import archive, clusters, link
@@ -21,17 +21,14 @@ def _archiver(node: Node) -> list[str]:
     return [*archiver, "openssl"] if has_key else []
 
 
-def packages_of(node: Node) -> list[str]:
-    return [
+def packages_of(node: Node) -> Packages:
+    names = [
         f"postgresql-{cluster_version(node)}",
         "postgresql-client-common",
         *_archiver(node),
         *node.place.packages,
     ]
-
-
-def missing_packages(node: Node) -> Change | None:
-    return packages.compare(node, packages_of(node), node.read("postgres")["packages"], NO_CLUSTER)
+    return Packages(names, (NO_CLUSTER,))
 
 
 def missing_cluster(node: Node) -> Change | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core import files, packages, services
+from tasks.core import files, services
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
 from tasks.postgres import archive, link, sql
 from tasks.postgres.files import files_of, services_of
 from tasks.postgres.layout import cluster_version, data_directory
 from tasks.postgres.neighbors import pooler
-from tasks.postgres.packages import packages_of
 from tasks.postgres.rules import extensions_probe, locales_probe
 from tasks.postgres.settings import PostgresSettings
 
@@ -20,7 +19,6 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
     chosen = node.the(PostgresSettings)
     data = data_directory(node)
     return {
-        "packages": packages.probe(packages_of(node)),
         "files": files.probe([*files_of(node), *pooler().trusting(node)]),
         "services": services.probe(services_of(node), node.place),
         "certificate": archive.certificate_probe(node),

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from tasks.core.change import converge, refusing
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
+from tasks.core.packages import install_packages
 from tasks.redis import rolling
 from tasks.redis.activation import due_activation
 from tasks.redis.files import missing_configuration, trials
 from tasks.redis.health import rows
 from tasks.redis.kernel import missing_kernel
 from tasks.redis.leaves import LEAVES
-from tasks.redis.packages import missing_packages
+from tasks.redis.packages import packages_of
 from tasks.redis.probes import probes_of
 from tasks.redis.rules import checks, contradictions, listens, secrets_in_use
 from tasks.redis.settings import RedisSettings, defaults, generated_secrets
@@ -23,10 +24,7 @@ from tasks.redis.users import prune, unknown_users
 @on(RedisSettings)
 def install(node: Node) -> None:
     """Installs the packages and prepares the kernel; nothing is started."""
-    converge(
-        "Redis: packages",
-        lambda: missing_packages(node),
-    )
+    install_packages(node, "Redis", packages_of(node))
     converge("Redis: kernel", lambda: missing_kernel(node))
 
 
@@ -71,6 +69,7 @@ COMPONENT = Component(
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,
+    packages=packages_of,
     probes=probes_of,
     checks=checks,
     takings=rolling.takings,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core import files, packages, services
+from tasks.core import files, services
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
 from tasks.redis.expected import expected_probe
 from tasks.redis.files import beginnings, files_of, seed_files
 from tasks.redis.kernel import kernel_probe
 from tasks.redis.leader import roles_probe, sentinels_probe
-from tasks.redis.packages import required
 from tasks.redis.rules import foreign_probe
 from tasks.redis.service import services_of
 from tasks.redis.settings import RedisSettings, password
@@ -20,7 +19,6 @@ from tasks.redis.values import configuration_path
 
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
     return {
-        "packages": packages.probe(required(node)),
         "files": files.probe([*files_of(node), *seed_files(node, None), *beginnings(node)]),
         "services": services.probe(services_of(node), node.place),
         "kernel": kernel_probe(),

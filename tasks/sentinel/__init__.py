@@ -7,11 +7,13 @@ from collections.abc import Callable
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
+from tasks.core.packages import install_packages
 from tasks.core.settings import Problem
 from tasks.redis.leaves import leaving
+from tasks.redis.packages import packages_of
 from tasks.redis.sentinels import SentinelSettings
 from tasks.sentinel.activation import due_activation, takings
-from tasks.sentinel.files import missing_configuration, missing_packages
+from tasks.sentinel.files import missing_configuration
 from tasks.sentinel.forget import prune, remembered, unforgettable
 from tasks.sentinel.health import rows
 from tasks.sentinel.leaves import LEAVES
@@ -24,10 +26,7 @@ from tasks.sentinel.rules import checks, contradictions, listens, secrets_in_use
 @on(SentinelSettings)
 def install(node: Node) -> None:
     """Installs the packages; nothing is started."""
-    converge(
-        "Sentinel: packages",
-        lambda: missing_packages(node),
-    )
+    install_packages(node, "Sentinel", packages_of(node))
 
 
 @on(SentinelSettings)
@@ -78,6 +77,7 @@ COMPONENT = Component(
     in_use=secrets_in_use,
     rules=contradictions,
     listens=listens,
+    packages=packages_of,
     probes=probes_of,
     checks=checks,
     takings=takings,

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from tasks.core import files, packages
+from tasks.core import files
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.files import Directory, Entry, File, render
 from tasks.redis.acl import quote
 from tasks.redis.files import DIRECTORY, client, kept
-from tasks.redis.packages import MASK, required
 from tasks.redis.sentinels import SentinelSettings
 from tasks.sentinel.orders import master_password
 from tasks.sentinel.service import services_of
-
-
-def missing_packages(node: Node) -> Change | None:
-    return packages.compare(node, required(node), node.read("sentinel")["packages"], MASK)
 
 
 def missing_configuration(node: Node) -> Change | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core import files, packages, services
+from tasks.core import files, services
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
-from tasks.redis.packages import required
 from tasks.redis.rules import foreign_probe
 from tasks.sentinel.files import files_of
 from tasks.sentinel.forget import views_probe
@@ -17,7 +16,6 @@ from tasks.sentinel.service import services_of
 
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
     return {
-        "packages": packages.probe(required(node)),
         "files": files.probe(files_of(node)),
         "services": services.probe(services_of(node), node.place),
         "foreign": foreign_probe(),

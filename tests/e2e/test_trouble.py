@@ -208,7 +208,7 @@ def test_a_port_is_somebody_elses(bare: Estate, settings: Project) -> None:
     with _intruder(bare.host("cache1"), 6379) as pid:
         says = ("cache1: redis_ports: port 6379 is held by python3", f"pid {pid}", "redis-6379")
         bare.refuses(says)
-    assert ("Redis: packages", "cache1") in bare.plans()
+    assert ("Packages", "cache1") in bare.plans()
 
 
 @contextmanager
@@ -431,7 +431,7 @@ def test_apt_is_busy(scratch: Scratch) -> None:
     assert host.run("dpkg -l").stdout == packages
     host.run(f"kill {pid}")
     _hold_dpkg(host, 8)
-    assert ("Redis: packages", "busy1") in estate.repairs()
+    assert ("Packages", "busy1") in estate.repairs()
     password = estate.secrets["REDIS_PASSWORD"]
     assert said(redis(host, 6379, "PING", password=password)) == "PONG"
 

@@ -640,7 +640,8 @@ def test_keys_that_this_hosts_pgbouncer_does_not_know(
     hosts = {"@local": {"address": "127.0.0.1", "_sudo": False, **data}}
     (one,) = helpers.estate(hosts, groups, tmp_path).nodes
     absent = {path: Found("absent") for path in (pgbouncer_layout.INI, pgbouncer_layout.USERLIST)}
-    knows(one, "pgbouncer", packages={}, files=absent)
+    knows(one, "packages", installed={})
+    knows(one, "pgbouncer", files=absent)
     knows(one, estates.HOST, pristine=frozenset())
     assert [str(problem) for problem in pgbouncer_rules.checks(one)] == expected
 
@@ -653,7 +654,7 @@ def test_the_installed_version_counts(
     installed: dict[str, str], version: tuple[int, int], tmp_path: Path
 ) -> None:
     one = node(tmp_path)
-    knows(one, "pgbouncer", packages=installed)
+    knows(one, "packages", installed=installed)
     assert pgbouncer_rules._version(one) == version
 
 
@@ -677,7 +678,7 @@ def test_while_postgresqls_host_is_away_its_version_is_that_of_the_backup_host(
     config = json.loads(backup_program.configuration(keeper))["postgres"]
     assert (config["version"], config["incremental"]) == (17, "block")
     assert config["data_directory"] == "/var/lib/postgresql/17/main"
-    assert "postgresql-17" in backup_packages.packages_of(keeper)
+    assert "postgresql-17" in backup_packages.packages_of(keeper).names
 
 
 @pytest.mark.parametrize(

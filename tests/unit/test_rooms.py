@@ -24,6 +24,7 @@ ARROWS = {
     "compose": {"core", "apps", "postgres", "pgbouncer", "redis", "sentinel", "backup"},
     "drift": {"core"},
     "health": {"core"},
+    "packages": {"core"},
     "remove": {"core"},
     "stack": {
         "postgres",
