@@ -146,14 +146,22 @@ def _may_settle(answers: list[Row]) -> bool:
     return is_due and not is_cut_off
 
 
-def table(answers: list[Row]) -> Table:
-    """The rows as a table for people."""
+def table(answers: list[Row], *, crop: bool = False) -> Table:
+    """The rows as a table for people.
+
+    Args:
+        crop: to one line each, except what fails.
+    """
     result = Table("service", "host", "listens on", "health", box=None)
+    for column in result.columns[:-1]:
+        column.no_wrap = crop
     for row in answers:
         check = row.check
         mark = ("ok", "green") if row.healthy else ("FAILS", "bold red")
-        cells = (check.service, check.node.name, check.where)
-        result.add_row(*map(Text, cells), Text.assemble(mark, f"  {row.answer}"))
+        answer = Text.assemble(mark, f"  {row.answer}")
+        if crop and row.healthy:
+            answer.no_wrap, answer.overflow = True, "ellipsis"
+        result.add_row(*map(Text, (check.service, check.node.name, check.where)), answer)
     return result
 
 
@@ -180,7 +188,8 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
         return
     answers = [*_settled(nodes, settle), *_of_failed(everything, nodes)]
     console = Console(stderr="--json" in sys.argv)
-    console.width = max(console.width, 130)
+    lines, columns = console.height, console.width
+    console.width = max(columns, 130)
     console.print(table(answers))
     if not settle:
         for name, line in _beside(nodes):
@@ -188,17 +197,42 @@ def _verified(settle: float) -> Generator[StringCommand, None, None]:
     failing = [f"{r.check.service} on {r.check.node.name}" for r in answers if not r.healthy]
     # A worker listens nowhere, and no client connects to some services.
     by_rank = {r.check.rank: r.check.connect for r in reversed(answers) if r.check.connect != "-"}
-    connect = (f"  {line}" for _, line in sorted(by_rank.items()))
-    block = "\n".join(["connect (passwords: .env)", *connect])
-    console.print(f"\n{block}", highlight=False, markup=False)
+    connect = [line for _, line in sorted(by_rank.items())]
+    _print_connect(console, connect)
     if settle and console.is_terminal:
         # pyinfra's results follow, and scroll this off the terminal.
-        ends = f"FAILS: {', '.join(failing)}" if failing else f"all {len(answers)} services answer"
-        atexit.register(console.print, f"\n{ends}\n{block}", highlight=False, markup=False)
+        atexit.register(_end, Console(width=columns), answers, connect, lines)
     sent = sum(remote.commands(node.host) for node in nodes)
     logger.info(f"    {sent} commands to {len(nodes)} host{'s' * (len(nodes) > 1)}")
     if failing:
         yield StringCommand(f"echo 'not healthy: {', '.join(failing)}' >&2; exit 1")
+
+
+def _print_connect(console: Console, connect: list[str]) -> None:
+    block = "\n".join(["connect (passwords: .env)", *(f"  {line}" for line in connect)])
+    console.print(f"\n{block}", highlight=False, markup=False)
+
+
+def _end(console: Console, answers: list[Row], connect: list[str], height: int) -> None:
+    """What is seen at the very end: a line a service where the terminal has room, and the ways in.
+
+    Args:
+        height: of the terminal, in lines; the last is for the prompt.
+    """
+    shown = short(answers, height - len(connect) - 6)
+    console.print()
+    if shown:
+        console.print(table(shown, crop=True))
+    rest = len(answers) - len(shown)
+    if rest:
+        what = f"{rest} more answer" if shown else f"all {rest} services answer"
+        console.print(f" {what}", highlight=False)
+    _print_connect(console, connect)
+
+
+def short(answers: list[Row], lines: int) -> list[Row]:
+    """All rows if so many lines have room for them; else those that fail."""
+    return answers if len(answers) <= lines else [row for row in answers if not row.healthy]
 
 
 def _beside(nodes: list[Node]) -> Iterator[tuple[str, str]]:

@@ -193,14 +193,17 @@ def test_it_goes_on_from_a_repository_of_its_own(machine: Host, stack: Stack) ->
     newer = "echo '# newer' >>templates/redis/redis-cli.j2"
     assert _in_clone(machine, f"{newer} && {committed} second").returncode == 0
     upgrade = "git -C datatier fetch -q && git -C datatier checkout -q FETCH_HEAD"
-    terminal = "script --quiet --return --command 'make deploy' /dev/null"
+    sized = "stty rows 24 columns 80; make deploy"
+    terminal = f"script --quiet --return --command '{sized}' /dev/null"
     shown = machine.run(f"cd {SHOP} && {upgrade} && {terminal}", timeout=600).stdout
     assert machine.run(f"tail -n 1 {script}").stdout == "# newer\n"
     # What is on a small terminal at the end: pyinfra's results are above it.
-    results, _, ends = shown.rpartition("services answer")
-    assert "--> Results:" in results and results.splitlines()[-1].startswith("all ")
-    assert "connect (passwords: .env)" in ends and "psql -h " in ends
-    assert len(ends.strip().splitlines()) < 12, ends
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).rstrip().splitlines()
+    seen = "\n".join(lines[-23:])
+    assert "--> Results:" in shown and "--> Results:" not in seen
+    table, _, ends = seen.rpartition("connect (passwords: .env)")
+    assert {*SERVICES} <= {*re.findall(r"^ (\S+) .* ok ", table, re.MULTILINE)}, seen
+    assert "psql -h " in ends and max(map(len, seen.splitlines())) <= 80, seen
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tasks import health
 from tasks.core import estate
@@ -42,6 +44,27 @@ def test_only_who_is_ill_is_asked_until_all_are_well(
     monkeypatch.setattr(health.time, "sleep", lambda _: None)
     health._settled([one], 45)
     assert said == asked
+
+
+def test_a_small_terminal_ends_with_what_fails(tmp_path: Path) -> None:
+    """A line for each service where there is room; else what fails, in full, and a count."""
+    everything = helpers.estate({"one": {"address": "10.0.0.1"}}, {"postgres": ["one"]}, tmp_path)
+    one, why = helpers.node(everything, "one"), "a sentence that is longer than the line " * 2
+    checks = [Check(f"redis-{port}", one, f"10.0.0.1:{port}", "", "", 0) for port in range(9)]
+    answers = [health.Row(check, check.where != "10.0.0.1:4", why) for check in checks]
+    said = StringIO()
+    health._end(Console(file=said, width=80), answers, ["redis-cli", "psql"], 24)
+    lines = said.getvalue().splitlines()
+    assert [sum(f"redis-{port} " in line for line in lines) for port in range(9)] == [1] * 9
+    assert len(lines) < 24 and lines[-1] == "  psql" and max(map(len, lines)) <= 80
+    assert " ".join(said.getvalue().split()).count("…") == 8
+    said = StringIO()
+    health._end(Console(file=said, width=80), answers * 3, ["redis-cli", "psql"], 24)
+    shown = said.getvalue()
+    assert shown.count("redis-4 ") == 3 and "redis-5 " not in shown and "24 more answer" in shown
+    said = StringIO()
+    health._end(Console(file=said, width=80), answers[5:] * 9, [], 24)
+    assert "all 36 services answer" in said.getvalue()
 
 
 def test_what_cannot_be_read_keeps_nobody_from_the_table(
