@@ -122,8 +122,12 @@ def checks(node: Node) -> list[Problem]:
     if why := clusters.other_version(wanted, found):
         return [Problem(node.name, "postgres_version", why)]
     refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in refusals(node)]
+    server: sql.Server = node.read("postgres")["server"]
+    if server.alone:
+        why = f"its service has not started it: kill -INT {server.alone}, and run again"
+        refused.append(Problem(node.name, f"cluster {wanted}/main", why))
     refused += unavailable(node, node.read("postgres")["extensions"])
-    if node.read("postgres")["server"].kind == "absent":
+    if server.kind == "absent":
         refused += without_locale(node, node.read("postgres")["locales"])
     return refused + archive.rivals(node, node.read(HOST)["rivals"])
 

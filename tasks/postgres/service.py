@@ -38,8 +38,10 @@ def service_of(node: Node) -> Service:
     unit = unit_of(node)
     binary = f"/usr/lib/postgresql/{version}/bin/postgres"
     etc = configuration_directory(node)
-    command = f"{binary} -D {data_directory(node)} -c config_file={etc}/postgresql.conf"
-    reloads = {"data": data_directory(node), "unit": unit, "waits": sql.WAITS}
+    data = data_directory(node)
+    command = f"{binary} -D {data} -c config_file={etc}/postgresql.conf"
+    reloads = {"data": data, "unit": unit, "waits": sql.WAITS}
+    owned = sql.owned("" if node.place.shares_files else unit)
     return Service(
         name="postgres",
         description="PostgreSQL",
@@ -52,7 +54,7 @@ def service_of(node: Node) -> Service:
         enabled_by="postgresql.service",
         runtime_directory="/var/run/postgresql",
         stop_signal="INT",
-        ready=f"{psql.SHELL}echo 'SELECT 1' | closed_psql {data_directory(node)} {port} postgres",
+        ready=psql.SHELL + owned + shell("ready", "postgres", data=data, port=str(port)),
         reload=psql.SHELL + shell("reload", "postgres", **reloads),
         hold=hold,
         release=release,

@@ -88,6 +88,7 @@ class Server:
 
     Attributes:
         keeps_passwords: whether pg_stat_statements has a statement with a password in it.
+        alone: the process, where the service has not started it.
     """
 
     kind: Literal["absent", "down", "up"]
@@ -95,6 +96,7 @@ class Server:
     facts: Mapping[str, Any] = field(default_factory=dict)
     databases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keeps_passwords: bool = False
+    alone: str = ""
 
 
 ATTRIBUTES = {
@@ -296,11 +298,12 @@ WHERE datallowconn AND datconnlimit <> -2 AND datname !~ '[[:cntrl:]]' ORDER BY 
 """
 
 
-def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
+def probe(data_directory: str, databases: Iterable[str], unit: str = "") -> Probe[Server]:
     """Reads roles, databases and settings, and what is in each database.
 
     Args:
         databases: those that have to answer where they are there.
+        unit: of systemd, on a host.
     """
     script = shell(
         "server",
@@ -311,7 +314,12 @@ def probe(data_directory: str, databases: Iterable[str]) -> Probe[Server]:
         names=_NAMES,
         database_facts=_DATABASE_FACTS,
     )
-    return Probe(psql.SHELL + script, partial(_parse, frozenset(databases)))
+    return Probe(psql.SHELL + owned(unit) + script, partial(_parse, frozenset(databases)))
+
+
+def owned(unit: str) -> str:
+    """Shell: `is_of_service PID`, of systemd's unit or of runit; of any where there is no unit."""
+    return shell("owned", "postgres", owner=unit)
 
 
 def _parse(wanted: Collection[str], lines: list[str]) -> Server:
@@ -321,14 +329,15 @@ def _parse(wanted: Collection[str], lines: list[str]) -> Server:
         raise Unreadable(f"PostgreSQL does not let its superuser in: {_refusal(lines[2])}")
     if len(lines) < 3 or any(not line.startswith("{") for line in lines[1:3]) or not len(lines) % 2:
         raise Unreadable("PostgreSQL runs but does not answer; see its log")
-    port, kept = map(int, lines[0].removeprefix("up ").split())
+    port, kept, by = lines[0].removeprefix("up ").split()
     answers = dict(zip(lines[3::2], lines[4::2], strict=True))
     for name in sorted(wanted):
         if answers.get(name) == "":
             raise Unreadable(f"the database {name} does not answer; see PostgreSQL's log")
     inside = {name: json.loads(facts) for name, facts in answers.items() if facts}
     facts = {**json.loads(lines[1]), "used": json.loads(lines[2])}
-    return Server("up", port, facts, inside, keeps_passwords=kept > 0)
+    alone = "" if by == "service" else by
+    return Server("up", int(port), facts, inside, keeps_passwords=kept != "0", alone=alone)
 
 
 def _refusal(said: str) -> str:

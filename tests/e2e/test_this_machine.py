@@ -220,8 +220,16 @@ def test_an_application_comes_back_without_systemd(machine: Host, stack: Stack) 
     assert website.ask(machine)["pid"] != before["pid"]
 
 
-def test_after_the_kills_there_is_nothing_to_repair(machine: Host, stack: Stack) -> None:
-    """What came back is what was deployed."""
+def test_a_server_that_hands_have_started_is_not_the_services(machine: Host, stack: Stack) -> None:
+    """It answers, and listens on no port; what runit starts would end at once, again and again."""
+    pid = "$(head -n 1 /var/lib/postgresql/15/main/postmaster.pid)"
+    by_hand = "pg_ctlcluster 15 main start -- -o '-c listen_addresses='"
+    machine.run(f"cd / && sv -w 60 stop postgres && {by_hand}")
+    drift = _in_clone(machine, "make drift 2>&1")
+    assert "cluster 15/main: its service has not started it: kill -INT" in drift.stdout, drift
+    assert "nothing was changed" in drift.stdout
+    machine.run(f"p={pid}; kill -INT $p; while kill -0 $p; do sleep 0.1; done; sv start postgres")
+    eventually(lambda: stack.sql("SELECT 1"), 30)
     _check_nothing_is_left_to_do(machine)
 
 

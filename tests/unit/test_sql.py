@@ -553,7 +553,19 @@ def test_statements_with_passwords_are_found(
         (tmp_path / "pg_stat_tmp/pgss_query_texts.stat").write_bytes(texts)
     script = PATHS + sql.probe(str(tmp_path), []).script
     done = subprocess.run(["sh"], input=script, capture_output=True, text=True)
-    assert done.stdout.splitlines()[0] == f"up 5432 {count}"
+    assert done.stdout.splitlines()[0] == f"up 5432 {count} service"
+
+
+def test_a_server_that_its_service_has_not_started_is_named(tmp_path: Path) -> None:
+    """By its control group under systemd; nothing says so of this process."""
+    (tmp_path / "PG_VERSION").write_text("17\n")
+    (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n{tmp_path}\n0\n5432\n")
+    group = Path("/proc/self/cgroup").read_text().split()[-1].rpartition("/")[2]
+    for unit, by in (("postgresql@17-main.service", str(os.getpid())), (group, "service")):
+        script = PATHS + sql.probe(str(tmp_path), [], unit).script
+        done = subprocess.run(["sh"], input=script, capture_output=True, text=True)
+        assert done.stdout.splitlines()[0] == f"up 5432 0 {by}"
+    assert parse("up 5433 0 77", "{}", "{}").alone == "77"
 
 
 def test_a_parameter_of_the_server_is_no_sql() -> None:
@@ -673,7 +685,7 @@ def test_the_answers_of_a_server() -> None:
     assert parse("absent") == Server("absent")
     assert parse("down") == Server("down")
     there = parse(
-        "up 5433 0", '{"roles": {"a": {}}}', '{"work_mem": []}', "template1", "{}",
+        "up 5433 0 service", '{"roles": {"a": {}}}', '{"work_mem": []}', "template1", "{}",
         "shop", '{"lookup": null}',
     )  # fmt: skip
     assert there.port == 5433
@@ -689,7 +701,7 @@ def test_the_answers_of_a_server() -> None:
         ("up 5432", "{}", "{}", "shop"),
         ("up 5432", "FATAL: no"),
         ("up 5432", "{}", ""),
-        ("up 5432 0", "{}", "{}", "shop", ""),
+        ("up 5432 0 service", "{}", "{}", "shop", ""),
     ],
 )
 def test_half_an_answer_is_unreadable(lines: tuple[str, ...]) -> None:

@@ -9,12 +9,17 @@ enable_service() {
 start_service() { restart_service "$@"; }
 # A unit without a limit of its own would be waited for without end.
 restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
+# Another process may answer in its place, and keep it from its start.
 is_started() {
   for _ in $(seq 50); do
-    [ "$(systemctl is-active "$2")" = activating ] || return 0
-    sleep 0.1
+    state=$(systemctl is-active "$2") || :
+    case $state in active | reloading) return 0 ;; activating) sleep 0.1 ;; *) break ;; esac
   done
-  echo "$1 answers, but systemd still waits for its start: $(last_log "$@")" >&2; exit 1
+  case $state in
+    activating) echo "$1 answers, but systemd still waits for its start: $(last_log "$@")" >&2 ;;
+    *) echo "$1 is $state, and another process answers in its place: $(last_log "$@")" >&2 ;;
+  esac
+  exit 1
 }
 stop_service() { systemctl stop "$2"; }
 # Lines by hand that say what runs or as whom become comments.

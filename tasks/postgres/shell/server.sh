@@ -6,7 +6,8 @@ port=$(peek "$data/postmaster.pid" sed -n 4p "$data/postmaster.pid")
 texts=$data/pg_stat_tmp/pgss_query_texts.stat
 kept=$(peek "$texts" cat "$texts" 2>/dev/null | tr '\n\0' ' \n' |
   grep -ciaE '^[[:blank:]]*(create|alter) +(role|user|group|subscription|server) .*password') || :
-echo "up $port ${kept:-0}"
+is_of_service "$pid" 2>/dev/null && by=service || by=$pid
+echo "up $port ${kept:-0} $by"
 # One that hangs is asked once; it refuses no client before it has started.
 pg_isready -q -t 10 -h /var/run/postgresql -p "$port" || [ $? = 1 ] || exit 0
 # shellcheck disable=SC2034  # of closed_psql

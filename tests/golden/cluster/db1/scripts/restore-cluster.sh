@@ -163,10 +163,14 @@ start_service() { restart_service "$@"; }
 restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
 is_started() {
   for _ in $(seq 50); do
-    [ "$(systemctl is-active "$2")" = activating ] || return 0
-    sleep 0.1
+    state=$(systemctl is-active "$2") || :
+    case $state in active | reloading) return 0 ;; activating) sleep 0.1 ;; *) break ;; esac
   done
-  echo "$1 answers, but systemd still waits for its start: $(last_log "$@")" >&2; exit 1
+  case $state in
+    activating) echo "$1 answers, but systemd still waits for its start: $(last_log "$@")" >&2 ;;
+    *) echo "$1 is $state, and another process answers in its place: $(last_log "$@")" >&2 ;;
+  esac
+  exit 1
 }
 stop_service() { systemctl stop "$2"; }
 own_again() { # UNIT
