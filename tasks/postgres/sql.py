@@ -597,10 +597,17 @@ _RESET_WITH_ALL = {"transaction_deferrable", "transaction_isolation", "transacti
 
 
 def _nearer(server: Server, roles: Sequence[Role], databases: Sequence[Database]) -> Iterator[Step]:
-    """Settings that no key of ours says: of all roles, and of a role in one database."""
+    """Settings that no key of ours says: of all roles, and of a role in one database.
+
+    The cluster's own databases are those in which backups and lookups of passwords have sessions.
+    """
     everywhere = {"settings": server.facts.get("everywhere")}
     yield from _settings("ROLE ALL", "all roles", {}, everywhere)
     ours, served = {role.name for role in roles}, {database.name for database in databases}
+    for name in sorted(rights.SYSTEM.keys() - served):
+        found = server.facts.get("databases", {}).get(name) or {}
+        yield from _settings(f"DATABASE {name}", f"database {name}", {}, found)
+    served |= rights.SYSTEM.keys()
     for role, database, found in server.facts.get("inside") or ():
         if role in ours and database in served:
             target = f"ROLE {identifier(role)} IN DATABASE {identifier(database)}"

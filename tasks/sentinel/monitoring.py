@@ -61,24 +61,46 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
     """Sentences and the Sentinel commands that they announce."""
     chosen = node.the(SentinelSettings)
     name = chosen.master_name
-    orders = []
-    if not live:
-        leader = current_master(node.estate)
-        command = f"SENTINEL MONITOR {name} {leader.ip} {leader.port} {chosen.quorum}"
-        orders.append((f"monitor {name} at {leader}, quorum {chosen.quorum}", command))
     wanted = {
         "quorum": chosen.quorum,
         "down-after-milliseconds": chosen.down_after_milliseconds,
         "failover-timeout": chosen.failover_timeout,
         "parallel-syncs": chosen.parallel_syncs,
     }
+    orders = []
+    if scripts := [key for key in _SCRIPTS if live.get(key)]:
+        # At run time Sentinel takes no other; what it knows of a master goes with it.
+        line = f"forget {name}, which has a {' and a '.join(scripts)}"
+        orders.append((line, f"SENTINEL REMOVE {name}"))
+        live = {key: value for key, value in live.items() if key not in ("name", "auth", *wanted)}
+    is_known = "name" in live
+    if not is_known:
+        leader = current_master(node.estate)
+        command = f"SENTINEL MONITOR {name} {leader.ip} {leader.port} {chosen.quorum}"
+        orders.append((f"monitor {name} at {leader}, quorum {chosen.quorum}", command))
     for key, value in wanted.items():
-        if live.get(key) != str(value) and not (key == "quorum" and not live):
+        if live.get(key) != str(value) and not (key == "quorum" and not is_known):
             orders.append((f"{key} {value}", f"SENTINEL SET {name} {key} {value}"))
     if live.get("auth") != "1":
         secret = quote(master_password(node))
         orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
     return [*orders, *_own(node, port, live)]
+
+
+_SCRIPTS = "notification-script", "client-reconfig-script"
+
+# In milliseconds, as Redis has them (sentinel.c): no key of its file says them.
+_PERIODS = {
+    "ask-period": "1000",
+    "election-timeout": "10000",
+    "info-period": "10000",
+    "min-link-reconnect-period": "15000",
+    "ping-period": "1000",
+    "publish-period": "2000",
+    "slave-reconf-timeout": "10000",
+    "tilt-period": "30000",
+    "tilt-trigger": "2000",
+}
 
 
 def _gets_password(node: Node, port: int, live: Mapping[str, str]) -> bool:
@@ -110,6 +132,9 @@ def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, 
     if live.get("reboot", "0") != "0":
         line = "master-reboot-down-after-period 0"
         yield line, f"SENTINEL SET {name} {line}"
+    for key, value in _PERIODS.items():
+        if live.get(f"debug.{key}", value) != value:
+            yield f"{key} {value}", f"SENTINEL DEBUG {key} {value}"
     for command in sorted(key.partition(".")[2] for key in live if key.startswith("renamed.")):
         line = f"the master's command {command} has its own name"
         yield line, f"SENTINEL SET {name} rename-command {command} {command}"

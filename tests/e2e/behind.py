@@ -58,6 +58,8 @@ POSTGRES = [
         _sql("ALTER DATABASE psscript SET default_transaction_read_only = on"),
         "database psscript: reset default_transaction_read_only",
     ),
+    # Lookups of the pooler and backups have sessions there.
+    Way(_sql("ALTER DATABASE postgres SET lock_timeout = 7"), "database postgres: reset lock"),
     Way(_sql("SELECT pg_reload_conf()"), "postgres: reload"),
     # Loaded once, and no file says so any more.
     Way(
@@ -160,6 +162,8 @@ SENTINEL = [
         (26379, "SET mymaster quorum 3", "quorum 2"),
         (26379, "SET mymaster failover-timeout 77", "failover-timeout 10000"),
         (26379, "CONFIG SET resolve-hostnames yes", "resolve-hostnames no"),
+        # Of times that no file keeps.
+        (26379, "DEBUG INFO-PERIOD 60000", "info-period 10000"),
         (
             26379,
             "SET mymaster master-reboot-down-after-period 9",
@@ -171,6 +175,15 @@ SENTINEL = [
         (26381, "SET mymaster auth-pass other", "password of the master"),
     ]
 ]
+_SCRIPT = "sentinel notification-script mymaster /bin/true"
+SENTINEL.append(
+    Way(
+        "systemctl stop redis-sentinel-26381 && "
+        f"echo '{_SCRIPT}' >>/var/lib/redis/sentinel-26381/sentinel.conf && "
+        "systemctl start redis-sentinel-26381",
+        "redis-sentinel-26381: forget mymaster, which has a notification-script",
+    )
+)
 
 
 def go(host: Host, ways: list[Way], version: int) -> None:

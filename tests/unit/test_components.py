@@ -532,6 +532,7 @@ def test_this_kernel_is_read() -> None:
 # --- Sentinel ------------------------------------------------------------------------------------
 
 LIVE = {
+    "name": "mymaster",
     "auth": "1",
     "quorum": "2",
     "down-after-milliseconds": "5000",

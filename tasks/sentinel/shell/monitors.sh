@@ -4,7 +4,8 @@ export QUOTED_PASSWORD
 for port in $ports; do
   file=/var/lib/redis/sentinel-$port/sentinel.conf
   [ -e "$file" ] || { echo "$port none"; continue; }
-  accepted "$port" master "SENTINEL MASTER $name" own 'SENTINEL CONFIG GET *' ||
+  accepted "$port" master "SENTINEL MASTER $name" own 'SENTINEL CONFIG GET *' \
+    debug 'SENTINEL DEBUG' ||
     { echo "$port down"; continue; }
   state=$(printf '%s\n' "$said" | awk "$PARTS"'
     !listed { next }
@@ -13,6 +14,7 @@ for port in $ports; do
       peers = "\"" word "\"" == ENVIRON["QUOTED_PASSWORD"]; next
     }
     part == "own" { own = own " own." key "=" word }
+    part == "debug" { own = own " debug." tolower(key) "=" word }
     part == "master" { live = live " " key "=" word }
     END { if (live ~ /^ name=/) print "peers=" peers + 0 own live }')
   [ -n "$state" ] || { echo "$port none"; continue; }
