@@ -13,6 +13,8 @@ from tasks.postgres.layout import data_directory
 from tasks.postgres.settings import PostgresSettings
 
 _VERSION = """
+DO $$ BEGIN IF pg_is_in_recovery() THEN
+  RAISE 'takes no writes: it recovers, or is a standby (standby.signal)'; END IF; END $$;
 SELECT concat('PostgreSQL ', current_setting('server_version'),
   '; beyond the settings: ' || string_agg(rolname, ', ' ORDER BY rolname),
   E'\ncluster ', (SELECT system_identifier FROM pg_control_system()), ' ',

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 
-from tasks.core.estate import HOST, Estate, Node
+from tasks.core.estate import HOST, UNREAD, Estate, Node
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe
 from tasks.core.settings import Problem
@@ -123,13 +123,21 @@ def checks(node: Node) -> list[Problem]:
         return [Problem(node.name, "postgres_version", why)]
     refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in refusals(node)]
     server: sql.Server = node.read("postgres")["server"]
-    if server.alone:
-        why = f"its service has not started it: kill -INT {server.alone}, and run again"
-        refused.append(Problem(node.name, f"cluster {wanted}/main", why))
+    # The health table shows what is so, too.
+    refused += [Problem(node.name, UNREAD, f"cluster {wanted}/main: {why}") for why in _no(server)]
     refused += unavailable(node, node.read("postgres")["extensions"])
     if server.kind == "absent":
         refused += without_locale(node, node.read("postgres")["locales"])
     return refused + archive.rivals(node, node.read(HOST)["rivals"])
+
+
+def _no(server: sql.Server) -> Iterator[str]:
+    """Why a server that answers is not the one that a run could change."""
+    if server.alone:
+        yield f"its service has not started it: kill -INT {server.alone}, and run again"
+    if server.facts.get("recovers"):
+        what = "it recovers, or a standby.signal has made it a standby"
+        yield f"takes no writes: {what}: SELECT pg_promote() ends that; then run again"
 
 
 # What postgresql-15 and postgresql-17 bring, where they are not installed yet.

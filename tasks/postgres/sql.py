@@ -187,6 +187,10 @@ SELECT json_build_object(
   'start', pg_read_file(regexp_replace(current_setting('config_file'), '[^/]+$', 'start.conf'),
                         0, 4096, true),
   'everywhere', (SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0),
+  'costs', (SELECT json_agg(json_build_array(spcname, o.option_name) ORDER BY 1::text)
+            FROM pg_tablespace, pg_options_to_table(spcoptions) o
+            WHERE spcname IN ('pg_default', 'pg_global')),
+  'recovers', pg_is_in_recovery(),
   'inside', (SELECT json_agg(json_build_array(r.rolname, d.datname, s.setconfig))
              FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
              JOIN pg_database d ON d.oid = s.setdatabase),
@@ -607,6 +611,9 @@ def _nearer(server: Server, roles: Sequence[Role], databases: Sequence[Database]
     for name in sorted(rights.SYSTEM.keys() - served):
         found = server.facts.get("databases", {}).get(name) or {}
         yield from _settings(f"DATABASE {name}", f"database {name}", {}, found)
+    for tablespace, key in server.facts.get("costs") or ():
+        statement = f"ALTER TABLESPACE {identifier(tablespace)} RESET ({_parameter(key)});"
+        yield Step(f"tablespace {tablespace}: reset {key}", statement)
     served |= rights.SYSTEM.keys()
     for role, database, found in server.facts.get("inside") or ():
         if role in ours and database in served:

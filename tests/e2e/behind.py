@@ -60,6 +60,10 @@ POSTGRES = [
     ),
     # Lookups of the pooler and backups have sessions there.
     Way(_sql("ALTER DATABASE postgres SET lock_timeout = 7"), "database postgres: reset lock"),
+    Way(
+        _sql("ALTER TABLESPACE pg_default SET (random_page_cost = 99)"),
+        "tablespace pg_default: reset random_page_cost",
+    ),
     Way(_sql("SELECT pg_reload_conf()"), "postgres: reload"),
     # Loaded once, and no file says so any more.
     Way(
