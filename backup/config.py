@@ -94,12 +94,26 @@ class Postgres:
 
 @dataclass(frozen=True)
 class Redis:
-    """The instances that are backed up, and the Sentinels that know their roles."""
+    """The instances that are backed up, and the Sentinels that know their roles.
+
+    Attributes:
+        password: of the Sentinels; without a user of ours, of the instances too.
+        replica_user: whom a replica comes as; what is known of the password is its SHA-256.
+    """
 
     nodes: tuple[Endpoint, ...]
     sentinels: tuple[Endpoint, ...]
     master_name: str
     password: str
+    user: str = ""
+    user_password: str = ""
+    replica_user: str = ""
+    replica_password_sha256: str = ""
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """The password and the user for an instance."""
+        return (self.user_password, self.user) if self.user else (self.password, "")
 
 
 @dataclass(frozen=True)
@@ -224,4 +238,6 @@ def _redis(raw: dict[str, Any] | None) -> Redis | None:
     if raw is None:
         return None
     nodes, sentinels = _endpoints(raw["nodes"]), _endpoints(raw["sentinels"])
-    return Redis(nodes, sentinels, raw["master_name"], raw["password"])
+    names = ("master_name", "password", "user", "user_password")
+    values = {k: raw[k] for k in (*names, "replica_user", "replica_password_sha256") if k in raw}
+    return Redis(nodes, sentinels, **values)

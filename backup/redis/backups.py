@@ -112,7 +112,7 @@ def emptied(config: Config, newest: Manifest) -> str:
     redis = configured(config)
     lasting = newest.facts.get("keys", 0) - newest.facts.get("expires", 0)
     leader = roles.master(redis)
-    with roles.talking(leader, redis.password) as client:
+    with roles.talking(leader, *redis.login) as client:
         info = client.info()
         saves = re.search(r"\d", str(roles.command(client, "CONFIG", "GET", "save")))
         is_empty = roles.node_of(client, leader).keys == 0
@@ -186,8 +186,9 @@ def _require_tool(origin: Node) -> None:
 def _dump_replica(redis: Redis, origin: Node, work: Path) -> None:
     listener.require_user(origin.endpoint, "redis")
     command = ["redis-cli", "-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
-    command += ["--rdb", rdb.DUMP]
-    password = {"REDISCLI_AUTH": redis.password}
+    secret, user = redis.login
+    command += [*(["--user", user] if user else ()), "--rdb", rdb.DUMP]
+    password = {"REDISCLI_AUTH": secret}
     try:
         run(command, through=rdb.as_redis(), env=password, timeout=DUMP_SECONDS, place=work)
     except Failed as error:
@@ -206,6 +207,9 @@ def _dump_master(redis: Redis, origin: Node, work: Path) -> Endpoint:
         "repl-diskless-load": "disabled",
         "databases": "16384",
     }
+    secret, user = redis.login
+    if user:
+        settings |= {"masteruser": user, "masterauth": scratch.quoted(secret)}
     with scratch.running(work, redis.password, place, settings) as server:
 
         def received() -> bool | None:
@@ -275,7 +279,7 @@ def probe(config: Config, endpoint: Endpoint) -> str:
     Raises:
         Failed: it does not answer, or is a replica without a link.
     """
-    found = roles.node(endpoint, configured(config).password)
+    found = roles.node(endpoint, *configured(config).login)
     if found is None:
         raise Failed("no answer")
     if not found.healthy:

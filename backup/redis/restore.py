@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import signal
 import threading
@@ -90,7 +91,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
         followers = _followers(redis, leader.endpoint)
         host = address or scratch.address_towards(leader.endpoint)
         place = Endpoint(host, scratch.free_port(host, port))
-        settings = {"databases": str(databases)}
+        settings = {"databases": str(databases), **scratch.replicating(redis)}
         with scratch.running(work, redis.password, place, settings) as server:
             _require_loaded(server, found, leader)
             stop()
@@ -179,7 +180,7 @@ def _await_start(redis: Redis) -> None:
 
 def _leader(redis: Redis) -> Node:
     place = roles.master(redis)
-    found = roles.node(place, redis.password)
+    found = roles.node(place, *redis.login)
     if found is None or found.role != "master" or not found.healthy:
         raise Failed(f"the master {place} is not ready")
     return found
@@ -202,16 +203,24 @@ def _require_fit(redis: Redis, leader: Node, manifest: Manifest, found: rdb.Rdb)
         raise Failed(
             f"Redis {tool} of this host is newer than {leader.version} of {leader.endpoint}"
         )
-    with roles.talking(leader.endpoint, redis.password) as client:
+    with roles.talking(leader.endpoint, *redis.login) as client:
         settings = {
             key: str(client.config_get(key).get(key) or "")
             for key in ("masterauth", "masteruser", "databases")
         }
-    if settings["masterauth"] != redis.password or settings["masteruser"]:
+    if not _comes_as_ours(redis, settings["masteruser"], settings["masterauth"]):
         raise Failed(f"{leader.endpoint}: masterauth is not the password of this estate")
     if found.databases > int(settings["databases"]):
         raise Failed(f"{manifest.name} has more databases than {leader.endpoint}")
     return int(settings["databases"])
+
+
+def _comes_as_ours(redis: Redis, user: str, password: str) -> bool:
+    """Whether the master would be let in by the scratch server."""
+    if not redis.replica_user:
+        return not user and password == redis.password
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    return (user, digest) == (redis.replica_user, redis.replica_password_sha256)
 
 
 def _require_loaded(server: Scratch, found: rdb.Rdb, leader: Node) -> None:
@@ -246,7 +255,7 @@ def _replace(
             _hold_sentinels(redis, leader.endpoint, server.endpoint, state)
         stop()
         with log.step(f"{leader.endpoint} takes the data over"):
-            with roles.talking(leader.endpoint, redis.password) as client:
+            with roles.talking(leader.endpoint, *redis.login) as client:
                 roles.command(client, "REPLICAOF", *server.endpoint)
             keys = _taken_over(redis, leader.endpoint, server, stop)
             _require_count(keys, found)
@@ -289,7 +298,7 @@ def _taken_over(redis: Redis, leader: Endpoint, server: Scratch, stop: Stop) -> 
         stop()
         server.require_alive()
         sent = roles.node_of(server.client, server.endpoint)
-        found = roles.node(leader, redis.password)
+        found = roles.node(leader, *redis.login)
         if server.client.info("replication")["connected_slaves"]:
             linked = time.monotonic()
         elif time.monotonic() - linked > LINK_SECONDS:
@@ -331,14 +340,14 @@ def _lead_again(redis: Redis, state: _State) -> bool:
 
     def free() -> bool | None:
         nonlocal seen
-        found = roles.node(state.master, redis.password)
+        found = roles.node(state.master, *redis.login)
         if found is None:
             return False if time.monotonic() - seen > SILENT_SECONDS else None
         seen = time.monotonic()
         if not same(found.follows, state.scratch):
             return True
         # It refuses while it loads what it has received.
-        with contextlib.suppress(Failed), roles.talking(state.master, redis.password) as client:
+        with contextlib.suppress(Failed), roles.talking(state.master, *redis.login) as client:
             roles.command(client, "REPLICAOF", "NO", "ONE")
         return None
 
@@ -395,5 +404,5 @@ def _level(redis: Redis, leader: Endpoint, followers: list[Endpoint], stop: Stop
 
 
 def _durable(redis: Redis, place: Endpoint) -> Node | None:
-    found = roles.node(place, redis.password)
+    found = roles.node(place, *redis.login)
     return found if found is not None and found.durable else None

@@ -88,13 +88,13 @@ def command(client: Client, *words: str | int) -> Any:
 
 
 @contextlib.contextmanager
-def talking(endpoint: Endpoint, password: str) -> Iterator[Client]:
+def talking(endpoint: Endpoint, password: str, user: str = "") -> Iterator[Client]:
     """A client for a few commands.
 
     Raises:
         Failed: no answer, or one that is an error; the message names the endpoint.
     """
-    client = connect(endpoint, password)
+    client = connect(endpoint, password, user)
     try:
         yield client
     except exceptions.RedisError as error:
@@ -103,13 +103,15 @@ def talking(endpoint: Endpoint, password: str) -> Iterator[Client]:
         client.close()
 
 
-def answer(endpoint: Endpoint, password: str, ask: Callable[[Client], T]) -> T | None:
+def answer(
+    endpoint: Endpoint, password: str, ask: Callable[[Client], T], user: str = ""
+) -> T | None:
     """What a server answers; None when it is silent.
 
     Raises:
         Failed: it does not accept the password: that is no silence.
     """
-    client = connect(endpoint, password)
+    client = connect(endpoint, password, user)
     try:
         return ask(client)
     except exceptions.RedisError as error:
@@ -170,9 +172,9 @@ def _configured(redis: Redis, endpoint: Endpoint) -> Endpoint:
 # --- Nodes ---------------------------------------------------------------------------------------
 
 
-def node(endpoint: Endpoint, password: str) -> Node | None:
+def node(endpoint: Endpoint, password: str, user: str = "") -> Node | None:
     """What an instance says of itself; None when it is silent."""
-    return answer(endpoint, password, lambda client: node_of(client, endpoint))
+    return answer(endpoint, password, lambda client: node_of(client, endpoint), user)
 
 
 def node_of(client: Client, endpoint: Endpoint) -> Node:
@@ -202,7 +204,7 @@ def node_of(client: Client, endpoint: Endpoint) -> Node:
 
 def nodes(redis: Redis) -> list[Node]:
     """The instances that answer, in the configuration's order."""
-    return _answers(redis.nodes, lambda place: node(place, redis.password))
+    return _answers(redis.nodes, lambda place: node(place, *redis.login))
 
 
 def master(redis: Redis) -> Endpoint:
@@ -232,7 +234,7 @@ def named(redis: Redis, sentinel: Endpoint) -> Endpoint | None:
 
 
 def _confirmed(redis: Redis, leader: Endpoint) -> Endpoint:
-    found = node(leader, redis.password)
+    found = node(leader, *redis.login)
     if found is None:
         raise Failed(f"the Sentinels name {leader} as master, which does not answer")
     if found.role != "master":

@@ -16,7 +16,7 @@ from typing import IO
 from redis import Redis as Client
 from redis import exceptions
 
-from backup.config import Endpoint
+from backup.config import Endpoint, Redis
 from backup.job import Failed
 from backup.redis.rdb import DUMP, as_redis
 from backup.redis.roles import connect, until
@@ -91,6 +91,17 @@ def _give(process: subprocess.Popen[bytes], configuration: str) -> None:
         stream.write(configuration.encode())
 
 
+_REPLICATES = "+psync +sync +replconf +ping"
+
+
+def replicating(redis: Redis) -> dict[str, str]:
+    """What lets an instance of the estate replicate from a scratch server, and do nothing else."""
+    if not redis.replica_user:
+        return {}
+    rules = f"reset on #{redis.replica_password_sha256} {_REPLICATES}"
+    return {"user default": "off", f"user {redis.replica_user}": rules}
+
+
 def _configuration(password: str, own: str, place: Endpoint, settings: Mapping[str, str]) -> str:
     lines = {
         "bind": place.host,
@@ -106,7 +117,7 @@ def _configuration(password: str, own: str, place: Endpoint, settings: Mapping[s
         "repl-diskless-sync-delay": "0",
         "client-output-buffer-limit": "replica 0 0 0",
         "repl-timeout": "600",
-        "user default": f"reset on #{_sha256(password)} +psync +sync +replconf +ping",
+        "user default": f"reset on #{_sha256(password)} {_REPLICATES}",
         f"user {_USER}": f"reset on #{_sha256(own)} ~* &* +@all",
         **settings,
     }

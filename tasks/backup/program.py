@@ -21,8 +21,9 @@ from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import archive
 from tasks.postgres.layout import data_directory
 from tasks.postgres.settings import PostgresSettings
+from tasks.redis import acl
 from tasks.redis.sentinels import endpoints, master_name
-from tasks.redis.settings import RedisSettings, addresses, password
+from tasks.redis.settings import RedisSettings, addresses, own_password, password
 
 PROGRAM = Path(__file__).resolve().parents[2] / "backup"
 
@@ -35,8 +36,8 @@ CONFIG = "/etc/datatier/backup.json"
 
 # The address of a webhook or heartbeat is its password.
 CONFIG_SECRETS = (
-    r'^ *"(?:password|admin_password|secret_key|access_key|signing_key|encryption_passphrase'
-    r'|webhook|command|heartbeat)": "(.*)",?$'
+    r'^ *"(?:password|admin_password|user_password|replica_password_sha256|secret_key|access_key'
+    r'|signing_key|encryption_passphrase|webhook|command|heartbeat)": "(.*)",?$'
 )
 
 
@@ -172,6 +173,10 @@ def _redis(everything: Estate) -> dict[str, Any] | None:
         "sentinels": [list(address) for address in endpoints(everything)],
         "master_name": master_name(everything),
         "password": password(nodes[0]),
+        "user": acl.BACKUP,
+        "user_password": own_password(nodes[0], acl.BACKUP),
+        "replica_user": acl.REPLICA,
+        "replica_password_sha256": acl.hashed(own_password(nodes[0], acl.REPLICA)),
     }
 
 

@@ -105,6 +105,7 @@ def in_use(configuration: bytes, path: str) -> Mapping[str, str]:
         archive.ROLE_SECRET: parts["postgres"].get("password"),
         "POSTGRES_PASSWORD": parts["postgres"].get("admin_password"),
         "REDIS_PASSWORD": parts["redis"].get("password"),
+        "REDIS_BACKUP_PASSWORD": parts["redis"].get("user_password"),
         SIGNING_SECRET: parts["s3"].get("signing_key"),
     }
     return {name: path for name, value in values.items() if value}

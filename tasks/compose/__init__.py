@@ -89,6 +89,7 @@ def _converge_inside(node: Node) -> None:
         lambda: within({w: sentinel_forget.prune(w, gone) for w in watchers}),
         notices=lambda: [line for w in watchers for line in sentinel_forget.remembered(w, gone)],
     )
+    converge("Redis: rights", lambda: within({e: redis_users.exact_own(e) for e in instances}))
     converge("Backup: repository", lambda: within({keeper: backup_repository.new_stanza(keeper)}))
 
 
@@ -109,6 +110,8 @@ def activate(node: Node) -> None:
     stack = {service for service, role in roles_of(node).items() if role}
     with refusing(node.host):
         due_containers(node, stack)
+    instances = inside_of(node).having(RedisSettings)
+    converge("Redis: users", lambda: within({e: redis_users.missing_own(e) for e in instances}))
     converge("Docker: containers", lambda: due_containers(node, stack))
 
 

@@ -89,7 +89,7 @@ def _script(
     to_roll: Sequence[str],
 ) -> tuple[str, dict[str, str]]:
     first = inside_of(node).having(RedisSettings)[0]
-    variables = {"REDIS_PASSWORD": redis_settings.password(first)}
+    variables = redis_settings.logins(first)
     values = {"project": node.the(DockerSettings).project_dir, "redis_group": REDIS}
     steps, moved = [engine.COMPOSE + shell("activate", "compose", **values)], found.network[0]
     if is_moved := bool(moved_network(node, found)):

@@ -117,7 +117,7 @@ def _remade(found: Engine, service: str, every: Mapping[str, Reloadable]) -> str
 def _rolling_scripts(inside: Estate, alone: str) -> dict[str, str]:
     """What containers of Redis and Sentinel are asked while they restart."""
     first, port = inside.having(RedisSettings)[0], REDIS_PORT
-    secret = {"REDIS_PASSWORD": redis_settings.password(first)}
+    secret = redis_settings.logins(first)
     watchers = " ".join(map(str, sentinels.endpoints(inside)))
     watched = {"name": sentinels.master_name(inside), "sentinels": watchers}
     seconds = str(services.START_SECONDS)

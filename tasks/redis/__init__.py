@@ -18,7 +18,7 @@ from tasks.redis.packages import packages_of
 from tasks.redis.probes import probes_of
 from tasks.redis.rules import checks, contradictions, listens, secrets_in_use
 from tasks.redis.settings import RedisSettings, defaults, generated_secrets
-from tasks.redis.users import prune, unknown_users
+from tasks.redis.users import exact_own, missing_own, prune, unknown_users
 
 
 @on(RedisSettings)
@@ -31,6 +31,7 @@ def install(node: Node) -> None:
 @on(RedisSettings)
 def configure(node: Node) -> None:
     """Writes the configuration and makes every instance take it."""
+    converge("Redis: users", lambda: missing_own(node))
     converge("Redis: configuration", lambda: missing_configuration(node))
     activate()
 
@@ -43,6 +44,12 @@ def activate(node: Node) -> None:
     converge("Redis: service", lambda: due_activation(node), one_by_one=True)
     converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
     converge("Redis: master", lambda: rolling.master(node), one_by_one=True)
+
+
+@on(RedisSettings)
+def settle(node: Node) -> None:
+    """Takes from our users what they had before, when all that is ours comes with what is new."""
+    converge("Redis: rights", lambda: exact_own(node))
 
 
 @on(RedisSettings)

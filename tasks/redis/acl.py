@@ -17,6 +17,21 @@ from tasks.redis.topology import Instance, User
 # `default` is the one with redis_password; the others are for Datatier's own ways in.
 RESERVED = frozenset({"default", "replica", "sentinel", "backup", "monitor", "datatier"})
 
+OURS = "datatier-"
+ADMIN, REPLICA = f"{OURS}admin", f"{OURS}replica"
+SENTINEL, BACKUP = f"{OURS}sentinel", f"{OURS}backup"
+# Ours, and what they may do at an instance.
+OWN = {
+    ADMIN: "~* &* +@all",
+    # What a replica sends to its master.
+    REPLICA: "+psync +replconf +ping",
+    # What Sentinel's documentation lists.
+    SENTINEL: "&__sentinel__:hello +multi +exec +slaveof +ping +subscribe +publish +config|rewrite "
+    "+role +info +client|setname +client|kill +script|kill",
+    # What a dump takes, and a restore, for which the master follows the backup host for a time.
+    BACKUP: "+sync +psync +replconf +ping +info +config|get +replicaof",
+}
+
 # ACL CAT of Redis 7.0 and 8.0, without modules. tests/e2e/test_redis_rolling.py asks both.
 _CATEGORIES = """
 admin bitmap blocking connection dangerous fast geo hash hyperloglog keyspace list pubsub read
@@ -142,7 +157,7 @@ def wrong_users(users: RedisUsers) -> Iterator[tuple[str, str]]:
     """Names that cannot be, as a key of `redis_users` and what is wrong with it."""
     shared = dict[str, str]()
     for name, user in users.items():
-        if name.lower() in RESERVED:
+        if name.lower() in RESERVED or name.lower().startswith(OURS):
             yield f"redis_users/{name}", f"{name!r} is reserved"
         if user.password is None:
             other = shared.setdefault(secret_name(name), name)
@@ -175,14 +190,30 @@ def unknown_commands(users: RedisUsers, release: str) -> Iterator[tuple[str, str
 # --- What every instance should have -------------------------------------------------------------
 
 
+def hashed(password: str) -> str:
+    """What Redis keeps of a password; as secret as it is."""
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    hide.secret(digest)
+    return digest
+
+
+def own_secret_name(user: str) -> str:
+    """The name of the password of one of our users in the environment and in `.env`."""
+    return f"REDIS_{user.removeprefix(OURS).upper()}_PASSWORD"
+
+
+def own_rules(user: str, password: str) -> str:
+    """The rules of one of our users as Redis reads them."""
+    return f"reset resetchannels on {OWN[user]} #{hashed(password)}"
+
+
 def rules(user: RedisUser, password: str) -> str:
     """The rules of a user as Redis reads them, with the password as its hash, at the end."""
-    hashed = hashlib.sha256(password.encode()).hexdigest()
-    hide.secret(hashed)
     keys = (key if key.startswith("%") else f"~{key}" for key in user.keys)
     channels = (f"&{channel}" for channel in user.channels)
     words = "reset", "resetchannels", "on", *keys, *channels, *user.commands
-    return " ".join(quote(w) if set(w) & set("\\\"'") else w for w in (*words, f"#{hashed}"))
+    every = *words, f"#{hashed(password)}"
+    return " ".join(quote(w) if set(w) & set("\\\"'") else w for w in every)
 
 
 def quote(value: str) -> str:
@@ -214,6 +245,7 @@ def _named(users: Iterable[User]) -> dict[str, User]:
     return {user.name.strip('"').removeprefix(_TRIED): user for user in users}
 
 
+NEW = "new"
 ENDS = "; its connections end"
 
 
@@ -223,7 +255,7 @@ def differing(instance: Instance, wanted: Mapping[str, str]) -> dict[str, str]:
     found = dict[str, str]()
     for name, text in wanted.items():
         if name not in now:
-            found[name] = "new"
+            found[name] = NEW
         elif name not in then or now[name].rules != then[name].rules:
             had = _is_let_in(now[name], text)
             found[name] = "changed" if had else f"another password{ENDS}"
@@ -234,6 +266,13 @@ def _is_let_in(user: User, text: str) -> bool:
     """Whether the user's only password is the wanted one."""
     hashes = [rule for rule in user.rules if rule.startswith("#")]
     return "nopass" not in user.rules and hashes == re.findall(r"#[0-9a-f]{64}", text)
+
+
+def added(wanted: Mapping[str, str], found: Mapping[str, str], users: Iterable[User]) -> str:
+    """What gives an instance these users, as commands; another password is added to those there."""
+    there = _named(users)
+    kept = {name: wanted[name].removeprefix("reset ") for name in found if name in there}
+    return "\n".join(f'ACL SETUSER "{name}" {kept.get(name, wanted[name])}' for name in found)
 
 
 def orders(wanted: Mapping[str, str], found: Mapping[str, str], gone: Collection[str]) -> str:

@@ -14,10 +14,16 @@ from tasks.redis.acl import quote
 from tasks.redis.expected import EXPECTED, moved_beside
 from tasks.redis.files import KEEP_PASSWORD, beginnings
 from tasks.redis.service import service_of
-from tasks.redis.settings import RedisSettings, password, users_of
+from tasks.redis.settings import RedisSettings, logins, users_of
 from tasks.redis.topology import Instance, guarded
 from tasks.redis.users import USER, due_users, set_users
-from tasks.redis.values import RESTART_KEYS, configuration_path, parameters_of, settings_of
+from tasks.redis.values import (
+    RESTART_KEYS,
+    configuration_path,
+    link_of,
+    parameters_of,
+    settings_of,
+)
 
 
 def due_activation(node: Node) -> Change | None:
@@ -38,7 +44,8 @@ def due_activation(node: Node) -> Change | None:
         return None
     begun = f"remove {quoted(*(file.path for file in beginnings(node)))}"
     # A Sentinel beside them has the last one until it starts again, and is asked before that.
-    keep = "" if node in node.estate.in_group("sentinel") else KEEP_PASSWORD
+    keep = f"{KEEP_PASSWORD}\nkeep_admin\n"
+    keep += "" if node in node.estate.in_group("sentinel") else "keep_password\n"
     first = node.the(RedisSettings).ports[0]
     keep += f"{EXPECTED}\nkeep_expected {configuration_path(node, first)}\n"
     return replace(change, script=f"{change.script}\n{keep}{begun}\n")
@@ -48,7 +55,7 @@ def taking(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Acti
     """How an instance takes what it can without a restart, and what is known of it."""
     wanted, now = watched(node, port, wanted, now)
     variables = {
-        "REDIS_PASSWORD": password(node),
+        **logins(node),
         f"CONFIG_{port}": config_set(node, port, now),
         f"FORGET_{port}": forgotten(wanted, now),
         f"ACL_{port}": set_users(node, port, now),
@@ -101,7 +108,8 @@ def moved(node: Node, port: int) -> dict[str, tuple[str, str]]:
     roles: list[Instance] = node.read("redis")["roles"]
     said = next((role.settings for role in roles if role.address.port == port), {})
     wanted = settings_of(node, port)
-    return live.moved(_spelled(wanted), _spelled(said), parameters_of(node, port))
+    plain = {*parameters_of(node, port), *link_of(node)}
+    return live.moved(_spelled(wanted), _spelled(said), plain)
 
 
 def _spelled(settings: Mapping[str, str]) -> dict[str, str]:

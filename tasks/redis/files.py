@@ -7,15 +7,16 @@ from dataclasses import replace
 
 from tasks.core import files, packages
 from tasks.core.change import Change, Trial
-from tasks.core.estate import Node
+from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.scripts import quoted, shell
+from tasks.redis.acl import REPLICA
 from tasks.redis.console import IS_REDIS
 from tasks.redis.kernel import KERNEL_FILES
 from tasks.redis.leader import current_master
 from tasks.redis.sentinels import endpoints, master_name
 from tasks.redis.service import BEFORE_START, KEEP_ROLE, services_of, trial
-from tasks.redis.settings import RedisSettings, addresses
+from tasks.redis.settings import RedisSettings, addresses, own_password
 from tasks.redis.topology import Address
 from tasks.redis.values import SECRET_LINES, configuration, configuration_path, name_of
 
@@ -27,7 +28,23 @@ def missing_configuration(node: Node) -> Change | None:
         leader = current_master(node.estate)
         seeds = [*seed_files(node, leader), *_due_beginnings(node, leader)]
     change = kept(files.compare([*files_of(node), *seeds], found))
+    if change and not _has_login(node):
+        change = known_first(change, node.estate, own_password(node, REPLICA), REPLICA)
     return change and change.after(trials(node))
+
+
+def _has_login(node: Node) -> bool:
+    """Whether instances here come to their master as our user already, or never ran."""
+    found, line = node.read("redis")["files"], f"\nmasteruser {REPLICA}\n".encode()
+    there = (found[configuration_path(node, port)] for port in node.the(RedisSettings).ports)
+    return all(line in file.content for file in there if file.content)
+
+
+def known_first(change: Change, everything: Estate, secret: str, user: str) -> Change:
+    """The change, which does not begin unless all instances that answer let a user in."""
+    places = quoted(user, *map(str, addresses(everything)))
+    script = f"{shell('login', 'redis')}require_login {places}\n{change.script}"
+    return replace(change, script=script, variables={**change.variables, "LOGIN_PASSWORD": secret})
 
 
 def trials(node: Node) -> Iterator[Trial]:

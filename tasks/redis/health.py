@@ -10,7 +10,7 @@ from tasks.core.scripts import shell
 from tasks.redis.activation import kept_data
 from tasks.redis.console import SHELL
 from tasks.redis.sentinels import endpoints, master_name
-from tasks.redis.settings import RedisSettings, password
+from tasks.redis.settings import RedisSettings, logins, own_users
 
 # What runs is the truth: a stranger at the address of the table has to be refused.
 LOOK = SHELL + shell("look", "redis")
@@ -23,12 +23,12 @@ def rows(node: Node) -> Iterator[Check]:
         "address": node.address,
         "sentinels": " ".join(map(str, endpoints(node.estate))),
         "name": master_name(node.estate),
-        "acl_users": " ".join(chosen.users),
+        "acl_users": " ".join([*own_users(node), *chosen.users]),
     }
     for port in chosen.ports:
         kept = {key: f"{key} {value}" for key, value in kept_data(node, port).items()}
         values |= {**kept, "port": str(port), "me": f"{node.address} {port}"}
         script = shell("health", "redis", **values)
         connect = f"redis-cli -h {node.address} -p {port} --askpass"
-        at, secret = f"{node.address}:{port}", {"REDIS_PASSWORD": password(node)}
+        at, secret = f"{node.address}:{port}", logins(node)
         yield Check(f"redis-{port}", node, at, script, connect, 2, secret, LOOK)

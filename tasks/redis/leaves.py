@@ -24,7 +24,7 @@ MASKED = "redis-server"
 OWNERS = (
     (r"/etc/redis/(redis-[0-9]+)\.conf", r"\1"),
     (r"/usr/local/bin/redis-(cli|before-start)", "redis-cli"),
-    (r"/etc/redis/redis-(cli\.auth|estate\.conf|expected)", "redis-cli"),
+    (r"/etc/redis/redis-((cli|admin)\.auth|estate\.conf|expected)", "redis-cli"),
     (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),
 )
 
@@ -128,7 +128,11 @@ def _instances(node: Node) -> list[str]:
 
 LEAVES = Leaves(
     owns=("redis-", "kernel"),
-    named=("/etc/redis/redis-cli.auth", "/etc/redis/redis-expected"),
+    named=(
+        "/etc/redis/redis-cli.auth",
+        "/etc/redis/redis-admin.auth",
+        "/etc/redis/redis-expected",
+    ),
     marked=(
         "/etc/systemd/system/redis-*.service",
         "/etc/redis/*.conf",

@@ -24,7 +24,7 @@ from tasks.redis.activation import (
 from tasks.redis.console import SHELL
 from tasks.redis.leader import current_master
 from tasks.redis.sentinels import SentinelSettings, endpoints, master_name
-from tasks.redis.settings import RedisSettings, addresses, password
+from tasks.redis.settings import RedisSettings, addresses, logins
 from tasks.redis.topology import Address
 from tasks.redis.values import IMMUTABLE
 
@@ -78,7 +78,7 @@ def failover(node: Node) -> Callable[[], Change | None]:
         raise Unreadable(f"no instance can replace the master {name}: {why}")
     step, means = hand_over(node, leader.port, name, "becomes a replica")
     script = f"{FUNCTIONS}\n{step}\nfollow {leader.port} {name}"
-    variables = {"REDIS_PASSWORD": password(node)}
+    variables = logins(node)
     change = Change([services.line(name, means)], script, variables, then=lambda: _settled(node))
     return lambda: change
 
@@ -130,7 +130,7 @@ def _restarts(node: Node, chosen: Callable[[Address, Address], bool]) -> Change 
     if node.host.state.is_executing:
         node.estate.unsettled.add(node)
     script = "\n".join([FUNCTIONS, services.script(steps, node.place)])
-    variables = {"REDIS_PASSWORD": password(node)}
+    variables = logins(node)
     return Change(lines, script, variables, then=lambda: _settled(node))
 
 

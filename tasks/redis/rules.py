@@ -14,7 +14,15 @@ from tasks.core.remote import Probe
 from tasks.core.scripts import shell
 from tasks.core.settings import Problem
 from tasks.redis import acl
-from tasks.redis.settings import KEPT_PASSWORD, PASSWORD, RedisSettings, addresses, password
+from tasks.redis.settings import (
+    KEPT_ADMIN,
+    KEPT_PASSWORD,
+    PASSWORD,
+    RedisSettings,
+    addresses,
+    password,
+    unfit,
+)
 from tasks.redis.values import configuration_path, parameters_of
 
 
@@ -27,6 +35,10 @@ def contradictions(everything: Estate) -> list[Problem]:
     if any(node.the(RedisSettings).users != nodes[0].the(RedisSettings).users for node in nodes):
         problems.append(Problem(nodes[0].name, "redis_users", message))
     instances = addresses(everything)
+    for name in map(acl.own_secret_name, acl.OWN) if nodes else ():
+        value = everything.secrets.find(name)
+        if value and not everything.secrets.wrong(name) and (message := unfit(value)):
+            problems.append(Problem(nodes[0].name, name, message))
     for node in nodes:
         chosen = node.the(RedisSettings)
         if chosen.min_replicas_to_write >= len(instances):
@@ -54,7 +66,7 @@ def not_ipv4(node: Node) -> list[Problem]:
     return [Problem(node.name, "address", message)]
 
 
-_OWNED = {"replicaof", "include", "masteruser"}
+_OWNED = {"replicaof", "include", "masteruser", "masterauth"}
 
 
 _REFUSED = {
@@ -151,4 +163,6 @@ def secrets_in_use(node: Node) -> Mapping[str, str]:
     users = (u for u in node.the(RedisSettings).users if f"\nuser {u} " in "".join(ours))
     # The file has no password that could be looked up.
     of_users = {acl.secret_name(user): "" for user in users}
+    own = (u for u in acl.OWN if f"\nuser {u} " in "".join(ours))
+    of_users |= {acl.own_secret_name(u): KEPT_ADMIN if u == acl.ADMIN else "" for u in own}
     return {PASSWORD: KEPT_PASSWORD, **of_users} if ours else {}

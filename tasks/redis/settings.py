@@ -40,10 +40,17 @@ def _memory(value: str) -> str:
     return value.lower()
 
 
+def unfit(password: str) -> str:
+    """Why Sentinel cannot have a password; empty if it can."""
+    # Sentinel saves `auth-pass` without quotes and cannot read it at its next start.
+    if re.search(r"[\s'\"\\]", password):
+        return "should not contain blanks, quotes or backslashes: Sentinel cannot save them"
+    return ""
+
+
 def _plain(value: SecretStr) -> SecretStr:
-    if re.search(r"[\s'\"\\]", value.get_secret_value()):
-        # Sentinel saves `auth-pass` without quotes and cannot read it at its next start.
-        raise wrong("should not contain blanks, quotes or backslashes: Sentinel cannot save them")
+    if message := unfit(value.get_secret_value()):
+        raise wrong(message)
     return value
 
 
@@ -92,8 +99,9 @@ class RedisSettings(Settings):
 PASSWORD = "REDIS_PASSWORD"
 
 
-# Where root's redis-cli finds it.
+# Where root's redis-cli finds it, and where runs find that of our administrator's user.
 KEPT_PASSWORD = "/etc/redis/redis-cli.auth"
+KEPT_ADMIN = "/etc/redis/redis-admin.auth"
 
 
 def defaults(_stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +116,23 @@ def password(node: Node) -> str:
 def generated_secrets(node: Node) -> list[str]:
     """The names of the passwords that users leave to `.env`."""
     users = node.the(RedisSettings).users.items()
-    return [acl.secret_name(name) for name, user in users if user.password is None]
+    theirs = [acl.secret_name(name) for name, user in users if user.password is None]
+    return [*map(acl.own_secret_name, acl.OWN), *theirs]
+
+
+def own_password(node: Node, user: str) -> str:
+    """The password of one of our users."""
+    return node.estate.secrets.get(acl.own_secret_name(user))
+
+
+def own_users(node: Node) -> dict[str, str]:
+    """The rules of our users, by name."""
+    return {name: acl.own_rules(name, own_password(node, name)) for name in acl.OWN}
+
+
+def logins(node: Node) -> dict[str, str]:
+    """What shell that talks to instances has to have, as variables."""
+    return {PASSWORD: password(node), "REDIS_ADMIN_PASSWORD": own_password(node, acl.ADMIN)}
 
 
 def users_of(node: Node) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from tasks.core.change import Change, Line
@@ -11,12 +11,51 @@ from tasks.core.scripts import shell
 from tasks.core.services import Status
 from tasks.redis import acl
 from tasks.redis.console import SHELL
-from tasks.redis.settings import RedisSettings, password, users_of
+from tasks.redis.settings import RedisSettings, logins, own_users, users_of
 from tasks.redis.topology import Instance, strangers
 from tasks.redis.values import name_of
 
 # In the record of an activation, before the name of a user.
 USER = "user:"
+
+
+def missing_own(node: Node) -> Change | None:
+    """Makes running instances know our users, before anything comes to them as one of these.
+
+    A password that changes is one of two until `exact_own`.
+    """
+
+    def order(role: Instance, found: dict[str, str]) -> str:
+        return acl.added(own_users(node), found, role.users)
+
+    return _of_own(node, order, lambda _what: True)
+
+
+def exact_own(node: Node) -> Change | None:
+    """Leaves our users with what the settings say, when all that is ours comes with it."""
+
+    def order(_role: Instance, found: dict[str, str]) -> str:
+        return acl.orders(own_users(node), found, ())
+
+    return _of_own(node, order, lambda what: what != acl.NEW)
+
+
+def _of_own(
+    node: Node,
+    order: Callable[[Instance, dict[str, str]], str],
+    is_meant: Callable[[str], bool],
+) -> Change | None:
+    lines, steps, variables = list[str](), list[str](), logins(node)
+    for role in cast(list[Instance], node.read("redis")["roles"]):
+        port, wanted = role.address.port, own_users(node)
+        found = {u: what for u, what in acl.differing(role, wanted).items() if is_meant(what)}
+        if not found or not role.users or role.locked:
+            continue
+        name = name_of(node, port)
+        lines += [f"{name}: ACL user {user}: {what}" for user, what in found.items()]
+        variables[f"OWN_{port}"] = order(role, found)
+        steps.append(f'accepted {port} && set_users {port} {name} "$OWN_{port}"')
+    return Change(lines, "\n".join([SHELL, *steps]), variables) if lines else None
 
 
 def due_users(node: Node, port: int, now: Status) -> list[str]:
@@ -48,7 +87,7 @@ def _strangers(node: Node) -> dict[int, list[str]]:
     said, found = node.read("redis"), dict[int, list[str]]()
     for role in cast(list[Instance], said["roles"]):
         now = said["services"][name_of(node, role.address.port)]
-        known = {*node.the(RedisSettings).users, *_gone(node, now)}
+        known = {*acl.OWN, *node.the(RedisSettings).users, *_gone(node, now)}
         found[role.address.port] = strangers(role.users, known)
     return found
 
@@ -68,7 +107,7 @@ def prune(node: Node) -> Change | None:
     if not going or not node.the(RedisSettings).prune:
         return None
     script = SHELL + shell("remove-users", "redis")
-    lines, variables = list[str](), {"REDIS_PASSWORD": password(node)}
+    lines, variables = list[str](), logins(node)
     for port, names in going.items():
         service = name_of(node, port)
         lines += [remove_user(service, name) for name in names]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tasks.core.estate import Node
 from tasks.core.files import render
+from tasks.redis import acl
 from tasks.redis.acl import quote
-from tasks.redis.settings import RedisSettings, password, users_of
+from tasks.redis.settings import RedisSettings, own_password, own_users, password, users_of
 
 
 def parameters_of(node: Node, port: int) -> dict[str, str | int]:
@@ -25,7 +26,6 @@ def parameters_of(node: Node, port: int) -> dict[str, str | int]:
         "dir": f"/var/lib/redis/{port}",
         **({} if is_shared else announced),
         "requirepass": password(node),
-        "masterauth": password(node),
         "maxmemory": chosen.maxmemory,
         "maxmemory-policy": chosen.maxmemory_policy,
         "appendonly": "yes" if chosen.appendonly else "no",
@@ -43,7 +43,13 @@ def settings_of(node: Node, port: int) -> dict[str, str]:
         key: words[value] if isinstance(value, bool) else str(value)
         for key, value in node.the(RedisSettings).extra.items()
     }
-    return {**{key: str(value) for key, value in parameters_of(node, port).items()}, **extra}
+    ours = {**parameters_of(node, port), **link_of(node)}
+    return {**{key: str(value) for key, value in ours.items()}, **extra}
+
+
+def link_of(node: Node) -> dict[str, str]:
+    """As whom an instance comes to its master, which has to know this user."""
+    return {"masteruser": acl.REPLICA, "masterauth": own_password(node, acl.REPLICA)}
 
 
 def configuration_path(node: Node, port: int) -> str:
@@ -61,7 +67,8 @@ def configuration(node: Node, port: int) -> str:
         key: quote(value) if key in ("requirepass", "masterauth") or not value else value
         for key, value in settings_of(node, port).items()
     }
-    return render("redis/redis.conf.j2", settings=settings, users=users_of(node))
+    users = {**own_users(node), **users_of(node)}
+    return render("redis/redis.conf.j2", settings=settings, users=users)
 
 
 SECRET_LINES = r"^(?:(?:requirepass|masterauth) |user .* )(.*)$"

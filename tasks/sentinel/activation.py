@@ -34,7 +34,7 @@ def due_activation(node: Node) -> Change | None:
     every = [*takings(node)]
     found = {each.wanted.service.name: each.now for each in every}
     change = services.compare([each.wanted for each in every], found, node.place)
-    return change and replace(change, script=f"{change.script}\n{KEEP_PASSWORD}")
+    return change and replace(change, script=f"{change.script}\n{KEEP_PASSWORD}\nkeep_password")
 
 
 def _behind(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Activation, Status]:

@@ -8,14 +8,17 @@ from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
 from tasks.core.scripts import shell
+from tasks.redis import acl
 from tasks.redis.acl import quote
 from tasks.redis.console import SHELL
+from tasks.redis.files import known_first
 from tasks.redis.leader import current_master
 from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.settings import RedisSettings
 from tasks.redis.topology import guarded
 from tasks.sentinel.files import configuration
 from tasks.sentinel.forget import View, is_locked
-from tasks.sentinel.orders import ORDER, master_password, name_of, secrets_of
+from tasks.sentinel.orders import ORDER, login_password, master_password, name_of, secrets_of
 
 
 def monitors_probe(node: Node) -> Probe[dict[int, dict[str, str] | None]]:
@@ -54,7 +57,10 @@ def missing_monitoring(node: Node) -> Change | None:
     if not lines:
         return None
     script = "\n".join(f'order {name.rpartition("_")[2]} "${name}"' for name in commands)
-    return Change(lines, f"{SHELL}{ORDER}{script}", {**secrets_of(node), **commands})
+    change = Change(lines, f"{SHELL}{ORDER}{script}", {**secrets_of(node), **commands})
+    if any(line.endswith(LOGIN) for line in lines):
+        return known_first(change, node.estate, login_password(node), acl.SENTINEL)
+    return change
 
 
 def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -72,7 +78,8 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
         # At run time Sentinel takes no other; what it knows of a master goes with it.
         line = f"forget {name}, which has a {' and a '.join(scripts)}"
         orders.append((line, f"SENTINEL REMOVE {name}"))
-        live = {key: value for key, value in live.items() if key not in ("name", "auth", *wanted)}
+        gone = {"name", "auth", "login", *wanted}
+        live = {key: value for key, value in live.items() if key not in gone}
     is_known = "name" in live
     if not is_known:
         leader = current_master(node.estate)
@@ -81,9 +88,8 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
     for key, value in wanted.items():
         if live.get(key) != str(value) and not (key == "quorum" and not is_known):
             orders.append((f"{key} {value}", f"SENTINEL SET {name} {key} {value}"))
-    if live.get("auth") != "1":
-        secret = quote(master_password(node))
-        orders.append(("password of the master", f"SENTINEL SET {name} auth-pass {secret}"))
+    if live.get("login") != "1":
+        orders += _login(node, live)
     return [*orders, *_own(node, port, live)]
 
 
@@ -101,6 +107,21 @@ _PERIODS = {
     "tilt-period": "30000",
     "tilt-trigger": "2000",
 }
+
+
+LOGIN = f"comes to the instances as {acl.SENTINEL}"
+
+
+def _login(node: Node, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """As whom it comes to the instances: as its own user, which all of them have to know."""
+    name, instances = node.the(SentinelSettings).master_name, node.estate.having(RedisSettings)
+    if "name" not in live or {*instances} <= {*node.estate.active}:
+        user, secret, line = acl.SENTINEL, login_password(node), LOGIN
+    elif live.get("auth") != "1":
+        user, secret, line = "", master_password(node), "password of the master"
+    else:
+        return
+    yield line, f"SENTINEL SET {name} auth-user {quote(user)} auth-pass {quote(secret)}"
 
 
 def _gets_password(node: Node, port: int, live: Mapping[str, str]) -> bool:
@@ -127,8 +148,6 @@ def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, 
         secret = quote(master_password(node))
         line = "password of the other Sentinels"
         yield line, f"SENTINEL CONFIG SET sentinel-pass {secret}"
-    if live.get("user", "0") != "0":
-        yield "user of the master (none)", f'SENTINEL SET {name} auth-user ""'
     if live.get("reboot", "0") != "0":
         line = "master-reboot-down-after-period 0"
         yield line, f"SENTINEL SET {name} {line}"

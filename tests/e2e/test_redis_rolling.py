@@ -336,7 +336,7 @@ def test_documented_users_harm_nobody_else(estate: Estate) -> None:
         rules = acl.rules(acl.RedisUser(**given), secret)
         assert command(admin, "ACL", "SETUSER", f"documented-{user}", *rules.split()) == b"OK"
         asked = Client(host=host.address, port=PORT, username=f"documented-{user}", password=secret)
-        harm = [words for line in _HARM.replace("\n", ";").split(";") if (words := line.split())]
+        harm = _commands(_HARM)
         scripted = [["EVAL", "return redis.call(unpack(ARGV))", "0", *words] for words in harm]
         with asked:
             for words in [*harm, *(scripted if "cache" not in user else ())]:
@@ -344,6 +344,84 @@ def test_documented_users_harm_nobody_else(estate: Estate) -> None:
                     command(asked, *words)
         command(admin, "ACL", "DELUSER", f"documented-{user}")
     admin.close()
+
+
+# What these may do of it, and what comes as them.
+_OWN = {
+    "replica": "PSYNC ? -1; REPLCONF ACK 1",
+    "sentinel": "CLIENT KILL TYPE normal; CONFIG REWRITE; SCRIPT KILL; SLAVEOF NO ONE",
+    "backup": "CONFIG GET save; PSYNC ? -1; REPLCONF ACK 1; REPLICAOF NO ONE; SYNC",
+}
+
+
+def _commands(text: str) -> list[list[str]]:
+    return [words for line in text.replace("\n", ";").split(";") if (words := line.split())]
+
+
+def test_users_of_our_own_may_do_what_they_need(estate: Estate) -> None:
+    """They are who comes, a failover needs nothing else, and the rest is refused."""
+    for name in estate.hosts:
+        estate.redis(name, "ACL", "LOG", "RESET")
+    leader = estate.fail_over()
+    eventually(lambda: _comes_as_ours(estate), 20)
+    for name in estate.hosts:
+        assert "datatier" not in estate.redis(name, "ACL", "LOG")
+    for user, allowed in _OWN.items():
+        harm = [words for words in _commands(_HARM) if words not in _commands(allowed)]
+        secret = estate.project.secrets[f"REDIS_{user.upper()}_PASSWORD"]
+        place, name = estate.hosts[leader].address, f"datatier-{user}"
+        with Client(host=place, port=PORT, username=name, password=secret) as asked:
+            for words in [*harm, ["GET", "x"], ["SET", "x", "y"], ["EVAL", "return 1", "0"]]:
+                with pytest.raises(ResponseError, match=_REFUSED):
+                    command(asked, *words)
+
+
+def _comes_as_ours(estate: Estate) -> None:
+    leader = estate.leader()
+    for name in estate.hosts:
+        clients = estate.redis(name, "CLIENT", "LIST").splitlines()
+        replicas = [each for each in clients if " flags=S " in each]
+        sentinels = [each for each in clients if " name=sentinel-" in each]
+        assert (len(replicas), len(sentinels)) == (2 * (name == leader), 6), clients
+        assert all(" user=datatier-replica " in each for each in replicas), replicas
+        assert all(" user=datatier-sentinel " in each for each in sentinels), sentinels
+
+
+def _as_before(estate: Estate) -> None:
+    """As an estate was before: all comes as `default`, and there is no other user of ours."""
+    secret, users = estate.password, [f"datatier-{each}" for each in (*_OWN, "admin")]
+    ours = r"^(masteruser |user datatier-)"
+    for host in estate.hosts.values():
+        file = f"/etc/redis/redis-{PORT}.conf"
+        host.run(f"sed -i -E -e '/{ours}/d' -e 's/^masterauth .*/masterauth \"{secret}\"/' {file}")
+    for name in estate.hosts:
+        estate.sentinel(name, "SET", "mymaster", "auth-user", "", "auth-pass", secret)
+        assert estate.redis(name, "CONFIG", "SET", "masteruser", "", "masterauth", secret) == "OK"
+    for name in estate.hosts:
+        estate.redis(name, "ACL", "DELUSER", *users)
+    eventually(estate.settled, 60)
+
+
+def test_an_estate_of_before_gets_users_of_our_own(estate: Estate) -> None:
+    """In one run, in which nothing restarts and no client notices."""
+    leader = estate.settled()
+    _as_before(estate)
+    before = processes(list(estate.hosts.values()))
+    # One host alone would come to the others as a user that these do not have.
+    other = next(name for name in estate.hosts if name != leader)
+    refused = estate.project.pyinfra("-y", "--limit", other, "inventory.py", "deploy.py")
+    assert refused.code == 1
+    assert "does not know the user datatier-replica: run on all Redis hosts" in refused.output
+    planned = estate.project.plan("deploy.py").planned
+    assert ("Redis: users", leader) in planned and ("Redis: users", other) not in planned
+    with estate.writers() as writers:
+        assert estate.project.deploy().changed == planned
+    assert writers.lost() == []
+    assert {kind for each in writers.writers for kind in each.errors} == set()
+    eventually(lambda: _comes_as_ours(estate), 20)
+    assert processes(list(estate.hosts.values())) == before
+    assert estate.settled() == leader
+    assert estate.project.deploy().changed == set()
 
 
 def test_a_master_without_its_files_empties_nobody(estate: Estate) -> None:

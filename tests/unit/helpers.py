@@ -26,6 +26,10 @@ SECRETS = {
     "PGBOUNCER_AUTH_PASSWORD": "lookup-Secret-3",
     "POSTGRES_ROLE_PSSCRIPT_PASSWORD": "role-Secret-4",
     "BACKUP_ROLE_PASSWORD": "backup-Secret-5",
+    "REDIS_ADMIN_PASSWORD": "redis-admin-Secret-6",
+    "REDIS_REPLICA_PASSWORD": "redis-replica-Secret-7",
+    "REDIS_SENTINEL_PASSWORD": "redis-sentinel-Secret-8",
+    "REDIS_BACKUP_PASSWORD": "redis-backup-Secret-9",
 }
 
 

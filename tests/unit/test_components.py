@@ -584,7 +584,7 @@ def test_a_wrong_password_is_set_and_not_named(tmp_path: Path) -> None:
     one = node(tmp_path, redis_password="hunter#2")
     ((sentence, command),) = orders(one, {**LIVE, "auth": "0"})
     assert sentence == "password of the master"
-    assert command == 'SENTINEL SET mymaster auth-pass "hunter#2"'
+    assert command == 'SENTINEL SET mymaster auth-user "" auth-pass "hunter#2"'
 
 
 def test_a_sentinel_without_a_master_is_given_one(tmp_path: Path) -> None:
@@ -599,7 +599,7 @@ def test_a_sentinel_without_a_master_is_given_one(tmp_path: Path) -> None:
         "down-after-milliseconds",
         "failover-timeout",
         "parallel-syncs",
-        "auth-pass",
+        "auth-user",
     ]
 
 

@@ -268,13 +268,17 @@ def test_what_only_root_may_read_is_read_as_what_it_is(home: Path, victim: Path)
 
 def test_the_password_is_kept_along_no_link(top: Path, victim: Path) -> None:
     """Those were left by redis when the directory was its own."""
-    auth = link(top / "redis-cli.auth", victim)
-    link(top / "redis-cli.auth.new", victim / "file")
+    names = "redis-cli.auth", "redis-admin.auth"
+    for name in names:
+        link(top / name, victim)
+        link(top / f"{name}.new", victim / "file")
     script = redis_files.KEEP_PASSWORD.replace("/etc/redis", str(top))
-    assert run(f"REDIS_PASSWORD=word\n{script}").returncode == 0
-    assert (auth.is_symlink(), auth.read_text()) == (False, "word\n")
-    assert stat.S_IMODE(auth.stat().st_mode) == 0o600
-    assert {each.name for each in top.iterdir()} == {"redis-cli.auth", "victim"}
+    words = "REDIS_PASSWORD=word\nREDIS_ADMIN_PASSWORD=word"
+    assert run(f"{words}\n{script}\nkeep_password\nkeep_admin").returncode == 0
+    for auth in (top / name for name in names):
+        assert (auth.is_symlink(), auth.read_text()) == (False, "word\n")
+        assert stat.S_IMODE(auth.stat().st_mode) == 0o600
+    assert {each.name for each in top.iterdir()} == {*names, "victim"}
 
 
 # --- Whose path it is ----------------------------------------------------------------------------

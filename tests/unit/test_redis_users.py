@@ -17,7 +17,7 @@ from tasks.core.services import Status
 from tasks.redis import acl, activation, leader, rules, users, values
 from tasks.redis.activation import activations, watched
 from tasks.redis.expected import moved_beside
-from tasks.redis.settings import users_of
+from tasks.redis.settings import own_users, users_of
 from tests.unit import helpers
 from tests.unit.test_components import knows
 
@@ -110,6 +110,32 @@ def test_the_password_is_nowhere_but_its_hash_which_is_masked(tmp_path: Path) ->
     assert SECRET not in text + str(acl.tried(users_of(node))) + due(node)[1]
     assert HASH not in files.mask(text, values.SECRET_LINES)
     assert HASH not in hide.hidden(f"Redis refuses it: {text}")
+
+
+def test_our_own_users_are_added_first_and_made_exact_at_the_end(tmp_path: Path) -> None:
+    """So a password that changes is one of two, until all that comes with it has the new one."""
+    node = deployed(tmp_path, redis_users={})
+    wanted = own_users(node)
+    words = {name: " ".join(rules.split()[1:]) for name, rules in wanted.items()}
+    there = [f'"user {name} {rule}"' for name, rule in words.items()]
+    there[1] = there[1].replace("#", "#ab #")
+    probe = leader.roles_probe(node).parse
+    tried = [f'"user datatier:{name} {rule}"' for name, rule in words.items()]
+    others = '"user default on #ab ~* &* +@all"'
+    knows(node, "redis", **{**node.read("redis"), "roles": probe(["master 0", others, *tried])})
+    added = users.missing_own(node)
+    assert added is not None and users.exact_own(node) is None
+    assert added.lines == [f"redis-6379: ACL user {name}: new" for name in acl.OWN]
+    roles = probe(["master 0", others, *there, *tried])
+    knows(node, "redis", **{**node.read("redis"), "roles": roles})
+    added, exact = users.missing_own(node), users.exact_own(node)
+    line = "redis-6379: ACL user datatier-replica: another password; its connections end"
+    assert added is not None and exact is not None and added.lines == exact.lines == [line]
+    (only,) = added.variables["OWN_6379"].splitlines()
+    assert only.startswith('ACL SETUSER "datatier-replica" resetchannels on ')
+    assert "CLIENT KILL" not in only
+    assert f'ACL SETUSER "datatier-replica" {wanted[acl.REPLICA]}' in exact.variables["OWN_6379"]
+    assert 'CLIENT KILL USER "datatier-replica"' in exact.variables["OWN_6379"]
 
 
 def test_quotes_and_backslashes_of_patterns_stay_patterns(tmp_path: Path) -> None:

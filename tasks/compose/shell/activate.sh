@@ -9,9 +9,13 @@ leave() { # NETWORK
   docker network rm "$1" >/dev/null 2>&1 || :
 }
 keep_password() {
-  (umask 077; printf '%s\n' "$REDIS_PASSWORD" >docker/redis/.auth.new)
+  keep_one "$REDIS_PASSWORD" redis-cli.auth
+  keep_one "$REDIS_ADMIN_PASSWORD" redis-admin.auth
+}
+keep_one() { # PASSWORD FILE
+  (umask 077; printf '%s\n' "$1" >docker/redis/.auth.new)
   chown "0:$redis_group" docker/redis/.auth.new; chmod 640 docker/redis/.auth.new
-  mv docker/redis/.auth.new docker/redis/redis-cli.auth
+  mv docker/redis/.auth.new "docker/redis/$2"
 }
 cd "$project" || exit 1
 [ -e docker/redis/redis-cli.auth ] || keep_password

@@ -1,18 +1,24 @@
 # shellcheck disable=SC2154  # REDIS_PASSWORD comes before it
-# Of two passwords the server accepts one: the settings', or until it has taken that the last
-# one. Commands with secrets go to redis-cli on standard input. What reads calls Debian's program:
+# Of our administrator's user and `default`, each with the password of the settings and the last
+# one, the server accepts one: `as` is what redis-cli is told of him. Commands with secrets go to redis-cli on standard input. What reads calls Debian's program:
 # ours looks for a password first, which takes as long again. A program takes longer than what it
 # asks, so all questions go to one; `said` has the answers, each after its name: see PARTS.
 accepted() { # PORT [NAME COMMANDS]...
   asked=$1 pong='' said=''
   is_redis "$1" || return 1
   shift
-  for kept in '' kept; do
-    REDISCLI_AUTH=$REDIS_PASSWORD
-    [ -z "$kept" ] || REDISCLI_AUTH=$(glance /etc/redis/redis-cli.auth)
+  for login in admin admin.auth default cli.auth; do
+    case $login in
+      admin) REDISCLI_AUTH=${REDIS_ADMIN_PASSWORD:-} as='--user datatier-admin' ;;
+      default) REDISCLI_AUTH=$REDIS_PASSWORD as= ;;
+      # Of Sentinels only the last.
+      admin.auth) REDISCLI_AUTH=${REDIS_ADMIN_PASSWORD:+$(glance /etc/redis/redis-admin.auth)} ;;
+      *) REDISCLI_AUTH=$(glance /etc/redis/redis-cli.auth) ;;
+    esac
+    [ -n "$REDISCLI_AUTH" ] || continue
     export REDISCLI_AUTH
-    said=$({ echo PING; [ $# = 0 ] || printf 'PING %s\n%s\n' "$@"; echo PING end; } |
-      timeout 3 /usr/bin/redis-cli --no-raw -p "$asked" 2>/dev/null) || :
+    said=$({ echo PING; questions "$as" "$@"; echo PING end; } |
+      timeout 3 /usr/bin/redis-cli $as --no-raw -p "$asked" 2>/dev/null) || :
     pong=${said%%
 *}
     pong=${pong#(error) }
@@ -25,6 +31,15 @@ accepted() { # PORT [NAME COMMANDS]...
   done
   return 1
 }
+questions() { # AS [NAME COMMANDS]...
+  me=${1#--user }
+  shift
+  while [ $# -gt 0 ]; do
+    echo "PING $1"
+    if [ "$2" = "$RIGHTS" ]; then rights "${me:-default}"; else printf '%s\n' "$2"; fi
+    shift 2
+  done
+}
 # For awk: the name of each answer in `part`, and of a line of a list its text in `word`. To say a
 # name takes no other right than PING. Only a restart can set `default` right where it is `locked`.
 # shellcheck disable=SC2034  # of the scripts that come after
@@ -36,10 +51,9 @@ PARTS='
     listed = 1; word = $0
     sub(/^[ 0-9)]*[0-9]+\) "/, "", word); sub(/"$/, "", word)
   }'
-# Whether `default` may set itself right: the answers are the part `rights`.
-# shellcheck disable=SC2034  # of the scripts that come after
-RIGHTS='ACL DRYRUN default ACL LIST
-ACL DRYRUN default ACL SETUSER default'
+# Whether who asks may set `default` right: the answers are the part `rights`.
+RIGHTS=@rights
+rights() { printf 'ACL DRYRUN %s %s\n' "$1" 'ACL LIST' "$1" 'ACL SETUSER default'; } # USER
 # dpkg puts another file in the place of a program that runs.
 is_replaced() { # PID
   case $(readlink "/proc/${1:-none}/exe") in *' (deleted)') return 0 ;; esac
@@ -55,35 +69,41 @@ config_set() { # PORT COMMAND SERVICE KEY...
   loaded "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
   port=$1 command=$2 service=$3; shift 3
   # Hands may have taken the right to what follows; the password is its own matter.
-  redis-cli -p "$port" ACL SETUSER default on '~*' '&*' +@all >/dev/null 2>&1 || :
+  [ -n "$as" ] || redis-cli -p "$port" ACL SETUSER default on '~*' '&*' +@all >/dev/null 2>&1 || :
+  came=$(comes_as "$port")
   answer=$(printf '%s
-' "$command$(defaults "$@")" | redis-cli -p "$port" 2>&1 |
+' "$command$(defaults "$@")" | redis-cli $as -p "$port" 2>&1 |
     grep -v '^AUTH failed') || :
   case $answer in
     OK*) ;;
     *) echo "$service keeps its old settings: $answer" >&2; exit 1 ;;
   esac
-  REDISCLI_AUTH=$REDIS_PASSWORD
+  [ -n "$as" ] || REDISCLI_AUTH=$REDIS_PASSWORD
+  # The link to its master is that of the user before; it goes on from where it was.
+  [ "$came" = "$(comes_as "$port")" ] || redis-cli $as -p "$port" CLIENT KILL TYPE master >/dev/null
   guard "$port" "$service"
   leave_log "$port" "$service"
 }
+comes_as() { redis-cli $as -p "$1" CONFIG GET masteruser; } # PORT
 # CONFIG SET of the password that it has already does nothing, though others may be let in.
 guard() { # PORT SERVICE
   printf 'ACL SETUSER default reset on ~* &* +@all ">%s"
 ' "$REDIS_PASSWORD" |
-    redis-cli -p "$1" 2>/dev/null | grep -qx OK || {
+    redis-cli $as -p "$1" 2>/dev/null | grep -qx OK || {
     echo "$2 does not take the password of the settings for its only one" >&2; exit 1; }
 }
 # Redis leaves a file that it does not append to any more, and a later start would read it.
 leave_log() { # PORT SERVICE
-  [ "$(redis-cli -p "$1" CONFIG GET appendonly | sed -n 2p)" = no ] || return 0
-  log=/var/lib/redis/$1/$(redis-cli -p "$1" CONFIG GET appenddirname | sed -n 2p)
+  [ "$(redis-cli $as -p "$1" CONFIG GET appendonly | sed -n 2p)" = no ] || return 0
+  log=/var/lib/redis/$1/$(redis-cli $as -p "$1" CONFIG GET appenddirname | sed -n 2p)
   [ -d "$log" ] || return 0
-  until said=$(redis-cli -p "$1" BGSAVE 2>&1); case $said in *started*) ;; *) false ;; esac; do
+  until said=$(redis-cli $as -p "$1" BGSAVE 2>&1); case $said in *started*) ;; *) false ;; esac; do
     case $said in *progress*|*active*) sleep 1 ;; *) break ;; esac
   done
-  while redis-cli -p "$1" INFO persistence | grep -q '^rdb_bgsave_in_progress:1'; do sleep 0.2; done
-  redis-cli -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
+  while redis-cli $as -p "$1" INFO persistence | grep -q '^rdb_bgsave_in_progress:1'; do
+    sleep 0.2
+  done
+  redis-cli $as -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
     echo "$2 keeps $log, since it cannot save a snapshot: see its log; run again" >&2; exit 1; }
   at "$log" sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
 }

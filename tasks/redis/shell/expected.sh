@@ -8,7 +8,7 @@ expected() { # FILE
     return 0
   fi
   place=$(runuser -u redis -- mktemp -d)
-  ours='(tls-)?port|bind|dir|logfile|pidfile|unixsocket|daemonize|requirepass|masterauth|user'
+  ours='(tls-)?port|bind|dir|logfile|pidfile|unixsocket|daemonize|requirepass|masterauth|masteruser|user'
   sed -E "/^($ours) /d" "$1" |
     (cd "$place" && exec timeout 20 runuser -u redis -- /usr/bin/redis-server - --port 0 \
       --unixsocket "$place/s" --dir "$place" --save '' --appendonly no >/dev/null 2>&1) &

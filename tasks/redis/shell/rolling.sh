@@ -1,6 +1,10 @@
 # Restarts of Redis: what an instance has, whether it follows, and how a master hands over.
 ask() { # IP PORT, commands on standard input
-  REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
+  REDISCLI_AUTH=$REDIS_ADMIN_PASSWORD timeout 3 /usr/bin/redis-cli --user datatier-admin \
+    -h "$1" -p "$2" 2>&1 | tr -d '\r'
+}
+ask_sentinel() { # IP PORT, commands on standard input
+  REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
 }
 # ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT of an instance, `-` for what it lacks, whether it
 # loads, receives or sends all of the data, or waits for that, and how often it began to send.
@@ -64,12 +68,12 @@ leads_nobody() {
 # another one, and what it accepts then is lost. So its clients wait, and it becomes a replica at
 # once. A pause ends by itself: if all of this dies, clients go on.
 monitor() { # IP PORT: who a Sentinel says is the master, and whether it could fail over
-  printf 'SENTINEL %s '"$name"'\n' GET-MASTER-ADDR-BY-NAME CKQUORUM | ask "$1" "$2" |
+  printf 'SENTINEL %s '"$name"'\n' GET-MASTER-ADDR-BY-NAME CKQUORUM | ask_sentinel "$1" "$2" |
     paste -s -d ' '
 }
 # The replicas that a Sentinel does not miss: ADDRESS ROLE PRIORITY.
 seen_by() { # IP PORT
-  echo "SENTINEL REPLICAS $name" | ask "$1" "$2" | awk '
+  echo "SENTINEL REPLICAS $name" | ask_sentinel "$1" "$2" | awk '
     function flush() {
       if (v["ip"] && v["flags"] !~ /down|disconnected/)
         print v["ip"] ":" v["port"], v["role-reported"], v["slave-priority"]
@@ -145,7 +149,7 @@ hand_over() ( # IP PORT SERVICE NAME SENTINEL...
 exchange() {
   trap 'own "CLIENT UNPAUSE" >/dev/null' EXIT
   within 5 paused_and_level || refuse "stays master: $why; then run again"
-  said=$(echo "SENTINEL FAILOVER $name" | ask $sentinel)
+  said=$(echo "SENTINEL FAILOVER $name" | ask_sentinel $sentinel)
   case $said in
     OK | INPROG*) ;;
     # The answer may only be late.
@@ -161,14 +165,14 @@ exchange() {
 }
 # The others follow the new master, so that this one may go.
 finished() {
-  case $(echo "SENTINEL MASTER $name" | ask $sentinel) in
+  case $(echo "SENTINEL MASTER $name" | ask_sentinel $sentinel) in
     *failover_in_progress*) return 1 ;;
   esac
 }
 promoted() {
   pause || :
   said=$(printf 'SENTINEL MASTER %s\nSENTINEL GET-MASTER-ADDR-BY-NAME %s\n' "$name" "$name" |
-    ask $sentinel | awk '
+    ask_sentinel $sentinel | awk '
       NR % 2 { key = $0; next } { value = $0 } key == "flags" { flags = value }
       END { if (flags) print key, value, flags }')
   leader=${said% *}

@@ -1,9 +1,9 @@
 # shellcheck shell=sh disable=SC2154
-# ACL users of an instance; REDISCLI_AUTH is its password.
+# ACL users of an instance, which has accepted who asks.
 
 set_users() { # PORT SERVICE COMMANDS
   [ -n "$3" ] || return 0
-  said=$(printf '%s\n' MULTI "$3" EXEC | /usr/bin/redis-cli --no-raw -p "$1" 2>&1) || :
+  said=$(printf '%s\n' MULTI "$3" EXEC | /usr/bin/redis-cli $as --no-raw -p "$1" 2>&1) || :
   case $said in
     *'(error)'*) echo "$2 keeps its users: $(printf '%s\n' "$said" | grep -m 1 -F '(error)')" >&2 ;;
     *'1) '*) return 0 ;;

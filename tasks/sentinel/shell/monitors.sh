@@ -1,4 +1,5 @@
-# The live configuration, as `key=value` words; the password is only compared, never printed.
+# The live configuration, as `key=value` words; passwords are only compared, never printed. `auth`
+# is whether it is let in by the instances, `login` whether as its own user.
 command -v redis-cli >/dev/null || exit 0
 export QUOTED_PASSWORD
 for port in $ports; do
@@ -20,17 +21,19 @@ for port in $ports; do
   [ -n "$state" ] || { echo "$port none"; continue; }
   written=$(peek "$file" \
     sed -nE "s/^sentinel (auth-[a-z]+|rename-command|master-reboot[a-z-]*) $name /\\1 /p" "$file") || :
-  known=0 user=0 renamed=
+  known=0 login=0 user="" renamed=""
   while IFS= read -r line; do
     words=${line#* }
     case $line in
       "auth-pass $REDIS_PASSWORD"|"auth-pass $QUOTED_PASSWORD") known=1 ;;
-      auth-user*) user=$((user + 1)) ;;
+      "auth-pass $LOGIN_PASSWORD"|"auth-pass \"$LOGIN_PASSWORD\"") login=1 ;;
+      auth-user*) user=$user${line#auth-user } ;;
       master-reboot*) renamed="$renamed reboot=${line##* }" ;;
       rename-command*) renamed="$renamed renamed.${words%% *}=1" ;;
     esac
   done <<EOF
 $written
 EOF
-  echo "$port up auth=$known user=$user$renamed $state"
+  case $login$user in 1datatier-sentinel) known=1 ;; *) login=0; [ -z "$user" ] || known=0 ;; esac
+  echo "$port up auth=$known login=$login$renamed $state"
 done

@@ -55,7 +55,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.said: dict[Endpoint, Node] = {}
         self.named: dict[Endpoint, Endpoint] = {}
-        monkeypatch.setattr(roles, "node", lambda place, _: self.said.get(place))
+        monkeypatch.setattr(roles, "node", lambda place, *_: self.said.get(place))
         monkeypatch.setattr(roles, "named", lambda _, place: self.named.get(place))
 
     def nodes(self, *nodes: Node) -> World:
