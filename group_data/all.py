@@ -7,4 +7,5 @@
 # pgbouncer_default_pool_size = 25
 # redis_maxmemory = "1gb"
 # redis_maxmemory_policy = "allkeys-lfu"
+# redis_default_user = "application"  # who has redis_password cannot empty or stop Redis
 # apps = [{"name": "backend", "port": 4000, "command": "/srv/backend/serve"}]  # docs/apps.md

@@ -116,6 +116,10 @@ def checks(node: Node) -> list[Problem]:
             for why in (*said["occupied"], *said["taken"])
         ),
         *preflight.at_boot(node, published(node), said["boot"]),
+        *(
+            replace(each, host=node.name)
+            for each in redis_rules.limited_too_early(inside_of(node).having(RedisSettings)[0])
+        ),
         *unremovable(node),
     ]
 

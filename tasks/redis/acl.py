@@ -197,6 +197,20 @@ def hashed(password: str) -> str:
     return digest
 
 
+# What `default` may do, by `redis_default_user`. An application's is what clients of
+# docs/connecting.md need; nothing of it harms others.
+DEFAULT = {
+    "all": "~* &* +@all",
+    "application": "~* &* +@all -@dangerous -@admin -function -script|flush -script|kill "
+    "-script|debug -memory|purge +info +role +client|list",
+}
+
+
+def default_rules(kind: str, password: str) -> str:
+    """The rules of `default` as Redis reads them."""
+    return f"reset on {DEFAULT[kind]} #{hashed(password)}"
+
+
 def own_secret_name(user: str) -> str:
     """The name of the password of one of our users in the environment and in `.env`."""
     return f"REDIS_{user.removeprefix(OURS).upper()}_PASSWORD"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tasks.core import live, services
@@ -10,11 +10,12 @@ from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.scripts import quoted
 from tasks.core.services import Activation, Status
+from tasks.redis import acl
 from tasks.redis.acl import quote
 from tasks.redis.expected import EXPECTED, moved_beside
 from tasks.redis.files import KEEP_PASSWORD, beginnings
 from tasks.redis.service import service_of
-from tasks.redis.settings import RedisSettings, logins, users_of
+from tasks.redis.settings import RedisSettings, default_of, logins, password, users_of
 from tasks.redis.topology import Instance, guarded
 from tasks.redis.users import USER, due_users, set_users
 from tasks.redis.values import (
@@ -56,6 +57,7 @@ def taking(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Acti
     wanted, now = watched(node, port, wanted, now)
     variables = {
         **logins(node),
+        "DEFAULT_USER": acl.default_rules(node.the(RedisSettings).default_user, password(node)),
         f"CONFIG_{port}": config_set(node, port, now),
         f"FORGET_{port}": forgotten(wanted, now),
         f"ACL_{port}": set_users(node, port, now),
@@ -142,7 +144,8 @@ def still(wanted: Activation, now: Status) -> Activation:
 
 def _settable(node: Node, port: int) -> str:
     """What of an instance's settings CONFIG SET takes, and its users."""
-    users = "".join(f"\n{user}" for user in users_of(node).items())
+    every = {**default_of(node), **users_of(node)}
+    users = "".join(f"\n{user}" for user in every.items())
     return f"{sorted(_live(node, port).items())}{users}"
 
 
@@ -173,19 +176,36 @@ def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Act
     """The same, with what hands have changed in a running instance since its activation."""
     roles: list[Instance] = node.read("redis")["roles"]
     here = [role for role in roles if role.address.port == port]
-    opened, by_hand = not all(guarded(role.users) for role in here), now.reload == wanted.reload
+    opened, by_hand = _is_opened(node, here), now.reload == wanted.reload
     beside = moved_beside(node, port)
     changed, why = sorted({*moved(node, port), *beside} - RESTART_KEYS), list[str]()
     if changed and by_hand:
         why.append(f"{', '.join(changed)}: changed by hand")
     if opened:
-        why.append("ACL user default: changed by hand")
+        why.append(f"ACL user default: {'changed by hand' if by_hand else _means(node)}")
     why += due_users(node, port, now)
     if not why:
         return wanted, now
     outdated = now.outdated or by_hand or opened
     means = f"reload ({'; '.join(why)})"
     return replace(wanted, reload_means=means), replace(now, outdated=outdated)
+
+
+def _is_opened(node: Node, here: Iterable[Instance]) -> bool:
+    """Whether `default` has other rights or passwords than it should."""
+    wanted = default_of(node)
+    if not wanted:
+        return not all(guarded(role.users) for role in here)
+    return any(acl.differing(role, wanted) for role in here if role.users)
+
+
+def _means(node: Node) -> str:
+    if node.the(RedisSettings).default_user == "all":
+        return "may do everything"
+    return (
+        "loses CONFIG, FLUSHALL, FLUSHDB, FUNCTION, KEYS, MODULE, REPLICAOF, SHUTDOWN, SORT and "
+        "all else of @admin and @dangerous but INFO, ROLE, CLIENT LIST"
+    )
 
 
 def config_set(node: Node, port: int, now: Status) -> str:

@@ -28,12 +28,12 @@ def missing_configuration(node: Node) -> Change | None:
         leader = current_master(node.estate)
         seeds = [*seed_files(node, leader), *_due_beginnings(node, leader)]
     change = kept(files.compare([*files_of(node), *seeds], found))
-    if change and not _has_login(node):
+    if change and not has_login(node):
         change = known_first(change, node.estate, own_password(node, REPLICA), REPLICA)
     return change and change.after(trials(node))
 
 
-def _has_login(node: Node) -> bool:
+def has_login(node: Node) -> bool:
     """Whether instances here come to their master as our user already, or never ran."""
     found, line = node.read("redis")["files"], f"\nmasteruser {REPLICA}\n".encode()
     there = (found[configuration_path(node, port)] for port in node.the(RedisSettings).ports)

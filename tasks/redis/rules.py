@@ -14,6 +14,8 @@ from tasks.core.remote import Probe
 from tasks.core.scripts import shell
 from tasks.core.settings import Problem
 from tasks.redis import acl
+from tasks.redis.files import has_login
+from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import (
     KEPT_ADMIN,
     KEPT_PASSWORD,
@@ -32,6 +34,8 @@ def contradictions(everything: Estate) -> list[Problem]:
     message = "should be the same on all hosts of the group: any of them may become master"
     if len({password(node) for node in nodes}) > 1:
         problems.append(Problem(nodes[0].name, "redis_password", message))
+    if len({node.the(RedisSettings).default_user for node in nodes}) > 1:
+        problems.append(Problem(nodes[0].name, "redis_default_user", message))
     if any(node.the(RedisSettings).users != nodes[0].the(RedisSettings).users for node in nodes):
         problems.append(Problem(nodes[0].name, "redis_users", message))
     instances = addresses(everything)
@@ -106,7 +110,20 @@ def checks(node: Node) -> list[Problem]:
             f"{node.host.print_prefix}Redis of {node.system.release.name} here and of "
             f"{peers[0].system.release.name} on {peers[0].name}: an older one cannot follow a newer"
         )
-    return [*foreign(node, listens(node), "redis"), *_renamed(node), *unknown_commands(node)]
+    found = *foreign(node, listens(node), "redis"), *_renamed(node), *unknown_commands(node)
+    return [*found, *limited_too_early(node)]
+
+
+def limited_too_early(node: Node) -> Iterator[Problem]:
+    """A limited `default` while replicas or Sentinels still come as this user."""
+    everything = node.estate
+    watchers = [n for n in everything.having(SentinelSettings) if n in everything.active]
+    lives = [live for n in watchers for live in n.read("sentinel")["monitors"].values()]
+    is_early = any(live and live.get("user") != acl.SENTINEL for live in lives)
+    is_early |= not has_login(node)
+    if node.the(RedisSettings).default_user != "all" and is_early:
+        message = "should be 'all' for one run: what is Datatier's still comes as default"
+        yield Problem(node.name, "redis_default_user", message)
 
 
 def unknown_commands(node: Node) -> Iterator[Problem]:

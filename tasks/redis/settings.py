@@ -85,6 +85,10 @@ class RedisSettings(Settings):
     """A master with fewer connected replicas refuses writes. Change: live."""
     min_replicas_max_lag: Annotated[int, Field(ge=0)] = 10
     """Seconds after which a silent replica no longer counts. Change: live."""
+    default_user: Literal["all", "application"] = "all"
+    """What who has `redis_password` may do: `all`, or what an
+    [application](connecting.md#what-default-may-do) needs. Change: live, for open connections too.
+    """
     users: RedisUsers = {}
     """ACL users with less rights than `default`, by name; each has the keys below. Change: live;
     connections of a user that is taken away, or gets another password, end."""
@@ -128,6 +132,12 @@ def own_password(node: Node, user: str) -> str:
 def own_users(node: Node) -> dict[str, str]:
     """The rules of our users, by name."""
     return {name: acl.own_rules(name, own_password(node, name)) for name in acl.OWN}
+
+
+def default_of(node: Node) -> dict[str, str]:
+    """The rules of `default` where it may not do everything."""
+    kind = node.the(RedisSettings).default_user
+    return {} if kind == "all" else {"default": acl.default_rules(kind, password(node))}
 
 
 def logins(node: Node) -> dict[str, str]:

@@ -6,7 +6,14 @@ from tasks.core.estate import Node
 from tasks.core.files import render
 from tasks.redis import acl
 from tasks.redis.acl import quote
-from tasks.redis.settings import RedisSettings, own_password, own_users, password, users_of
+from tasks.redis.settings import (
+    RedisSettings,
+    default_of,
+    own_password,
+    own_users,
+    password,
+    users_of,
+)
 
 
 def parameters_of(node: Node, port: int) -> dict[str, str | int]:
@@ -67,7 +74,7 @@ def configuration(node: Node, port: int) -> str:
         key: quote(value) if key in ("requirepass", "masterauth") or not value else value
         for key, value in settings_of(node, port).items()
     }
-    users = {**own_users(node), **users_of(node)}
+    users = {**default_of(node), **own_users(node), **users_of(node)}
     return render("redis/redis.conf.j2", settings=settings, users=users)
 
 

@@ -157,7 +157,7 @@ REDIS = [
         (6380, "appendonly", "no", "reload (appendonly, masterauth, save: changed by hand)"),
         (6380, "save", "", "reload (appendonly, masterauth, save: changed by hand)"),
         (6380, "masterauth", "other", "reload (appendonly, masterauth, save: changed by hand)"),
-        (6381, "requirepass", "other", "restart (password or ACL user default: changed by hand)"),
+        (6381, "requirepass", "other", "reload (requirepass: changed by hand)"),
     ]
 ]
 SENTINEL = [
@@ -175,8 +175,8 @@ SENTINEL = [
         ),
         (26380, "SET mymaster rename-command CONFIG guess", "the master's command CONFIG has"),
         (26380, "CONFIG SET sentinel-pass other", "password of the other Sentinels"),
-        (26381, "SET mymaster auth-user nobody", "user of the master (none)"),
-        (26381, "SET mymaster auth-pass other", "password of the master"),
+        (26379, "SET mymaster auth-user nobody", "comes to the instances as datatier-sentinel"),
+        (26381, "SET mymaster auth-pass other", "comes to the instances as datatier-sentinel"),
     ]
 ]
 _SCRIPT = "sentinel notification-script mymaster /bin/true"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.redis import acl
 from tests.e2e import bucket, docker_stack, standin
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.docker_site import Site, longest_gap, made
@@ -30,6 +31,7 @@ from tests.e2e.wait import eventually
 from tests.lab import Lab
 
 KEPT = "written before the changes"
+OURS = "\n".join([*sorted(acl.OWN), "default"])
 SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
 TUNED: Data = {
     "pgbouncer_default_pool_size": 50,
@@ -57,8 +59,11 @@ SENTINEL_WAYS = [
         "the master's command CONFIG",
     ),
     (SENTINELS[1], "SENTINEL CONFIG SET sentinel-pass other", "password of the other Sentinels"),
-    (SENTINELS[2], "SENTINEL SET mymaster auth-user nobody", "user of the master (none)"),
-    (SENTINELS[2], "SENTINEL SET mymaster auth-pass other", "password of the master"),
+    (
+        SENTINELS[2],
+        "SENTINEL SET mymaster auth-user nobody auth-pass other",
+        "comes to the instances as datatier-sentinel",
+    ),
     (SENTINELS[2], "ACL SETUSER default nopass", "only the password of the settings lets in"),
 ]
 
@@ -96,7 +101,7 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     assert site.restarted() == set()
     assert _redis(site, "maxmemory") == {str(300 * 1024**2)}
     assert site.stack.sql("SHOW work_mem") == "7MB"
-    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {"cache\ndefault"}
+    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {f"cache\n{OURS}"}
     file = f"docker exec {STACK}_backend cat /run/secrets/redis_user_cache_password"
     word, whoami = site.stack.host.run(file).stdout, "/usr/bin/redis-cli --user cache ACL WHOAMI"
     assert said(site.stack.client("redis-master", "REDISCLI_AUTH", word, whoami)) == "cache"
@@ -113,7 +118,7 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
         *(f"{watcher}: {line}" for watcher, _, line in SENTINEL_WAYS),
     )
     assert _redis(site, "appendonly") == {"yes"}
-    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {"cache\ndefault"}
+    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {f"cache\n{OURS}"}
 
 
 @contextmanager
@@ -142,7 +147,7 @@ def test_tuning_as_documented(site: Site) -> None:
     site.settings["redis_users"] = {}
     with _at_work(site):
         site.changes(TUNED, waits, "pgbouncer: reload", *gone)
-    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {"default"}
+    assert {site.stack.redis(name, "ACL", "USERS") for name in REDIS} == {OURS}
     assert site.restarted() == {"postgres"}
     assert site.replaced() == set()
     pooler = ("default_pool_size", "max_client_conn", "query_wait_timeout")

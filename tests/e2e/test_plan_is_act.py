@@ -174,7 +174,7 @@ def test_gate_shows_no_secret(site: Site) -> None:
     runs = [site.project.drift("--diff", "-vvv", *form) for form in ([], ["--json"])]
     site.project.settings(BASE)
     for run in runs:
-        assert run.code == 2 and "redis-sentinel-26379: password of the master" in run.stdout
+        assert run.code == 2 and "redis-sentinel-26379: restart" in run.stdout
         assert "+requirepass <secret" in run.stderr
         canaries = (*CANARIES.values(), "canary-of-another-6")
         assert [word for word in canaries if word in run.output] == []
@@ -195,11 +195,13 @@ def test_gate_finds_what_somebody_stopped(site: Site) -> None:
     site.host.run('runuser -u postgres -- psql -qc "ALTER ROLE psscript CREATEDB"')
     for port, rules in ((26380, "-@all"), (6380, "off"), (6381, "+@all '-acl|setuser'")):
         site.host.run(f"redis-cli -p {port} ACL SETUSER default {rules}")
+    # The one way in that is left.
+    site.host.run("redis-cli -p 6380 ACL DELUSER datatier-admin", check=False)
     locked = "restart (password or ACL user default: changed by hand)"
     changes = [
         ("role psscript: NOCREATEDB", "none"),
         (f"redis-6380: {locked}", "restart"),
-        (f"redis-6381: {locked}", "restart"),
+        ("redis-6381: reload (ACL user default: changed by hand)", "reload"),
         (f"redis-sentinel-26380: {locked}", "restart"),
         ("redis-sentinel-26381: start", "none"),
     ]
@@ -223,7 +225,7 @@ def test_gate_names_who_wins_over_the_settings(site: Site) -> None:
     behind.go(site.host, ways, 15)
     behind.check_named(site.project.drift("--json"), ways, 15)
     run = site.project.deploy()
-    assert "redis-6381: restart (password or ACL user default: changed by hand)" in run.output
+    assert "redis-6381: reload (requirepass: changed by hand)" in run.output
     assert _gate(site) == (0, [])
     assert _chosen(site) == before
 

@@ -311,12 +311,13 @@ CLIENT PAUSE 1; CLUSTER RESET; CONFIG GET save; CONFIG REWRITE; CONFIG SET save 
 FAILOVER ABORT; FLUSHALL; FLUSHDB; FUNCTION DELETE x; FUNCTION DUMP; FUNCTION FLUSH; FUNCTION KILL
 FUNCTION LOAD x; FUNCTION RESTORE x; KEYS *; LATENCY RESET; MEMORY PURGE; MIGRATE h 1 k 0 1
 MODULE LIST; MODULE LOAD /x; MONITOR; PSYNC ? -1; REPLCONF ACK 1; REPLICAOF NO ONE; RESTORE k 0 x
-SAVE; SCRIPT FLUSH; SCRIPT KILL; SHUTDOWN NOSAVE; SLAVEOF NO ONE; SLOWLOG RESET; SORT k
+SAVE; SCRIPT DEBUG SYNC; SCRIPT FLUSH; SCRIPT KILL; SHUTDOWN NOSAVE; SLAVEOF NO ONE
+SLOWLOG RESET; SORT k
 SWAPDB 0 1; SYNC
 """
 
 
-_REFUSED = r"no permissions|command (is )?not allowed|ACL failure|can't run this command"
+_REFUSED = r"no permissions|[Cc]ommand (is )?not allowed|ACL failure|can't run this command"
 
 
 def _documented_users() -> dict[str, Any]:
@@ -424,6 +425,38 @@ def test_an_estate_of_before_gets_users_of_our_own(estate: Estate) -> None:
     assert estate.project.deploy().changed == set()
 
 
+def test_default_harms_nothing_with_an_applications_rights(estate: Estate) -> None:
+    """At a console, in a script, in a transaction, at replicas; clients go on, and a failover."""
+    estate.choose(restart=False)
+    estate.deploy()
+    leader = estate.settled()
+    estate.choose(restart=False, redis_default_user="application")
+    before, planned = processes(list(estate.hosts.values())), estate.plan()
+    assert planned == {(each, name) for each in LIVE for name in estate.hosts}
+    with estate.writers() as writers:
+        assert estate.deploy() == planned
+    assert writers.lost() == []
+    assert {kind for each in writers.writers for kind in each.errors} == set()
+    assert processes(list(estate.hosts.values())) == before
+    harm = [words for words in _commands(_HARM) if words[:2] != ["CLIENT", "LIST"]]
+    for name, host in estate.hosts.items():
+        with Client(host=host.address, port=PORT, password=estate.password) as asked:
+            scripted = [["EVAL", "return redis.call(unpack(ARGV))", "0", *words] for words in harm]
+            for words in [*harm, *(scripted if name == leader else ())]:
+                with pytest.raises(ResponseError, match=_REFUSED):
+                    command(asked, *words)
+            for words in harm:
+                pipe = asked.pipeline(transaction=True).execute_command(*words)
+                with pytest.raises(ResponseError, match=_REFUSED):
+                    pipe.execute()
+        # Root has its rights.
+        assert "appendonly" in host.run(f"redis-cli -p {PORT} CONFIG GET appendonly").stdout
+    assert estate.fail_over() != leader
+    estate.choose(restart=False, redis_default_user="all")
+    assert estate.deploy() == planned
+    assert estate.config(leader, "port") == str(PORT)
+
+
 def test_a_master_without_its_files_empties_nobody(estate: Estate) -> None:
     """It is back before Sentinel misses it, and waits until another one leads."""
     old = estate.settled()
@@ -457,7 +490,8 @@ def test_who_is_beside_ours_is_told_and_goes(estate: Estate) -> None:
     host = estate.hosts[name]
     other = min(estate.hosts.keys() - {name})
     before = {each: sorted(estate.redis(each, "ACL", "USERS").split()) for each in estate.hosts}
-    assert before == {each: ["cache", "default", "jobs"] for each in estate.hosts}
+    ours = sorted(["cache", "default", "jobs", *acl.OWN])
+    assert before == {each: ours for each in estate.hosts}
     assert estate.redis(name, "ACL", "SETUSER", "cache", "+flushall", ">second") == "OK"
     assert estate.redis(other, "ACL", "DELUSER", "jobs") == "1"
     second = Client(host=host.address, port=PORT, username="cache", password="second")

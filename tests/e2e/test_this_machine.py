@@ -184,6 +184,9 @@ def test_it_goes_on_from_a_repository_of_its_own(machine: Host, stack: Stack) ->
     assert made.returncode == 0, made.stderr
     again = _in_clone(machine, f"make init DIR={SHOP}")
     assert again.returncode != 0 and f"{SHOP} is not empty" in again.stderr
+    chosen = f"{SHOP}/group_data/all.py"
+    assert machine.run(f"grep -c '^redis_default_user' {chosen}").stdout == "1\n"
+    machine.run(f"cp {CLONE}/group_data/all.py {chosen}")
     # The same packages need not be installed a second time.
     machine.run(f"cp {CLONE}/.env {SHOP} && ln -s {CLONE}/.venv {SHOP}/datatier/.venv")
     assert machine.run(f"git -C {SHOP} status --porcelain --ignored").stdout.count("!! .env") == 1

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.core import files, hide
 from tasks.core.estate import Node
+from tasks.core.files import Found
 from tasks.core.preflight import System
 from tasks.core.releases import RELEASES
 from tasks.core.services import Status
@@ -136,6 +137,54 @@ def test_our_own_users_are_added_first_and_made_exact_at_the_end(tmp_path: Path)
     assert "CLIENT KILL" not in only
     assert f'ACL SETUSER "datatier-replica" {wanted[acl.REPLICA]}' in exact.variables["OWN_6379"]
     assert 'CLIENT KILL USER "datatier-replica"' in exact.variables["OWN_6379"]
+
+
+_LIMITED = "on #ab ~* &* +@all -@dangerous"
+
+
+@pytest.mark.parametrize(
+    ("live", "reload", "said"),
+    [
+        (_LIMITED, "", ""),
+        (_LIMITED.replace(" -@dangerous", ""), "", "changed by hand"),
+        (_LIMITED.replace("#ab", "nopass"), "", "changed by hand"),
+        (_LIMITED.replace(" -@dangerous", ""), "older", "loses CONFIG, FLUSHALL, "),
+    ],
+)
+def test_default_has_the_rights_of_the_settings(
+    live: str, reload: str, said: str, tmp_path: Path
+) -> None:
+    node = deployed(tmp_path, redis_users={}, redis_default_user="application")
+    text = values.configuration(node, 6379)
+    assert "user default reset on ~* &* +@all -@dangerous -@admin -function" in text
+    users_said = [f'"user default {live}"', f'"user datatier:default {_LIMITED}"']
+    found, now = node.read("redis"), node.read("redis")["services"]["redis-6379"]
+    now = replace(now, reload=reload or now.reload)
+    roles = leader.roles_probe(node).parse(["master 0", *users_said])
+    knows(node, "redis", **{**found, "roles": roles, "services": {"redis-6379": now}})
+    means, _, is_due = due(node)
+    assert is_due == bool(said)
+    assert (f"ACL user default: {said}" in means) == bool(said)
+    (wanted,) = activations(node).values()
+    sent = activation.taking(node, 6379, wanted, now)[0].service.variables["DEFAULT_USER"]
+    assert f"user default {sent}\n" in text
+
+
+def test_default_is_not_limited_as_long_as_sentinels_come_as_this_user(tmp_path: Path) -> None:
+    data = {"address": "10.0.0.1", "redis_default_user": "application"}
+    groups = {"redis": ["one"], "sentinel": ["one"]}
+    (node,) = helpers.estate({"one": data}, groups, tmp_path).nodes
+    node.host.state.activate_host(node.host)
+    file = Found("file", content=b"\nmasteruser datatier-replica\n")
+    lives: tuple[Any, ...] = ({}, None, {"user": acl.SENTINEL}, {"user": ""})
+    for live, is_early in zip(lives, (False, False, False, True), strict=True):
+        knows(node, "sentinel", monitors={26379: live})
+        knows(node, "redis", files={"/etc/redis/redis-6379.conf": file})
+        assert bool([*rules.limited_too_early(node)]) == is_early
+    knows(node, "sentinel", monitors={})
+    knows(node, "redis", files={"/etc/redis/redis-6379.conf": replace(file, content=b"port 1\n")})
+    (problem,) = rules.limited_too_early(node)
+    assert str(problem).startswith("one: redis_default_user: should be 'all' for one run")
 
 
 def test_quotes_and_backslashes_of_patterns_stay_patterns(tmp_path: Path) -> None:

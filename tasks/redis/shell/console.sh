@@ -87,8 +87,7 @@ config_set() { # PORT COMMAND SERVICE KEY...
 comes_as() { redis-cli $as -p "$1" CONFIG GET masteruser; } # PORT
 # CONFIG SET of the password that it has already does nothing, though others may be let in.
 guard() { # PORT SERVICE
-  printf 'ACL SETUSER default reset on ~* &* +@all ">%s"
-' "$REDIS_PASSWORD" |
+  printf 'ACL SETUSER default %s\n' "$DEFAULT_USER" |
     redis-cli $as -p "$1" 2>/dev/null | grep -qx OK || {
     echo "$2 does not take the password of the settings for its only one" >&2; exit 1; }
 }

@@ -35,5 +35,5 @@ for port in $ports; do
 $written
 EOF
   case $login$user in 1datatier-sentinel) known=1 ;; *) login=0; [ -z "$user" ] || known=0 ;; esac
-  echo "$port up auth=$known login=$login$renamed $state"
+  echo "$port up auth=$known login=$login user=$user$renamed $state"
 done
