@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -18,6 +19,8 @@ from tasks.core.asking import Refusal
 
 def guard() -> None:
     """Refuses in one line what pyinfra would take for nothing to do, or for a crash."""
+    # pyinfra forbids it, and each run compiled all modules of ours again.
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
     cli = command.part("cli")
     checks: dict[str, Callable[..., Any]] = {
         "make_inventory": _inventory,

@@ -170,19 +170,27 @@ def _opening(line: str, opens: str) -> str | None:
     return match[1] if match else None
 
 
+# Who looks at paths that only root can lead elsewhere.
+_ROOT = "as 0"
+
+
 def _found(lines: Sequence[str], count: int) -> Iterator[Found]:
     """What lines say of `count` paths: what the first ones leave out is told after them."""
     first, rest = lines[:count], [*lines[count:]]
-    others = dict[str, Iterator[str]]()
+    told = dict[str, Sequence[str]]()
     for who in dict.fromkeys(line for line in first if line.startswith("as ")):
         of = first.count(who)
-        others[who], rest = iter(rest[:of]), rest[of:]
+        told[who], rest = rest[:of], rest[of:]
     # A user may have written more lines than were asked for, or less.
-    if len(rest) != any(":" in line for line in first):
+    is_short = any(len(lines) < first.count(who) for who, lines in told.items())
+    if is_short or len(rest) != any(":" in line for line in told.get(_ROOT, ())):
         raise ValueError("there are not as many lines as paths")
     contents = BytesIO(base64.b64decode("".join(rest)))
-    for line in first:
-        yield _one(next(others[line]), BytesIO()) if line in others else _one(line, contents)
+    answers = {who: iter(lines) for who, lines in told.items()}
+    for who in first:
+        line = next(answers[who]) if who in answers else who
+        # What a user says of a size is no part of the contents.
+        yield _one(line, contents if who == _ROOT else BytesIO())
 
 
 def _one(line: str, contents: BytesIO) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,19 @@ def test_our_modules_leave_the_standard_library_alone() -> None:
 
 CONFIG = "from tasks.core import beginning\nbeginning.guard()\n"
 TOUCHES = "from pathlib import Path\nPath('touched').touch()\n"
+
+
+@pytest.mark.parametrize("forbids", ["", "1"])
+def test_a_run_compiles_our_modules_once(forbids: str, tmp_path: Path) -> None:
+    """pyinfra would have it done in every run; its user may forbid it."""
+    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=lambda *_: {"__pycache__"})
+    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "inventory.py").write_text("hosts = ['@local']")
+    (tmp_path / "deploy.py").write_text("import tasks.core.scripts\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": forbids}
+    command = [str(PYINFRA), "--dry", "inventory.py", "deploy.py"]
+    subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=120, check=True)
+    assert bool([*tmp_path.rglob("scripts.*.pyc")]) is not bool(forbids)
 
 
 @pytest.mark.parametrize(

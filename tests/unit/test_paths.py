@@ -139,7 +139,8 @@ def test_what_only_root_may_write_is_read_together(
     (top / "a").chmod(int(mode, 8))
     probe = files.probe([entry])
     lines = shell(PATHS + probe.script).stdout.splitlines()
-    assert lines[0].endswith(f" {user} {EVE} :8") == together
+    assert lines[0] == "as 0"
+    assert lines[1].endswith(f" {user} {EVE} :8") == together
     assert probe.parse(lines)[entry.path].content == b"content\n"
 
 
@@ -147,9 +148,14 @@ def test_what_only_root_may_write_is_read_together(
 def test_no_user_answers_for_root(said: list[str], top: Path, home: Path) -> None:
     """Whatever a user's own process prints: there are not more lines, and none is of root's."""
     ours = File(str(top / "ours"), "", "644")
-    lines = ["file 644 root root 0 0 :6", f"as {EVE}", *said, "cm9vdCdz"]
+    lines = ["as 0", f"as {EVE}", "file 644 root root 0 0 :6", *said, "cm9vdCdz"]
     with pytest.raises(ValueError, match=r"lines|less"):
         files.probe([ours, theirs(home / "a")]).parse(lines)
+
+
+def test_a_user_who_says_nothing_is_not_believed(home: Path) -> None:
+    with pytest.raises(ValueError, match="lines"):
+        files.probe([theirs(home / "a")]).parse([f"as {EVE}"])
 
 
 def test_a_link_is_no_file_and_is_replaced(home: Path, victim: Path) -> None:

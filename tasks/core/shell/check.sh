@@ -1,5 +1,11 @@
 # The answer of a check: its first line, the cluster that has answered, and its status.
+newline='
+'
 answered() { # STATUS
-  printf '%s\tcluster %s\tstatus %s\n' "$(printf '%s\n' "$out" | head -n 1)" \
-    "$(printf '%s\n' "$out" | sed -n 's/^cluster //p' | head -n 1)" "$1"
+  said=$newline$out$newline cluster=
+  case $said in
+    *"${newline}cluster "*)
+      cluster=${said#*"${newline}cluster "} cluster=${cluster%%"$newline"*} ;;
+  esac
+  printf '%s\tcluster %s\tstatus %s\n' "${out%%"$newline"*}" "$cluster" "$1"
 }

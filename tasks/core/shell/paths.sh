@@ -105,13 +105,12 @@ sure='' others='' actors=''
 look_at() { # DIRECTORY PATH...
   if ! actor_of "$1"; then shift; for each; do echo other; done; return; fi
   shift
-  if [ "$actor" = 0 ]; then look "$@"; return; fi
   for each; do echo "as $actor"; others="$others$actor $each
 "; done
   case " $actors " in *" $actor "*) ;; *) actors="$actors $actor" ;; esac
 }
 # What `look_at` has left for the end, since a process for each takes longer than all else: what
-# stands at paths of others, by whom it is asked, and the contents of files, one after the other.
+# stands at the paths, by whom it is asked, and the contents of files, one after the other.
 looked() {
   for who in $actors; do
     set --
@@ -120,6 +119,8 @@ looked() {
     done <<EOF
 $others
 EOF
+    actor=$who
+    if [ "$who" = 0 ]; then look "$@"; continue; fi
     # Its user may write what was not asked for.
     said=$(patience=20; become "$who" sh -c "$LOOK"'; look "$@"' sh "$@" 2>/dev/null </dev/null) ||
       exit 1

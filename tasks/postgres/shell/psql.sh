@@ -1,6 +1,8 @@
 # The one way into PostgreSQL: as postgres, closed to what lives in a database or is set for it.
 # Options that a session begins with win over what an owner sets with ALTER DATABASE or ALTER ROLE.
-plain=
+plain='' version=
+# Of a data directory. Who asks its server several times sets `version` before.
+version_of() { runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION"; }
 closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where that is set
   options="-c search_path=pg_catalog,pg_temp -c role=none -c local_preload_libraries= \
     -c session_replication_role=replica -c row_security=off"
@@ -18,7 +20,7 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
   [ -n "${plain:-}" ] || options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
-  version=$(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") || :
+  [ -n "${version:-}" ] || version=$(version_of "$1") || :
   case $version in
     1[0-6]) ;;
     *) options="$options -c event_triggers=off -c transaction_timeout=0" ;;
