@@ -7,8 +7,10 @@ enable_service() {
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
+# Once for all starts of a script, which takes systemd longer than most of these.
+read_units() { [ -n "${has_read:-}" ] || systemctl daemon-reload; has_read=1; }
 # A unit without a limit of its own would be waited for without end.
-restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
+restart_service() { read_units; timeout 330 systemctl restart "$2" || true; }
 # Another process may answer in its place, and keep it from its start.
 is_started() {
   for _ in $(seq 50); do
@@ -24,6 +26,7 @@ is_started() {
 stop_service() { systemctl stop "$2"; }
 # Lines by hand that say what runs or as whom become comments.
 own_again() { # UNIT
+  has_read=
   for f in "/etc/systemd/system/$1.d"/*.conf; do
     case $f in */datatier*) continue ;; esac
     sed -Ei --follow-symlinks ':a; /\\$/ { N; ba }

@@ -48,7 +48,8 @@ fail() {
   exit 1
 }
 as_postgres() { runuser -u postgres -- "$@"; }
-plain=
+plain='' version=
+version_of() { runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION"; }
 closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where that is set
   options="-c search_path=pg_catalog,pg_temp -c role=none -c local_preload_libraries= \
     -c session_replication_role=replica -c row_security=off"
@@ -64,7 +65,7 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
   [ -n "${plain:-}" ] || options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
-  version=$(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") || :
+  [ -n "${version:-}" ] || version=$(version_of "$1") || :
   case $version in
     1[0-6]) ;;
     *) options="$options -c event_triggers=off -c transaction_timeout=0" ;;
@@ -160,7 +161,8 @@ enable_service() {
   systemctl -q --no-reload enable "$2" 2>/dev/null
 }
 start_service() { restart_service "$@"; }
-restart_service() { systemctl daemon-reload; timeout 330 systemctl restart "$2" || true; }
+read_units() { [ -n "${has_read:-}" ] || systemctl daemon-reload; has_read=1; }
+restart_service() { read_units; timeout 330 systemctl restart "$2" || true; }
 is_started() {
   for _ in $(seq 50); do
     state=$(systemctl is-active "$2") || :
@@ -174,6 +176,7 @@ is_started() {
 }
 stop_service() { systemctl stop "$2"; }
 own_again() { # UNIT
+  has_read=
   for f in "/etc/systemd/system/$1.d"/*.conf; do
     case $f in */datatier*) continue ;; esac
     sed -Ei --follow-symlinks ':a; /\\$/ { N; ba }

@@ -48,7 +48,8 @@ fail() {
   exit 1
 }
 as_postgres() { runuser -u postgres -- "$@"; }
-plain=
+plain='' version=
+version_of() { runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION"; }
 closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where that is set
   options="-c search_path=pg_catalog,pg_temp -c role=none -c local_preload_libraries= \
     -c session_replication_role=replica -c row_security=off"
@@ -64,7 +65,7 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
   [ -n "${plain:-}" ] || options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
-  version=$(runuser -u postgres -- timeout 5 head -c 3 "$1/PG_VERSION") || :
+  [ -n "${version:-}" ] || version=$(version_of "$1") || :
   case $version in
     1[0-6]) ;;
     *) options="$options -c event_triggers=off -c transaction_timeout=0" ;;
