@@ -135,7 +135,7 @@ def probe(entries: Sequence[Entry]) -> Probe[dict[str, Found]]:
         }
 
     looks = [f"look_at {quoted(place, *paths)}\n" for place, paths in places.items()]
-    return Probe("".join([*looks, "looked\n"]), parse)
+    return Probe("".join([f"know {quoted(*places)}\n", *looks, "looked\n"]), parse)
 
 
 def _is_strange(entry: Entry, now: Found) -> bool:

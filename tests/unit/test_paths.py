@@ -144,6 +144,19 @@ def test_what_only_root_may_write_is_read_together(
     assert probe.parse(lines)[entry.path].content == b"content\n"
 
 
+def test_directories_of_root_cost_no_program_each(top: Path) -> None:
+    """One tells whose they all are, and one what stands in them."""
+    calls, tools = top / "calls", owned(top / "tools", 0)
+    (tools / "stat").write_text(f'#!/bin/sh\necho >>{calls}\nexec /usr/bin/stat "$@"\n')
+    (tools / "stat").chmod(0o755)
+    entries = [File(str(owned(top / f"{n} x", 0) / "a"), "") for n in range(5)]
+    probe = files.probe([*entries, File("/no/such/a", "")])
+    lines = shell(f"{PATHS}PATH={tools}:$PATH\n{probe.script}").stdout.splitlines()
+    assert {each.kind for each in probe.parse(lines).values()} == {"absent"}
+    # And one for the directory that is not there.
+    assert len(calls.read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize("said", [[], ["absent", "absent"], ["file 644 e e 1 1 :6"]])
 def test_no_user_answers_for_root(said: list[str], top: Path, home: Path) -> None:
     """Whatever a user's own process prints: there are not more lines, and none is of root's."""

@@ -5,6 +5,7 @@
 # user who does. It fails where no user can be trusted with it, and `why` tells the reason.
 actor_of() { # DIRECTORY
   actor=0 why='' whole=${1%/}
+  if is_roots "$whole"; then return; fi
   rest=$whole; set --
   while [ -n "$rest" ]; do set -- "$rest" "$@"; rest=${rest%/*}; done
   [ $# != 0 ] || return 0
@@ -33,6 +34,34 @@ actor_of() { # DIRECTORY
   done <<EOF
 $(stat -c '%f %u %g' -- "$@" 2>/dev/null)
 EOF
+}
+# Of many directories those whose path only root decides, by one process for all of them.
+roots='
+'
+know() { # DIRECTORY...
+  ways=
+  for rest; do
+    rest=${rest%/} way=
+    while [ -n "$rest" ]; do way="$rest
+$way" rest=${rest%/*}; done
+    ways=$ways$way
+  done
+  while read -r mode uid gid place; do
+    mode=$((0x${mode:-0}))
+    if [ $((mode & 0xf000))-$uid = 16384-0 ] && is_roots "${place%/*}" && ! is_roots "$place" &&
+      ! is_shared "$place" "$mode" "$gid"; then
+      roots="$roots$place
+"
+    fi
+  done <<EOF
+$(set -f; IFS='
+'; stat -c '%f %u %g %n' -- $ways 2>/dev/null)
+EOF
+}
+is_roots() { # DIRECTORY
+  case ${1:+$roots} in '' | *"
+$1
+"*) ;; *) return 1 ;; esac
 }
 # Groups below 100 are the distribution's own, as good as root; /var/log has one of its own on Ubuntu.
 is_shared() { # DIRECTORY MODE GROUP
