@@ -1,8 +1,13 @@
 # Compose says what the hash of each service would be; only a file can be given to 1.29.
 command -v docker >/dev/null || { echo 'engine|absent'; exit 0; }
-case $(docker --version 2>/dev/null) in podman*) echo 'engine|podman'; exit 0 ;; esac
 engine=$(docker info -f '{{.ServerVersion}}|{{.DockerRootDir}}' 2>/dev/null) || engine='|'
-[ "$engine" != '|' ] || { echo 'engine|down'; exit 0; }
+if [ "$engine" = '|' ]; then
+  case $(docker --version 2>/dev/null) in
+    podman*) echo 'engine|podman' ;;
+    *) echo 'engine|down' ;;
+  esac
+  exit 0
+fi
 echo "engine|${engine%%|*}"
 # Debian's program of Python takes half a second to say what its own text says.
 version=$(head -c 300 -- "$(command -v docker-compose)" 2>/dev/null | tr -d '\0' |
@@ -23,14 +28,25 @@ ls -d "${engine#*|}/volumes/${stack}_postgres_data/_data/"[0-9]* 2>/dev/null |
 find "${engine#*|}/volumes/${stack}_postgres_data/_data" -maxdepth 3 -name PG_VERSION \
   ! -path '*/_data/[0-9]*/main*' ! -path '*/_data/.*' -printf 'stranger|%h\n' 2>/dev/null |
   grep -x 'stranger|/[^|]*' | sort | head -n 1
-docker image inspect -f "$of_image" $(echo "$images" | sed "s/%/$glue/g") 2>/dev/null || :
+made=$(docker image inspect -f "$of_image" $(echo "$images" | sed "s/%/$glue/g") 2>/dev/null) || :
+printf '%s\n' "$made"
 if [ -n "$ids" ] && [ -n "$compose" ] && [ -d "$project/docker/images" ]; then
-  file=$(mktemp -p /run); trap 'rm -f "$file"' EXIT
-  printf '%s' "$COMPOSE_FILE_TEXT" | base64 -d >"$file"
-  set -- -f "$file"
-  [ ! -e "$project/$override" ] || set -- "$@" -f "$project/$override"
-  hashes=$($compose -p "$stack" "$@" --project-directory "$project" config --hash '*' \
-    2>"$file.err" </dev/null) || echo "wrong|$(tail -n 1 "$file.err" | tr '|' ' ')"
-  rm -f "$file.err"
+  # Compose takes half a second, so what it said is kept, with all that it was said of. A file of
+  # others may name more files.
+  kept=/run/datatier-$stack.hashes was='' hashes=''
+  [ ! -e "$project/$override" ] || kept=''
+  mark=$({ echo "$compose $version $project $made"; echo "$COMPOSE_FILE_TEXT"
+    cat "$project/.env" 2>/dev/null; } | sha256sum)
+  [ ! -r "$kept" ] || { read -r was && hashes=$(cat); } <"$kept"
+  if [ "$was" != "$mark" ]; then
+    file=$(mktemp -p /run); trap 'rm -f "$file" "$file.err"' EXIT
+    printf '%s' "$COMPOSE_FILE_TEXT" | base64 -d >"$file"
+    set -- -f "$file"
+    [ -n "$kept" ] || set -- "$@" -f "$project/$override"
+    if hashes=$($compose -p "$stack" "$@" --project-directory "$project" config --hash '*' \
+      2>"$file.err" </dev/null); then
+      [ -z "$kept" ] || { printf '%s\n' "$mark" "$hashes" >"$file" && mv -f "$file" "$kept"; }
+    else echo "wrong|$(tail -n 1 "$file.err" | tr '|' ' ')"; fi
+  fi
   [ -z "$hashes" ] || printf '%s\n' "$hashes" | sed 's/^/hash|/; s/ /|/2; s/ /|/'
 fi
