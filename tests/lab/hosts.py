@@ -44,6 +44,8 @@ _SYSTEMD_ARGS = (
 )
 # A volume, since the engine inside cannot lay its overlays on the overlay of the one below.
 _ENGINE_ARGS = ("-v", "/var/lib/docker")
+# For the containers inside what the machine below gives its hosts.
+_TABLE_ARGS = ("--sysctl", f"net.ipv4.{engine.TABLE.name}={engine.TABLE_ENTRIES}")
 # Docker switches IPv6 off altogether, but every host has ::1 and names it localhost.
 _HAS_IPV6 = Path("/proc/sys/net/ipv6").exists()
 _LOOPBACK_ARGS = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=0") if _HAS_IPV6 else ()
@@ -258,7 +260,7 @@ class Lab:
             store: of filled_store(): all images of that, instead of `bases`.
         """
         host = self._new_host(name, release, systemd=True)
-        args = [*_SYSTEMD_ARGS, *_ENGINE_ARGS]
+        args = [*_SYSTEMD_ARGS, *_ENGINE_ARGS, *(_TABLE_ARGS if engine.TABLE.exists() else ())]
         self._boot(host, args, engine_image(release), *cgroups.INIT, store=store)
         host.run("docker info")
         for base in () if store else bases:
