@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from tasks.apps.files import secret_files
 from tasks.backup import program as backup_program
@@ -17,12 +18,11 @@ from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File
 from tasks.pgbouncer import files as pgbouncer_files
 from tasks.pgbouncer.settings import PgbouncerSettings
-from tasks.postgres import archive, sql
+from tasks.postgres import archive
 from tasks.postgres import files as postgres_files
-from tasks.postgres import settings as postgres_settings
 from tasks.postgres.settings import PostgresSettings
+from tasks.redis import files as redis_files
 from tasks.redis import settings as redis_settings
-from tasks.redis import values as redis_values
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 from tasks.sentinel import files as sentinel_files
@@ -57,61 +57,27 @@ def project_files(node: Node, environment: str = "") -> list[Entry]:
     ]
 
 
-def _owned(
-    path: str, content: str, group: str, secret: str | None = None, opens: str | None = None
-) -> File:
-    """A file that only root and a group of the containers read."""
-    return File(path, content, "640", group=group, secret=secret, opens=opens)
+def _mounted(directory: str, group: str, files: Iterable[Entry]) -> list[Entry]:
+    """What servers read, as on hosts; here only root and the group of their containers do."""
+
+    def mounted(file: File) -> File:
+        path = f"{directory}/{file.path.rpartition('/')[2]}"
+        return replace(file, path=path, mode="640", user="root", group=group)
+
+    return [Directory(directory), *(mounted(file) for file in files if isinstance(file, File))]
 
 
 def _postgres(docker: str, inside: Estate) -> list[Entry]:
-    node = one(inside, PostgresSettings)
-    text, access, home = (
-        postgres_files.configuration(node),
-        postgres_files.access(node),
-        f"{docker}/postgres",
-    )
-    return [
-        Directory(home),
-        _owned(f"{home}/postgresql.conf", text, POSTGRES, sql.SECRET_PARAMETERS),
-        _owned(
-            f"{home}/pg_hba.conf",
-            access,
-            POSTGRES,
-            postgres_settings.ACCESS_SECRETS,
-            postgres_settings.ACCESS_LINES,
-        ),
-    ]
+    files = postgres_files.own_files(one(inside, PostgresSettings))
+    return _mounted(f"{docker}/postgres", POSTGRES, files)
 
 
 def _pgbouncer(docker: str, inside: Estate) -> list[Entry]:
-    node, directory = one(inside, PgbouncerSettings), f"{docker}/pgbouncer"
+    directory = f"{docker}/pgbouncer"
     admin = one(inside, PostgresSettings).the(PostgresSettings).password.get_secret_value()
     escaped = re.sub(r"([\\:])", r"\\\1", admin)
     return [
-        Directory(directory),
-        # First: PgBouncer that finds no such file lets no client in.
-        _owned(
-            f"{directory}/pg_hba.conf",
-            pgbouncer_files.access(node),
-            POSTGRES,
-            postgres_settings.ACCESS_SECRETS,
-            postgres_settings.ACCESS_LINES,
-        ),
-        _owned(
-            f"{directory}/pgbouncer.ini",
-            pgbouncer_files.configuration(node),
-            POSTGRES,
-            pgbouncer_files.LINK_SECRET,
-            pgbouncer_files.OPENS,
-        ),
-        _owned(
-            f"{directory}/userlist.txt",
-            pgbouncer_files.users(node),
-            POSTGRES,
-            pgbouncer_files.USERS_SECRET,
-            pgbouncer_files.USERS,
-        ),
+        *_mounted(directory, POSTGRES, pgbouncer_files.own_files(one(inside, PgbouncerSettings))),
         File(
             f"{directory}/pgpass",
             f"*:*:*:postgres:{escaped}\n",
@@ -125,31 +91,18 @@ def _pgbouncer(docker: str, inside: Estate) -> list[Entry]:
 
 def _redis(docker: str, inside: Estate) -> list[Entry]:
     """One file a role; any of them may be master one day, so both say the same."""
-    settings = redis_values.configuration(inside.having(RedisSettings)[0], REDIS_PORT)
-    watch = sentinel_files.configuration(inside.having(SentinelSettings)[0], SENTINEL_PORT)
-    return [
-        Directory(f"{docker}/redis"),
-        *(
-            _owned(f"{docker}/redis/{name}.conf", settings, REDIS, redis_values.SECRET_LINES)
-            for name in ("redis-master", "redis-replica")
-        ),
-        _owned(f"{docker}/redis/sentinel.conf", watch, REDIS, sentinel_files.SECRET_LINES),
-    ]
+    settings = redis_files.configuration_file(inside.having(RedisSettings)[0], REDIS_PORT)
+    watch = sentinel_files.managed_file(inside.having(SentinelSettings)[0], SENTINEL_PORT)
+    roles = [replace(settings, path=f"{name}.conf") for name in ("redis-master", "redis-replica")]
+    return _mounted(f"{docker}/redis", REDIS, [*roles, replace(watch, path="sentinel.conf")])
 
 
 def _backup(docker: str, inside: Estate) -> list[Entry]:
     node = one(inside, BackupSettings)
-    found = {e.path: e for e in backup_repository.repository(node) if isinstance(e, File)}
-    repository, scratch = found[archive.CONFIG], found[backup_repository.SCRATCH]
+    found = {entry.path: entry for entry in backup_repository.repository(node)}
     return [
-        Directory(f"{docker}/pgbackrest"),
-        _owned(
-            f"{docker}/pgbackrest/pgbackrest.conf", repository.content, POSTGRES, repository.secret
-        ),
-        Directory(f"{docker}/backup"),
-        _owned(
-            f"{docker}/backup/pgbackrest-scratch.conf", scratch.content, POSTGRES, scratch.secret
-        ),
+        *_mounted(f"{docker}/pgbackrest", POSTGRES, [found[archive.CONFIG]]),
+        *_mounted(f"{docker}/backup", POSTGRES, [found[backup_repository.SCRATCH]]),
         File(
             f"{docker}/backup/backup.json",
             backup_program.configuration(node),

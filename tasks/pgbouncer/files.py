@@ -208,7 +208,7 @@ def files_of(node: Node) -> list[Entry]:
     return [*(trusted_files(pinned) if pinned else []), *own_files(node, pinned)]
 
 
-def own_files(node: Node, pinned: str) -> list[Entry]:
+def own_files(node: Node, pinned: str = "") -> list[Entry]:
     return [
         # First: PgBouncer that finds no such file lets no client in.
         postgres_files.private(HBA, access(node), ACCESS_SECRETS, ACCESS_LINES),

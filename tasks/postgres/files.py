@@ -88,11 +88,19 @@ def parameters_of(node: Node) -> dict[str, str | int | float]:
 def files_of(node: Node, certificate: str = "", in_clear: Collection[Node] = ()) -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
-        private(ours(node), configuration(node), sql.SECRET_PARAMETERS),
-        private(f"{etc}/pg_hba.conf", access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
+        *own_files(node, in_clear),
         *archiving_files(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in services_of(node) for entry in node.place.files(service)),
+    ]
+
+
+def own_files(node: Node, in_clear: Collection[Node] = ()) -> list[Entry]:
+    """What the server itself reads."""
+    lines = f"{configuration_directory(node)}/pg_hba.conf"
+    return [
+        private(ours(node), configuration(node), sql.SECRET_PARAMETERS),
+        private(lines, access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
     ]
 
 

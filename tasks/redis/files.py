@@ -57,7 +57,8 @@ def trials(node: Node) -> Iterator[Trial]:
             yield trial(text, path)
 
 
-def _configuration_file(node: Node, port: int) -> File:
+def configuration_file(node: Node, port: int) -> File:
+    """What an instance reads at its start and never writes."""
     path, content = configuration_path(node, port), configuration(node, port)
     return File(path, content, mode="640", group="redis", secret=SECRET_LINES)
 
@@ -109,7 +110,7 @@ def files_of(node: Node) -> list[Entry]:
             Directory(f"/var/lib/redis/{port}", mode="750", user="redis", group="redis")
             for port in ports
         ),
-        *(_configuration_file(node, port) for port in ports),
+        *(configuration_file(node, port) for port in ports),
         *(KERNEL_FILES if node.place.is_init else ()),
         client(),
         before_start(),
