@@ -115,4 +115,6 @@ def dotenv(data: Mapping[str, object]) -> Path:
     Who has the project's directory before him looks for the file there.
     """
     default = DockerSettings.model_fields["project_dir"].default
-    return Path(str(data.get("docker_project_dir", default))) / ".env"
+    given = str(data.get("docker_project_dir", default))
+    # What is no path is refused later, in a line that names the key.
+    return Path(given.replace("\0", "")) / ".env"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Self
+from unicodedata import category
 
 from pydantic import (
     AfterValidator,
@@ -94,8 +95,10 @@ def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _one_line(value: str) -> str:
-    if "\n" in value or "\r" in value or "\0" in value:
+    if "\0" in value or value.splitlines() not in ([], [value]):
         raise wrong("should be a single line")
+    if any(category(character) == "Cc" for character in value.replace("\t", "")):
+        raise wrong("should have no control characters")
     return value
 
 
@@ -170,12 +173,18 @@ class Settings(Model):
 
     @classmethod
     def _problem(cls, host: str, details: ErrorDetails) -> Problem:
-        field, *path = [str(part) for part in details["loc"] if not _is_union_tag(part)] or [""]
+        field, *path = [_shown(part) for part in details["loc"] if not _is_union_tag(part)] or [""]
         key = "/".join([cls.key(field), *path])
         if details["type"] == "extra_forbidden":
             suggestion = _suggestion(path[-1], _nested_fields(cls, field))
             return Problem(host, key, f"unknown key{suggestion}")
         return Problem(host, key, sentence(details))
+
+
+def _shown(part: int | str) -> str:
+    """A key as a terminal shows it, whatever is in it."""
+    text = str(part)
+    return text if text.isprintable() else repr(text)
 
 
 def _nested_fields(model: type[Model], field: str) -> list[str]:
