@@ -40,6 +40,7 @@ def dockerfile(inside: Estate, chosen: DockerSettings) -> str:
         redis_port=REDIS_PORT,
         sentinel_port=SENTINEL_PORT,
         version=chosen.release.postgres,
+        library=backup_program.LIBRARY,
         backup_packages=" ".join([*backup_packages.required(keeper), "tini"]),
     )
 

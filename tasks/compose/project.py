@@ -7,12 +7,13 @@ from tasks.apps.settings import App, AppsSettings
 from tasks.backup.settings import BackupSettings
 from tasks.compose.images import LABEL, inputs
 from tasks.compose.inside import REDIS_PORT, SENTINEL_PORT, one
-from tasks.compose.settings import ROLES, DockerSettings
+from tasks.compose.settings import POSTGRES, ROLES, DockerSettings
 from tasks.core.estate import Estate, Node
 from tasks.core.files import render
 from tasks.core.offer import Offer
 from tasks.pgbouncer import service as pgbouncer_service
 from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres import archive
 from tasks.postgres import layout as postgres_layout
 from tasks.postgres import settings as postgres_settings
 from tasks.postgres.settings import PostgresSettings
@@ -38,6 +39,7 @@ def compose_file(node: Node) -> str:
         subnet=chosen.subnet,
         dynamic=str(server.place.given),
         publish=chosen.publish_address,
+        postgres_id=POSTGRES,
         postgres=server,
         shm=postgres_settings.shared_memory(server.system.memory),
         postgres_etc=postgres_layout.configuration_directory(server),
@@ -51,6 +53,7 @@ def compose_file(node: Node) -> str:
         sentinel_port=SENTINEL_PORT,
         master_name=sentinels.master_name(inside),
         backup=keeper,
+        locks=archive.LOCKS.rpartition("/")[0],
         backups=keeper.the(BackupSettings).dir,
         apps=[_app(app, inside) for app in node.the(AppsSettings).apps],
     )

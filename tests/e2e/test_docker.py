@@ -34,6 +34,8 @@ from tests.lab import Host, Lab
 
 DOCUMENTED = commands(ROOT / "docs" / "docker.md")
 SETTLE_SECONDS = 30
+# capabilities(7): chown, dac_override, fowner, kill, setgid, setuid; and who may send raw packets.
+BACKUP_MAY, NET_RAW = {0, 1, 3, 5, 6, 7}, 13
 BACKED_UP, LOST = "written before the backup", "written after the backup"
 
 
@@ -138,6 +140,23 @@ def test_no_secret_is_where_others_read_it(site: Site) -> None:
     assert [value for value in values if value in told] == []
     places = ("/opt", "/etc", "/usr/local", "/var", "/run", "/root", "/home", "/srv", "/tmp")
     assert readers(site.host, "deploy", values, *places) == []
+
+
+def test_containers_have_few_rights(site: Site) -> None:
+    """Their processes are asked by the host: capabilities that they can ever have, and their root."""
+    for service, container in containers(site.host).items():
+        told = site.host.run(
+            f"cat /proc/{container.pid}/status /proc/{container.pid}/mounts"
+        ).stdout
+        (bounds,) = re.findall(r"^CapBnd:\s+([0-9a-f]+)$", told, re.M)
+        (root,) = re.findall(r"^overlay / overlay (r[ow]),", told, re.M)
+        may = {number for number in range(64) if int(bounds, 16) >> number & 1}
+        assert "NoNewPrivs:\t1" in told, service
+        if service in APPS:
+            assert NET_RAW not in may and may, service
+        else:
+            assert may == (BACKUP_MAY if service == "backup-service" else set()), service
+            assert root == "ro", service
 
 
 @pytest.mark.parametrize("port", [*PORTS, *APPS.values()])

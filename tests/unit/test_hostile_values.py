@@ -26,7 +26,7 @@ Make = Callable[[str], Data]
 
 ACL = {"commands": ["+get"], "keys": ["a"]}
 APP = {"name": "front", "port": 8000, "image": "front"}
-ROLE = {"psscript": {}}
+ROLE: dict[str, Data] = {"psscript": {}}
 
 
 def _role(**fields: Any) -> Data:
