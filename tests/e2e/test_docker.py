@@ -143,7 +143,7 @@ def test_no_secret_is_where_others_read_it(site: Site) -> None:
 
 
 def test_containers_have_few_rights(site: Site) -> None:
-    """Their processes are asked by the host: capabilities that they can ever have, and their root."""
+    """The kernel is asked: the capabilities that they can ever have, and their root."""
     for service, container in containers(site.host).items():
         told = site.host.run(
             f"cat /proc/{container.pid}/status /proc/{container.pid}/mounts"
