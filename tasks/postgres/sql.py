@@ -221,6 +221,7 @@ WHERE source = 'command line'
 _DATABASE_FACTS = """
 SELECT json_build_object(
   'extensions', ARRAY(SELECT extname FROM pg_extension),
+  'bare', NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'),
   'executors', (SELECT json_agg(json_build_array(
       CASE WHEN x.grantee = 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
       p.oid::regprocedure::text,
@@ -476,11 +477,18 @@ def _steps(
     if pooled:
         served = [database.name for database in databases if database.name not in closed]
         yield from _lookups(server, served)
+    yield from _extensions(server, [each for each in databases if each.name not in closed])
+
+
+def _extensions(server: Server, databases: Iterable[Database]) -> Iterator[Step]:
     for database in databases:
-        if database.name in closed:
-            continue
-        there = server.databases.get(database.name, {}).get("extensions", [])
-        for extension in sorted(set(database.extensions) - set(there)):
+        inside = server.databases.get(database.name, {})
+        missing = sorted(set(database.extensions) - set(inside.get("extensions", [])))
+        if missing and inside.get("bare"):
+            # Its owner may drop it, and the extensions with it.
+            create = "CREATE SCHEMA public AUTHORIZATION pg_database_owner;"
+            yield Step(f"schema public of {database.name}: create", create, database.name)
+        for extension in missing:
             line = f"extension {extension} in {database.name}: create"
             # Where our sessions look first nothing of an application's is created.
             create = f"CREATE EXTENSION {identifier(extension)} SCHEMA public CASCADE;"

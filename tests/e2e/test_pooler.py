@@ -981,6 +981,21 @@ def test_drift_by_hand_is_taken_back(older: Pooled) -> None:
     admin(host, "DROP ROLE club")
 
 
+def test_an_owner_who_drops_the_schema_public_stops_no_run(older: Pooled) -> None:
+    """Extensions of the settings go with it, and are there again after the next run."""
+    owned = {"owner": "psscript"}
+    with older.settings({"postgres_databases": {"psscript": owned, "bare": owned}}):
+        with older.login("psscript", database="bare") as owner:
+            owner.execute("DROP SCHEMA public CASCADE")
+        run = older.project.deploy()
+        assert older.changed(run) == {"PostgreSQL: roles and databases"}
+        where = "FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+        sql = f"SELECT nspowner::regrole {where} WHERE extname = 'pg_stat_statements'"
+        assert admin(older.host, sql, database="bare") == "pg_database_owner"
+        assert older.project.deploy().changed == set()
+    admin(older.host, "DROP DATABASE bare WITH (FORCE)")
+
+
 # --- What the owner of a database leaves for others to run ---------------------------------------
 
 _TRAPS: dict[str, Any] = {

@@ -615,6 +615,17 @@ def test_a_bare_host_gets_the_full_plan() -> None:
     ]
 
 
+def test_a_schema_that_its_owner_dropped_is_there_again_for_extensions() -> None:
+    inside = {"extensions": ["plpgsql"], "bare": True}
+    now = {"owner": "app", "settings": None, "grants": None}
+    there = server({}, {"shop": now}, {"shop": inside})
+    assert lines_and_sql(there, [], [Database("shop", "app", ("hstore",))])[0] == [
+        "schema public of shop: create",
+        "extension hstore in shop: create",
+    ]
+    assert lines_and_sql(there, [], [Database("shop", "app", ("plpgsql",))]) == ([], [])
+
+
 def test_the_databases_of_the_cluster_are_closed_before_others_are_made() -> None:
     """A new one gets what the schema `public` of the template has."""
     system = [
