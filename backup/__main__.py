@@ -63,14 +63,14 @@ def _cleanup(config: Config, arguments: argparse.Namespace, log: Log) -> None:
 
 
 def _copy(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
-    store.mirror_if_any(config, log)
+    store.mirror_all(config, log)
 
 
 def _copy_and_prune(config: Config, arguments: argparse.Namespace, log: Log) -> None:
-    if arguments.dry_run or not store.mirror_if_any(config, log) or outcome.distrust(config):
-        return
-    with waited("mirror"):
-        store.prune(config, log)
+    whole = [] if arguments.dry_run else store.mirror_all(config, log)
+    for each in [] if outcome.distrust(config) else whole:
+        with waited("mirror"):
+            store.prune(each, log)
 
 
 def _health(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
@@ -136,12 +136,20 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 def _fetch(config: Config, arguments: argparse.Namespace, log: Log) -> None:
     recovery.fetch_all(
-        config,
+        _from(config, arguments.bucket),
         log,
         unsigned=arguments.unsigned,
         older=arguments.older,
         as_of=arguments.as_of,
     )
+
+
+def _from(config: Config, bucket: str) -> Config:
+    """The configuration with the bucket of a name alone, or the first one."""
+    known = {s3.label or s3.bucket: each for each in config.stores if (s3 := each.s3)}
+    if bucket and bucket not in known:
+        raise WrongUse(f"unknown bucket {bucket!r}: should be one of {', '.join(known) or 'none'}")
+    return known[bucket] if bucket else config
 
 
 def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:

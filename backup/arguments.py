@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     jobs.add("drill", "restore the newest backups to scratch servers and compare")
     fetch = jobs.add("fetch", "bring all backups back from the bucket to a new host")
     fetch.add_argument(
+        "--bucket", default="", metavar="NAME", help="which of several; the first if not given"
+    )
+    fetch.add_argument(
         "--unsigned",
         action="store_true",
         help="believe a bucket without this estate's signature: trusts all its writers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -118,7 +118,11 @@ class Redis:
 
 @dataclass(frozen=True)
 class S3:
-    """Where copies go; an empty endpoint is Amazon's, and the signing key is not in the bucket."""
+    """Where copies go; an empty endpoint is Amazon's, and the signing key is not in the bucket.
+
+    Attributes:
+        label: tells it from the first bucket, which has none.
+    """
 
     bucket: str
     region: str
@@ -128,6 +132,7 @@ class S3:
     secret_key: str
     signing_key: str = ""
     lock_days: int = 0
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,10 +159,17 @@ class Config:
     postgres: Postgres | None
     redis: Redis | None
     s3: S3 | None
+    s3_further: tuple[S3, ...] = ()
 
     def hidden(self, text: str) -> str:
         """The text as it may be logged, printed or sent: without any value of a secret."""
         return hidden(text, [form for secret in _secrets(self) for form in forms(secret)])
+
+    @property
+    def stores(self) -> tuple[Self, ...]:
+        """The configuration as each bucket has it: with that one alone."""
+        buckets = (self.s3, *self.s3_further)
+        return tuple(replace(self, s3=bucket, s3_further=()) for bucket in buckets if bucket)
 
     @property
     def databases(self) -> tuple[str, ...]:
@@ -196,6 +208,7 @@ class Config:
                 "postgres": _postgres(raw["postgres"]),
                 "redis": _redis(raw["redis"]),
                 "s3": S3(**raw["s3"]) if raw["s3"] else None,
+                "s3_further": tuple(S3(**bucket) for bucket in raw["s3_further"]),
             }
         )
 
@@ -207,9 +220,10 @@ def _secrets(part: object) -> Iterator[str]:
     """The secrets of a part of the configuration, by the names of its fields."""
     for each in fields(part):  # type: ignore[arg-type]
         value = getattr(part, each.name)
-        if is_dataclass(value):
-            yield from _secrets(value)
-        elif isinstance(value, str) and _SECRET.search(each.name):
+        for inner in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(inner):
+                yield from _secrets(inner)
+        if isinstance(value, str) and _SECRET.search(each.name):
             yield value
 
 

@@ -15,7 +15,7 @@ from backup.manifest import durably
 # The checks without which nothing is removed.
 CHECKS = ("verify", "drill")
 # What makes or keeps backups; a failure of one is shown until it works again.
-JOBS = ("postgres full", "postgres incremental", "redis", "cleanup", "copy to S3")
+JOBS = ("postgres full", "postgres incremental", "redis", "cleanup")
 
 
 @contextlib.contextmanager
@@ -32,9 +32,18 @@ def recorded(config: Config, check: str) -> Iterator[dict[str, Any]]:
         _write(config, check, result)
 
 
+def copying(config: Config) -> str:
+    """The name of a copy to the first bucket of a configuration."""
+    return f"copy to S3 {config.s3.label if config.s3 else ''}".rstrip()
+
+
+def _jobs(config: Config) -> tuple[str, ...]:
+    return (*JOBS, *map(copying, config.stores))
+
+
 def note(config: Config, job: str, started: str, why: str = "") -> None:
-    """Writes down that one of `JOBS` has ended, and why it failed; a full disk hides no failure."""
-    if job in JOBS:
+    """Writes down that a job has ended, and why it failed; a full disk hides no failure."""
+    if job in _jobs(config):
         told = {"outcome": "failed", "why": config.hidden(why)} if why else {"outcome": "passed"}
         with contextlib.suppress(OSError):
             _write(config, job, {"started": started, **told})
@@ -68,7 +77,7 @@ def last(config: Config, check: str) -> dict[str, Any] | None:
 
 def failures(config: Config) -> list[str]:
     """The jobs whose last run failed, with its time and the reason."""
-    found = {job: result for job in (*CHECKS, *JOBS) if (result := last(config, job))}
+    found = {job: result for job in (*CHECKS, *_jobs(config)) if (result := last(config, job))}
     # A full holds what the incremental before it was to hold.
     full, increment = found.get("postgres full"), found.get("postgres incremental")
     if (

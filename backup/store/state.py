@@ -15,7 +15,7 @@ from backup.manifest import durably
 from backup.store.layout import Item
 from backup.store.signed import Signed
 
-_STATE = ".s3-mirror.json"
+_STATE = ".s3-mirror"
 
 
 @dataclass
@@ -46,7 +46,8 @@ class State:
     def of(cls, config: Config) -> State:
         s3 = config.s3
         target = f"{s3.endpoint} {s3.bucket} {s3.prefix}" if s3 else ""
-        empty = cls(config.directory / _STATE, target)
+        name = "-".join(filter(None, [_STATE, s3.label if s3 else ""]))
+        empty = cls(config.directory / f"{name}.json", target)
         try:
             raw = json.loads(empty.path.read_bytes())
             if raw["target"] != target:

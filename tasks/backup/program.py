@@ -10,7 +10,8 @@ from typing import Any
 from backup.arguments import SCRIPTS
 from backup.config import JOBS
 from tasks.backup.server import TRUSTED, like, server_of, version_of
-from tasks.backup.settings import SIGNING_SECRET, BackupSettings
+from tasks.backup.settings import SIGNING_SECRET, BackupSettings, FurtherBucket
+from tasks.core import hide
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
@@ -130,6 +131,7 @@ def configuration(node: Node, *, is_pinned: bool = False) -> str:
         "postgres": _postgres(node, TRUSTED if is_pinned else ""),
         "redis": _redis(node.estate),
         "s3": _s3(node),
+        "s3_further": [_further(node, each) for each in chosen.s3_further],
     }
     return json.dumps(content, indent=2) + "\n"
 
@@ -194,3 +196,31 @@ def _s3(node: Node) -> dict[str, Any] | None:
         "lock_days": chosen.s3_object_lock_days,
         "signing_key": node.estate.secrets.get(SIGNING_SECRET),
     }
+
+
+def _further(node: Node, bucket: FurtherBucket) -> dict[str, Any]:
+    return {
+        "bucket": bucket.bucket,
+        "region": bucket.region,
+        "endpoint": bucket.endpoint,
+        "prefix": bucket.prefix or node.the(BackupSettings).s3_prefix,
+        "access_key": access_key(node, bucket),
+        "secret_key": secret_key(node, bucket),
+        "lock_days": bucket.object_lock_days,
+        "signing_key": node.estate.secrets.get(SIGNING_SECRET),
+        "label": bucket.label,
+    }
+
+
+def access_key(node: Node, bucket: FurtherBucket) -> str:
+    """The key of a further bucket; empty where none is known."""
+    return bucket.access_key or node.estate.secrets.find(bucket.secret("ACCESS")) or ""
+
+
+def secret_key(node: Node, bucket: FurtherBucket) -> str:
+    """The secret of a further bucket; empty where none is known."""
+    if bucket.secret_key is not None:
+        return bucket.secret_key.get_secret_value()
+    if found := node.estate.secrets.find(bucket.secret("SECRET")):
+        hide.secret(found)
+    return found or ""

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from tasks.backup.program import CONFIG
+from tasks.backup.program import CONFIG, access_key, secret_key
 from tasks.backup.server import server_of
 from tasks.backup.settings import SIGNING_SECRET, BackupSettings
 from tasks.core.estate import HOST, Estate, Node
@@ -51,7 +51,28 @@ def contradictions(everything: Estate) -> list[Problem]:
         if chosen.s3_object_lock_days and not chosen.s3_bucket:
             message = "needs a bucket: set backup_s3_bucket"
             problems.append(Problem(node.name, "backup_s3_object_lock_days", message))
+        problems += _buckets(node)
     return problems
+
+
+def _buckets(node: Node) -> Iterator[Problem]:
+    """What is wrong with further buckets; two of one name would share secrets and a record."""
+    chosen = node.the(BackupSettings)
+    labels = [each.label for each in chosen.s3_further]
+    for number, each in enumerate(chosen.s3_further):
+        key = f"backup_s3_further/{number}"
+        prefix = each.prefix or chosen.s3_prefix
+        first = chosen.s3_endpoint, chosen.s3_bucket, chosen.s3_prefix
+        if not chosen.s3_bucket:
+            yield Problem(node.name, key, "needs a first bucket: set backup_s3_bucket")
+        if (each.endpoint, each.bucket, prefix) == first or each.label in labels[:number]:
+            yield Problem(node.name, f"{key}/bucket", f"{each.bucket} is there already")
+        names = each.secret("ACCESS"), each.secret("SECRET")
+        if not (access_key(node, each) and secret_key(node, each)):
+            yield Problem(node.name, key, f"needs {' and '.join(names)} in .env")
+        for name in names:
+            if why := node.estate.secrets.wrong(name):
+                yield Problem(node.name, name, why)
 
 
 def listens(node: Node) -> list[Listener]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from backup import cron
 from tasks.core.secrets import Secrets
-from tasks.core.settings import Line, Secret, Settings, StackSettings, matching, wrong
+from tasks.core.settings import Line, Model, Secret, Settings, StackSettings, matching, wrong
 
 # Owner and mode of the directory become ours, so it has to be one without another use.
 _SHARED = re.compile(
@@ -32,10 +33,9 @@ AbsolutePath = Annotated[
 ]
 
 
-Bucket = Annotated[
-    Line,
-    matching(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?", "should be a bucket's name, without s3://"),
-]
+_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_NO_BUCKET = "should be a bucket's name, without s3://"
+Bucket = Annotated[Line, matching(_BUCKET, _NO_BUCKET)]
 
 
 Region = Annotated[Line, matching(r"[a-z0-9-]+", "should be a region such as 'us-east-1'")]
@@ -71,6 +71,35 @@ def _schedule(value: str) -> str:
 Schedule = Annotated[Line, AfterValidator(_schedule)]
 
 
+class FurtherBucket(Model):
+    """One more bucket that gets every copy, best with another provider and other credentials."""
+
+    bucket: Bucket
+    """Its name."""
+    region: Region = "us-east-1"
+    """Its region."""
+    endpoint: Url = ""
+    """URL of another S3-compatible service. Default: Amazon's."""
+    prefix: Prefix = ""
+    """Folder in the bucket. Default: that of the first one."""
+    access_key: Visible = ""
+    """Key of the bucket. Default: `BACKUP_S3_BUCKET_ACCESS_KEY` in `.env`, with the bucket's name
+    in capitals for `BUCKET` and `_` for other characters."""
+    secret_key: Secret | None = None
+    """Its secret. Default: `BACKUP_S3_BUCKET_SECRET_KEY` likewise."""
+    object_lock_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """As `backup_s3_object_lock_days`, for this one."""
+
+    @property
+    def label(self) -> str:
+        """How the program calls it: its name, and its service where that is not Amazon's."""
+        return ".".join(filter(None, [self.bucket, urlsplit(self.endpoint).hostname or ""]))
+
+    def secret(self, what: str) -> str:
+        """The name in `.env` of its `ACCESS` or `SECRET`."""
+        return f"BACKUP_S3_{re.sub('[^A-Z0-9]', '_', self.bucket.upper())}_{what}_KEY"
+
+
 class BackupSettings(Settings):
     """The `backup_*` keys; schedules are cron's, in the host's time zone; empty is never."""
 
@@ -99,7 +128,7 @@ class BackupSettings(Settings):
     """Backups that are younger stay. Change: live."""
     retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
     """Verified fulls per database, and snapshots, that stay however old they are. Change: live."""
-    s3_bucket: Bucket = ""
+    s3_bucket: Annotated[Line, matching(f"({_BUCKET})?", _NO_BUCKET)] = ""
     """Bucket for copies. Change: live."""
     s3_region: Region = "us-east-1"
     """Its region. Change: live."""
@@ -116,6 +145,9 @@ class BackupSettings(Settings):
     """Days for which no one can remove a copy, in a bucket with Object Lock; 0 for no lock. See
     [backup.md](backup.md#copies-that-a-thief-cannot-delete). Change: with the next copy; what is
     locked stays so."""
+    s3_further: tuple[FurtherBucket, ...] = ()
+    """More buckets, a list; each gets every copy, and has the keys below. See
+    [backup.md](backup.md#a-second-bucket). Change: live."""
     encryption_passphrase: Secret | None = None
     """Encrypts every artifact and the repository. Default: `BACKUP_ENCRYPTION_PASSPHRASE`, else
     none. Change: refused once there are backups."""

@@ -14,7 +14,7 @@ import boto3
 
 from tests.e2e.wait import eventually
 
-BUCKET = "offsite"
+BUCKET, SECOND = "offsite", "far-away"
 ACCESS_KEY, SECRET_KEY = "story", "story-secret"
 
 
@@ -30,9 +30,9 @@ class Store:
         """Its address."""
         return self.endpoint.split("/")[2].split(":")[0]
 
-    def listed(self) -> set[str]:
-        """Everything in the bucket."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    def listed(self, bucket: str = BUCKET) -> set[str]:
+        """Everything in a bucket."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         return {row["Key"] for page in pages for row in page.get("Contents", [])}
 
     def content(self, key: str) -> bytes:
@@ -62,6 +62,7 @@ def running(gateway: str) -> Iterator[Store]:
         )
         # Locks bring versions, which other buckets have as well.
         client.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
+        client.create_bucket(Bucket=SECOND)
         yield Store(endpoint, client)
     finally:
         process.kill()

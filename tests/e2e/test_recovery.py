@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
-from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECRET_KEY, Store, running
+from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECOND, SECRET_KEY, Store, running
 from tests.e2e.project import EMBEDDED, Project
 from tests.e2e.proof import Done, Stack, said
 from tests.e2e.wait import eventually
@@ -103,6 +103,8 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
     secrets = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "BACKUP_S3_FAR_AWAY_ACCESS_KEY": ACCESS_KEY,
+        "BACKUP_S3_FAR_AWAY_SECRET_KEY": SECRET_KEY,
         "BACKUP_ENCRYPTION_PASSPHRASE": "correct horse battery staple",
     }
     lines = "".join(f"{name}='{value}'\n" for name, value in secrets.items())
@@ -115,6 +117,7 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
             "backup_s3_endpoint": store.endpoint,
             "backup_s3_object_lock_days": 7,
             "backup_s3_prefix": "estate",
+            "backup_s3_further": [{"bucket": SECOND, "endpoint": store.endpoint}],
             "backup_alert_command": f"cat >>{TOLD}",
         }
     )
@@ -145,8 +148,8 @@ def test_every_backup_is_in_the_bucket(site: Site, store: Store) -> None:
     ]
     for path, manifest in manifests.items():
         copy = f"estate/{path if manifest['sha256'] else 'pgbackrest'}"
-        assert manifest["copies"] == [f"s3://{BUCKET}/{copy}"]
-        assert f"estate/{path}.manifest.json" in there
+        assert manifest["copies"] == [f"s3://{BUCKET}/{copy}", f"s3://{SECOND}/{copy}"]
+        assert f"estate/{path}.manifest.json" in there & store.listed(SECOND)
         if manifest["sha256"]:
             assert hashlib.sha256(store.content(copy)).hexdigest() == manifest["sha256"]
     repository = site.keeper.run("cd /backups && find pgbackrest -type f ! -name '*.lock'").stdout
@@ -162,21 +165,25 @@ def test_no_backup_fails_while_the_bucket_is_away(site: Site, store: Store) -> N
         done = site.done("postgres-backup.sh incremental")
         assert time.monotonic() - start < 60
     assert "copy to S3: FAILED" in done.stderr
-    assert "on this host only" in site.keeper.run(f"cat {TOLD}").stdout
+    assert "this bucket lacks new backups" in site.keeper.run(f"cat {TOLD}").stdout
     (late,) = (path for path, m in site.manifests().items() if not m["copies"])
     assert store.listed() == before
 
     site.done("redis-backup.sh")
     assert f"estate/{late}.manifest.json" in store.listed()
-    assert site.manifests()[late]["copies"] == [f"s3://{BUCKET}/estate/pgbackrest"]
+    places = [f"s3://{bucket}/estate/pgbackrest" for bucket in (BUCKET, SECOND)]
+    assert site.manifests()[late]["copies"] == places
     assert "works again" in site.keeper.run(f"cat {TOLD}").stdout
 
 
 # --- (b) Both hosts are lost ---------------------------------------------------------------------
 
 
-def test_everything_comes_back_on_new_hosts(site: Site) -> None:
-    """Exactly what had been archived and copied: rows, keys, and a chain that goes on."""
+def test_everything_comes_back_on_new_hosts(site: Site, store: Store) -> None:
+    """Exactly what had been archived and copied: rows, keys, and a chain that goes on.
+
+    The first bucket is as good as lost: the second one has it all.
+    """
     write(site.stack, "archived")
     for number in range(50):
         site.stack.redis(6379, "SET", f"key:{number}", str(number))
@@ -190,7 +197,7 @@ def test_everything_comes_back_on_new_hosts(site: Site) -> None:
 
     site.db, site.keeper = site.new("db2"), site.new("keeper2")
     site.deploy()
-    fetched = site.done("backup.sh fetch")
+    fetched = site.done(f"backup.sh fetch --bucket {SECOND}.{store.gateway}")
     assert "next: restore-cluster.sh --yes" in fetched.stderr
     assert re.search(r"kept as /backups/pgbackrest\.before_\d+", fetched.stderr)
     strangers = "find /backups/pgbackrest ! -user postgres -o -type f ! -perm 0640"

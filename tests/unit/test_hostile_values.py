@@ -26,6 +26,7 @@ Make = Callable[[str], Data]
 
 ACL = {"commands": ["+get"], "keys": ["a"]}
 APP = {"name": "front", "port": 8000, "image": "front"}
+FAR = {"bucket": "far-away", "access_key": "a", "secret_key": "long-enough"}
 ROLE: dict[str, Data] = {"psscript": {}}
 
 
@@ -64,6 +65,11 @@ INNER: dict[str, Make] = {
     "redis_extra": lambda text: {"redis_extra": {"proc-title-template": text}},
     "redis_extra/key": lambda text: {"redis_extra": {text: "x"}},
     "firewall_allow": lambda text: {"firewall_allow": [text]},
+    "backup_s3_further/bucket": lambda text: {"backup_s3_further": [{**FAR, "bucket": text}]},
+    "backup_s3_further/endpoint": lambda text: {"backup_s3_further": [{**FAR, "endpoint": text}]},
+    "backup_s3_further/secret_key": lambda text: {
+        "backup_s3_further": [{**FAR, "secret_key": text}]
+    },
     "apps/name": lambda text: {"apps": [{**APP, "name": text}]},
     "apps/image": lambda text: {"apps": [{**APP, "image": text}]},
     "apps/health": lambda text: {"apps": [{**APP, "health": text}]},
@@ -116,7 +122,11 @@ AROUND = st.sampled_from(ACCEPTED)
 def _estate(data: Data, directory: Path) -> tuple[Estate, list[str]]:
     name = "docker" if any(key.startswith(("apps", "docker")) for key in data) else "cluster"
     path, system = SHAPES[name]
-    store = {"backup_s3_access_key": "a", "backup_s3_secret_key": "long-enough"}
+    store = {
+        "backup_s3_bucket": "copies",
+        "backup_s3_access_key": "a",
+        "backup_s3_secret_key": "long-enough",
+    }
     hosts, groups = inventory(ROOT / path)
     made = helpers.estate(
         {host: {**own, **store, **data} for host, own in hosts.items()}, groups, directory

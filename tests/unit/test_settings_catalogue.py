@@ -772,8 +772,13 @@ def test_secrets_of_the_environment_are_checked_like_settings(
 
 BUCKET = {"backup_s3_bucket": "copies", "backup_s3_endpoint": "https://s3.example"}
 # Each way in which settings name a secret.
-NAMING = BUCKET | {"redis_users": acl()}
-KEYS = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
+NAMING = BUCKET | {"redis_users": acl(), "backup_s3_further": [{"bucket": "far-away"}]}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIA",
+    "AWS_SECRET_ACCESS_KEY": "s3-secret",
+    "BACKUP_S3_FAR_AWAY_ACCESS_KEY": "AKIA-far-away",
+    "BACKUP_S3_FAR_AWAY_SECRET_KEY": "s3-secret-far-away",
+}
 
 
 def _names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -806,6 +811,31 @@ def test_no_secret_of_the_environment_goes_anywhere_unchecked(
                 patch.setenv(name, value)
                 messages = refused(tmp_path, NAMING, EVERYTHING)
                 assert len(messages) == 1 and SECRET not in messages[0], (name, messages)
+
+
+def test_further_buckets_are_other_places_with_keys_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    far, same = {"bucket": "far-away"}, {**BUCKET, "backup_s3_prefix": "shop"}
+    first = {"bucket": "copies", "endpoint": BUCKET["backup_s3_endpoint"], "access_key": "AKIA"}
+    first = {**first, "secret_key": "s3-secret-of-it"}
+
+    def found(*further: Data, of: Data = same) -> list[str]:
+        return refused(tmp_path, {**of, "backup_s3_further": further}, EVERYTHING)
+
+    assert found(far) == []
+    # Another folder, or another service, is another place.
+    assert found(far, {**first, "prefix": "other"}, {**far, "endpoint": "https://x.example"}) == []
+    key = "db1: backup_s3_further"
+    assert found(far, of={}) == [f"{key}/0: needs a first bucket: set backup_s3_bucket"]
+    assert found(first) == [f"{key}/0/bucket: copies is there already"]
+    assert found(far, far) == [f"{key}/1/bucket: far-away is there already"]
+    needed = "BACKUP_S3_OTHER_ACCESS_KEY and BACKUP_S3_OTHER_SECRET_KEY"
+    assert found({"bucket": "other"}) == [f"{key}/0: needs {needed} in .env"]
+    assert found({}) == [f"{key}/0/bucket: is missing"]
+    assert found({"bucket": ""}) == [f"{key}/0/bucket: should be a bucket's name, without s3://"]
 
 
 @pytest.mark.parametrize("length", [1024, 1025])

@@ -14,7 +14,7 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from tasks.apps.settings import App, AppsSettings
-from tasks.backup.settings import BackupSettings
+from tasks.backup.settings import BackupSettings, FurtherBucket
 from tasks.compose.settings import DockerSettings
 from tasks.core.settings import Model, Settings, StackSettings
 from tasks.firewall.settings import FirewallSettings
@@ -37,6 +37,7 @@ MODELS: tuple[type[Model], ...] = (
     RedisUser,
     SentinelSettings,
     BackupSettings,
+    FurtherBucket,
     DockerSettings,
     AppsSettings,
     App,

@@ -23,7 +23,7 @@ from typing import Any
 import boto3
 import pytest
 
-from backup import job, recovery, retention
+from backup import job, outcome, recovery, retention
 from backup.config import Alerts, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, encoded
@@ -547,16 +547,16 @@ def test_no_secret_is_logged(
     assert "canary" not in seen and "someone-else" not in seen
 
 
-def test_mirror_if_any(
+def test_each_bucket_is_copied_to_by_one_run_at_a_time(
     here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any
 ) -> None:
     monkeypatch.setattr(job, "LOCKS", tmp_path)
     estate(here)
-    assert not store.mirror_if_any(replace(here, s3=None), log)
+    assert not store.mirror_all(replace(here, s3=None), log)
     with job.locked("mirror"):
-        assert not store.mirror_if_any(here, log)
+        assert not store.mirror_all(here, log)
     assert keys(client) == {}
-    assert store.mirror_if_any(here, log)
+    assert store.mirror_all(here, log) == [here]
     assert keys(client)
 
 
@@ -568,12 +568,58 @@ def test_an_outage_is_told_and_fails_nothing(
     here = replace(here, alerts=Alerts(command=f"cat >>{told}"))
     estate(here)
     wire.cut_after = 0
-    assert not store.mirror_if_any(here, log)
+    assert not store.mirror_all(here, log)
     assert "FAILED" in (tmp_path / "log").read_text()
     assert "copy to S3" in told.read_text() and "on this host only" in told.read_text()
     wire.cut_after = None
-    assert store.mirror_if_any(here, log)
+    assert store.mirror_all(here, log)
     assert "works again" in told.read_text()
+
+
+@pytest.fixture
+def twice(here: Config, client: Any) -> Config:
+    """The same with a second bucket."""
+    where = {"LocationConstraint": "eu-central-1"}
+    with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket="elsewhere", CreateBucketConfiguration=where)
+    for row in client.list_objects_v2(Bucket="elsewhere").get("Contents", []):
+        client.delete_object(Bucket="elsewhere", Key=row["Key"])
+    assert here.s3
+    return replace(here, s3_further=(replace(here.s3, bucket="elsewhere", label="elsewhere"),))
+
+
+def test_every_bucket_gets_everything_and_gives_it_back(
+    twice: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    monkeypatch.setattr(job, "LOCKS", tmp_path)
+    estate(twice)
+    assert store.mirror_all(twice, log) == [*twice.stores]
+    manifests = [m for kind in ("postgres", "redis") for m in all_of(twice.artifacts(kind))]
+    assert {len(m.copies) for m in manifests} == {2}
+    # The first one gets the manifests that name the second.
+    store.mirror_all(twice, log)
+    for number, each in enumerate(twice.stores):
+        assert fetch(each, tmp_path / str(number), log).files == len(tree(twice.directory))
+        assert tree(tmp_path / str(number)) == tree(twice.directory)
+        assert store.mirror(each, log).copied == 0
+
+
+def test_an_outage_of_one_bucket_is_none_of_the_others(
+    twice: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    """It alone is told, and only until it works again."""
+    monkeypatch.setattr(job, "LOCKS", tmp_path)
+    told = tmp_path / "told"
+    first = replace(twice.stores[0].s3, endpoint=f"http://127.0.0.1:{free_port()}")  # type: ignore[type-var]
+    broken = replace(twice, s3=first, alerts=Alerts(command=f"cat >>{told}"))
+    estate(broken)
+    assert [each.s3.label for each in store.mirror_all(broken, log) if each.s3] == ["elsewhere"]
+    assert "this bucket lacks new backups" in told.read_text()
+    (failure,) = outcome.failures(broken)
+    assert failure.startswith("copy to S3 failed at ")
+    assert outcome.failures(broken.stores[1]) == []
+    assert store.mirror_all(twice, log) == [*twice.stores]
+    assert outcome.failures(twice) == []
 
 
 # --- Physical repository -------------------------------------------------------------------------
