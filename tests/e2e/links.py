@@ -33,8 +33,9 @@ CONTENT = "victim of root"
 # Each entry becomes a link of the directory's owner to a victim of its own kind.
 _PLANT = """
 import json, os, sys
+os.makedirs("/run/victims", mode=0o700, exist_ok=True)
 for number, path in enumerate(json.loads(sys.argv[1])):
-    kept, victim = path + ".kept", "/root/victims/%d" % number
+    kept, victim = path + ".kept", "/run/victims/%d" % number
     os.makedirs(victim + "/inside", mode=0o751)
     for name in ("file", "inside/file"):
         with open(victim + "/" + name, "w") as file:
@@ -57,13 +58,13 @@ for path in json.loads(sys.argv[1]):
         elif os.path.lexists(path):
             os.remove(path)
         os.rename(path + ".kept", path)
-shutil.rmtree("/root/victims", ignore_errors=True)
+shutil.rmtree("/run/victims", ignore_errors=True)
 """
 
 # The time of the last change of content, owner or mode is the kernel's: nothing hides from it.
-_SEEN = "find /root/victims -printf '%P %y %m %U:%G %i %n %s %C@\\n' | sort"
+_SEEN = "find /run/victims -printf '%P %y %m %U:%G %i %n %s %C@\\n' | sort"
 # So is the time of the first read after that.
-_READ = "find /root/victims -type f -printf '%P %A@\\n' | sort"
+_READ = "find /run/victims -type f -printf '%P %A@\\n' | sort"
 
 # Who runs as a service's user while jobs work: each file of that name which appears where a program
 # of that user works, or in a scratch server's directory, becomes a link at once. Its log has a line
@@ -85,7 +86,7 @@ while not os.path.exists("/run/intruder.ends"):
             if not os.path.realpath(place).startswith("/backups/") or os.path.islink(path):
                 continue
             os.rename(path, path + ".kept")
-            os.symlink("/root/victims/0/file", path)
+            os.symlink("/run/victims/0/file", path)
             log.write(path + "\\n")
         except OSError:
             pass
@@ -93,7 +94,7 @@ while not os.path.exists("/run/intruder.ends"):
 
 
 # What a link leads to within a container is a victim of that one's root.
-_COPY = "rm -rf /root/victims; mkdir -p /root/victims; tar -x -C /root/victims"
+_COPY = "rm -rf /run/victims; mkdir -m 700 /run/victims; tar -x -C /run/victims"
 
 
 def _seen(host: Host, container: str, *, is_unread: bool) -> str:
@@ -169,7 +170,7 @@ def planted(
     _python(host, _PLANT, paths)
     if container:
         into = f"docker exec -i {container} sh -c {shlex.quote(_COPY)}"
-        host.run(f"tar -c -C /root/victims . | {into}")
+        host.run(f"tar -c -C /run/victims . | {into}")
     before = _seen(host, container, is_unread=is_unread)
     try:
         yield
