@@ -75,7 +75,8 @@ def content(one: Node, path: str) -> str:
             [{**WORKER, "name": "x" * 29}],
             [f"apps/{'x' * 29}: should have at most 28 characters: its user is app-xxx"],
         ),
-        ([{**WORKER, "env": {"A": "a\x1bb"}}], ["apps/worker/env/A: should be printable"]),
+        ([{**WORKER, "env": {"A": "a\x1bb"}}], ["apps/0/env/A: should have no control characters"]),
+        ([{**WORKER, "env": {"A": "a\u200bb"}}], ["apps/worker/env/A: should be printable"]),
         ([{**WORKER, "env": {"A": "a\nb"}}], ["apps/0/env/A: should be a single line"]),
         ([{**WORKER, "env": {"A-B": "x"}}], ["apps/0/env/A-B: should be the name of a variable"]),
         (

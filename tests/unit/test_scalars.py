@@ -80,7 +80,7 @@ def test_yaml_has_nothing_but_texts_where_a_setting_stands(tmp_path: Path) -> No
     """Whoever adds a line to the template finds out here."""
     text = Path("templates/compose/docker-compose.yml.j2").read_text()
     bare = [line for line in text.splitlines() if "{{" in line and "text(" not in line]
-    macros = re.compile(r"\{\{ (common|at|redis_environment)\(.*\| trim \}\}$")
+    macros = re.compile(r"\{\{ (common|at|read_only|redis_environment)\(.*\| trim \}\}$")
     assert [line for line in bare if not macros.search(line) and "shm_size" not in line] == []
 
 
