@@ -271,8 +271,10 @@ def differing(instance: Instance, wanted: Mapping[str, str]) -> dict[str, str]:
         if name not in now:
             found[name] = NEW
         elif name not in then or now[name].rules != then[name].rules:
-            had = _is_let_in(now[name], text)
-            found[name] = "changed" if had else f"another password{ENDS}"
+            if not _is_let_in(now[name], text):
+                found[name] = f"another password{ENDS}"
+            elif not instance.full:
+                found[name] = "changed"
     return found
 
 

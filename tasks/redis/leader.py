@@ -32,6 +32,8 @@ def roles_probe(node: Node) -> Probe[list[Instance]]:
                 found[-1] = _with_user(found[-1], User.of(line))
             elif line == "!":
                 found[-1] = replace(found[-1], locked=True)
+            elif line == "*":
+                found[-1] = replace(found[-1], full=True)
             elif line == ">":
                 found[-1] = replace(found[-1], replaced=True)
             elif line.startswith("="):

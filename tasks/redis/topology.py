@@ -82,6 +82,7 @@ class Instance:
         users: its ACL users, where it answers.
         tried: what those of the settings would be, in its own words.
         settings: what it runs with, where it answers.
+        full: its memory; it then takes no transaction, so what is `tried` is not known.
         locked: who has the password can set nothing right there, so only a restart does.
         replaced: an upgrade has put another program in the place of the one that runs.
     """
@@ -93,6 +94,7 @@ class Instance:
     users: tuple[User, ...] = ()
     tried: tuple[User, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    full: bool = False
     locked: bool = False
     replaced: bool = False
 

@@ -28,7 +28,7 @@ def missing_own(node: Node) -> Change | None:
     def order(role: Instance, found: dict[str, str]) -> str:
         return acl.added(own_users(node), found, role.users)
 
-    return _of_own(node, order, lambda _what: True)
+    return _of_own(node, "add_users", order, lambda _what: True)
 
 
 def exact_own(node: Node) -> Change | None:
@@ -37,11 +37,12 @@ def exact_own(node: Node) -> Change | None:
     def order(_role: Instance, found: dict[str, str]) -> str:
         return acl.orders(own_users(node), found, ())
 
-    return _of_own(node, order, lambda what: what != acl.NEW)
+    return _of_own(node, "set_users", order, lambda what: what != acl.NEW)
 
 
 def _of_own(
     node: Node,
+    act: str,
     order: Callable[[Instance, dict[str, str]], str],
     is_meant: Callable[[str], bool],
 ) -> Change | None:
@@ -54,7 +55,7 @@ def _of_own(
         name = name_of(node, port)
         lines += [f"{name}: ACL user {user}: {what}" for user, what in found.items()]
         variables[f"OWN_{port}"] = order(role, found)
-        steps.append(f'accepted {port} && set_users {port} {name} "$OWN_{port}"')
+        steps.append(f'accepted {port} && {act} {port} {name} "$OWN_{port}"')
     return Change(lines, "\n".join([SHELL, *steps]), variables) if lines else None
 
 

@@ -98,6 +98,16 @@ def test_users_that_left_go_and_others_are_only_told(tmp_path: Path) -> None:
     assert activation.forgotten(wanted, node.read("redis")["services"]["redis-6379"]) == ""
 
 
+def test_of_a_full_instance_only_passwords_are_compared(tmp_path: Path) -> None:
+    """It takes no transaction, and so does not say what rules come to."""
+    same = f'"user reports {OURS}"'
+    assert not due(deployed(tmp_path, same, "*"))[2]
+    assert due(deployed(tmp_path, same.replace(HASH, "cd"), "*"))[2]
+    added = users.missing_own(deployed(tmp_path, same, "*"))
+    assert added is not None and {line.rpartition(": ")[2] for line in added.lines} == {"new"}
+    assert "add_users 6379 redis-6379" in added.script
+
+
 def test_where_no_users_are_nothing_is_sent(tmp_path: Path) -> None:
     node = deployed(tmp_path, redis_users={})
     assert due(node) == ("reload", "", False)

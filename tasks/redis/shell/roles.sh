@@ -16,11 +16,13 @@ for port in $ports; do
     part == "info" && /^slave[0-9]*:.*state=online/ { online++ }
     part == "users" && word ~ /^user / && listed ||
       part == "tried" && word ~ /^user datatier:/ && listed { more = more "\n\"" word "\"" }
+    part == "tried" && /OOM command/ { full = 1 }
     part == "settings" && listed { more = more (n++ % 2 ? " " : "\n=") word }
     END {
       if (v["role"] == "master") role = "master " online + 0
       else if (v["role"]) role = "replica " v["master_host"] " " v["master_port"]
       print v["process_id"] "|" role
+      if (full) print "*"
       if (locked) print "!"
       else if (answers) print substr(more, 2)
     }')

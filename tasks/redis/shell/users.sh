@@ -3,10 +3,15 @@
 
 set_users() { # PORT SERVICE COMMANDS
   [ -n "$3" ] || return 0
-  said=$(printf '%s\n' MULTI "$3" EXEC | /usr/bin/redis-cli $as --no-raw -p "$1" 2>&1) || :
+  tell_users "$1" "$2" '1) ' "$(printf '%s\n' MULTI "$3" EXEC)"
+}
+# One by one: an instance whose memory is full takes nothing in a transaction.
+add_users() { tell_users "$1" "$2" OK "$3"; } # PORT SERVICE COMMANDS
+tell_users() { # PORT SERVICE ANSWER COMMANDS
+  said=$(printf '%s\n' "$4" | /usr/bin/redis-cli $as --no-raw -p "$1" 2>&1) || :
   case $said in
     *'(error)'*) echo "$2 keeps its users: $(printf '%s\n' "$said" | grep -m 1 -F '(error)')" >&2 ;;
-    *'1) '*) return 0 ;;
+    *"$3"*) return 0 ;;
     *) echo "$2 keeps its users: $said" >&2 ;;
   esac
   exit 1
