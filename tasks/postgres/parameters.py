@@ -22,6 +22,8 @@ _SAFE = {
     **dict.fromkeys(("fsync", "full_page_writes", "autovacuum", "track_counts"), "on"),
     **dict.fromkeys(("zero_damaged_pages", "ignore_checksum_failure"), "off"),
     **dict.fromkeys(("ignore_system_indexes", "default_transaction_read_only"), "off"),
+    # Of a standby that is not there every commit would wait.
+    "synchronous_standby_names": "",
 }
 
 How = Literal["reset", "line", "include", "option", "reload"]

@@ -47,6 +47,11 @@ POSTGRES = [
         _sql("ALTER SYSTEM SET autovacuum = off"),
         f"PostgreSQL: autovacuum: off by ALTER SYSTEM {_AUTO}",
     ),
+    # Every commit would wait, until it is loaded away.
+    Way(
+        _sql("ALTER SYSTEM SET synchronous_standby_names = 'nowhere'"),
+        f"PostgreSQL: synchronous_standby_names: nowhere by ALTER SYSTEM {_AUTO}",
+    ),
     Way(f"echo manual >{_ETC}/start.conf", f"PostgreSQL: by {_ETC}/start.conf no boot starts it"),
     Way(_sql("ALTER ROLE ALL SET geqo = off"), "all roles: reset geqo"),
     Way(_sql("ALTER ROLE psscript SET work_mem = '3MB'"), "role psscript: reset work_mem"),

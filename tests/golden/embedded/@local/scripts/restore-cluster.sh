@@ -61,7 +61,7 @@ closed() ( # DATA PORT DATABASE COMMAND...: it ends after $within seconds, where
     -c quote_all_identifiers=off -c transform_null_equals=off -c client_min_messages=warning \
     -c DateStyle=ISO -c IntervalStyle=postgres -c bytea_output=hex -c extra_float_digits=1 \
     -c array_nulls=on -c backslash_quote=safe_encoding -c xmloption=content \
-    -c exit_on_error=off -c temp_file_limit=-1 -c lc_messages=C"
+    -c exit_on_error=off -c temp_file_limit=-1 -c lc_messages=C -c synchronous_commit=local"
   [ -n "${plain:-}" ] || options="$options -c log_statement=none -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 \
     -c log_min_error_statement=panic -c track_activities=off -c pg_stat_statements.track=none"
