@@ -218,11 +218,12 @@ def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Origin:
     site.interrupt("cut", "after:0")
     assert site.project.is_struck and site.made == done[:1]
     site.interrupt_twice([], STRIKES)
-    for change in done[1:-1]:
-        site.interrupt_twice([change], STRIKES)
+    assert done[1] == "Packages"
     site.interrupt("kill", "during:1:1")
     run = site.project.interrupt("kill", "after:0")
     assert run.code == STATUS["kill"] and WAITS in run.output, run.output
+    for change in done[2:]:
+        site.interrupt_twice([change], STRIKES)
     return Origin(site, lab.commit(host), done, left)
 
 

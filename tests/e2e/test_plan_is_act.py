@@ -22,6 +22,10 @@ CANARIES = {
     "PGBOUNCER_AUTH_PASSWORD": "canary-of-the-pooler-3",
     "REDIS_PASSWORD": "canary-of-redis-4",
     "BACKUP_ROLE_PASSWORD": "canary-of-the-backup-5",
+    "REDIS_ADMIN_PASSWORD": "canary-of-redis-runs-6",
+    "REDIS_REPLICA_PASSWORD": "canary-of-redis-replicas-7",
+    "REDIS_SENTINEL_PASSWORD": "canary-of-redis-sentinels-8",
+    "REDIS_BACKUP_PASSWORD": "canary-of-redis-backups-9",
 }
 
 
