@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from backup.postgres.sandbox import USER as SCRATCH_USER
 from tasks.backup import packages as backup_packages
 from tasks.backup import program as backup_program
 from tasks.backup.settings import BackupSettings
@@ -41,6 +42,7 @@ def dockerfile(inside: Estate, chosen: DockerSettings) -> str:
         sentinel_port=SENTINEL_PORT,
         version=chosen.release.postgres,
         library=backup_program.LIBRARY,
+        scratch_user=SCRATCH_USER,
         backup_packages=" ".join([*backup_packages.required(keeper), "tini"]),
     )
 

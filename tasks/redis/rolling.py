@@ -223,9 +223,10 @@ def alone(node: Node) -> str:
 
 
 def locked_out(node: Node) -> str:
-    """Why the master cannot hand over: Sentinels do not have its password."""
-    known = [live.get("auth", "1") for live in _monitors(node.estate) if live]
-    return "Sentinels get its password later" if known and "1" not in known else ""
+    """Why the master cannot hand over: Sentinels do not have its password, or another than we."""
+    lives = [live for live in _monitors(node.estate) if live]
+    is_known = all(any(live.get(key, "1") == "1" for live in lives) for key in ("auth", "peers"))
+    return "Sentinels get its password later" if lives and not is_known else ""
 
 
 def _is_watched(everything: Estate) -> bool:
