@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tasks.backup.program import CONFIG, access_key, secret_key
 from tasks.backup.server import server_of
-from tasks.backup.settings import SIGNING_SECRET, BackupSettings
+from tasks.backup.settings import NOT_VISIBLE, SIGNING_SECRET, VISIBLE, BackupSettings
 from tasks.core.estate import HOST, Estate, Node
 from tasks.core.preflight import Listener
 from tasks.core.releases import RELEASES
@@ -70,9 +70,10 @@ def _buckets(node: Node) -> Iterator[Problem]:
         names = each.secret("ACCESS"), each.secret("SECRET")
         if not (access_key(node, each) and secret_key(node, each)):
             yield Problem(node.name, key, f"needs {' and '.join(names)} in .env")
-        for name in names:
-            if why := node.estate.secrets.wrong(name):
-                yield Problem(node.name, name, why)
+        if not VISIBLE.fullmatch(access_key(node, each)):
+            yield Problem(node.name, names[0], NOT_VISIBLE)
+        if why := node.estate.secrets.wrong(names[1]):
+            yield Problem(node.name, names[1], why)
 
 
 def listens(node: Node) -> list[Listener]:

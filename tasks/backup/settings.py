@@ -49,9 +49,9 @@ Prefix = Annotated[
 ]
 
 
-Visible = Annotated[
-    Line, matching(r"[!-~]*", "should have printable ASCII characters only, without blanks")
-]
+VISIBLE = re.compile(r"[!-~]*")
+NOT_VISIBLE = "should have printable ASCII characters only, without blanks"
+Visible = Annotated[Line, matching(VISIBLE.pattern, NOT_VISIBLE)]
 
 
 Url = Annotated[

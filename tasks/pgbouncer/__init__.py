@@ -45,12 +45,9 @@ def pin() -> None:
     One operation of both hosts: pyinfra then runs it after what precedes it on either of them.
     """
     node = here()
-    if PgbouncerSettings in node.settings:
-        is_concerned = pins(node)
-    else:
-        chosen = node.of(PostgresSettings)
-        is_concerned = chosen is not None and link.is_ours(node, chosen.extra)
-    if is_concerned:
+    is_pooler = PgbouncerSettings in node.settings and pins(node)
+    chosen = node.of(PostgresSettings)
+    if is_pooler or (chosen is not None and link.is_ours(node, chosen.extra)):
         converge("PgBouncer: certificate of PostgreSQL", lambda: missing_certificate(node))
 
 

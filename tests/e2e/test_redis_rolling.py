@@ -675,14 +675,17 @@ def test_a_sentinel_whose_answer_is_late_loses_nothing(estate: Estate) -> None:
         f"hand_over {host.address} {PORT} redis-6379 mymaster {sentinels}\nfollow {PORT} redis-6379"
     )
     with estate.writers() as writers:
-        done = host.run("exec sh -eu -s", stdin=_shell(estate, f"PATH=/root/late:$PATH\n{act}"))
+        script = _shell(estate, act).replace("/usr/bin/redis-cli", "/root/late/redis-cli")
+        done = host.run("exec sh -eu -s", stdin=script)
     assert (done.returncode, done.stderr) == (0, "")
     assert writers.lost() == []
     assert estate.settled() != master
 
 
 def _shell(estate: Estate, act: str) -> str:
-    return f"REDIS_PASSWORD='{estate.password}'\n{FUNCTIONS}\n{act}\n"
+    secrets = estate.project.secrets
+    known = (f"{name}='{secrets[name]}'" for name in ("REDIS_PASSWORD", "REDIS_ADMIN_PASSWORD"))
+    return "\n".join([*known, FUNCTIONS, act, ""])
 
 
 @pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
