@@ -259,7 +259,7 @@ def _named(users: Iterable[User]) -> dict[str, User]:
     return {user.name.strip('"').removeprefix(_TRIED): user for user in users}
 
 
-NEW = "new"
+NEW, CHANGED = "new", "changed"
 ENDS = "; its connections end"
 
 
@@ -274,14 +274,27 @@ def differing(instance: Instance, wanted: Mapping[str, str]) -> dict[str, str]:
             if not _is_let_in(now[name], text):
                 found[name] = f"another password{ENDS}"
             elif not instance.full:
-                found[name] = "changed"
+                found[name] = CHANGED
     return found
 
 
 def _is_let_in(user: User, text: str) -> bool:
     """Whether the user's only password is the wanted one."""
-    hashes = [rule for rule in user.rules if rule.startswith("#")]
-    return "nopass" not in user.rules and hashes == re.findall(r"#[0-9a-f]{64}", text)
+    return "nopass" not in user.rules and _passwords(user) == _wanted(text)
+
+
+def lets_in(instance: Instance, name: str, text: str) -> bool:
+    """Whether the wanted password is one of a user's."""
+    now = _named(instance.users).get(name)
+    return now is not None and {*_wanted(text)} <= {*_passwords(now)}
+
+
+def _passwords(user: User) -> list[str]:
+    return [rule for rule in user.rules if rule.startswith("#")]
+
+
+def _wanted(text: str) -> list[str]:
+    return re.findall(r"#[0-9a-f]{64}", text)
 
 
 def added(wanted: Mapping[str, str], found: Mapping[str, str], users: Iterable[User]) -> str:

@@ -25,10 +25,13 @@ def missing_own(node: Node) -> Change | None:
     A password that changes is one of two until `exact_own`.
     """
 
+    def is_missing(role: Instance, user: str, what: str) -> bool:
+        return what == acl.CHANGED or not acl.lets_in(role, user, own_users(node)[user])
+
     def order(role: Instance, found: dict[str, str]) -> str:
         return acl.added(own_users(node), found, role.users)
 
-    return _of_own(node, "add_users", order, lambda _what: True)
+    return _of_own(node, "add_users", order, is_missing)
 
 
 def exact_own(node: Node) -> Change | None:
@@ -37,19 +40,20 @@ def exact_own(node: Node) -> Change | None:
     def order(_role: Instance, found: dict[str, str]) -> str:
         return acl.orders(own_users(node), found, ())
 
-    return _of_own(node, "set_users", order, lambda what: what != acl.NEW)
+    return _of_own(node, "set_users", order, lambda _role, _user, what: what != acl.NEW)
 
 
 def _of_own(
     node: Node,
     act: str,
     order: Callable[[Instance, dict[str, str]], str],
-    is_meant: Callable[[str], bool],
+    is_meant: Callable[[Instance, str, str], bool],
 ) -> Change | None:
     lines, steps, variables = list[str](), list[str](), logins(node)
     for role in cast(list[Instance], node.read("redis")["roles"]):
         port, wanted = role.address.port, own_users(node)
-        found = {u: what for u, what in acl.differing(role, wanted).items() if is_meant(what)}
+        every = acl.differing(role, wanted)
+        found = {user: what for user, what in every.items() if is_meant(role, user, what)}
         if not found or not role.users or role.locked:
             continue
         name = name_of(node, port)
