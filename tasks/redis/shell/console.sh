@@ -1,8 +1,9 @@
 # shellcheck disable=SC2154  # REDIS_PASSWORD comes before it
 # Of our administrator's user and `default`, each with the password of the settings and the last
-# one, the server accepts one: `as` is what redis-cli is told of him. Commands with secrets go to redis-cli on standard input. What reads calls Debian's program:
-# ours looks for a password first, which takes as long again. A program takes longer than what it
-# asks, so all questions go to one; `said` has the answers, each after its name: see PARTS.
+# one, the server accepts one: `as` is what redis-cli is told of the user. Commands with secrets go
+# to redis-cli on standard input. What reads calls Debian's program: ours looks for a password
+# first, which takes as long again. A program takes longer than what it asks, so all questions go
+# to one; `said` has the answers, each after its name: see PARTS.
 accepted() { # PORT [NAME COMMANDS]...
   asked=$1 pong='' said=''
   is_redis "$1" || return 1
