@@ -520,15 +520,20 @@ def test_a_line_of_the_settings_opens_the_console(older: Pooled, lab: Lab) -> No
 _WITHOUT_LINES = """
 cd /etc/pgbouncer; rm pg_hba.conf
 sed -i '/^auth_hba_file/d; s/^auth_type = .*/auth_type = scram-sha-256/' pgbouncer.ini
-runuser -u postgres -- sh -c 'kill -HUP $(cat /var/run/postgresql/pgbouncer.pid)'
 """
+_HANGUP = "kill -HUP $(cat /var/run/postgresql/pgbouncer.pid)"
 
 
 def test_the_lines_come_with_a_reload(pooled: Pooled) -> None:
     """Clients of the release before it go on, within their transactions too."""
     host, secret = pooled.host, pooled.project.secrets["POSTGRES_PASSWORD"]
     host.run(_WITHOUT_LINES)
-    eventually(lambda: pooled.login("postgres", secret).close(), 5)
+
+    def without_lines() -> None:
+        host.run(_HANGUP, user="postgres")
+        pooled.login("postgres", secret).close()
+
+    eventually(without_lines, 20)
     before = main_process(host, "pgbouncer")
     with pooled.login() as patient, patient.transaction():
         patient.execute("CREATE TEMP TABLE kept (a int)")
