@@ -252,6 +252,4 @@ def _redis(raw: dict[str, Any] | None) -> Redis | None:
     if raw is None:
         return None
     nodes, sentinels = _endpoints(raw["nodes"]), _endpoints(raw["sentinels"])
-    names = ("master_name", "password", "user", "user_password")
-    values = {k: raw[k] for k in (*names, "replica_user", "replica_password_sha256") if k in raw}
-    return Redis(nodes, sentinels, **values)
+    return Redis(**{**raw, "nodes": nodes, "sentinels": sentinels})

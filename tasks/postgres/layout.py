@@ -44,5 +44,10 @@ def configuration_directory(node: Node) -> str:
     return f"/etc/postgresql/{cluster_version(node)}/main"
 
 
+def owner_of(node: Node) -> str:
+    """The unit of systemd that has to have started the server; empty in a container."""
+    return "" if node.place.shares_files else unit_of(node)
+
+
 def unit_of(node: Node) -> str:
     return f"postgresql@{cluster_version(node)}-main.service"

@@ -13,6 +13,7 @@ from tasks.postgres.layout import (
     configuration_directory,
     data_directory,
     ours,
+    owner_of,
     unit_of,
 )
 from tasks.postgres.neighbors import pooler
@@ -41,7 +42,7 @@ def service_of(node: Node) -> Service:
     data = data_directory(node)
     command = f"{binary} -D {data} -c config_file={etc}/postgresql.conf"
     reloads = {"data": data, "unit": unit, "waits": sql.WAITS}
-    owned = sql.owned("" if node.place.shares_files else unit)
+    owned = sql.owned(owner_of(node))
     return Service(
         name="postgres",
         description="PostgreSQL",

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from tasks.core.check import Check
 from tasks.core.estate import Node
 from tasks.core.scripts import shell
+from tasks.redis import acl
 from tasks.redis.activation import kept_data
 from tasks.redis.console import SHELL
 from tasks.redis.sentinels import endpoints, master_name
-from tasks.redis.settings import RedisSettings, logins, own_users
+from tasks.redis.settings import RedisSettings, logins
 
 # What runs is the truth: a stranger at the address of the table has to be refused.
 LOOK = SHELL + shell("look", "redis")
@@ -23,7 +24,7 @@ def rows(node: Node) -> Iterator[Check]:
         "address": node.address,
         "sentinels": " ".join(map(str, endpoints(node.estate))),
         "name": master_name(node.estate),
-        "acl_users": " ".join([*own_users(node), *chosen.users]),
+        "acl_users": " ".join([*acl.OWN, *chosen.users]),
     }
     for port in chosen.ports:
         kept = {key: f"{key} {value}" for key, value in kept_data(node, port).items()}

@@ -10,14 +10,7 @@ from tasks.core.scripts import shell
 from tasks.redis import acl
 from tasks.redis.console import SHELL
 from tasks.redis.sentinels import endpoints, master_name
-from tasks.redis.settings import (
-    RedisSettings,
-    addresses,
-    default_of,
-    logins,
-    own_users,
-    users_of,
-)
+from tasks.redis.settings import RedisSettings, addresses, every_user, logins
 from tasks.redis.topology import Address, Instance, User, Watcher, master
 
 
@@ -44,7 +37,7 @@ def roles_probe(node: Node) -> Probe[list[Instance]]:
         return found
 
     script = SHELL + shell("roles", "redis", ports=" ".join(map(str, ports)))
-    make, remove = acl.tried({**default_of(node), **own_users(node), **users_of(node)})
+    make, remove = acl.tried(every_user(node))
     variables = {**logins(node), "TRIED": make, "UNTRIED": remove}
     return Probe(script, parse, tuple(variables.items()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tasks.core import remote, services
@@ -23,7 +23,7 @@ from tasks.redis.activation import (
 )
 from tasks.redis.console import SHELL
 from tasks.redis.leader import current_master
-from tasks.redis.sentinels import SentinelSettings, endpoints, master_name
+from tasks.redis.sentinels import SentinelSettings, endpoints, master_name, monitors
 from tasks.redis.settings import RedisSettings, addresses, logins
 from tasks.redis.topology import Address
 from tasks.redis.values import IMMUTABLE
@@ -224,7 +224,7 @@ def alone(node: Node) -> str:
 
 def locked_out(node: Node) -> str:
     """Why the master cannot hand over: Sentinels do not have its password, or another than we."""
-    lives = [live for live in _monitors(node.estate) if live]
+    lives = [live for live in monitors(node.estate) if live]
     is_known = all(any(live.get(key, "1") == "1" for live in lives) for key in ("auth", "peers"))
     return "Sentinels get its password later" if lives and not is_known else ""
 
@@ -233,14 +233,7 @@ def _is_watched(everything: Estate) -> bool:
     """Whether Sentinels watch, or did: those that were never started replace no master."""
     watchers = everything.having(SentinelSettings)
     is_cut_off = any(node not in everything.active for node in watchers)
-    return is_cut_off or any(monitor != {} for monitor in _monitors(everything))
-
-
-def _monitors(everything: Estate) -> Iterator[Mapping[str, str] | None]:
-    """What each Sentinel in reach knows of the master; None for one that does not answer."""
-    for node in everything.having(SentinelSettings):
-        if node in everything.active:
-            yield from node.read("sentinel")["monitors"].values()
+    return is_cut_off or any(monitor != {} for monitor in monitors(everything))
 
 
 # --- Shell ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tasks.core.scripts import shell
 from tasks.core.settings import Problem
 from tasks.redis import acl
 from tasks.redis.files import has_login
-from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.sentinels import monitors
 from tasks.redis.settings import (
     KEPT_ADMIN,
     KEPT_PASSWORD,
@@ -116,9 +116,7 @@ def checks(node: Node) -> list[Problem]:
 
 def limited_too_early(node: Node) -> Iterator[Problem]:
     """A limited `default` while replicas or Sentinels still come as this user."""
-    everything = node.estate
-    watchers = [n for n in everything.having(SentinelSettings) if n in everything.active]
-    lives = [live for n in watchers for live in n.read("sentinel")["monitors"].values()]
+    lives = monitors(node.estate)
     is_early = any(live and live.get("user") != acl.SENTINEL for live in lives)
     is_early |= not has_login(node)
     if node.the(RedisSettings).default_user != "all" and is_early:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -52,3 +53,10 @@ def master_name(everything: Estate) -> str:
     """The name that the Sentinels know the master by."""
     nodes = everything.having(SentinelSettings)
     return nodes[0].the(SentinelSettings).master_name if nodes else "mymaster"
+
+
+def monitors(everything: Estate) -> Iterator[Mapping[str, str] | None]:
+    """What each Sentinel in reach knows of the master; None for one that does not answer."""
+    for node in everything.having(SentinelSettings):
+        if node in everything.active:
+            yield from node.read("sentinel")["monitors"].values()

@@ -140,6 +140,11 @@ def default_of(node: Node) -> dict[str, str]:
     return {} if kind == "all" else {"default": acl.default_rules(kind, password(node))}
 
 
+def every_user(node: Node) -> dict[str, str]:
+    """The rules of all users of an instance, but for a `default` that may do everything."""
+    return {**default_of(node), **own_users(node), **users_of(node)}
+
+
 def logins(node: Node) -> dict[str, str]:
     """What shell that talks to instances has to have, as variables."""
     return {PASSWORD: password(node), "REDIS_ADMIN_PASSWORD": own_password(node, acl.ADMIN)}

@@ -6,14 +6,7 @@ from tasks.core.estate import Node
 from tasks.core.files import render
 from tasks.redis import acl
 from tasks.redis.acl import quote
-from tasks.redis.settings import (
-    RedisSettings,
-    default_of,
-    own_password,
-    own_users,
-    password,
-    users_of,
-)
+from tasks.redis.settings import RedisSettings, every_user, own_password, password
 
 
 def parameters_of(node: Node, port: int) -> dict[str, str | int]:
@@ -74,8 +67,7 @@ def configuration(node: Node, port: int) -> str:
         key: quote(value) if key in ("requirepass", "masterauth") or not value else value
         for key, value in settings_of(node, port).items()
     }
-    users = {**default_of(node), **own_users(node), **users_of(node)}
-    return render("redis/redis.conf.j2", settings=settings, users=users)
+    return render("redis/redis.conf.j2", settings=settings, users=every_user(node))
 
 
 SECRET_LINES = r"^(?:(?:requirepass|masterauth) |user .* )(.*)$"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from tasks.core.component import components
 from tasks.core.estate import Estate
 from tests.unit import helpers
-from tests.unit.test_templates import ROOT, SHAPES, inventory, rendered
+from tests.unit.test_templates import ROOT, SHAPES, inventory, on_hosts, rendered
 
 Data = dict[str, Any]
 Make = Callable[[str], Data]
@@ -132,11 +131,7 @@ def _estate(data: Data, directory: Path) -> tuple[Estate, list[str]]:
         {host: {**own, **store, **data} for host, own in hosts.items()}, groups, directory
     )
     problems = helpers.problems(made)
-    for node in made.nodes if not problems else ():
-        node.system = system
-        for container in node.inside.nodes if node.inside else ():
-            container.system = replace(container.system, memory=system.memory)
-    return made, problems
+    return made if problems else on_hosts(made, system), problems
 
 
 def _lines(made: Estate) -> list[int]:

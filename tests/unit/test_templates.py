@@ -72,6 +72,11 @@ def shape(name: str, directory: Path, **changes: Any) -> Estate:
     changed = {host: {**data, **changes} for host, data in hosts.items()}
     everything = helpers.estate(changed, groups, directory)
     assert helpers.problems(everything) == []
+    return on_hosts(everything, system)
+
+
+def on_hosts(everything: Estate, system: System) -> Estate:
+    """The estate, on hosts of a kind."""
     for node in everything.nodes:
         node.system = system
         for container in node.inside.nodes if node.inside else ():
