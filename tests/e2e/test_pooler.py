@@ -671,9 +671,12 @@ def test_rights_are_taken_without_a_restart(pooled: Pooled) -> None:
     assert refused.code == 1, refused.output
     assert "confine_services: systemd cannot take rights from services here" in refused.output
     assert footprint(host) == before
-    project.settings({"confine_services": False})
-    assert project.deploy().changed == set()
-    host.run(f"rm -r {_RUN}; systemctl daemon-reload")
+    try:
+        project.settings({"confine_services": False})
+        assert project.deploy().changed == set()
+    finally:
+        project.settings({})
+        host.run(f"rm -r {_RUN}; systemctl daemon-reload")
     with pooled.login() as patient:
         run = pooled.apply({})
         assert patient.execute("SELECT 1").fetchone() == (1,)

@@ -10,7 +10,9 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 1.0
 
 
 def eventually(check: Callable[[], object], seconds: float) -> None:
-    """Asks until `check` returns without an AssertionError; the last one counts at the deadline.
+    """Asks until `check` returns; what it raises after the deadline is the answer.
+
+    A server that is not ready yet makes client libraries raise errors of their own.
 
     Args:
         check: asserts something by asking; asked once more after the deadline has passed.
@@ -21,7 +23,7 @@ def eventually(check: Callable[[], object], seconds: float) -> None:
     while time.monotonic() < end:
         try:
             check()
-        except AssertionError:
+        except Exception:
             spent = time.monotonic() - begin
             time.sleep(max(SHORTEST_SECONDS, min(spent / 5, LONGEST_SECONDS)))
         else:
