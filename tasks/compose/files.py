@@ -16,6 +16,7 @@ from tasks.compose.project import compose_file, offers
 from tasks.compose.settings import POSTGRES, REDIS, DockerSettings
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File
+from tasks.core.secrets import previous
 from tasks.pgbouncer import files as pgbouncer_files
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import archive
@@ -151,7 +152,6 @@ def _above(directory: str, path: str) -> Iterator[str]:
 
 def _environment(node: Node, now: str) -> str:
     """What Compose and people with the seed's document look for in `.env`."""
-    names = ["POSTGRES_PASSWORD", "REDIS_PASSWORD"]
     inside, store = node.inside, node.estate.secrets
     assert inside is not None
     values = {
@@ -160,7 +160,7 @@ def _environment(node: Node, now: str) -> str:
         .the(PostgresSettings)
         .password.get_secret_value(),
         "REDIS_PASSWORD": redis_settings.password(inside.having(RedisSettings)[0]),
-        **{name: store.get(name) for name in generated(inside) if name not in names},
+        **{name: store.get(name) for name in generated(inside) if _is_for_people(name)},
     }
     lines = now.splitlines()
     there = {line.partition("=")[0].strip(): number for number, line in enumerate(lines)}
@@ -171,6 +171,11 @@ def _environment(node: Node, now: str) -> str:
         else:
             lines.append(line)
     return "".join(f"{line}\n" for line in lines)
+
+
+def _is_for_people(name: str) -> bool:
+    first = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
+    return name not in first and not name.endswith(previous(""))
 
 
 def _quoted(value: str) -> str:

@@ -26,6 +26,7 @@ from tasks.core.preflight import Listener
 from tasks.core.settings import Problem, Settings
 from tasks.pgbouncer import rules as pgbouncer_rules
 from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres import rotating
 from tasks.postgres import rules as postgres_rules
 from tasks.postgres import secrets as postgres_secrets
 from tasks.postgres.settings import PostgresSettings
@@ -119,6 +120,12 @@ def checks(node: Node) -> list[Problem]:
         *(
             replace(each, host=node.name)
             for each in redis_rules.limited_too_early(inside_of(node).having(RedisSettings)[0])
+        ),
+        *(
+            replace(each, host=node.name)
+            for each in rotating.unknown(
+                one(inside_of(node), PostgresSettings), said["postgres"]["server"]
+            )
         ),
         *unremovable(node),
     ]

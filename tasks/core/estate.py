@@ -511,7 +511,9 @@ def _unknown_secrets(node: Node) -> Iterator[Problem]:
     for component in node.components():
         for name, place in component.in_use(node).items():
             there[name] = there.get(name) or place
-    names = sorted(store.generated.keys() & there)
+    # Who has the value of before is no stranger.
+    missing = store.generated.keys() & there
+    names = sorted(name for name in missing if not store.stated(secrets.previous(name)))
     if not names or node.stack.replace_secrets:
         return
     places = sorted({there[name] for name in names if there[name]})

@@ -29,7 +29,15 @@ _LENGTH = 32
 # A command may ask for a passphrase at the terminal.
 COMMAND_SECONDS = 120
 
+# What a rotation adds to the name of a secret whose value is on its way out.
+_PREVIOUS = "_PREVIOUS"
+
 _WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def previous(name: str) -> str:
+    """The name of a secret's value of before, which is accepted too as long as it is there."""
+    return f"{name}{_PREVIOUS}"
 
 
 class Secrets:
@@ -116,9 +124,11 @@ class Secrets:
 
     def find(self, name: str) -> str | None:
         """A value that may be absent: nothing is generated for it."""
-        if value := os.environ.get(name):
-            return value
-        return self._printed.get(name) or self._stored.get(name) or self._further.get(name)
+        return self.stated(name) or self._further.get(name)
+
+    def stated(self, name: str) -> str | None:
+        """The same, but for the second file: it goes on with what was taken away elsewhere."""
+        return os.environ.get(name) or self._printed.get(name) or self._stored.get(name)
 
     def _generate(self, name: str) -> str:
         if name not in self.generated:

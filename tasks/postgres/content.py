@@ -9,7 +9,7 @@ from functools import partial
 from backup.config import SUPERUSERS_OPTIONS
 from tasks.core.change import Change, converge
 from tasks.core.estate import Node
-from tasks.postgres import archive, parameters, rights, sql, surplus
+from tasks.postgres import archive, parameters, rights, rotating, sql, surplus
 from tasks.postgres.files import TRACKING, configuration
 from tasks.postgres.layout import OURS, configuration_directory, data_directory
 from tasks.postgres.secrets import lookup_password, role_password
@@ -168,7 +168,7 @@ def wanted(node: Node) -> tuple[list[sql.Role], list[sql.Database]]:
     chosen = node.the(PostgresSettings)
     roles = [
         _superuser(chosen),
-        *(role_of(node, name, role) for name, role in chosen.roles.items()),
+        *(role_of(node, name, role) for name, role in rotating.roles_of(node).items()),
     ]
     if _is_pooled(node):
         password = lookup_password(node.estate)

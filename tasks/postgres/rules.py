@@ -10,12 +10,11 @@ from tasks.core.estate import HOST, UNREAD, Estate, Node
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe
 from tasks.core.settings import Problem
-from tasks.postgres import archive, clusters, sql
+from tasks.postgres import archive, clusters, rotating, sql
 from tasks.postgres.clients import outside
 from tasks.postgres.files import parameters_of
 from tasks.postgres.layout import cluster_version, clusters_of, refusals, unit_of
-from tasks.postgres.secrets import secret_name
-from tasks.postgres.settings import Database, PostgresSettings
+from tasks.postgres.settings import Database, PostgresSettings, secret_name
 
 # Where the cluster and its files are is not for postgres_extra to say.
 _PLACES = {"data_directory", "config_file", "hba_file", "ident_file", "include", "include_dir"}
@@ -48,7 +47,7 @@ def contradictions(everything: Estate) -> list[Problem]:
         if chosen.adopt and chosen.prune:
             message = "should not be set with postgres_prune: the cluster's roles would be dropped"
             problems.append(Problem(node.name, "postgres_adopt", message))
-        problems += _role_rules(node, chosen, known)
+        problems += [*_role_rules(node, chosen, known), *rotating.wrong(node)]
         problems += _limits(node, chosen)
     return problems
 
@@ -62,14 +61,15 @@ def _role_rules(node: Node, chosen: PostgresSettings, known: set[str]) -> Iterat
                 yield Problem(node.name, key, f"role {group!r} is not in postgres_roles")
         if role.password is not None or not role.login:
             continue
-        secret = secret_name(name)
-        if secret in secrets:
-            message = (
-                f"roles {secrets[secret]!r} and {name!r} would share the secret {secret}: "
-                "give one of them a password"
-            )
-            yield Problem(node.name, "postgres_roles", message)
-        secrets[secret] = name
+        for login in (name, *rotating.logins(name)) if role.rotating else (name,):
+            secret = secret_name(login)
+            if secret in secrets:
+                message = (
+                    f"roles {secrets[secret]!r} and {login!r} would share the secret {secret}: "
+                    "give one of them a password"
+                )
+                yield Problem(node.name, "postgres_roles", message)
+            secrets[secret] = login
 
 
 def _database_rules(host: str, name: str, database: Database, known: set[str]) -> Iterator[Problem]:
@@ -125,6 +125,7 @@ def checks(node: Node) -> list[Problem]:
     server: sql.Server = node.read("postgres")["server"]
     # The health table shows what is so, too.
     refused += [Problem(node.name, UNREAD, f"cluster {wanted}/main: {why}") for why in _no(server)]
+    refused += rotating.unknown(node, server)
     refused += unavailable(node, node.read("postgres")["extensions"])
     if server.kind == "absent":
         refused += without_locale(node, node.read("postgres")["locales"])

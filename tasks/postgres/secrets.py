@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from tasks.core.estate import Estate, Node
 from tasks.core.secrets import Secrets
 from tasks.core.settings import StackSettings
-from tasks.postgres import archive, sql
+from tasks.postgres import archive, rotating, sql
 from tasks.postgres.layout import clusters_of
-from tasks.postgres.settings import LOOKUP_SECRET, PostgresSettings
+from tasks.postgres.settings import LOOKUP_SECRET, PostgresSettings, Role, secret_name
 
 
 def defaults(stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,9 +25,15 @@ def defaults(stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> 
 
 
 def secret_names(node: Node) -> list[str]:
-    roles = node.the(PostgresSettings).roles.items()
-    names = [secret_name(name) for name, role in roles if role.login and role.password is None]
+    chosen, store = node.the(PostgresSettings).roles, node.estate.secrets
+    names = [secret_name(name) for name, role in chosen.items() if _is_kept(role)]
+    for name in (name for name, role in chosen.items() if role.rotating):
+        names += rotating.secret_names(store, name)
     return [*names, LOOKUP_SECRET] if node.estate.in_group("pgbouncer") else names
+
+
+def _is_kept(role: Role) -> bool:
+    return role.login and role.password is None and not role.rotating
 
 
 def secrets_in_use(node: Node) -> Mapping[str, str]:
@@ -44,12 +49,15 @@ def in_use(node: Node, server: sql.Server, *, is_foreign: bool) -> Mapping[str, 
     Args:
         is_foreign: whether a cluster is not ours, whose roles are not known while it is down.
     """
-    of = {secret_name(name): name for name in node.the(PostgresSettings).roles}
+    of = {secret_name(name): name for name in rotating.roles_of(node)}
     of |= {"POSTGRES_PASSWORD": sql.SUPERUSER, LOOKUP_SECRET: sql.LOOKUP_ROLE}
     of |= {archive.ROLE_SECRET: archive.ROLE}
     if server.kind == "up":
         roles = server.facts["roles"]
-        return {key: "" for key, role in of.items() if roles.get(role, {}).get("password")}
+        found = {key: roles.get(role, {}) for key, role in of.items()}
+        return {
+            key: "" for key, role in found.items() if role.get("login") and role.get("password")
+        }
     # The one of a role that is new may be missing, but not all of them.
     is_new = server.kind == "absent" or is_foreign
     return {} if is_new or any(map(node.estate.secrets.find, of)) else dict.fromkeys(of, "")
@@ -57,6 +65,8 @@ def in_use(node: Node, server: sql.Server, *, is_foreign: bool) -> Mapping[str, 
 
 def role_password(node: Node, role: str) -> str | None:
     """The password of a role that may log in: the settings', else the one kept in `.env`."""
+    if owner := rotating.owner_of(node, role):
+        return rotating.password(node.estate.secrets, owner, role)
     chosen = node.the(PostgresSettings).roles[role]
     if chosen.password is not None:
         return chosen.password.get_secret_value()
@@ -70,22 +80,19 @@ def application(server: Node) -> tuple[str, str] | None:
     """
     chosen = server.the(PostgresSettings)
     owners = ((name, database.owner) for name, database in chosen.databases.items())
-    found = ((name, _login(chosen, owner)) for name, owner in owners if owner != sql.SUPERUSER)
+    found = ((name, _login(server, owner)) for name, owner in owners if owner != sql.SUPERUSER)
     return next(((name, login) for name, login in found if login), None)
 
 
-def _login(chosen: PostgresSettings, owner: str) -> str:
+def _login(server: Node, owner: str) -> str:
+    if rotating.owner_of(server, owner):
+        return rotating.current(server.estate.secrets, owner)
     logins = [
         name
-        for name, role in chosen.roles.items()
+        for name, role in server.the(PostgresSettings).roles.items()
         if role.login and (name == owner or owner in role.member_of)
     ]
     return owner if owner in logins else (logins or [""])[-1]
-
-
-def secret_name(role: str) -> str:
-    """The name of a role's password in the environment and in `.env`."""
-    return f"POSTGRES_ROLE_{re.sub('[^A-Z0-9]', '_', role.upper())}_PASSWORD"
 
 
 def lookup_password(everything: Estate) -> str:

@@ -150,6 +150,14 @@ class Role(Model):
     """Groups; other memberships are revoked."""
     settings: dict[Parameter, Line] = {}
     """Parameters of its sessions; other ones are reset."""
+    rotating: bool = False
+    """Its applications log in as `NAME_a` or `NAME_b`, which
+    [take turns](change.md#two-logins-that-take-turns)."""
+
+
+def secret_name(role: str) -> str:
+    """The name of a role's password in the environment and in `.env`."""
+    return f"POSTGRES_ROLE_{re.sub('[^A-Z0-9]', '_', role.upper())}_PASSWORD"
 
 
 class Database(Model):

@@ -877,8 +877,11 @@ def test_roles_and_databases_follow_the_settings(pooled: Pooled) -> None:
     assert pooled.changed(run) == changed
 
 
-_OWNER_ONLY = {"login": False}
-_LOGIN = {"member_of": ["psscript"], "settings": {"role": "psscript"}}
+_ROTATING = {"postgres_roles": {"psscript": {"rotating": True}}}
+
+
+def _key(login: str) -> str:
+    return f"POSTGRES_ROLE_{login.upper()}_PASSWORD"
 
 
 class _Application:
@@ -913,7 +916,7 @@ class _Application:
 
     def moves(self, role: str) -> None:
         """Every client has logged in as that role and writes."""
-        secret = self.pooled.project.secrets[f"POSTGRES_ROLE_{role.upper()}_PASSWORD"]
+        secret = self.pooled.project.secrets[_key(role)]
         before, self.login = self.moved, (role, secret)
 
         def all_have() -> None:
@@ -922,38 +925,49 @@ class _Application:
         eventually(all_have, 30)
 
 
-def _turn(pooled: Pooled, application: _Application, roles: Data, old: str) -> None:
+def _turn(pooled: Pooled, application: _Application, old: str, new: str) -> None:
     """The application moves to the login beside the old one, then that goes."""
-    (new,) = roles.keys() - {"psscript", old}
+    env = pooled.project.directory / ".env"
+    secret = pooled.project.secrets[_key(old)]
+    beside = f"{_key(old)}_PREVIOUS"
+    env.write_text(env.read_text().replace(f"{_key(old)}=", f"{beside}="))
+    # The run is its first client: a pool whose login has failed refuses one (PgBouncer 1.18).
+    pooled.apply(_ROTATING)
+    during = env.read_text()
     application.moves(new)
-    secret = pooled.project.secrets[f"POSTGRES_ROLE_{old.upper()}_PASSWORD"]
     with pooled.login(old, secret) as late:
         late.execute("SELECT 1")
-        run = pooled.apply({"postgres_roles": {**roles, old: {**roles[old], **_OWNER_ONLY}}})
+        env.write_text(during.replace(f"{beside}={secret}\n", ""))
+        run = pooled.apply(_ROTATING)
         assert f"[{pooled.host.name}] role {old}: NOLOGIN, and its sessions end" in run.announced
         left = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{old}'"
         assert admin(pooled.host, left) == "0"
     assert pooled.refuses(old, secret)
 
 
+def _is_refused_to(pooled: Pooled, secrets: str) -> None:
+    """Another clone has the secrets of before."""
+    env = pooled.project.directory / ".env"
+    now = env.read_text()
+    env.write_text(secrets)
+    refused = pooled.project.pyinfra("-y", "inventory.py", "deploy.py")
+    env.write_text(now)
+    assert refused.code == 1
+    assert f"{_key('psscript_b')}: in use here, but not in {env}" in refused.output
+    assert "1 problem; nothing was changed" in refused.output
+
+
 def test_a_password_is_replaced_without_an_error(pooled: Pooled) -> None:
     """By two logins of one owner, which take turns."""
     with pooled.login() as client:
         client.execute("CREATE TABLE acts (id serial, at timestamptz DEFAULT now())")
-    application, first = _Application(pooled), {"psscript": {}, "psscript_a": _LOGIN}
-    with pooled.settings({"postgres_roles": first}), application.works():
-        _turn(pooled, application, first, "psscript")
-        then = {"psscript": _OWNER_ONLY, "psscript_a": _LOGIN, "psscript_b": _LOGIN}
-        pooled.apply({"postgres_roles": then})
-        _turn(pooled, application, then, "psscript_a")
-        old = pooled.project.secrets["POSTGRES_ROLE_PSSCRIPT_A_PASSWORD"]
-        env = pooled.project.directory / ".env"
-        env.write_text(env.read_text().replace(f"POSTGRES_ROLE_PSSCRIPT_A_PASSWORD={old}\n", ""))
-        # The run is its first client: a pool whose login has failed refuses one (PgBouncer 1.18).
-        again = {"psscript": _OWNER_ONLY, "psscript_b": _LOGIN, "psscript_a": _LOGIN}
-        pooled.apply({"postgres_roles": again, "replace_secrets": True})
-        application.moves("psscript_a")
-        assert pooled.refuses("psscript_a", old)
+    application, env = _Application(pooled), pooled.project.directory / ".env"
+    with pooled.settings({}), application.works():
+        _turn(pooled, application, "psscript", "psscript_a")
+        before = env.read_text()
+        _turn(pooled, application, "psscript_a", "psscript_b")
+        _is_refused_to(pooled, before)
+        _turn(pooled, application, "psscript_b", "psscript_a")
         with pooled.login(*application.login) as client:
             client.execute("CREATE TABLE made ()")
     owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename IN ('acts', 'made')"

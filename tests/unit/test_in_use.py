@@ -44,7 +44,7 @@ def deployed(directory: Path, env: str = "", groups: tuple[str, ...] = ALL, **da
     everything = helpers.estate(hosts, {group: ["one"] for group in groups}, directory)
     (node,) = everything.nodes
     everything.gather_secrets()
-    verifier = {"password": "SCRAM-SHA-256$..."}
+    verifier = {"login": True, "password": "SCRAM-SHA-256$..."}
     roles = {name: verifier for name in ("postgres", "psscript", "pgbouncer", "datatier_backup")}
     said = {
         "files": _Files(OURS),

@@ -1,0 +1,140 @@
+"""Roles with two logins that take turns: `.env` says which one is current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.estate import Node
+from tasks.postgres import rotating, secrets, sql
+from tests.unit import helpers
+
+OWNER, A, B = (f"POSTGRES_ROLE_APP{each}_PASSWORD" for each in ("", "_A", "_B"))
+DATABASES = {"app": {"owner": "app"}}
+
+
+def server(directory: Path, env: dict[str, str], role: Any = None, **data: Any) -> Node:
+    """A server whose role `app` rotates, and what `.env` has of it."""
+    shown = "".join(f"{name}={value}\n" for name, value in (helpers.SECRETS | env).items())
+    (directory / ".env").write_text(shown)
+    (directory / ".env").chmod(0o600)
+    roles = {"app": {"rotating": True, **(role or {})}, **data.pop("more", {})}
+    host = {"address": "10.0.0.1", "postgres_roles": roles, "postgres_databases": DATABASES, **data}
+    (node,) = helpers.estate({"one": host}, {"postgres": ["one"]}, directory).nodes
+    return node
+
+
+@pytest.mark.parametrize(
+    ("env", "current", "may_log_in"),
+    [
+        ({}, "app_a", {"app_a"}),
+        ({OWNER: "owner-1"}, "app_a", {"app", "app_a"}),
+        ({f"{OWNER}_PREVIOUS": "owner-1"}, "app_a", {"app", "app_a"}),
+        ({A: "login-a1"}, "app_a", {"app_a"}),
+        ({B: "login-b1"}, "app_b", {"app_b"}),
+        ({f"{A}_PREVIOUS": "login-a1"}, "app_b", {"app_a", "app_b"}),
+        ({f"{B}_PREVIOUS": "login-b1"}, "app_a", {"app_a", "app_b"}),
+        ({f"{A}_PREVIOUS": "login-a1", B: "login-b1"}, "app_b", {"app_a", "app_b"}),
+        ({f"{B}_PREVIOUS": "login-b1", A: "login-a1"}, "app_a", {"app_a", "app_b"}),
+    ],
+)
+def test_what_is_kept_says_who_may_log_in(
+    env: dict[str, str], current: str, may_log_in: set[str], tmp_path: Path
+) -> None:
+    node = server(tmp_path, env)
+    node.estate.gather_secrets()
+    roles = rotating.roles_of(node)
+    assert {name for name, role in roles.items() if role.login} == may_log_in
+    assert secrets.application(node) == ("app", current)
+    assert {name: secrets.role_password(node, name) is not None for name in roles} == {
+        name: name in may_log_in for name in ("app", "app_a", "app_b")
+    }
+    # Only the current one is made up.
+    assert {*node.estate.secrets.generated} <= {f"POSTGRES_ROLE_{current.upper()}_PASSWORD"}
+    # What was generated is what a rerun finds.
+    kept = env | node.estate.secrets.generated
+    node.estate.secrets.save()
+    assert rotating.current(server(tmp_path, kept).estate.secrets, "app") == current
+
+
+def test_logins_act_as_their_owner(tmp_path: Path) -> None:
+    settings = {"work_mem": "7MB"}
+    roles = rotating.roles_of(server(tmp_path, {}, {"settings": settings, "connection_limit": 9}))
+    assert roles["app"].member_of == frozenset() and roles["app"].settings == settings
+    for login in ("app_a", "app_b"):
+        assert roles[login].member_of == {"app"} and roles[login].connection_limit == 9
+        assert roles[login].settings == {**settings, "role": "app"}
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "message"),
+    [
+        ({"password": "secret-1"}, {}, "its logins have it of their own: leave password out"),
+        ({"login": False}, {}, "its logins have it of their own: leave login out"),
+        ({"superuser": True}, {}, "its logins have it of their own: leave superuser out"),
+        ({"settings": {"role": "x"}}, {}, "its logins become this role: take role out of settings"),
+        ({}, {"app_b": {}}, "'app_b' is one of its logins: take it out of postgres_roles"),
+    ],
+)
+def test_what_it_cannot_be(role: Any, more: Any, message: str, tmp_path: Path) -> None:
+    node = server(tmp_path, {}, role, more=more)
+    assert f"one: postgres_roles/app/rotating: {message}" in helpers.problems(node.estate)
+
+
+def test_two_current_logins(tmp_path: Path) -> None:
+    node = server(tmp_path, {A: "login-a1", B: "login-b1"})
+    expected = f"one: {A} and {B}: are both there: call the one that clients leave ..._PREVIOUS"
+    assert helpers.problems(node.estate) == [expected]
+
+
+def test_names_that_share_a_secret(tmp_path: Path) -> None:
+    node = server(tmp_path, {}, more={"App_A": {}})
+    assert any(f"would share the secret {A}" in each for each in helpers.problems(node.estate))
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    name = "x" * 62
+    data = {"postgres_roles": {"app": {}, name: {"rotating": True}}}
+    host = {"address": "10.0.0.1", "postgres_databases": DATABASES, **data}
+    found = helpers.problems(helpers.estate({"one": host}, {"postgres": ["one"]}, tmp_path))
+    assert any("should have at most 63 characters" in each for each in found)
+
+
+def roles_there(**passwords: str) -> sql.Server:
+    """A server with these logins; the others have none."""
+    logins = {
+        name: {"login": name in passwords, "password": sql.scram(passwords.get(name, "-"), name)}
+        for name in ("app", "app_a", "app_b")
+    }
+    return sql.Server("up", facts={"roles": logins})
+
+
+@pytest.mark.parametrize(
+    ("env", "there", "refused"),
+    [
+        # An old .env, after the turn.
+        ({A: "login-a1"}, {"app_b": "login-b1"}, {B}),
+        ({OWNER: "owner-1"}, {"app_a": "login-a1"}, {A}),
+        # A clone without it, and one with the password of the turn before.
+        ({}, {"app_b": "login-b1"}, {B}),
+        ({A: "login-a1"}, {"app_a": "login-a2", "app_b": "login-b1"}, {B}),
+        # A role that others have begun with, and whose password is not known here.
+        ({}, {"app": "owner-1"}, {OWNER}),
+        # The end of a turn.
+        ({B: "login-b1"}, {"app_a": "login-a1", "app_b": "login-b1"}, set()),
+        ({A: "login-a1"}, {"app": "owner-1", "app_a": "login-a1"}, set()),
+        # Its beginning, and a new role.
+        ({f"{A}_PREVIOUS": "login-a1"}, {"app_a": "login-a1"}, set()),
+        ({OWNER: "owner-1"}, {"app": "owner-1"}, set()),
+        ({}, {}, set()),
+    ],
+)
+def test_a_login_ends_only_beside_one_that_works(
+    env: dict[str, str], there: dict[str, str], refused: set[str], tmp_path: Path
+) -> None:
+    node = server(tmp_path, env)
+    assert {each.key for each in rotating.unknown(node, roles_there(**there))} == refused
+    meant = server(tmp_path, env, replace_secrets=True)
+    assert [*rotating.unknown(meant, roles_there(**there))] == []
