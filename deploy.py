@@ -12,10 +12,12 @@ from tasks import (
     redis,
     remove,
     sentinel,
+    tls,
 )
 
 packages.install()
 firewall.deploy()
+tls.deploy()
 postgres.install()
 backup.keys()
 postgres.configure()

@@ -1,9 +1,10 @@
 """The stack: the only list of its components, in the order in which they are deployed."""
 
-from tasks import apps, backup, compose, firewall, pgbouncer, postgres, redis, sentinel
+from tasks import apps, backup, compose, firewall, pgbouncer, postgres, redis, sentinel, tls
 
 COMPONENTS = (
     firewall.COMPONENT,
+    tls.COMPONENT,
     postgres.COMPONENT,
     pgbouncer.COMPONENT,
     redis.COMPONENT,

@@ -21,6 +21,7 @@ ARROWS = {
     "backup": {"core", "postgres", "pgbouncer", "redis"},
     "apps": {"core"},
     "firewall": {"core"},
+    "tls": {"core"},
     "compose": {"core", "apps", "postgres", "pgbouncer", "redis", "sentinel", "backup"},
     "drift": {"core"},
     "health": {"core"},
@@ -35,6 +36,7 @@ ARROWS = {
         "apps",
         "compose",
         "firewall",
+        "tls",
     },
 }
 # The list of components is read when somebody asks for it: it imports all of them.

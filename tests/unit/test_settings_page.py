@@ -23,6 +23,7 @@ from tasks.postgres.settings import Database, PostgresSettings, Role
 from tasks.redis.acl import RedisUser
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
+from tasks.tls.settings import TlsSettings
 from tests.e2e.project import ROOT
 from tests.unit import golden
 
@@ -42,6 +43,7 @@ MODELS: tuple[type[Model], ...] = (
     AppsSettings,
     App,
     FirewallSettings,
+    TlsSettings,
 )
 # A comment names the class whose table follows it.
 _PLACE = re.compile(r"(<!-- (\w+) -->\n)\n?(?:\|.*\n)*")

@@ -1,0 +1,204 @@
+"""Certificates of services: the host makes the key, this machine signs, other rooms use them.
+
+A host tells its public key and nothing else; for which addresses and names its certificate is,
+the inventory says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+
+from tasks.core import files
+from tasks.core.change import Change
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Directory, Entry, File, Found
+from tasks.core.remote import Unreadable
+from tasks.core.scripts import shell
+from tasks.tls import authority
+from tasks.tls.authority import Authority
+from tasks.tls.probes import AUTHORITY, ROOT, Key, home
+from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
+
+# In a plan: what the run is about to make.
+_TO_COME = "-"
+
+
+def is_on(node: Node) -> bool:
+    """Whether servers of a host have certificates of the estate's authority."""
+    return TlsSettings in node.settings
+
+
+def key_file(service: str) -> str:
+    """Where a service's key is."""
+    return f"{home(service)}/key.pem"
+
+
+def certificate_file(service: str) -> str:
+    """Where a service's certificate is."""
+    return f"{home(service)}/certificate.pem"
+
+
+def signing(estate: Estate) -> Authority:
+    """The authority that signs."""
+    return authority.of(estate.secrets.get(SECRET))
+
+
+def authorities(estate: Estate) -> list[Authority]:
+    """All that are trusted; the first one signs."""
+    further = estate.secrets.find(FURTHER_SECRET)
+    return [signing(estate), *([authority.of(further)] if further else [])]
+
+
+def trusted(node: Node) -> str:
+    """The content of `AUTHORITY`; empty where hosts have no certificates."""
+    if not is_on(node):
+        return ""
+    return "".join(each.text for each in authorities(node.estate))
+
+
+def names(node: Node) -> list[str]:
+    """The addresses and host names that a certificate of a host is for."""
+    name = node.name.removeprefix("@ssh/")
+    is_name = re.fullmatch(r"(?i)(?!.*\.[\d.]*$)(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", name)
+    return [
+        *dict.fromkeys([node.address, "127.0.0.1", "::1"]),
+        *([name.lower()] if is_name and not name.isdigit() else []),
+    ]
+
+
+# --- What a host should have ---------------------------------------------------------------------
+
+
+def missing_authority(node: Node) -> Change | None:
+    """The certificate of the authority, for who verifies."""
+    return files.compare(_authority(node), _found(node))
+
+
+def missing_key(node: Node, service: str, group: str) -> Change | None:
+    """A service's key, made on its host, which it never leaves.
+
+    Args:
+        group: who may read it besides root.
+    """
+    key, place = _key(node, service), key_file(service)
+    if key.access == f"640 root:{group}" and _is_fit(key):
+        return None
+    line = f"{place}: owner root:{group}, mode 640" if _is_fit(key) else f"{place}: create"
+    there = files.compare([*_directories(), Directory(home(service))], _found(node))
+    keep = "1" if _is_fit(key) else ""
+    change = Change([line], shell("make-key", "tls", keys=home(service), group=group, keep=keep))
+    return there.followed_by(change) if there else change
+
+
+def missing_certificate(node: Node, service: str, group: str) -> Change | None:
+    """A service's certificate, and the authority's beside it.
+
+    Args:
+        group: who may read the key.
+
+    Raises:
+        Unreadable: (during a run) there is no key.
+    """
+    key, found, path = _key(node, service), _found(node), certificate_file(service)
+    why = "; ".join(_why_due(node, key, found[path]))
+    text = found[path].content.decode(errors="replace")
+    if why and not _is_fit(key):
+        if node.host.state.is_executing:
+            raise Unreadable(f"{key_file(service)} is missing: run again")
+        text = _TO_COME
+    elif why:
+        text = signing(node.estate).sign(key.public, names(node), datetime.now(UTC))
+    entries = [*_authority(node), Directory(home(service)), File(path, text)]
+    change = files.compare(entries, found)
+    if change is None or not why:
+        return change
+    others = files.compare(entries[:-1], found)
+    return replace(change, lines=[*(others.lines if others else []), f"{path}: {why}"], diff=[])
+
+
+def fingerprint(node: Node, service: str) -> str:
+    """What a running server should have loaded: its certificate, and whom it trusts."""
+    if not is_on(node):
+        return ""
+    now = _found(node)[certificate_file(service)]
+    is_due = any(_why_due(node, _key(node, service), now))
+    is_planned = is_due and not node.host.state.is_executing
+    return _TO_COME if is_planned else files.digest(now.content.decode(), trusted(node))
+
+
+def _authority(node: Node) -> list[Entry]:
+    return [*_directories(), File(AUTHORITY, trusted(node))]
+
+
+def _directories() -> list[Entry]:
+    return [Directory("/etc/datatier"), Directory(ROOT)]
+
+
+def _found(node: Node) -> dict[str, Found]:
+    found: dict[str, Found] = node.read("tls")["files"]
+    return found
+
+
+def _key(node: Node, service: str) -> Key:
+    found: Key = node.read("tls")["keys"].get(service, Key())
+    return found
+
+
+def _is_fit(key: Key) -> bool:
+    try:
+        public = load_der_public_key(key.public)
+    except ValueError:
+        return False
+    return isinstance(public, ec.EllipticCurvePublicKey) and public.key_size >= 256
+
+
+# --- Whether a certificate is what it should be --------------------------------------------------
+
+
+def read(now: Found) -> x509.Certificate | None:
+    """A certificate that was found, or None."""
+    try:
+        return x509.load_pem_x509_certificate(now.content)
+    except ValueError:
+        return None
+
+
+def _why_due(node: Node, key: Key, now: Found) -> Iterator[str]:
+    """Why a new certificate is signed."""
+    certificate = read(now)
+    if certificate is None:
+        yield "create" if now.kind == "absent" else "create again; it cannot be read"
+        return
+    public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if public != key.public:
+        yield "sign again for another key"
+    if not authority.has_signed(signing(node.estate).certificate, certificate):
+        yield "sign again by the estate's authority"
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        is_same = found == authority.alternatives(names(node))
+    except (x509.ExtensionNotFound, ValueError):
+        is_same = False
+    if not is_same:
+        yield f"sign again for {', '.join(names(node))}"
+    yield from _out_of_time(certificate, node.the(TlsSettings).renew_days)
+
+
+def _out_of_time(certificate: x509.Certificate, renew_days: int) -> Iterator[str]:
+    now = datetime.now(UTC)
+    left = certificate.not_valid_after_utc - now
+    if left < timedelta(days=renew_days):
+        yield f"renew ({left.days} days left)" if left > timedelta() else "renew (it has expired)"
+    elif certificate.not_valid_before_utc > now:
+        yield "renew (it begins in the future)"

@@ -1,0 +1,72 @@
+"""What is refused before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from cryptography import x509
+
+from tasks.core.estate import Estate, Node
+from tasks.core.settings import Problem
+from tasks.tls import authority, certificates
+from tasks.tls.authority import SLACK
+from tasks.tls.probes import AUTHORITY, SERVICES
+from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
+
+_DAY = 86400
+
+
+def contradictions(everything: Estate) -> list[Problem]:
+    """Hosts that have none while others have, and containers."""
+    key, problems = TlsSettings.key("enabled"), list[Problem]()
+    on = everything.having(TlsSettings)
+    for node in everything.nodes:
+        if node.inside is not None and node in on:
+            message = "is for hosts without Docker: one host's bridge needs none; leave it out"
+            problems.append(Problem(node.name, key, message))
+        if node.inside is None and node not in on and on:
+            message = f"should be the same on all hosts; {on[0].name} has it"
+            problems.append(Problem(node.name, key, message))
+    if on and (why := everything.secrets.wrong(FURTHER_SECRET)):
+        problems.append(Problem(on[0].name, FURTHER_SECRET, why))
+    return problems
+
+
+def checks(node: Node) -> list[Problem]:
+    """A clock that certificates would not be valid by, and an authority that others do not know."""
+    return [*_clock(node), *_unknown_authority(node)]
+
+
+def _clock(node: Node) -> Iterator[Problem]:
+    off = node.read("tls")["clock"]
+    if abs(off) > SLACK.total_seconds():
+        way = "ahead of" if off > 0 else "behind"
+        message = f"is {abs(off) / _DAY:.0f} days {way} this machine's: set it"
+        yield Problem(node.name, "clock", f"{message}; certificates are valid by it")
+
+
+def _unknown_authority(node: Node) -> Iterator[Problem]:
+    """Clients that know the present one only would trust no server any more."""
+    if node.stack.replace_secrets or SECRET in node.estate.secrets.generated:
+        return
+    found = node.read("tls")["files"]
+    mine = certificates.authorities(node.estate)
+    back = f"put the one of the last deployment there; to change it, see {FURTHER_SECRET}"
+    try:
+        known = x509.load_pem_x509_certificates(found[AUTHORITY].content)
+    except ValueError:
+        return
+    if mine[0].certificate not in known:
+        yield Problem(node.name, SECRET, f"is not the one of {AUTHORITY} here: {back}")
+        return
+    going = [each for each in known if each not in [one.certificate for one in mine]]
+    for path in map(certificates.certificate_file, SERVICES):
+        shown = certificates.read(found[path])
+        if shown and any(authority.has_signed(each, shown) for each in going):
+            yield Problem(node.name, FURTHER_SECRET, f"has signed {path} here: {back}")
+
+
+def secrets_in_use(node: Node) -> Mapping[str, str]:
+    """The authority, where a host has certificates of it."""
+    is_there = node.read("tls")["files"][AUTHORITY].content
+    return {SECRET: ""} if is_there else {}

@@ -1,0 +1,28 @@
+"""The keys `tls_*`: whether servers have certificates of the estate's authority."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tasks.core.settings import Settings
+
+# The authority itself; see authority.py.
+SECRET = "TLS_CA_SECRET"
+# Another one that is trusted as well, while the estate goes over from one to the other.
+FURTHER_SECRET = "TLS_CA_SECRET_ALSO"
+
+
+class TlsSettings(Settings):
+    """What has certificates, and when they are renewed."""
+
+    prefix: ClassVar[str] = "tls_"
+
+    enabled: bool = False
+    """Servers get certificates of the estate's own authority, which is made from `TLS_CA_SECRET`;
+    clients verify all of them with one file. Should be the same on all hosts. Change: reload; open
+    connections stay."""
+    renew_days: Annotated[int, Field(ge=1, le=365)] = 30
+    """Days before its end from which a run renews a certificate; one is valid for two years.
+    Change: none until then."""

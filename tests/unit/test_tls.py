@@ -1,0 +1,323 @@
+"""The estate's authority and its certificates, verified by openssl, which others use too."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Found
+from tasks.core.remote import Unreadable
+from tasks.core.scripts import shell
+from tasks.tls import authority, certificates, probes, rules
+from tasks.tls.probes import AUTHORITY, Key
+from tests.unit import helpers
+
+SECRET = "authority-Secret-10"
+NOW = datetime.now(UTC)
+PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=12, max_size=200)
+NAMES = ["10.0.0.1", "127.0.0.1", "::1", "db1.example.com"]
+
+
+def public(key: Any = None) -> bytes:
+    made = (key or ec.generate_private_key(ec.SECP256R1())).public_key()
+    return bytes(made.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def openssl(*words: str | Path, stdin: str = "") -> str:
+    done = subprocess.run(
+        ["openssl", *map(str, words)], input=stdin, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def verified(directory: Path, trusted: str, certificate: str, *words: str) -> str:
+    """What openssl says of a certificate, by who is trusted."""
+    (directory / "ca.pem").write_text(trusted)
+    (directory / "leaf.pem").write_text(certificate)
+    place = directory / "leaf.pem"
+    return openssl("verify", "-x509_strict", "-CAfile", directory / "ca.pem", *words, place)
+
+
+@given(secret=PRINTABLE, other=PRINTABLE)
+def test_one_secret_is_one_authority(secret: str, other: str) -> None:
+    first = authority.of.__wrapped__(secret)
+    assert authority.of.__wrapped__(secret).text == first.text
+    assert (authority.of(other).text == first.text) == (other == secret)
+    assert first.certificate.serial_number > 0
+
+
+def test_the_authority_of_a_secret_is_the_same_in_each_release() -> None:
+    """Another one would be foreign to all clients."""
+    identity = authority.of(SECRET).certificate.fingerprint(authority.SHA256()).hex()
+    assert identity == "20f9471bd346b9b3c14f4bdac20c571422f9cc6be5c66043bfcbd3d0e8acde99"
+
+
+@pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])
+def test_openssl_takes_a_certificate_for_its_names_only(purpose: str, tmp_path: Path) -> None:
+    made = authority.of(SECRET)
+    leaf = made.sign(public(), NAMES, NOW)
+    common = ("-purpose", purpose)
+    for word in (("-verify_ip", "10.0.0.1"), ("-verify_ip", "::1"), ("-verify_hostname", NAMES[3])):
+        assert verified(tmp_path, made.text, leaf, *common, *word).endswith("leaf.pem: OK\n"), word
+    assert "mismatch" in verified(tmp_path, made.text, leaf, *common, "-verify_ip", "10.0.0.2")
+    assert "mismatch" in verified(
+        tmp_path, made.text, leaf, *common, "-verify_hostname", "db2.example.com"
+    )
+
+
+def test_a_certificate_of_another_secret_is_foreign(tmp_path: Path) -> None:
+    leaf = authority.of(SECRET).sign(public(), NAMES, NOW)
+    assert "unable to get" in verified(tmp_path, authority.of("another-secret").text, leaf)
+
+
+def test_a_certificate_signs_no_other(tmp_path: Path) -> None:
+    made = authority.of(SECRET)
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = x509.load_pem_x509_certificate(made.sign(public(key), NAMES, NOW).encode())
+    between = authority.Authority(key, leaf, "")
+    forged = between.sign(public(), ["10.0.0.2"], NOW)
+    (tmp_path / "chain.pem").write_text(leaf.public_bytes(Encoding.PEM).decode())
+    said = verified(tmp_path, made.text, forged, "-untrusted", str(tmp_path / "chain.pem"))
+    assert "error" in said and "OK" not in said
+
+
+def test_a_certificate_is_valid_for_two_years(tmp_path: Path) -> None:
+    made = authority.of(SECRET)
+    leaf = made.sign(public(), NAMES, NOW)
+    for day, word in ((-2, "not yet valid"), (-0.9, "OK"), (729, "OK"), (731, "expired")):
+        moment = str(int((NOW + timedelta(days=day)).timestamp()))
+        assert word in verified(tmp_path, made.text, leaf, "-attime", moment), day
+
+
+def test_the_key_of_the_authority_is_in_no_certificate() -> None:
+    made = authority.of(SECRET)
+    number = made.key.private_numbers().private_value.to_bytes(32)
+    assert number not in made.certificate.public_bytes(Encoding.DER)
+
+
+# --- On hosts ------------------------------------------------------------------------------------
+
+HOSTS = {"db1.example.com": "10.0.0.1", "@ssh/pool1": "fd00::2", "10.0.0.3": "10.0.0.3"}
+
+
+def estate(directory: Path, env: str = "", **data: Any) -> Estate:
+    (directory / ".env").write_text(env or f"TLS_CA_SECRET={SECRET}\n")
+    (directory / ".env").chmod(0o600)
+    hosts = {
+        name: {"address": address, "tls_enabled": True, **data} for name, address in HOSTS.items()
+    }
+    return helpers.estate(hosts, {"postgres": ["db1.example.com"]}, directory)
+
+
+def knows(node: Node, certificate: str = "", known: str = "", clock: float = 0, **key: Any) -> Node:
+    """A host that says so of its key for Redis."""
+    here = Found("dir", "755", "root", "root")
+    found = {entry.path: here for entry in probes._paths()}
+    for path, text in ((AUTHORITY, known), *((p, "") for p in found if "certificate" in p)):
+        found[path] = _file(text)
+    found[certificates.certificate_file("redis")] = _file(certificate)
+    keys = {"redis": Key(**key)} if key else {}
+    said = {"files": found, "keys": keys, "clock": clock}
+    node.reader = lambda _group: said
+    return node
+
+
+def _file(text: str) -> Found:
+    return Found("file", "644", "root", "root", text.encode()) if text else Found("absent")
+
+
+def lines(node: Node) -> list[str]:
+    change = certificates.missing_certificate(node, "redis", "redis")
+    return change.lines if change else []
+
+
+def certified(directory: Path, **data: Any) -> tuple[Node, str, dict[str, Any]]:
+    """A host whose certificate is as it should be."""
+    node = estate(directory, **data).nodes[0]
+    key: dict[str, Any] = {"public": public(), "access": "640 root:redis"}
+    leaf = authority.of(SECRET).sign(key["public"], certificates.names(node), NOW)
+    knows(node, leaf, certificates.trusted(node), **key)
+    return node, leaf, key
+
+
+def test_a_certificate_that_is_right_stays(tmp_path: Path) -> None:
+    node, leaf, _ = certified(tmp_path)
+    assert lines(node) == []
+    assert certificates.missing_key(node, "redis", "redis") is None
+    assert certificates.missing_authority(node) is None
+    assert rules.checks(node) == []
+    assert certificates.fingerprint(node, "redis") not in ("", "-")
+    assert leaf
+
+
+def test_names_are_those_of_the_inventory(tmp_path: Path) -> None:
+    assert [certificates.names(node) for node in estate(tmp_path).nodes] == [
+        ["10.0.0.1", "127.0.0.1", "::1", "db1.example.com"],
+        ["fd00::2", "127.0.0.1", "::1", "pool1"],
+        ["10.0.0.3", "127.0.0.1", "::1"],
+    ]
+
+
+def test_a_bare_host_gets_a_key_and_a_certificate(tmp_path: Path) -> None:
+    node = knows(estate(tmp_path).nodes[0])
+    key = certificates.missing_key(node, "redis", "redis")
+    assert key is not None and key.lines == ["/etc/datatier/tls/redis/key.pem: create"]
+    assert lines(node) == [
+        f"{AUTHORITY}: create",
+        "/etc/datatier/tls/redis/certificate.pem: create",
+    ]
+    assert certificates.fingerprint(node, "redis") == "-"
+    node.host.state.is_executing = True
+    with pytest.raises(Unreadable, match=r"key\.pem is missing: run again"):
+        lines(node)
+
+
+@pytest.mark.parametrize(
+    ("days", "why"),
+    [
+        (-731, "renew (it has expired)"),
+        (-701, "renew (28 days left)"),
+        (3, "renew (it begins in the future)"),
+    ],
+)
+def test_a_certificate_is_renewed_in_time(days: int, why: str, tmp_path: Path) -> None:
+    node, _, key = certified(tmp_path)
+    when = NOW + timedelta(days=days)
+    leaf = authority.of(SECRET).sign(key["public"], certificates.names(node), when)
+    knows(node, leaf, certificates.trusted(node), **key)
+    assert lines(node) == [f"/etc/datatier/tls/redis/certificate.pem: {why}"]
+
+
+def test_what_is_wrong_with_a_certificate_is_said_and_mended(tmp_path: Path) -> None:
+    node, leaf, key = certified(tmp_path)
+    known, path = certificates.trusted(node), "/etc/datatier/tls/redis/certificate.pem"
+    knows(node, leaf[:200], known, **key)
+    assert lines(node) == [f"{path}: create again; it cannot be read"]
+    knows(node, leaf, known, **{**key, "public": public()})
+    assert lines(node) == [f"{path}: sign again for another key"]
+    stranger = authority.of("another-secret").sign(key["public"], certificates.names(node), NOW)
+    knows(node, stranger, known, **key)
+    assert lines(node) == [f"{path}: sign again by the estate's authority"]
+    more = authority.of(SECRET).sign(key["public"], [*certificates.names(node), "10.0.0.2"], NOW)
+    knows(node, more, known, **key)
+    assert lines(node) == [f"{path}: sign again for 10.0.0.1, 127.0.0.1, ::1, db1.example.com"]
+
+
+def test_keys_that_are_none_of_ours_are_made_again(tmp_path: Path) -> None:
+    node, leaf, key = certified(tmp_path)
+    known = certificates.trusted(node)
+    for wrong in (b"", b"no key", public(rsa.generate_private_key(65537, 2048))):
+        knows(node, leaf, known, public=wrong, access=key["access"])
+        change = certificates.missing_key(node, "redis", "redis")
+        assert change and change.lines == ["/etc/datatier/tls/redis/key.pem: create"]
+    knows(node, leaf, known, public=key["public"], access="644 root:root")
+    change = certificates.missing_key(node, "redis", "redis")
+    assert change and change.lines == [
+        "/etc/datatier/tls/redis/key.pem: owner root:redis, mode 640"
+    ]
+
+
+def test_another_secret_is_refused_where_clients_trust_the_present_one(tmp_path: Path) -> None:
+    node, leaf, key = certified(tmp_path)
+    old = certificates.trusted(node)
+    (tmp_path / "b").mkdir()
+    second = "TLS_CA_SECRET=the-second-secret\n"
+    other = knows(estate(tmp_path / "b", second).nodes[0], leaf, old, **key)
+    (problem,) = rules.checks(other)
+    assert str(problem).startswith(
+        "db1.example.com: TLS_CA_SECRET: is not the one of /etc/datatier/tls/ca.pem here: "
+    )
+
+
+def test_an_authority_is_changed_in_three_runs(tmp_path: Path) -> None:
+    """Both are trusted, then the other one signs, then the first one goes; no step is left out."""
+    node, leaf, key = certified(tmp_path)
+    old = certificates.trusted(node)
+    first, second = f"TLS_CA_SECRET={SECRET}\n", "TLS_CA_SECRET=the-second-secret\n"
+
+    def with_secrets(name: str, env: str, leaf: str, known: str) -> Node:
+        (tmp_path / name).mkdir()
+        return knows(estate(tmp_path / name, env).nodes[0], leaf, known, **key)
+
+    both = with_secrets("1", f"{first}TLS_CA_SECRET_ALSO=the-second-secret\n", leaf, old)
+    assert rules.checks(both) == [] and lines(both) == [f"{AUTHORITY}: change"]
+    known = certificates.trusted(both)
+    turned = with_secrets("2", f"{second}TLS_CA_SECRET_ALSO={SECRET}\n", leaf, known)
+    assert rules.checks(turned) == []
+    assert lines(turned)[-1].endswith("sign again by the estate's authority")
+    early = with_secrets("early", second, leaf, known)
+    assert "TLS_CA_SECRET_ALSO: has signed" in str(rules.checks(early)[0])
+    new = authority.of("the-second-secret").sign(key["public"], certificates.names(node), NOW)
+    gone = with_secrets("3", second, new, certificates.trusted(turned))
+    assert rules.checks(gone) == [] and lines(gone) == [f"{AUTHORITY}: change"]
+
+
+def test_a_clock_that_is_wrong_is_refused(tmp_path: Path) -> None:
+    node, leaf, key = certified(tmp_path)
+    for clock, way in ((-3e7, "347 days behind"), (2e5, "2 days ahead of")):
+        knows(node, leaf, certificates.trusted(node), clock, **key)
+        (problem,) = rules.checks(node)
+        assert str(problem) == (
+            f"db1.example.com: clock: is {way} this machine's: set it; certificates are valid by it"
+        )
+
+
+def test_all_hosts_have_certificates_or_none(tmp_path: Path) -> None:
+    hosts: dict[str, Any] = {
+        "a": {"address": "10.0.0.1", "tls_enabled": True},
+        "b": {"address": "10.0.0.2"},
+    }
+    made = helpers.estate(hosts, {"redis": ["a", "b"]}, tmp_path)
+    assert helpers.problems(made) == [
+        "b: tls_enabled: should be the same on all hosts; a has it",
+    ]
+
+
+def test_the_key_never_leaves_the_host(tmp_path: Path) -> None:
+    """Made by the script of a run, read by that of a read."""
+    place = tmp_path / "redis/key.pem"
+    place.parent.mkdir()
+    script = shell("make-key", "tls", keys=str(place.parent), group="root", keep="")
+    assert helpers.shell(f"set -eu\n{script}").stderr == ""
+    text = place.read_text()
+    assert (place.stat().st_mode & 0o777, "PRIVATE KEY" in text) == (0o640, True)
+    said = helpers.shell(shell("keys", "tls", root=str(tmp_path), services="redis postgres"))
+    assert said.stderr == ""
+    key = probes._keys(said.stdout.splitlines())["redis"]
+    assert certificates._is_fit(key) and key.access == "640 root:root"
+    body = "".join(text.splitlines()[1:-1])
+    assert body[:40] not in said.stdout
+    place.chmod(0o644)
+    script = shell("make-key", "tls", keys=str(place.parent), group="root", keep="1")
+    assert helpers.shell(f"set -eu\n{script}").stderr == ""
+    assert (place.stat().st_mode & 0o777, place.read_text()) == (0o640, text)
+
+
+@pytest.mark.parametrize("content", ["", "no key", "-----BEGIN PRIVATE KEY-----\nMIG\n"])
+def test_a_file_that_is_no_key_is_told_from_one(content: str, tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis/key.pem").write_text(content)
+    said = helpers.shell(shell("keys", "tls", root=str(tmp_path), services="redis"))
+    key = probes._keys(said.stdout.splitlines())["redis"]
+    assert (said.stderr, key.public) == ("", b"")
+
+
+def test_what_a_server_has_in_its_configuration_does_not_go(tmp_path: Path) -> None:
+    script = shell("unused", "tls", root="/etc/datatier/tls", searched=str(tmp_path))
+    assert helpers.shell(f"set -eu\n{script}").returncode == 0
+    (tmp_path / "redis").mkdir()
+    named = tmp_path / "redis/redis-6379.conf"
+    named.write_text("tls-key-file /etc/datatier/tls/redis/key.pem\n")
+    done = helpers.shell(f"set -eu\n{script}")
+    why = f"/etc/datatier/tls stays: {named} still names it; run again\n"
+    assert (done.returncode, done.stderr) == (1, why)
