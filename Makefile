@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 UNIT := $(BIN)/pytest tests/unit -q -n 2
 
-.PHONY: deploy drift init setup setup-dev test unit check lab lab-down bench lock
+.PHONY: deploy drift ca init setup setup-dev test unit check lab lab-down bench lock
 
 deploy: setup
 	$(BIN)/pyinfra -y inventory.py deploy.py
@@ -12,6 +12,10 @@ deploy: setup
 # What differs from the settings; `make drift INVENTORY=inventory/cluster.py`.
 drift: setup
 	$(BIN)/python -m tasks.drift $(or $(INVENTORY),inventory.py)
+
+# What clients verify servers with: `make -s ca >ca.pem`.
+ca: setup
+	@$(BIN)/python -m tasks.tls
 
 # A repository of your own, with this one pinned in it: `make init DIR=../shop`.
 init:

@@ -16,7 +16,7 @@ from tasks.backup.rules import (
     secret_names,
     secrets_in_use,
 )
-from tasks.backup.server import extra_of, server_of, side_of
+from tasks.backup.server import extra_of, present_pins, server_of, side_of
 from tasks.backup.service import due_activation
 from tasks.backup.settings import BackupSettings, defaults
 from tasks.core.change import converge
@@ -102,5 +102,5 @@ COMPONENT = Component(
     checks=checks,
     rows=rows,
     leaves=LEAVES,
-    serves={PostgresSettings: Keeper(scripts_dir=scripts_dir)},
+    serves={PostgresSettings: Keeper(scripts_dir=scripts_dir, pinned=present_pins)},
 )

@@ -46,6 +46,11 @@ def pins(node: Node) -> bool:
     return server is not None and is_far and link.is_ours(server, extra_of(server))
 
 
+def present_pins(node: Node) -> str:
+    """The certificates that stand in its file."""
+    return str(node.read("backup")["files"][TRUSTED].content.decode()) if pins(node) else ""
+
+
 def pinned_certificate(node: Node) -> str:
     server = server_of(node)
     if server is None or not pins(node):

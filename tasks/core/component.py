@@ -63,6 +63,7 @@ class Component:
         takings: how its services take what they should run with, in containers.
         trials: its servers' reading of configurations that are to change, in containers.
         rows: its rows of the health table.
+        certified: the task by which its servers take a certificate that has changed.
         offers: what an application needs to use it, if this estate has that.
         leaves: what a removal looks for, and how that goes.
         beside: sentences on what a host has beside the settings and keeps.
@@ -90,6 +91,7 @@ class Component:
     takings: Callable[[Node], Iterator[Taking]] = lambda _node: iter(())
     trials: Callable[[Node], Iterator[Trial]] = lambda _node: iter(())
     rows: Callable[[Node], Iterator[Check]] = lambda _node: iter(())
+    certified: Callable[[], None] = lambda: None
     offers: Callable[[Estate, Reach], Offer | None] = lambda _everything, _reach: None
     leaves: Leaves = field(default_factory=Leaves)
     beside: Callable[[Node], Iterator[str]] = lambda _node: iter(())

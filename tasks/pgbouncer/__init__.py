@@ -8,7 +8,13 @@ from tasks.core.estate import Node, here, on
 from tasks.core.packages import install_packages
 from tasks.pgbouncer import console
 from tasks.pgbouncer.activation import due_activation, is_in_clear, refuses_tls, takings
-from tasks.pgbouncer.files import missing_certificate, missing_configuration, pins, trials
+from tasks.pgbouncer.files import (
+    missing_certificate,
+    missing_configuration,
+    pins,
+    present_pins,
+    trials,
+)
 from tasks.pgbouncer.health import rows
 from tasks.pgbouncer.layout import ADOPTS
 from tasks.pgbouncer.leaves import LEAVES
@@ -21,6 +27,7 @@ from tasks.postgres import link
 from tasks.postgres import narrow as postgres_narrow
 from tasks.postgres.neighbors import Pooler
 from tasks.postgres.settings import PostgresSettings
+from tasks.tls import certificates
 
 
 @on(PgbouncerSettings)
@@ -33,6 +40,7 @@ def configure() -> None:
     """Writes the configuration and makes PgBouncer take it."""
     pin()
     _key()
+    trust_authority()
     _write()
     activate()
     trust()
@@ -53,8 +61,20 @@ def pin() -> None:
 
 @on(PgbouncerSettings)
 def _key(node: Node) -> None:
-    if console.is_ours(node):
+    if console.is_pinned(node):
         converge("PgBouncer: key", lambda: console.missing_key(node))
+    if console.has_authority(node):
+        certificates.certify(node, console.SERVICE, "postgres")
+
+
+def trust_authority() -> None:
+    """The same as `trust`, before any pooler shows a certificate of the authority."""
+    node = here()
+    if certificates.is_on(node) and _trusts(node):
+        converge(
+            "PgBouncer: authority of consoles",
+            lambda: console.missing_certificates(node, is_last=False),
+        )
 
 
 def trust() -> None:
@@ -63,8 +83,13 @@ def trust() -> None:
     One operation of all these hosts: pyinfra then runs it after what precedes it on any of them.
     """
     node = here()
-    if console.trusting(node) or (PgbouncerSettings in node.settings and console.is_reached(node)):
+    if _trusts(node):
         converge("PgBouncer: certificates of consoles", lambda: console.missing_certificates(node))
+
+
+def _trusts(node: Node) -> bool:
+    is_pooler = PgbouncerSettings in node.settings and console.is_reached(node)
+    return bool(console.trusting(node)) or is_pooler
 
 
 @on(PgbouncerSettings)
@@ -97,6 +122,7 @@ COMPONENT = Component(
     takings=takings,
     trials=trials,
     rows=rows,
+    certified=activate,
     offers=offer,
     leaves=LEAVES,
     adopts=ADOPTS,
@@ -108,6 +134,7 @@ COMPONENT = Component(
             resume=resume,
             refuses_tls=refuses_tls,
             is_in_clear=is_in_clear,
+            pinned=present_pins,
             trusting=console.trusting,
         )
     },

@@ -16,10 +16,9 @@ from tasks.pgbouncer.files import (
     all_parameters,
     configuration,
     pinned_certificate,
-    pins,
+    present_pins,
     users,
 )
-from tasks.pgbouncer.layout import TRUSTED
 from tasks.pgbouncer.service import service_of
 from tasks.pgbouncer.settings import RESTART_KEYS, PgbouncerSettings
 from tasks.pgbouncer.uses import letting_in, moved, status
@@ -45,7 +44,7 @@ def _wanted(node: Node, pinned: str) -> Activation:
         restart=str(fixed(node)),
         reload="".join(
             (
-                configuration(node, pinned),
+                configuration(node, pinned, console.shown(node)),
                 users(node),
                 access(node),
                 pinned,
@@ -58,10 +57,9 @@ def _wanted(node: Node, pinned: str) -> Activation:
 
 def is_in_clear(node: Node) -> bool:
     """Whether a pooler on another host may run with a configuration from before it had TLS."""
-    said = node.read("pgbouncer")
-    trusted = said["files"][TRUSTED].content.decode().rstrip() if pins(node) else ""
-    status = said["services"]["pgbouncer"]
-    return status.running and services.impact(_wanted(node, trusted), status) is not None
+    status = node.read("pgbouncer")["services"]["pgbouncer"]
+    wanted = _wanted(node, present_pins(node))
+    return status.running and services.impact(wanted, status) is not None
 
 
 def refuses_tls(node: Node) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from tasks.core import files
 from tasks.core.change import Change, Trial
@@ -16,6 +17,8 @@ from tasks.postgres import archive, link, sql
 from tasks.postgres import files as postgres_files
 from tasks.postgres.secrets import lookup_password
 from tasks.postgres.settings import ACCESS_LINES, ACCESS_SECRETS, PostgresSettings
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def leads_to(node: Node) -> tuple[str, int]:
@@ -52,7 +55,7 @@ def missing_certificate(node: Node) -> Change | None:
 def missing_configuration(node: Node) -> Change | None:
     said = node.read("pgbouncer")
     pinned = pinned_certificate(node)
-    change = files.compare(own_files(node, pinned), said["files"])
+    change = files.compare(own_files(node, pinned, console.shown(node)), said["files"])
     if change is not None and (foreign := foreign_files(node)):
         change = files.keeping(change, ["PgBouncer of others: adopt"], foreign)
     return change and change.after(trials(node))
@@ -61,7 +64,8 @@ def missing_configuration(node: Node) -> Change | None:
 def trials(node: Node) -> Iterator[Trial]:
     """Of a running pooler whose configuration is to change."""
     said = node.read("pgbouncer")
-    wanted = configuration(node, pinned_certificate(node)), users(node), access(node)
+    text = configuration(node, pinned_certificate(node), console.shown(node))
+    wanted = text, users(node), access(node)
     paths = INI, USERLIST, HBA
     is_same = files.are_written(dict(zip(paths, wanted, strict=True)), said["files"])
     if said["services"]["pgbouncer"].running and not is_same:
@@ -73,6 +77,12 @@ def pinned_certificate(node: Node) -> str:
     if not pins(node):
         return ""
     return link.pinned(server_of(node), node, node.read("pgbouncer")["files"][TRUSTED])
+
+
+def present_pins(node: Node) -> str:
+    """Those that stand in its file."""
+    found: Mapping[str, Found] = node.read("pgbouncer")["files"]
+    return found[TRUSTED].content.decode().rstrip() if pins(node) else ""
 
 
 def pins(node: Node) -> bool:
@@ -135,11 +145,18 @@ def parameters_of(node: Node, pinned: str = "") -> dict[str, str | int]:
     }
 
 
-def all_parameters(node: Node, pinned: str = "") -> dict[str, str | int | float]:
-    """The parameters with those of `extra`; PgBouncer knows truth as 1 and 0."""
+def all_parameters(
+    node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE
+) -> dict[str, str | int | float]:
+    """The parameters with those of `extra`; PgBouncer knows truth as 1 and 0.
+
+    Args:
+        shown: parameters of the certificate that it shows.
+    """
     extra = node.the(PgbouncerSettings).extra
     return {
         **parameters_of(node, pinned),
+        **shown,
         **{key: int(value) if isinstance(value, bool) else value for key, value in extra.items()},
     }
 
@@ -148,7 +165,7 @@ def server_of(node: Node) -> Node:
     return node.estate.having(PostgresSettings)[0]
 
 
-def configuration(node: Node, pinned: str = "") -> str:
+def configuration(node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE) -> str:
     """The content of pgbouncer.ini."""
     postgres = server_of(node).the(PostgresSettings)
     host, port = leads_to(node)
@@ -159,7 +176,7 @@ def configuration(node: Node, pinned: str = "") -> str:
         databases=list(postgres.databases),
         # Not for all databases: a stranger's login to the console would end PgBouncer 1.18.
         auth_user=sql.LOOKUP_ROLE,
-        parameters=all_parameters(node, pinned),
+        parameters=all_parameters(node, pinned, shown),
     )
 
 
@@ -208,11 +225,11 @@ def files_of(node: Node) -> list[Entry]:
     return [*(trusted_files(pinned) if pinned else []), *own_files(node, pinned)]
 
 
-def own_files(node: Node, pinned: str = "") -> list[Entry]:
+def own_files(node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE) -> list[Entry]:
     return [
         # First: PgBouncer that finds no such file lets no client in.
         postgres_files.private(HBA, access(node), ACCESS_SECRETS, ACCESS_LINES),
-        postgres_files.private(INI, configuration(node, pinned), LINK_SECRET, OPENS),
+        postgres_files.private(INI, configuration(node, pinned, shown), LINK_SECRET, OPENS),
         postgres_files.private(USERLIST, users(node), USERS_SECRET, USERS),
         *node.place.files(service_of(node)),
     ]

@@ -6,8 +6,10 @@ from tasks.core.change import Trial
 from tasks.core.estate import Node
 from tasks.core.places import Service
 from tasks.core.scripts import shell
+from tasks.pgbouncer.console import SERVICE, has_authority
 from tasks.pgbouncer.layout import HBA, INI, PID_FILE, USERLIST
 from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.tls import certificates
 
 
 def trial(ini: str, userlist: str, access: str) -> Trial:
@@ -18,7 +20,9 @@ def trial(ini: str, userlist: str, access: str) -> Trial:
 
 def service_of(node: Node) -> Service:
     """PgBouncer as a service of a host or in a container."""
-    chosen = node.the(PgbouncerSettings)
+    chosen, shows = node.the(PgbouncerSettings), ""
+    if has_authority(node):
+        shows = certificates.shows(SERVICE, f"127.0.0.1:{chosen.listen_port}", "postgres", INI)
     return Service(
         name="pgbouncer",
         description="connection pooler for PostgreSQL",
@@ -35,7 +39,7 @@ def service_of(node: Node) -> Service:
         check=f"{shell('try', 'pgbouncer', ini=INI)}try {INI} {USERLIST} {HBA}",
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         # The writer of that file decides which process gets the signal.
-        reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2",
+        reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2{shows}",
         listens=outside(node),
         confined="wholly",
     )

@@ -11,6 +11,7 @@ from tasks.core.estate import Node
 from tasks.core.remote import Probe
 from tasks.core.scripts import quoted, shell
 from tasks.core.services import Activation, Status
+from tasks.pgbouncer.console import shown
 from tasks.pgbouncer.files import all_parameters, leads_to
 from tasks.pgbouncer.layout import INI, SOCKETS
 from tasks.pgbouncer.pause import console
@@ -66,7 +67,8 @@ _SHOWN = 4
 def moved(node: Node, pinned: str = "") -> dict[str, tuple[str, str]]:
     """What PgBouncer uses and should, by key, where the two differ."""
     uses: Mapping[str, tuple[str, str]] = node.read("pgbouncer")["uses"]
-    ours = {key: str(value) for key, value in all_parameters(node, pinned).items()}
+    parameters = all_parameters(node, pinned, shown(node))
+    ours = {key: str(value) for key, value in parameters.items()}
     usual = {key: default for key, (_, default) in uses.items() if key not in _OWN_WORDS}
     wanted = {**usual, "verbose": "0", **ours, "conffile": INI}
     wanted.pop("unix_socket_mode", "")

@@ -8,6 +8,7 @@ from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
 from tasks.postgres import link
 from tasks.postgres.activation import due_activation, takings
+from tasks.postgres.certify import certify
 from tasks.postgres.content import missing_content, prune
 from tasks.postgres.files import missing_configuration, trials
 from tasks.postgres.health import rows
@@ -17,6 +18,7 @@ from tasks.postgres.probes import probes_of
 from tasks.postgres.rules import checks, contradictions, listens
 from tasks.postgres.secrets import defaults, secret_names, secrets_in_use
 from tasks.postgres.settings import PostgresSettings
+from tasks.tls import certificates as authority
 
 
 @on(PostgresSettings)
@@ -30,6 +32,8 @@ def install(node: Node) -> None:
 def configure(node: Node) -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
     converge("PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")))
+    if link.has_authority(node, node.the(PostgresSettings).extra):
+        authority.certify(node, link.SERVICE, "postgres")
     converge(
         "PostgreSQL: configuration",
         lambda: missing_configuration(node),
@@ -43,6 +47,11 @@ def configure(node: Node) -> None:
 def activate(node: Node) -> None:
     """Starts PostgreSQL, or makes it take its configuration with the least impact."""
     converge("PostgreSQL: service", lambda: due_activation(node))
+
+
+def settle() -> None:
+    """What waits until other hosts have their part: the certificate that clients can verify."""
+    certify()
 
 
 def deploy() -> None:
@@ -66,6 +75,7 @@ COMPONENT = Component(
     takings=takings,
     trials=trials,
     rows=rows,
+    certified=activate,
     around=around,
     leaves=LEAVES,
     beside=beside,

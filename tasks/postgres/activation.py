@@ -11,19 +11,21 @@ from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.files import File
 from tasks.core.services import Activation, Taking
-from tasks.postgres import parameters, sql
+from tasks.postgres import link, parameters, sql
 from tasks.postgres.clients import in_clear
 from tasks.postgres.files import (
     access,
     archiving_files,
     configuration,
     services_of,
+    shown,
     trusted_certificate,
 )
 from tasks.postgres.layout import configuration_directory, data_directory, ours
 from tasks.postgres.neighbors import pooler
 from tasks.postgres.service import service_of
 from tasks.postgres.settings import PostgresSettings
+from tasks.tls import certificates as authority
 
 
 def due_activation(node: Node) -> Change | None:
@@ -45,7 +47,7 @@ def due_activation(node: Node) -> Change | None:
 
 def takings(node: Node) -> Iterator[Taking]:
     """How the server takes what it should run with, on a host or in a container."""
-    said, text = node.read("postgres"), configuration(node)
+    said, text = node.read("postgres"), configuration(node, shown(node))
     found, now = said["files"][ours(node)], said["services"]["postgres"]
     wanted = wanted_server(node, text + access(node, in_clear(node)), "reload")
     elsewhere = parameters.only_known(
@@ -80,7 +82,9 @@ def wanted_server(node: Node, contents: str, means: str) -> Activation:
     return services.activation(
         service_of(node),
         node.place,
-        reload=contents + node.read("postgres").get("key", ""),
+        reload=contents
+        + node.read("postgres").get("key", "")
+        + authority.fingerprint(node, link.SERVICE),
         reload_means=means,
         # Without a unit there is no record.
         restart_means="restart" if node.place.shares_files else restarts(node, "its unit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from tasks.core import files
@@ -22,10 +23,13 @@ from tasks.postgres.layout import (
 from tasks.postgres.service import service_of, trial
 from tasks.postgres.settings import ACCESS_LINES, ACCESS_SECRETS, PostgresSettings, memory
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
 
 def missing_configuration(node: Node) -> Change | None:
     said, waiting = node.read("postgres"), in_clear(node)
-    change = files.compare(files_of(node, trusted_certificate(node), waiting), said["files"])
+    wanted = files_of(node, trusted_certificate(node), waiting, shown(node))
+    change = files.compare(wanted, said["files"])
     if change is not None and clusters_of(node).is_foreign:
         change = _adopted(node, change)
     return change and change.after(trials(node, waiting))
@@ -34,7 +38,7 @@ def missing_configuration(node: Node) -> Change | None:
 def trials(node: Node, waiting: Collection[Node] = ()) -> Iterator[Trial]:
     """Of a running server whose configuration is to change."""
     said = node.read("postgres")
-    wanted = configuration(node), access(node, waiting)
+    wanted = configuration(node, shown(node)), access(node, waiting)
     paths = ours(node), f"{configuration_directory(node)}/pg_hba.conf"
     is_same = files.are_written(dict(zip(paths, wanted, strict=True)), said["files"])
     if said["server"].kind == "up" and not is_same:
@@ -85,21 +89,33 @@ def parameters_of(node: Node) -> dict[str, str | int | float]:
     }
 
 
-def files_of(node: Node, certificate: str = "", in_clear: Collection[Node] = ()) -> list[Entry]:
+def shown(node: Node) -> dict[str, str]:
+    """The certificate that it may show, where that is another one than it has at first."""
+    return link.shown(node, node.the(PostgresSettings).extra)
+
+
+def files_of(
+    node: Node,
+    certificate: str = "",
+    in_clear: Collection[Node] = (),
+    shown: Mapping[str, str] = _NONE,
+) -> list[Entry]:
     port, etc = node.the(PostgresSettings).port, configuration_directory(node)
     return [
-        *own_files(node, in_clear),
+        *own_files(node, in_clear, shown),
         *archiving_files(node, certificate),
         *archive.recovery(node, service_of(node), data_directory(node), etc, port),
         *(entry for service in services_of(node) for entry in node.place.files(service)),
     ]
 
 
-def own_files(node: Node, in_clear: Collection[Node] = ()) -> list[Entry]:
+def own_files(
+    node: Node, in_clear: Collection[Node] = (), shown: Mapping[str, str] = _NONE
+) -> list[Entry]:
     """What the server itself reads."""
     lines = f"{configuration_directory(node)}/pg_hba.conf"
     return [
-        private(ours(node), configuration(node), sql.SECRET_PARAMETERS),
+        private(ours(node), configuration(node, shown), sql.SECRET_PARAMETERS),
         private(lines, access(node, in_clear), ACCESS_SECRETS, ACCESS_LINES),
     ]
 
@@ -112,11 +128,17 @@ def private(path: str, content: str, secret: str, opens: str | None = None) -> F
 TRACKING = "pg_stat_statements.track_utility"
 
 
-def configuration(node: Node) -> str:
-    """The settings as postgresql.conf has them."""
+def configuration(node: Node, shown: Mapping[str, str] = _NONE) -> str:
+    """The settings as postgresql.conf has them.
+
+    Args:
+        shown: parameters of the certificate that it shows; what is read to know them is read with
+            this file.
+    """
     parameters = {
         **(_of_container(node) if node.place.shares_files else {}),
         **parameters_of(node),
+        **shown,
         # Statements that set passwords are among them.
         TRACKING: False,
         **node.the(PostgresSettings).extra,

@@ -2,6 +2,9 @@
 
 Each host that connects trusts the certificate that the server shows and its next one. So the
 server can go over to the next one at any moment, and no other host has to do anything first.
+
+Where hosts have an authority they trust it as well. The server shows a certificate of it, which
+clients of its own can verify, as soon as all that pin do so (certify.py).
 """
 
 from __future__ import annotations
@@ -15,8 +18,13 @@ from tasks.core.estate import Node
 from tasks.core.files import Found
 from tasks.core.remote import Probe, Unreadable
 from tasks.core.scripts import shell
+from tasks.postgres.layout import ours
+from tasks.postgres.neighbors import keeper, pooler
+from tasks.tls import certificates as authority
 
 HOME = "/etc/datatier/postgres"
+# Its directory of keys that the authority signs.
+SERVICE = "postgres"
 _NEXT = f"{HOME}/next"
 # The next one is made when the present one begins, and has to outlive it.
 _NEXT_DAYS = 2 * certificates.DAYS
@@ -51,10 +59,53 @@ def is_encrypted(extra: Mapping[str, object]) -> bool:
 
 def parameters(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
     """What PostgreSQL's configuration says of it."""
-    if "ssl" in extra or not any(clients(server)):
+    if "ssl" in extra or not (any(clients(server)) or authority.is_on(server)):
         return {}
-    files = {"ssl_cert_file": f"{HOME}/certificate.pem", "ssl_key_file": f"{HOME}/key.pem"}
-    return {"ssl": "on", **(files if is_ours(server, extra) else {})}
+    if is_ours(server, extra):
+        return {"ssl": "on", **_files(HOME)}
+    own = _files(authority.home(SERVICE)) if has_authority(server, extra) else {}
+    return {"ssl": "on", **own}
+
+
+def shown(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
+    """The certificate of the authority, once all hosts that pin trust it."""
+    if not has_authority(server, extra):
+        return {}
+    hosts = clients(server)
+    is_known = all(_trusts(server, group, client) for group, client in hosts)
+    return _files(authority.home(SERVICE)) if is_known else {}
+
+
+def shown_then(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
+    """The same when the hosts of this run have been told."""
+    is_planned = not server.host.state.is_executing
+    away = [each for _, each in clients(server) if each not in server.estate.active]
+    if is_planned and has_authority(server, extra) and (not away or shows_authority(server)):
+        return _files(authority.home(SERVICE))
+    return shown(server, extra)
+
+
+def has_authority(server: Node, extra: Mapping[str, object]) -> bool:
+    """Whether the server gets a certificate of the estate's authority."""
+    return authority.is_on(server) and not _OWN & extra.keys()
+
+
+def _files(home: str) -> dict[str, str]:
+    return {"ssl_cert_file": f"{home}/certificate.pem", "ssl_key_file": f"{home}/key.pem"}
+
+
+def _trusts(server: Node, group: str, client: Node) -> bool:
+    """Whether a host takes the certificate of the authority, or pins nothing yet."""
+    if client not in client.estate.active:
+        return shows_authority(server)
+    pins = (pooler() if group == "pgbouncer" else keeper()).pinned(client)
+    return not pins or authority.trusted(server) in f"{pins}\n"
+
+
+def shows_authority(server: Node) -> bool:
+    """Whether the configuration that the server has names a certificate of the authority."""
+    found = server.read("postgres")["files"][ours(server)]
+    return authority.home(SERVICE) in found.content.decode(errors="replace")
 
 
 def probes(server: Node, port: int) -> dict[str, Probe[str]]:
@@ -63,8 +114,20 @@ def probes(server: Node, port: int) -> dict[str, Probe[str]]:
     return {
         "key": certificates.probe(server, HOME),
         "next": certificates.probe(server, _NEXT),
-        "served": Probe(shell("served", "postgres", keys=HOME, place=f"{host}:{port}"), "\n".join),
+        "served": Probe(
+            shell(
+                "served",
+                "postgres",
+                homes=_homes(server),
+                place=f"{host}:{port}",
+            ),
+            "\n".join,
+        ),
     }
+
+
+def _homes(server: Node) -> str:
+    return f"{HOME} {authority.home(SERVICE)}" if authority.is_on(server) else HOME
 
 
 def missing_key(server: Node, said: Mapping[str, Any]) -> Change | None:
@@ -93,14 +156,18 @@ def pinned(server: Node, client: Node, before: Found) -> str:
     trusted = before.content.decode().rstrip()
     if server not in server.estate.active:
         return trusted
-    said = server.read("postgres")
+    said, known = server.read("postgres"), authority.trusted(server).rstrip()
     key, following = str(said["key"]), str(said["next"])
     if not client.host.state.is_executing:
-        if key and following:
-            return f"{key}\n{following}"
-        return f"{key or following or TO_COME}\n{TO_COME}"
-    if not said["served"] and not trusted:
+        is_whole = key and following
+        pins = [key, following] if is_whole else [key or following or TO_COME, TO_COME]
+    elif said["served"]:
+        # What it shows may be the authority's.
+        pins = [key if known else said["served"], following]
+    elif trusted:
+        return trusted
+    else:
         raise Unreadable(
             f"PostgreSQL on {server.name} does not show its certificate: run deploy.py"
         )
-    return f"{said['served']}\n{following}".rstrip() if said["served"] else trusted
+    return "\n".join(filter(None, [*pins, known]))

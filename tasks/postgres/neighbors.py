@@ -24,6 +24,7 @@ class Pooler:
         resume: lets clients go on that wait for a run which was cut off.
         refuses_tls: whether the settings of a pooler want the link in clear.
         is_in_clear: whether a pooler may run with a configuration from before it had TLS.
+        pinned: the certificates of PostgreSQL that a pooler on another host takes, as it stands.
         trusting: the file of a server with the certificates that consoles of poolers may show.
     """
 
@@ -33,14 +34,21 @@ class Pooler:
     resume: Callable[[Node, Sequence[str]], Change | None]
     refuses_tls: Callable[[Node], bool]
     is_in_clear: Callable[[Node], bool]
+    pinned: Callable[[Node], str]
     trusting: Callable[[Node], list[Entry]]
 
 
 @dataclass(frozen=True)
 class Keeper:
-    """The component that keeps the backups; `scripts_dir` is where its scripts are on a host."""
+    """The component that keeps the backups.
+
+    Attributes:
+        scripts_dir: where its scripts are on a host.
+        pinned: the certificates of PostgreSQL that another host takes, as it stands.
+    """
 
     scripts_dir: Callable[[Node], str]
+    pinned: Callable[[Node], str]
 
 
 def pooler() -> Pooler:

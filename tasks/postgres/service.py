@@ -5,8 +5,9 @@ from __future__ import annotations
 from tasks.core.change import Trial
 from tasks.core.estate import Node
 from tasks.core.places import Service
+from tasks.core.preflight import hears
 from tasks.core.scripts import shell
-from tasks.postgres import psql, sql
+from tasks.postgres import link, psql, sql
 from tasks.postgres.clients import outside
 from tasks.postgres.layout import (
     cluster_version,
@@ -18,6 +19,7 @@ from tasks.postgres.layout import (
 )
 from tasks.postgres.neighbors import pooler
 from tasks.postgres.settings import PostgresSettings
+from tasks.tls import certificates as authority
 
 
 def trial(node: Node, configuration: str, access: str) -> Trial:
@@ -56,10 +58,21 @@ def service_of(node: Node) -> Service:
         runtime_directory="/var/run/postgresql",
         stop_signal="INT",
         ready=psql.SHELL + owned + shell("ready", "postgres", data=data, port=str(port)),
-        reload=psql.SHELL + shell("reload", "postgres", **reloads),
+        reload=psql.SHELL + shell("reload", "postgres", **reloads) + _shows(node),
         hold=hold,
         release=release,
         listens=outside(node),
         # Extensions make code and talk to the network, and a tablespace may be anywhere.
         confined="mostly",
     )
+
+
+def _shows(node: Node) -> str:
+    """Shell that asks the server for its certificate, where that is the authority's."""
+    chosen = node.the(PostgresSettings)
+    if not link.has_authority(node, chosen.extra):
+        return ""
+    is_near = chosen.listen_addresses is None or hears(chosen.listen_addresses, "localhost")
+    address = "127.0.0.1" if is_near else node.address
+    place = f"[{address}]:{chosen.port}" if ":" in address else f"{address}:{chosen.port}"
+    return authority.shows(link.SERVICE, place, "postgres", ours(node))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tasks.core.change import converge
-from tasks.core.component import Component
-from tasks.core.estate import Node, on
+from tasks.core.component import Component, components
+from tasks.core.estate import Estate, Node, on
+from tasks.core.offer import Offer, Reach
 from tasks.core.packages import Packages, install_packages
-from tasks.tls.certificates import missing_authority
+from tasks.tls import certificates
+from tasks.tls.certificates import AUTHORITY, missing_authority
+from tasks.tls.health import rows
 from tasks.tls.leaves import LEAVES
 from tasks.tls.probes import probes_of
 from tasks.tls.rules import checks, contradictions, secrets_in_use
@@ -33,6 +36,23 @@ def deploy() -> None:
     configure()
 
 
+@on(TlsSettings)
+def _renew(node: Node) -> None:
+    certificates.renew(node)
+
+
+def renew() -> None:
+    """Renews every certificate now; servers take the new ones and keep their clients."""
+    _renew()
+    for component in components():
+        component.certified()
+
+
+def _offer(everything: Estate, _reach: Reach) -> Offer | None:
+    """The file with which an application verifies all servers."""
+    return Offer({"TLS_CA_FILE": AUTHORITY}, {}, {}) if everything.having(TlsSettings) else None
+
+
 COMPONENT = Component(
     group="tls",
     settings=TlsSettings,
@@ -43,5 +63,7 @@ COMPONENT = Component(
     packages=lambda _node: _PACKAGES,
     probes=probes_of,
     checks=checks,
+    rows=rows,
+    offers=_offer,
     leaves=LEAVES,
 )

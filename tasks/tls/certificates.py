@@ -7,9 +7,11 @@ the inventory says.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from weakref import WeakKeyDictionary, WeakSet
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,14 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tasks.core import files
-from tasks.core.change import Change
+from tasks.core.change import Change, converge
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.remote import Unreadable
-from tasks.core.scripts import shell
+from tasks.core.scripts import quoted, shell
 from tasks.tls import authority
 from tasks.tls.authority import Authority
-from tasks.tls.probes import AUTHORITY, ROOT, Key, home
+from tasks.tls.probes import AUTHORITY, ROOT, SERVICES, Key, home
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
 
 # In a plan: what the run is about to make.
@@ -80,9 +82,22 @@ def names(node: Node) -> list[str]:
 # --- What a host should have ---------------------------------------------------------------------
 
 
+def certify(node: Node, service: str, group: str) -> None:
+    """Gives a service its key and certificate, on a host that has certificates.
+
+    Args:
+        group: who may read the key besides root.
+    """
+    if is_on(node):
+        converge(f"TLS: key of {service}", lambda: missing_key(node, service, group))
+        converge(
+            f"TLS: certificate of {service}", lambda: missing_certificate(node, service, group)
+        )
+
+
 def missing_authority(node: Node) -> Change | None:
-    """The certificate of the authority, for who verifies."""
-    return files.compare(_authority(node), _found(node))
+    """The certificate of the authority, for those who verify."""
+    return _missing(node, _authority(node))
 
 
 def missing_key(node: Node, service: str, group: str) -> Change | None:
@@ -95,8 +110,8 @@ def missing_key(node: Node, service: str, group: str) -> Change | None:
     if key.access == f"640 root:{group}" and _is_fit(key):
         return None
     line = f"{place}: owner root:{group}, mode 640" if _is_fit(key) else f"{place}: create"
-    there = files.compare([*_directories(), Directory(home(service))], _found(node))
     keep = "1" if _is_fit(key) else ""
+    there = _missing(node, [*_directories(), Directory(home(service))])
     change = Change([line], shell("make-key", "tls", keys=home(service), group=group, keep=keep))
     return there.followed_by(change) if there else change
 
@@ -110,21 +125,34 @@ def missing_certificate(node: Node, service: str, group: str) -> Change | None:
     Raises:
         Unreadable: (during a run) there is no key.
     """
-    key, found, path = _key(node, service), _found(node), certificate_file(service)
-    why = "; ".join(_why_due(node, key, found[path]))
-    text = found[path].content.decode(errors="replace")
-    if why and not _is_fit(key):
-        if node.host.state.is_executing:
-            raise Unreadable(f"{key_file(service)} is missing: run again")
-        text = _TO_COME
-    elif why:
+    key, path = _key(node, service), certificate_file(service)
+    now = _found(node)[path]
+    there = _missing(node, [*_authority(node), Directory(home(service))])
+    why = "; ".join(_why_due(node, key, now))
+    text = now.content.decode(errors="replace")
+    if why and _is_fit(key):
         text = signing(node.estate).sign(key.public, names(node), datetime.now(UTC))
-    entries = [*_authority(node), Directory(home(service)), File(path, text)]
-    change = files.compare(entries, found)
-    if change is None or not why:
-        return change
-    others = files.compare(entries[:-1], found)
-    return replace(change, lines=[*(others.lines if others else []), f"{path}: {why}"], diff=[])
+    elif why and node.host.state.is_executing:
+        raise Unreadable(f"{key_file(service)} is missing: run again")
+    elif why:
+        text = _TO_COME
+    change = files.compare([File(path, text)], {path: now})
+    if change is not None and why:
+        change = replace(change, lines=[f"{path}: {why}"], diff=[])
+    return there.followed_by(change) if there and change else there or change
+
+
+_planned: WeakKeyDictionary[Node, set[str]] = WeakKeyDictionary()
+
+
+def _missing(node: Node, entries: Sequence[Entry]) -> Change | None:
+    """What is missing of entries; a plan names once what the first of several operations makes."""
+    found, planned = _found(node), _planned.setdefault(node, set())
+    pending = [entry for entry in entries if files.compare([entry], found)]
+    if not node.host.state.is_executing:
+        pending = [entry for entry in pending if entry.path not in planned]
+        planned.update(entry.path for entry in pending)
+    return files.compare(pending, found)
 
 
 def fingerprint(node: Node, service: str) -> str:
@@ -135,6 +163,35 @@ def fingerprint(node: Node, service: str) -> str:
     is_due = any(_why_due(node, _key(node, service), now))
     is_planned = is_due and not node.host.state.is_executing
     return _TO_COME if is_planned else files.digest(now.content.decode(), trusted(node))
+
+
+def shows(service: str, place: str, protocol: str, configuration: str) -> str:
+    """Shell that fails unless a running server shows its certificate.
+
+    Args:
+        place: where it listens.
+        protocol: in which TLS is asked for, such as `postgres`; empty where it begins at once.
+        configuration: the file that names the certificate, if the server is to show it.
+    """
+    words = quoted(certificate_file(service), place, protocol, configuration)
+    return f"\n{shell('shows', 'tls')}shows {words}"
+
+
+def renew(node: Node) -> None:
+    """Signs a new certificate for each service of a host that has one."""
+    _asked.add(node)
+    for service in SERVICES:
+        if _found(node)[certificate_file(service)].kind == "file":
+            converge(f"TLS: certificate of {service}", partial(_renewed, node, service))
+
+
+def _renewed(node: Node, service: str) -> Change | None:
+    group = _key(node, service).access.rpartition(":")[2]
+    return missing_certificate(node, service, group)
+
+
+# Whose certificates are renewed although they are not due.
+_asked: WeakSet[Node] = WeakSet()
 
 
 def _authority(node: Node) -> list[Entry]:
@@ -192,7 +249,11 @@ def _why_due(node: Node, key: Key, now: Found) -> Iterator[str]:
         is_same = False
     if not is_same:
         yield f"sign again for {', '.join(names(node))}"
-    yield from _out_of_time(certificate, node.the(TlsSettings).renew_days)
+    yield from ["renew"] if node in _asked else _out_of_time(certificate, _renew_days(node))
+
+
+def _renew_days(node: Node) -> int:
+    return node.the(TlsSettings).renew_days
 
 
 def _out_of_time(certificate: x509.Certificate, renew_days: int) -> Iterator[str]:

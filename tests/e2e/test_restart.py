@@ -555,3 +555,105 @@ def test_the_link_to_another_host_is_encrypted_and_its_certificate_pinned(estate
     assert refused.returncode != 0
     log = estate.pool.run("tail -n 20 /var/log/postgresql/pgbouncer.log").stdout
     assert "verify failed" in log, log
+
+
+# --- Certificates of the estate's authority ------------------------------------------------------
+
+AUTHORITY = "/etc/datatier/tls/ca.pem"
+
+
+def _verifies(estate: Estate, host: Host, port: int, trusted: Path) -> str:
+    """Who a client is that takes the server's certificate for its address; or why it does not."""
+    try:
+        with psycopg.connect(
+            host=host.address,
+            port=port,
+            user="psscript",
+            password=estate.password,
+            connect_timeout=5,
+            sslmode="verify-full",
+            sslrootcert=str(trusted),
+        ) as client:
+            return str(client.execute("SELECT current_user").fetchone())
+    except psycopg.OperationalError as error:
+        return str(error)
+
+
+def _shown(estate: Estate) -> list[str]:
+    """The serial of each server's certificate, as the servers show them."""
+    ask = "openssl s_client -starttls postgres -connect {}:{} </dev/null 2>/dev/null"
+    serial = f"{ask} | openssl x509 -noout -serial"
+    places = ((estate.db, 6432), (estate.pool, 6432), (estate.db, 5432))
+    return [host.run(serial.format(host.address, port)).stdout for host, port in places]
+
+
+@pytest.fixture
+def certified(estate: Estate, lab: Lab) -> Iterator[Data]:
+    """Settings with an authority, and a line that lets this machine in."""
+    lines = [f"hostssl all all {lab.gateway}/32 scram-sha-256"]
+    yield {"tls_enabled": True, "postgres_hba": lines}
+    estate.project.settings({})
+
+
+def test_servers_go_over_to_an_authority_and_back_without_an_error(
+    estate: Estate, certified: Data, poolers_stay: None, tmp_path: Path
+) -> None:
+    """Clients work meanwhile, and the pooler of the other host opens new links all the time."""
+    project, starts = estate.project, estate.starts()
+    project.settings(certified)
+    plan = project.plan()
+    with new_links(estate):
+        run = project.deploy()
+    assert run.changed == plan.planned
+    assert ("PostgreSQL: certificate of the authority", "db1") in run.changed
+    assert project.deploy().changed == set()
+    known, foreign = tmp_path / "ca.pem", tmp_path / "foreign.pem"
+    known.write_text(estate.db.run(f"cat {AUTHORITY}").stdout)
+    foreign.write_text(estate.db.run("cat /etc/datatier/postgres/certificate.pem").stdout)
+    ways = [(estate.db, 6432), (estate.pool, 6432), (estate.db, 5432)]
+    for host, port in ways:
+        assert _verifies(estate, host, port, known) == "('psscript',)"
+        assert "certificate verify failed" in _verifies(estate, host, port, foreign)
+    _check_renewal(estate)
+    _check_repair(estate)
+    for host, port in ways:
+        assert _verifies(estate, host, port, known) == "('psscript',)"
+    # The way by which PostgreSQL's host lets clients of the other one wait.
+    project.settings({**certified, "postgres_max_connections": 130})
+    with new_links(estate):
+        project.deploy()
+    assert estate.starts() == starts + 1
+    project.settings({"postgres_max_connections": 130})
+    plan = project.plan()
+    with new_links(estate):
+        run = project.deploy()
+    assert run.changed == plan.planned
+    assert project.deploy().changed == set()
+    assert _link(estate) == {"t"} and estate.starts() == starts + 1
+    for host in (estate.db, estate.pool):
+        assert host.run(f"ls {AUTHORITY}", check=False).returncode != 0
+
+
+def _check_renewal(estate: Estate) -> None:
+    """All servers show a new certificate, and clients that were there go on."""
+    before = _shown(estate)
+    with estate.connect() as client, new_links(estate):
+        done = estate.project.pyinfra("-y", "inventory.py", "tasks.tls.renew")
+        assert done.code == 0, done.output
+        assert client.execute("SELECT 1").fetchone() == (1,)
+    assert not {*before} & {*_shown(estate)}
+
+
+def _check_repair(estate: Estate) -> None:
+    """What hands did to files: nothing of it is loaded, and a run puts it right."""
+    place = "/etc/datatier/tls/pgbouncer"
+    estate.pool.run(f"truncate -s 100 {place}/certificate.pem")
+    estate.db.run(f"openssl ecparam -genkey -name prime256v1 -noout -out {place}/key.pem")
+    estate.db.run("rm /etc/datatier/tls/postgres/key.pem")
+    before = _shown(estate)
+    plan = estate.project.plan()
+    with new_links(estate):
+        run = estate.project.deploy()
+    assert run.changed == plan.planned
+    assert not {*before} & {*_shown(estate)}
+    assert estate.project.deploy().changed == set()

@@ -13,7 +13,9 @@ from tasks.core.files import Found
 from tasks.pgbouncer import console
 from tasks.pgbouncer.activation import _wanted
 from tasks.pgbouncer.files import configuration
+from tasks.pgbouncer.layout import INI
 from tasks.pgbouncer.pause import console as reach
+from tasks.tls import certificates
 from tests.unit import helpers
 from tests.unit.helpers import shell
 from tests.unit.test_components import knows
@@ -132,3 +134,49 @@ def test_another_certificate_is_loaded(tmp_path: Path) -> None:
         knows(node, "pgbouncer", console=certificate)
         reloads.add(_wanted(node, "").reload)
     assert len(reloads) == 3
+
+
+# --- With the estate's authority -----------------------------------------------------------------
+
+CA = f"{certificates.home('pgbouncer')}/certificate.pem"
+
+
+def certified(directory: Path, trusted: str, ini: str = "") -> tuple[Node, Node]:
+    """A pooler with an authority, and the host of PostgreSQL, which trusts that."""
+    (directory / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in helpers.SECRETS.items())
+        + "TLS_CA_SECRET=authority-Secret-10\n"
+    )
+    (directory / ".env").chmod(0o600)
+    groups = {"postgres": ["db"], "pgbouncer": ["pool"]}
+    everything = estate(directory, groups, tls_enabled=True)
+    db, pool = (helpers.node(everything, name) for name in ("db", "pool"))
+    everything.state.is_executing = True
+    knows(db, "postgres", files={console.TRUSTED: Found("file", content=trusted.encode())})
+    knows(pool, "pgbouncer", files={INI: Found("file", content=ini.encode())}, console="pin\n")
+    return db, pool
+
+
+def test_a_pooler_shows_the_authoritys_certificate_when_others_trust_it(tmp_path: Path) -> None:
+    db, pool = certified(tmp_path, "# 10.0.0.3\npin\n")
+    assert console.shown(pool) == {}
+    before = Found("file", content=b"# 10.0.0.3\npin\n")
+    trusted = console.known_certificates(db, before)
+    assert trusted == f"# 10.0.0.3\npin\n# authority\n{certificates.trusted(db)}"
+    db, pool = certified(tmp_path, trusted)
+    assert console.shown(pool)["client_tls_cert_file"] == CA
+    # One that is not in the run is not told anything now: what the pooler shows stays.
+    pool.estate.active = [pool]
+    for ini, shown in (("", ""), (f"client_tls_cert_file = {CA}\n", CA)):
+        knows(pool, "pgbouncer", files={INI: Found("file", content=ini.encode())}, console="pin")
+        assert console.shown(pool).get("client_tls_cert_file", "") == shown
+
+
+def test_the_authority_is_trusted_until_no_pooler_shows_its_certificate(tmp_path: Path) -> None:
+    everything = estate(tmp_path, {"postgres": ["db"], "pgbouncer": ["pool"]})
+    db, pool = (helpers.node(everything, name) for name in ("db", "pool"))
+    before = Found("file", content=b"# 10.0.0.3\npin\n# authority\nCA\n")
+    everything.state.is_executing = True
+    for ini, known in ((f"client_tls_cert_file = {CA}\n", True), ("", False)):
+        knows(pool, "pgbouncer", files={INI: Found("file", content=ini.encode())}, console="pin\n")
+        assert ("CA\n" in console.known_certificates(db, before)) is known

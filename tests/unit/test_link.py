@@ -23,6 +23,7 @@ from tasks.postgres import files as postgres_files
 from tasks.postgres import layout as postgres_layout
 from tasks.postgres import link
 from tasks.postgres import narrow as postgres_narrow
+from tasks.tls import certificates as authority
 from tests.unit import helpers
 from tests.unit.helpers import shell
 from tests.unit.test_components import knows
@@ -238,3 +239,50 @@ def test_the_line_of_a_pooler_without_tls_is_no_line_by_hand(tmp_path: Path) -> 
     assert isinstance(entry, File)
     found = files._by_hand(entry, Found("file", content=old.encode()))
     assert [*found] == ["host all all 0.0.0.0/0 md5"]
+
+
+# --- With the estate's authority -----------------------------------------------------------------
+
+
+def test_the_server_shows_the_authoritys_certificate_when_those_that_pin_trust_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in helpers.SECRETS.items())
+        + "TLS_CA_SECRET=authority-Secret-10\n"
+    )
+    (tmp_path / ".env").chmod(0o600)
+    everything = estate(tmp_path, tls_enabled=True)
+    everything.state.is_executing = True
+    server = helpers.node(everything, "db")
+    known = authority.trusted(server)
+    cert = f"{authority.home('postgres')}/certificate.pem"
+    for before, shown in (("", cert), ("old\nthen", ""), (f"old\nthen\n{known}", cert)):
+        node = pool(everything, key="old", served="old", before=before)
+        assert link.shown(server, {}).get("ssl_cert_file", "") == shown
+    # Whichever it shows is trusted then, and the way back is open.
+    assert pgbouncer_files.pinned_certificate(node) == f"old\nthen\n{known}".rstrip()
+    everything.active = [server]
+    knows(server, "postgres", files={postgres_layout.ours(server): Found("absent")})
+    assert link.shown(server, {}) == {}
+    now = Found("file", content=f"ssl_cert_file = '{cert}'\n".encode())
+    knows(server, "postgres", files={postgres_layout.ours(server): now})
+    assert link.shown(server, {})["ssl_cert_file"] == cert
+
+
+def test_a_certificate_of_ones_own_stays(tmp_path: Path) -> None:
+    own = {"ssl_cert_file": "/etc/mine.pem", "ssl_key_file": "/etc/mine.key"}
+    server = helpers.node(estate(tmp_path, tls_enabled=True, postgres_extra=own), "db")
+    assert not link.has_authority(server, own) and link.shown(server, own) == {}
+    assert link.parameters(server, own) == {"ssl": "on"}
+
+
+def test_one_host_alone_has_the_authoritys_certificate_at_once(tmp_path: Path) -> None:
+    hosts = {"db": {"address": "10.0.0.2", "tls_enabled": True}}
+    server = helpers.node(helpers.estate(hosts, {"postgres": ["db"]}, tmp_path), "db")
+    home = authority.home("postgres")
+    assert link.parameters(server, {}) == {
+        "ssl": "on",
+        "ssl_cert_file": f"{home}/certificate.pem",
+        "ssl_key_file": f"{home}/key.pem",
+    }

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A room, and the others that it imports; `stack` and the loops are modules of their own.
 ARROWS = {
     "core": {"stack"},
-    "postgres": {"core"},
-    "pgbouncer": {"core", "postgres"},
+    "postgres": {"core", "tls"},
+    "pgbouncer": {"core", "postgres", "tls"},
     "redis": {"core"},
     "sentinel": {"core", "redis"},
     "backup": {"core", "postgres", "pgbouncer", "redis"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +23,8 @@ from tasks.core.estate import Estate, Node
 from tasks.core.files import Found
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import shell
+from tasks.core.secrets import Secrets
+from tasks.tls import __main__ as printed
 from tasks.tls import authority, certificates, probes, rules
 from tasks.tls.probes import AUTHORITY, Key
 from tests.unit import helpers
@@ -321,3 +328,76 @@ def test_what_a_server_has_in_its_configuration_does_not_go(tmp_path: Path) -> N
     done = helpers.shell(f"set -eu\n{script}")
     why = f"/etc/datatier/tls stays: {named} still names it; run again\n"
     assert (done.returncode, done.stderr) == (1, why)
+
+
+def test_the_file_for_clients_is_printed_without_a_host(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text("")
+    with pytest.raises(SystemExit, match="TLS_CA_SECRET is neither in the environment nor in"):
+        printed.main(Secrets(env))
+    env.write_text(f"TLS_CA_SECRET={SECRET}\nTLS_CA_SECRET_ALSO=the-second-secret\n")
+    both = authority.of(SECRET).text + authority.of("the-second-secret").text
+    assert printed.main(Secrets(env)) == both
+
+
+def test_a_certificate_is_renewed_when_that_is_asked_for(tmp_path: Path) -> None:
+    node, _, _ = certified(tmp_path)
+    certificates._asked.add(node)
+    assert lines(node) == ["/etc/datatier/tls/redis/certificate.pem: renew"]
+    assert certificates.fingerprint(node, "redis") == "-"
+
+
+# --- Health --------------------------------------------------------------------------------------
+
+
+def row(directory: Path, days: int) -> tuple[int, str]:
+    script = shell(
+        "valid", "tls", root=str(directory), authority=str(directory / "ca.pem"), days=str(days)
+    )
+    done = helpers.shell(f"set -eu\n{script}")
+    assert done.stderr == ""
+    return done.returncode, done.stdout.strip()
+
+
+def test_the_health_table_tells_the_days_that_are_left(tmp_path: Path) -> None:
+    assert row(tmp_path, 30) == (1, f"{tmp_path}/ca.pem is missing")
+    made, place = authority.of(SECRET), tmp_path / "redis/certificate.pem"
+    (tmp_path / "ca.pem").write_text(made.text)
+    place.parent.mkdir()
+    place.write_text(made.sign(public(), NAMES, NOW))
+    assert row(tmp_path, 30) == (0, "valid for 729 days")
+    place.write_text(made.sign(public(), NAMES, NOW - timedelta(days=710)))
+    assert row(tmp_path, 30) == (1, f"{place}: 19 days left; a run renews it")
+    assert row(tmp_path, 10) == (0, "valid for 19 days")
+    place.write_text("no certificate")
+    assert row(tmp_path, 30) == (1, f"{place} cannot be read")
+
+
+def test_a_server_is_asked_what_it_shows(tmp_path: Path) -> None:
+    """A real one, which keeps the certificate that it has begun with."""
+    key = tmp_path / "key.pem"
+    openssl("ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key)
+    request = openssl("pkey", "-in", key, "-pubout")
+    der = load_pem_public_key(request.encode()).public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    made, place, named = authority.of(SECRET), tmp_path / "certificate.pem", tmp_path / "ini"
+    place.write_text(made.sign(der, NAMES, NOW))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen(
+        ["openssl", "s_server", "-quiet", "-accept", port, "-key", key, "-cert", place]
+    )
+    try:
+        script = f"{shell('shows', 'tls')}shows {place} 127.0.0.1:{port} '' {named}"
+        named.write_text("another one")
+        assert helpers.shell(script).returncode == 0
+        named.write_text(str(place))
+        assert helpers.shell(script).returncode == 0
+        place.write_text(made.sign(der, NAMES, NOW))
+        done = helpers.shell(script)
+        why = f"127.0.0.1:{port} does not show {place}: see the log of that server\n"
+        assert (done.returncode, done.stderr) == (1, why)
+    finally:
+        server.kill()
+        server.wait()

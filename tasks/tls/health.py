@@ -1,0 +1,21 @@
+"""How long certificates are still valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasks.core.check import Check
+from tasks.core.estate import Node
+from tasks.core.scripts import shell
+from tasks.tls.probes import AUTHORITY, ROOT
+from tasks.tls.settings import TlsSettings
+
+# Beneath applications, as the firewall.
+RANK = 6
+
+
+def rows(node: Node) -> Iterator[Check]:
+    """A row for each host that has some."""
+    days = str(node.the(TlsSettings).renew_days)
+    script = shell("valid", "tls", root=ROOT, authority=AUTHORITY, days=days)
+    yield Check("certificates", node, "-", script, f"clients verify with {AUTHORITY}", RANK)
