@@ -186,6 +186,7 @@ def _whole(ready: str, check: str, names: str, act: str) -> list[str]:
         act,
         f"answer {names}",
         "release",
+        f"is_started {names}",
         f"settle {service} ",
         f"record {service} R L",
     ]
@@ -195,7 +196,7 @@ def _whole(ready: str, check: str, names: str, act: str) -> list[str]:
 def test_every_act_is_checked_before_and_proved_after(status: Status, act: str) -> None:
     change = services.compare([WANTED], {"redis-6379": status}, SYSTEMD)
     assert change is not None
-    assert change.script.splitlines()[-16:] == _whole(
+    assert change.script.splitlines()[-17:] == _whole(
         "accepted 6379", "check_configuration", "redis-6379 redis-6379.service", act
     )
 
@@ -229,7 +230,7 @@ def test_a_container_does_the_same_within() -> None:
         REDIS, name="redis-master", functions="f() {", variables={"SECRET": "hunter2"}
     )
     change = services.change([(Activation(service, "R", "L"), "reload")], CONTAINER)
-    assert change.script.splitlines()[-16:] == _whole(
+    assert change.script.splitlines()[-17:] == _whole(
         'inside shop_redis-master "$READY_SHOP_REDIS_MASTER"',
         'inside shop_redis-master "$CHECK_SHOP_REDIS_MASTER"',
         "redis-master shop_redis-master",
@@ -243,7 +244,7 @@ def test_a_container_does_the_same_within() -> None:
         assert script.startswith("SECRET=hunter2\n")
 
 
-WAITS = ["check", "hold", "restart shop_redis-master", "ready", "ready", "release"]
+WAITS = ["check", "hold", "restart shop_redis-master", "ready", "release"]
 # Its containers are this machine.
 DOCKER = """
 case $1 in
@@ -294,9 +295,10 @@ def test_scaled_containers_take_it_one_by_one_and_it_is_recorded_once() -> None:
 
 def test_a_new_container_is_waited_for_like_a_restart() -> None:
     step = services.step(WANTED, "recreate", CONTAINER, "up redis").splitlines()
-    answer = "answer redis-6379 shop_redis-master"
-    assert step[-6:] == [
-        *("hold", "up redis", answer, "release", "settle redis-6379 ", "record redis-6379 R L")
+    names = "redis-6379 shop_redis-master"
+    assert step[-7:] == [
+        *("hold", "up redis", f"answer {names}", "release", f"is_started {names}"),
+        *("settle redis-6379 ", "record redis-6379 R L"),
     ]
     assert not any("CHECK" in line for line in step), "the old one does not have the new files"
 
@@ -309,7 +311,7 @@ def test_a_container_has_the_records_of_before() -> None:
 
 def test_every_place_can_do_the_same() -> None:
     """What steps and removals call."""
-    of_steps = "enable_service start_service restart_service stop_service is_started last_log"
+    of_steps = "enable_service start_service restart_service stop_service is_started is_starting last_log"
     for place in PLACES:
         for script, names in (
             (place.functions(), of_steps),

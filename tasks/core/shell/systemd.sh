@@ -9,11 +9,24 @@ enable_service() {
 start_service() { restart_service "$@"; }
 # Once for all starts of a script, which takes systemd longer than most of these.
 read_units() { [ -n "${has_read:-}" ] || systemctl daemon-reload; has_read=1; }
-# A unit without a limit of its own would be waited for without end.
-restart_service() { read_units; timeout 330 systemctl restart "$2" || true; }
+# What ran before is gone then. Until its start is done we do not wait: Debian's pg_ctlcluster
+# watches a server that answers already for two seconds more.
+restart_service() { # NAME UNIT
+  read_units
+  before=$(started "$2")
+  systemctl -q --no-block restart "$2" || return 0
+  # A unit without a limit of its own would be waited for without end.
+  for _ in $(seq 6000); do
+    [ "$(started "$2")" = "$before" ] && has_job "$2" || return 0
+    sleep 0.05
+  done
+}
+started() { systemctl show -p InvocationID --value "$1"; }
+has_job() { [ -n "$(systemctl show -p Job --value "$1")" ]; }
+is_starting() { [ "$(systemctl is-active "$1")" = activating ]; }
 # Another process may answer in its place, and keep it from its start.
 is_started() {
-  for _ in $(seq 50); do
+  for _ in $(seq 300); do
     state=$(systemctl is-active "$2") || :
     case $state in active | reloading) return 0 ;; activating) sleep 0.1 ;; *) break ;; esac
   done
