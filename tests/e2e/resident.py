@@ -6,6 +6,7 @@ next: what it remembers, starts or changes of itself dies with it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -119,6 +120,8 @@ def _load() -> None:
     for name in templates.list_templates(["j2"]):
         templates.get_template(name)
     import_module("pyinfra.api.connectors").get_all_connectors()
+    # No run needs to look for garbage in what all have, and copies none of it by looking.
+    gc.freeze()
     # From here on the directory alone is looked at, as in a process of its own.
     sys.path.remove(str(_ROOT))
 
