@@ -123,7 +123,7 @@ def _trusts(client: Node, pooler: Node) -> bool:
     if client not in client.estate.active:
         return certificates.home(SERVICE) in _now(pooler)
     is_planned = not client.host.state.is_executing
-    return is_planned or certificates.trusted(pooler) in _found(client)[TRUSTED].content.decode()
+    return is_planned or certificates.is_trusted(pooler, _found(client)[TRUSTED].content.decode())
 
 
 def _now(pooler: Node) -> str:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from tasks.core import files
+from tasks.core import files, hide
 from tasks.core.change import Change, converge
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, Found
@@ -59,7 +59,13 @@ def signing(estate: Estate) -> Authority:
 def authorities(estate: Estate) -> list[Authority]:
     """All that are trusted; the first one signs."""
     further = estate.secrets.find(FURTHER_SECRET)
+    hide.secret(*filter(None, [further]))
     return [signing(estate), *([authority.of(further)] if further else [])]
+
+
+def is_trusted(node: Node, text: str) -> bool:
+    """Whether those who trust what is in a text take a certificate of this host."""
+    return signing(node.estate).text.strip() in text
 
 
 def trusted(node: Node) -> str:

@@ -14,6 +14,8 @@ from tasks.tls.probes import AUTHORITY, SERVICES
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
 
 _DAY = 86400
+# No one may find it by trying: who knows ca.pem knows whether a guess is right.
+_SHORTEST = 24
 
 
 def contradictions(everything: Estate) -> list[Problem]:
@@ -27,9 +29,18 @@ def contradictions(everything: Estate) -> list[Problem]:
         if node.inside is None and node not in on and on:
             message = f"should be the same on all hosts; {on[0].name} has it"
             problems.append(Problem(node.name, key, message))
-    if on and (why := everything.secrets.wrong(FURTHER_SECRET)):
-        problems.append(Problem(on[0].name, FURTHER_SECRET, why))
-    return problems
+    return [*problems, *_secrets(on[0])] if on else []
+
+
+def _secrets(node: Node) -> Iterator[Problem]:
+    """The certificate that all may have tells whether a guess is right."""
+    store = node.estate.secrets
+    if why := store.wrong(FURTHER_SECRET):
+        yield Problem(node.name, FURTHER_SECRET, why)
+    for name in (SECRET, FURTHER_SECRET):
+        if len(store.find(name) or _SHORTEST * " ") < _SHORTEST:
+            message = f"should have at least {_SHORTEST} characters, drawn at random"
+            yield Problem(node.name, name, message)
 
 
 def checks(node: Node) -> list[Problem]:

@@ -145,7 +145,7 @@ def certified(directory: Path, trusted: str, ini: str = "") -> tuple[Node, Node]
     """A pooler with an authority, and the host of PostgreSQL, which trusts that."""
     (directory / ".env").write_text(
         "".join(f"{name}={value}\n" for name, value in helpers.SECRETS.items())
-        + "TLS_CA_SECRET=authority-Secret-10\n"
+        + "TLS_CA_SECRET=authority-Secret-10-of-all-tests\n"
     )
     (directory / ".env").chmod(0o600)
     groups = {"postgres": ["db"], "pgbouncer": ["pool"]}

@@ -249,7 +249,7 @@ def test_the_server_shows_the_authoritys_certificate_when_those_that_pin_trust_i
 ) -> None:
     (tmp_path / ".env").write_text(
         "".join(f"{name}={value}\n" for name, value in helpers.SECRETS.items())
-        + "TLS_CA_SECRET=authority-Secret-10\n"
+        + "TLS_CA_SECRET=authority-Secret-10-of-all-tests\n"
     )
     (tmp_path / ".env").chmod(0o600)
     everything = estate(tmp_path, tls_enabled=True)

@@ -29,7 +29,7 @@ from tasks.tls import authority, certificates, probes, rules
 from tasks.tls.probes import AUTHORITY, Key
 from tests.unit import helpers
 
-SECRET = "authority-Secret-10"
+SECRET = "authority-Secret-10-of-all-tests"
 NOW = datetime.now(UTC)
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=12, max_size=200)
 NAMES = ["10.0.0.1", "127.0.0.1", "::1", "db1.example.com"]
@@ -66,7 +66,7 @@ def test_one_secret_is_one_authority(secret: str, other: str) -> None:
 def test_the_authority_of_a_secret_is_the_same_in_each_release() -> None:
     """Another one would be foreign to all clients."""
     identity = authority.of(SECRET).certificate.fingerprint(authority.SHA256()).hex()
-    assert identity == "20f9471bd346b9b3c14f4bdac20c571422f9cc6be5c66043bfcbd3d0e8acde99"
+    assert identity == "bdfaa5a171d75b924e42d43d9d83a120724fd40ace1b90371f0ab9d5dbe9ccf5"
 
 
 @pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])
@@ -238,7 +238,7 @@ def test_another_secret_is_refused_where_clients_trust_the_present_one(tmp_path:
     node, leaf, key = certified(tmp_path)
     old = certificates.trusted(node)
     (tmp_path / "b").mkdir()
-    second = "TLS_CA_SECRET=the-second-secret\n"
+    second = "TLS_CA_SECRET=the-second-secret-of-all-tests\n"
     other = knows(estate(tmp_path / "b", second).nodes[0], leaf, old, **key)
     (problem,) = rules.checks(other)
     assert str(problem).startswith(
@@ -250,13 +250,15 @@ def test_an_authority_is_changed_in_three_runs(tmp_path: Path) -> None:
     """Both are trusted, then the other one signs, then the first one goes; no step is left out."""
     node, leaf, key = certified(tmp_path)
     old = certificates.trusted(node)
-    first, second = f"TLS_CA_SECRET={SECRET}\n", "TLS_CA_SECRET=the-second-secret\n"
+    first, second = f"TLS_CA_SECRET={SECRET}\n", "TLS_CA_SECRET=the-second-secret-of-all-tests\n"
 
     def with_secrets(name: str, env: str, leaf: str, known: str) -> Node:
         (tmp_path / name).mkdir()
         return knows(estate(tmp_path / name, env).nodes[0], leaf, known, **key)
 
-    both = with_secrets("1", f"{first}TLS_CA_SECRET_ALSO=the-second-secret\n", leaf, old)
+    both = with_secrets(
+        "1", f"{first}TLS_CA_SECRET_ALSO=the-second-secret-of-all-tests\n", leaf, old
+    )
     assert rules.checks(both) == [] and lines(both) == [f"{AUTHORITY}: change"]
     known = certificates.trusted(both)
     turned = with_secrets("2", f"{second}TLS_CA_SECRET_ALSO={SECRET}\n", leaf, known)
@@ -264,7 +266,9 @@ def test_an_authority_is_changed_in_three_runs(tmp_path: Path) -> None:
     assert lines(turned)[-1].endswith("sign again by the estate's authority")
     early = with_secrets("early", second, leaf, known)
     assert "TLS_CA_SECRET_ALSO: has signed" in str(rules.checks(early)[0])
-    new = authority.of("the-second-secret").sign(key["public"], certificates.names(node), NOW)
+    new = authority.of("the-second-secret-of-all-tests").sign(
+        key["public"], certificates.names(node), NOW
+    )
     gone = with_secrets("3", second, new, certificates.trusted(turned))
     assert rules.checks(gone) == [] and lines(gone) == [f"{AUTHORITY}: change"]
 
@@ -287,6 +291,15 @@ def test_all_hosts_have_certificates_or_none(tmp_path: Path) -> None:
     made = helpers.estate(hosts, {"redis": ["a", "b"]}, tmp_path)
     assert helpers.problems(made) == [
         "b: tls_enabled: should be the same on all hosts; a has it",
+    ]
+
+
+def test_a_secret_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
+    """Who knows ca.pem may try as many as a machine can."""
+    env = "TLS_CA_SECRET=secret-of-23-characters\nTLS_CA_SECRET_ALSO=short-one\n"
+    assert helpers.problems(estate(tmp_path, env)) == [
+        f"db1.example.com: {name}: should have at least 24 characters, drawn at random"
+        for name in ("TLS_CA_SECRET", "TLS_CA_SECRET_ALSO")
     ]
 
 
@@ -335,8 +348,8 @@ def test_the_file_for_clients_is_printed_without_a_host(tmp_path: Path) -> None:
     env.write_text("")
     with pytest.raises(SystemExit, match="TLS_CA_SECRET is neither in the environment nor in"):
         printed.main(Secrets(env))
-    env.write_text(f"TLS_CA_SECRET={SECRET}\nTLS_CA_SECRET_ALSO=the-second-secret\n")
-    both = authority.of(SECRET).text + authority.of("the-second-secret").text
+    env.write_text(f"TLS_CA_SECRET={SECRET}\nTLS_CA_SECRET_ALSO=the-second-secret-of-all-tests\n")
+    both = authority.of(SECRET).text + authority.of("the-second-secret-of-all-tests").text
     assert printed.main(Secrets(env)) == both
 
 
