@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 from tests.e2e import applications
-from tests.e2e.project import Data, Project
+from tests.e2e.interrupted import STATUS, Interruptible
+from tests.e2e.project import Data
 from tests.e2e.proof import Done, Process, admin, main_process, psql, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -30,7 +31,7 @@ SERVER_LOG = "/var/log/postgresql/postgresql-15-main.log"
 class Estate:
     """PostgreSQL with a pooler beside it and one on another host."""
 
-    project: Project
+    project: Interruptible
     db: Host
     pool: Host
 
@@ -64,7 +65,13 @@ class Estate:
 
 
 @pytest.fixture(scope="module")
-def estate(lab: Lab, project: Project) -> Estate:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Interruptible:
+    """A user's project directory, whose runs may be interrupted."""
+    return Interruptible(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Interruptible) -> Estate:
     """Two hosts at work, one of each release."""
     with ThreadPoolExecutor() as boots:
         db, pool = boots.map(lab.installed_host, ("db1", "pool1"), ("debian12", "debian13"))
@@ -616,6 +623,8 @@ def test_servers_go_over_to_an_authority_and_back_without_an_error(
         assert "certificate verify failed" in _verifies(estate, host, port, foreign)
     _check_renewal(estate)
     _check_repair(estate)
+    _check_refusals(estate)
+    _check_another(estate, known)
     for host, port in ways:
         assert _verifies(estate, host, port, known) == "('psscript',)"
     # The way by which PostgreSQL's host lets clients of the other one wait.
@@ -657,3 +666,95 @@ def _check_repair(estate: Estate) -> None:
     assert run.changed == plan.planned
     assert not {*before} & {*_shown(estate)}
     assert estate.project.deploy().changed == set()
+
+
+def _check_refusals(estate: Estate) -> None:
+    """The `.env` of another estate, and none: clients would trust no server any more."""
+    env = estate.project.directory / ".env"
+    mine = env.read_text()
+    secret = estate.project.secrets["TLS_CA_SECRET"]
+    for text, why in (
+        (mine.replace(secret, secret[::-1]), f"TLS_CA_SECRET: is not the one of {AUTHORITY} here"),
+        (mine.replace(f"TLS_CA_SECRET={secret}", ""), "TLS_CA_SECRET: in use here, but not in"),
+    ):
+        env.write_text(text)
+        run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+        assert run.code == 1 and f"db1: {why}" in run.output.replace("secrets: ", "")
+        assert "nothing was changed" in run.output
+    env.write_text(mine)
+
+
+def _check_another(estate: Estate, known: Path) -> None:
+    """An authority takes the place of another one; clients with the present file see no error."""
+    project, env = estate.project, estate.project.directory / ".env"
+    mine, old = env.read_text(), project.secrets["TLS_CA_SECRET"]
+    rest, new = mine.replace(f"TLS_CA_SECRET={old}\n", ""), old[::-1]
+    for signs, further in ((old, new), (new, old), (new, "")):
+        also = f"TLS_CA_SECRET_ALSO={further}\n" if further else ""
+        env.write_text(f"{rest}TLS_CA_SECRET={signs}\n{also}")
+        with new_links(estate):
+            project.deploy()
+        assert project.deploy().changed == set()
+        if not further:
+            # Clients have the file with both until here.
+            assert _verifies(estate, estate.pool, 6432, known) == "('psscript',)"
+        known.write_text(estate.db.run(f"cat {AUTHORITY}").stdout)
+        assert known.read_text().count("BEGIN") == (2 if further else 1)
+        assert _verifies(estate, estate.pool, 6432, known) == "('psscript',)"
+
+
+@contextmanager
+def _logins(estate: Estate) -> Iterator[list[object]]:
+    """New clients of both poolers all the time, which fail for no one."""
+    served = list[object]()
+
+    def work(done: threading.Event) -> None:
+        while not done.wait(0.05):
+            for host in (estate.db, estate.pool):
+                with psycopg.connect(
+                    host=host.address,
+                    port=6432,
+                    user="psscript",
+                    password=estate.password,
+                    connect_timeout=10,
+                ) as client:
+                    served.append(client.execute("SELECT 1").fetchone())
+
+    with meanwhile(work):
+        yield served
+
+
+def test_going_over_to_an_authority_is_interrupted_at_every_boundary(
+    estate: Estate, certified: Data
+) -> None:
+    """There and back; clients get links, and PostgreSQL's host the console of the other pooler."""
+    short: Data = {"pgbouncer_server_lifetime": 1}
+    estate.project.settings(short)
+    estate.project.deploy()
+    for settings in ({**certified, **short}, short):
+        estate.project.settings(settings)
+        made = list[tuple[str, str]]()
+        with _logins(estate) as served:
+            for _ in range(40):
+                run = estate.project.interrupt("kill", "after:1")
+                said(_from_db(estate))
+                made += estate.project.made
+                if not estate.project.is_struck:
+                    break
+                assert run.code == STATUS["kill"], run.output
+            assert run.code == 0, run.output
+        assert len(served) > 50 and len(made) > 8
+        assert estate.project.deploy().changed == set()
+
+
+def _from_db(estate: Estate) -> Done:
+    """What the console of the other host's pooler tells PostgreSQL's, which verifies it."""
+    verified = "sslmode=verify-full sslrootcert=/etc/datatier/poolers.pem"
+    return psql(
+        estate.db,
+        "SHOW VERSION",
+        role="postgres",
+        password=estate.project.secrets["POSTGRES_PASSWORD"],
+        database=f"'dbname=pgbouncer {verified}'",
+        address=estate.pool.address,
+    )
