@@ -7,10 +7,9 @@ the inventory says.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from cryptography import x509
@@ -96,14 +95,12 @@ def certify(node: Node, service: str, group: str) -> None:
     """
     if is_on(node):
         converge(f"TLS: key of {service}", lambda: missing_key(node, service, group))
-        converge(
-            f"TLS: certificate of {service}", lambda: missing_certificate(node, service, group)
-        )
+        converge(f"TLS: certificate of {service}", lambda: missing_certificate(node, service))
 
 
 def missing_authority(node: Node) -> Change | None:
     """The certificate of the authority, for those who verify."""
-    return _missing(node, _authority(node))
+    return files.compare(_pending(node, _authority(node)), _found(node))
 
 
 def missing_key(node: Node, service: str, group: str) -> Change | None:
@@ -117,48 +114,61 @@ def missing_key(node: Node, service: str, group: str) -> Change | None:
         return None
     line = f"{place}: owner root:{group}, mode 640" if _is_fit(key) else f"{place}: create"
     keep = "1" if _is_fit(key) else ""
-    there = _missing(node, [*_directories(), Directory(home(service))])
+    place_of_it = _pending(node, [*_directories(), Directory(home(service))])
+    there = files.compare(place_of_it, _found(node))
     change = Change([line], shell("make-key", "tls", keys=home(service), group=group, keep=keep))
     return there.followed_by(change) if there else change
 
 
-def missing_certificate(node: Node, service: str, group: str) -> Change | None:
+def missing_certificate(node: Node, service: str) -> Change | None:
     """A service's certificate, and the authority's beside it.
-
-    Args:
-        group: who may read the key.
 
     Raises:
         Unreadable: (during a run) there is no key.
     """
-    key, path = _key(node, service), certificate_file(service)
-    now = _found(node)[path]
-    there = _missing(node, [*_authority(node), Directory(home(service))])
-    why = "; ".join(_why_due(node, key, now))
-    text = now.content.decode(errors="replace")
-    if why and _is_fit(key):
-        text = signing(node.estate).sign(key.public, names(node), datetime.now(UTC))
-    elif why and node.host.state.is_executing:
+    return _signed(node, [service])
+
+
+def _signed(node: Node, services: Sequence[str]) -> Change | None:
+    """The certificates of services, those that are due signed again."""
+    found, why, signed = _found(node), dict[str, str](), list[Entry]()
+    for service in services:
+        path = certificate_file(service)
+        why[path] = "; ".join(_why_due(node, _key(node, service), found[path]))
+        text = _text(node, service) if why[path] else found[path].content.decode()
+        signed.append(File(path, text))
+    places = [Directory(home(service)) for service in services]
+    change = files.compare([*_pending(node, [*_authority(node), *places]), *signed], found)
+    return change and replace(change, lines=[_because(line, why) for line in change.lines], diff=[])
+
+
+def _because(line: str, why: Mapping[str, str]) -> str:
+    """A sentence of the plan, of a certificate with the reason."""
+    path = line.partition(": ")[0]
+    return f"{path}: {why[path]}" if why.get(path) else line
+
+
+def _text(node: Node, service: str) -> str:
+    """A new certificate."""
+    key = _key(node, service)
+    if _is_fit(key):
+        return signing(node.estate).sign(key.public, names(node), datetime.now(UTC))
+    if node.host.state.is_executing:
         raise Unreadable(f"{key_file(service)} is missing: run again")
-    elif why:
-        text = _TO_COME
-    change = files.compare([File(path, text)], {path: now})
-    if change is not None and why:
-        change = replace(change, lines=[f"{path}: {why}"], diff=[])
-    return there.followed_by(change) if there and change else there or change
+    return _TO_COME
 
 
 _planned: WeakKeyDictionary[Node, set[str]] = WeakKeyDictionary()
 
 
-def _missing(node: Node, entries: Sequence[Entry]) -> Change | None:
-    """What is missing of entries; a plan names once what the first of several operations makes."""
+def _pending(node: Node, entries: Sequence[Entry]) -> list[Entry]:
+    """Those that are due; a plan names once what the first of several operations makes."""
     found, planned = _found(node), _planned.setdefault(node, set())
     pending = [entry for entry in entries if files.compare([entry], found)]
     if not node.host.state.is_executing:
         pending = [entry for entry in pending if entry.path not in planned]
         planned.update(entry.path for entry in pending)
-    return files.compare(pending, found)
+    return pending
 
 
 def fingerprint(node: Node, service: str) -> str:
@@ -186,14 +196,12 @@ def shows(service: str, place: str, protocol: str, configuration: str) -> str:
 def renew(node: Node) -> None:
     """Signs a new certificate for each service of a host that has one."""
     _asked.add(node)
-    for service in SERVICES:
-        if _found(node)[certificate_file(service)].kind == "file":
-            converge(f"TLS: certificate of {service}", partial(_renewed, node, service))
+    converge("TLS: certificates", lambda: _renewed(node))
 
 
-def _renewed(node: Node, service: str) -> Change | None:
-    group = _key(node, service).access.rpartition(":")[2]
-    return missing_certificate(node, service, group)
+def _renewed(node: Node) -> Change | None:
+    found = _found(node)
+    return _signed(node, [s for s in SERVICES if found[certificate_file(s)].kind == "file"])
 
 
 # Whose certificates are renewed although they are not due.

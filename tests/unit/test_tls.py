@@ -144,7 +144,7 @@ def _file(text: str) -> Found:
 
 
 def lines(node: Node) -> list[str]:
-    change = certificates.missing_certificate(node, "redis", "redis")
+    change = certificates.missing_certificate(node, "redis")
     return change.lines if change else []
 
 
@@ -165,6 +165,19 @@ def test_a_certificate_that_is_right_stays(tmp_path: Path) -> None:
     assert rules.checks(node) == []
     assert certificates.fingerprint(node, "redis") not in ("", "-")
     assert leaf
+
+
+def test_all_that_a_service_needs_is_written_at_once(tmp_path: Path) -> None:
+    """A component alone writes the authority's certificate too."""
+    node, _, key = certified(tmp_path)
+    knows(node, "", "", **key)
+    change = certificates.missing_certificate(node, "redis")
+    assert change is not None
+    assert [line.split(" ")[4] for line in change.variables["ORDERS"].splitlines()] == [
+        AUTHORITY,
+        certificates.certificate_file("redis"),
+    ]
+    assert change.script.count("__ORDERS__") == 2
 
 
 def test_names_are_those_of_the_inventory(tmp_path: Path) -> None:
