@@ -11,6 +11,7 @@ from tasks import (
     postgres,
     redis,
     remove,
+    rotate,
     sentinel,
     tls,
 )
@@ -27,6 +28,8 @@ sentinel.deploy()
 backup.configure()
 postgres.settle()
 redis.settle()
+sentinel.settle()
+rotate.record()
 remove.prune()
 apps.deploy()
 compose.deploy()

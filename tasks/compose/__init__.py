@@ -15,7 +15,14 @@ from tasks.compose.leaves import LEAVES
 from tasks.compose.probes import probes_of
 from tasks.compose.prune import leaving, pruned, told
 from tasks.compose.rolling import hand_over
-from tasks.compose.rules import checks, contradictions, listens, secret_names, secrets_in_use
+from tasks.compose.rules import (
+    checks,
+    contradictions,
+    listens,
+    rotates,
+    secret_names,
+    secrets_in_use,
+)
 from tasks.compose.services import inside_of, roles_of, surplus_of
 from tasks.compose.settings import ROLES, DockerSettings, dotenv
 from tasks.core.change import converge, refusing
@@ -30,6 +37,7 @@ from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 from tasks.sentinel import forget as sentinel_forget
 from tasks.sentinel import monitoring as sentinel_monitoring
+from tasks.sentinel import passwords as sentinel_passwords
 
 
 def install() -> None:
@@ -90,6 +98,10 @@ def _converge_inside(node: Node) -> None:
         notices=lambda: [line for w in watchers for line in sentinel_forget.remembered(w, gone)],
     )
     converge("Redis: rights", lambda: within({e: redis_users.exact_own(e) for e in instances}))
+    converge(
+        "Sentinel: rights",
+        lambda: within({w: sentinel_passwords.exact(w) for w in watchers}),
+    )
     converge("Backup: repository", lambda: within({keeper: backup_repository.new_stanza(keeper)}))
 
 
@@ -112,6 +124,8 @@ def activate(node: Node) -> None:
         due_containers(node, stack)
     instances = inside_of(node).having(RedisSettings)
     converge("Redis: users", lambda: within({e: redis_users.missing_own(e) for e in instances}))
+    watchers = inside_of(node).having(SentinelSettings)
+    converge("Sentinel: users", lambda: within({w: sentinel_passwords.added(w) for w in watchers}))
     converge("Docker: containers", lambda: due_containers(node, stack))
 
 
@@ -145,6 +159,7 @@ COMPONENT = Component(
     settings=DockerSettings,
     secrets=secret_names,
     in_use=secrets_in_use,
+    rotates=rotates,
     rules=contradictions,
     listens=listens,
     probes=probes_of,

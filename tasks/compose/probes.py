@@ -64,7 +64,7 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
         if container is one(container.estate, RedisSettings):
             # All of them have the same program and the same settings.
             yield "expected", redis_expected.expected_probe("/etc/redis/redis-master.conf"), ":"
-        secret = redis_settings.password(container)
+        secret = redis_settings.lasting_password(container)
         # Whichever of them runs.
         yield "sentinels", redis_leader.sentinels_probe(container.estate, secret), ":"
     if SentinelSettings in container.settings:

@@ -42,6 +42,10 @@ def secret_names(node: Node) -> list[str]:
     return generated(inside_of(node))
 
 
+def rotates(node: Node) -> dict[str, str]:
+    return inside_of(node).rotates()
+
+
 def contradictions(everything: Estate) -> list[Problem]:
     problems = []
     for node in everything.having(DockerSettings):

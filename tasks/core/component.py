@@ -52,6 +52,7 @@ class Component:
         defaults: values for fields that the user left out, secrets among them.
         secrets: names of secrets that its settings leave to `.env`.
         in_use: names of secrets that a host has already, and the file with the value, if any has.
+        rotates: what `tasks.rotate` calls the secrets that it replaces, and their names.
         rules: contradictions between settings, of this component or with others.
         listens: the ports it wants on a host.
         packages: what it needs of the distribution.
@@ -80,6 +81,7 @@ class Component:
     defaults: Callable[[StackSettings, Secrets, Mapping[str, Any]], dict[str, Any]] = _no_defaults
     secrets: Callable[[Node], list[str]] = _none
     in_use: Callable[[Node], Mapping[str, str]] = _nothing
+    rotates: Callable[[Node], Mapping[str, str]] = _nothing
     rules: Callable[[Estate], list[Problem]] = _none
     listens: Callable[[Node], list[Listener]] = _none
     packages: Callable[[Node], Packages] = lambda _node: Packages()

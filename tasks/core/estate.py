@@ -20,7 +20,17 @@ from pyinfra.api import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
-from tasks.core import command, files, hide, leavings, packages, preflight, remote, secrets
+from tasks.core import (
+    command,
+    files,
+    hide,
+    leavings,
+    packages,
+    preflight,
+    remote,
+    retired,
+    secrets,
+)
 from tasks.core.asking import Refusal
 from tasks.core.change import Change
 from tasks.core.component import Component, components
@@ -122,7 +132,7 @@ class Node:
     def batches(self) -> dict[str, dict[str, Probe[Any]]]:
         """The probes of one read, by component."""
         of_components = {component.group: component.probes(self) for component in self.components()}
-        of_host = leavings.probes(self)
+        of_host = {**leavings.probes(self), "had": retired.probe()}
         if any(component.is_confined for component in self.components()):
             of_host["unable"] = self.place.unable()
         return {**of_components, PACKAGES: packages.probes(self), HOST: of_host}
@@ -223,6 +233,11 @@ class Estate:
             for component in node.components():
                 for name in component.secrets(node):
                     self.secrets.get(name)
+
+    def rotates(self) -> dict[str, str]:
+        """The secrets that rotate, by the names of their tasks."""
+        found = (component.rotates(node) for node in self.nodes for component in node.components())
+        return {task: secret for each in found for task, secret in each.items()}
 
     def offers(self, reach: Reach) -> list[Offer]:
         """What its services offer to an application that reaches them so."""
@@ -411,7 +426,10 @@ def _examined(state: State, wrong: Callable[[Estate], list[Problem]]) -> Estate:
         raise
     for exposure in estate.secrets.exposures():
         logger.warning(exposure)
-    estate.keeps = estate.keeps and bool(estate.secrets.generated)
+    for name in sorted(estate.rotates().values()):
+        if estate.secrets.stated(secrets.previous(name)):
+            logger.warning(f"{secrets.previous(name)}: is still there; tasks.rotate.finish ends it")
+    estate.keeps = estate.keeps and bool(estate.secrets.generated or estate.secrets.renamed)
     return estate
 
 
@@ -476,7 +494,7 @@ def _read(node: Node, *, ports: bool) -> list[Problem]:
         for component in node.components():
             problems += component.checks(node)
             problems += _taken(node, component)
-        problems += _unknown_secrets(node)
+        problems += [*_unknown_secrets(node), *retired.revived(node)]
         problems += _unable(node)
     except remote.Unreadable as unreadable:
         problems.append(Problem(node.name, UNREAD, str(unreadable)))

@@ -38,6 +38,8 @@ class File:
         seed: written only where it is missing; afterwards a server owns it.
         opens: regular expression of a line that lets a client in or leads elsewhere. Lines with
             a first group that ours have not are named.
+        live: regular expression of lines that are set in the running server: where only they
+            change, the file stays as old as it was, so that no restart is due.
     """
 
     path: str
@@ -48,6 +50,7 @@ class File:
     secret: str | None = None
     seed: bool = False
     opens: str | None = None
+    live: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def compare(entries: Sequence[Entry], found: Mapping[str, Found]) -> Change | No
     pending = [entry for entry in entries if _differs(entry, found[entry.path])]
     if not pending:
         return None
-    payload = "\n".join(_order(entry) for entry in pending)
+    payload = "\n".join(_order(entry, found[entry.path]) for entry in pending)
     units = [entry.path for entry in pending if entry.path.startswith("/etc/systemd/system/")]
     # A new one is read when its service starts.
     is_known = any(found[path].kind == "file" for path in units)
@@ -257,11 +260,24 @@ def _sentence(entry: Entry, now: Found) -> str:
     return f"{entry.path}: owner {entry.user}:{entry.group}, mode {entry.mode}"
 
 
-def _order(entry: Entry) -> str:
+def _order(entry: Entry, now: Found) -> str:
     head = f"{entry.mode} {entry.user} {entry.group} {shlex.quote(entry.path)}"
     if isinstance(entry, Directory):
         return f"dir {head}"
-    return f"file {head} {base64.b64encode(entry.content.encode()).decode()}"
+    kind = "same" if _is_same_but_live(entry, now) else "file"
+    return f"{kind} {head} {base64.b64encode(entry.content.encode()).decode()}"
+
+
+def _is_same_but_live(entry: File, now: Found) -> bool:
+    if entry.live is None or now.kind != "file":
+        return False
+    before, after = now.content.decode(errors="replace"), entry.content
+    return without(before, entry.live) == without(after, entry.live)
+
+
+def without(text: str, lines: str) -> str:
+    """A text without its lines that match a regular expression at their beginning."""
+    return "".join(line for line in text.splitlines(keepends=True) if not re.match(lines, line))
 
 
 # Until then systemd goes on with the old one, also when it starts a server again by itself.

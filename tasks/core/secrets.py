@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 import stat
 import subprocess
@@ -32,6 +33,9 @@ COMMAND_SECONDS = 120
 # What a rotation adds to the name of a secret whose value is on its way out.
 _PREVIOUS = "_PREVIOUS"
 
+# A line of `.env`, in three parts.
+_LINE = r"(?m)^([ \t]*(?:export[ \t]+)?){}([ \t]*=.*(?:\n|$))"
+
 _WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -49,6 +53,8 @@ class Secrets:
         self._printed: dict[str, str | None] = {}
         self._further: dict[str, str | None] = {}
         self.generated: dict[str, str] = {}
+        # Names of the file that are to be others, or nothing, and the values that they have there.
+        self.renamed: dict[str, tuple[str, str]] = {}
 
     def also(self, path: Path) -> None:
         """Looks in a second file for what is nowhere else, if it may be read."""
@@ -130,17 +136,64 @@ class Secrets:
         """The same, but for the second file: it goes on with what was taken away elsewhere."""
         return os.environ.get(name) or self._printed.get(name) or self._stored.get(name)
 
+    def turn(self, name: str) -> str:
+        """Makes a value of `.env` the one of before, so that another one is generated.
+
+        Where there is one of before, a rotation has begun, which goes on.
+
+        Returns:
+            Why it cannot be done; empty if it can.
+        """
+        if self.stated(previous(name)):
+            return ""
+        if elsewhere := self._elsewhere(name):
+            return (
+                f"comes from {elsewhere}: put another value there, with the one of now as "
+                f"{previous(name)}, and deploy"
+            )
+        if name not in self._stored:
+            return f"is not in {self.path}: deploy first"
+        self._rename(name, previous(name))
+        return ""
+
+    def drop(self, name: str) -> str:
+        """Takes away the value of before.
+
+        Returns:
+            Why it cannot be done; empty if it can.
+        """
+        if elsewhere := self._elsewhere(previous(name)):
+            return f"comes from {elsewhere}: take {previous(name)} out of it, and deploy"
+        self._rename(previous(name), "")
+        return ""
+
+    def _elsewhere(self, name: str) -> str:
+        if os.environ.get(name):
+            return "the environment"
+        return "secrets_command" if self._printed.get(name) else ""
+
+    def _rename(self, name: str, other: str) -> None:
+        value = self._stored.pop(name) or ""
+        hide.secret(value)
+        self.renamed[name] = other, value
+        if other:
+            self._stored[other] = value
+
     def _generate(self, name: str) -> str:
         if name not in self.generated:
             self.generated[name] = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
         return self.generated[name]
 
     def save(self) -> None:
-        """Adds the generated secrets to `.env`: whole or not at all, for its owner only."""
+        """Writes the generated secrets to `.env`: whole or not at all, for its owner only."""
         before = self.path.read_text() if self.path.exists() else ""
         now = dotenv_values(self.path, interpolate=False)
-        if there := [name for name in self.generated if now.get(name)]:
-            raise RuntimeError(f"another run generated {', '.join(sorted(there))}: run again")
+        there = [n for n in self.generated if now.get(n) and n not in self.renamed]
+        there += [n for n, (_, value) in self.renamed.items() if now.get(n) != value]
+        if there:
+            raise RuntimeError(f"another run changed {', '.join(sorted(there))}: run again")
+        for name, (other, _) in self.renamed.items():
+            before = re.sub(_LINE.format(name), rf"\g<1>{other}\g<2>" if other else "", before)
         if before and not before.endswith("\n"):
             before += "\n"
         lines = "".join(f"{name}={value}\n" for name, value in sorted(self.generated.items()))
@@ -155,6 +208,7 @@ class Secrets:
                 raise
         self._stored.update(self.generated)
         self.generated.clear()
+        self.renamed.clear()
 
 
 def _is_tracked(path: Path) -> bool:
@@ -183,9 +237,14 @@ def keep(store: Secrets, speaker: Host) -> None:
 @operation()
 def _keep(store: Secrets, speaker: Host) -> Generator[FunctionCommand, None, None]:
     host = ctx_host.get()
-    if not store.generated or host is not speaker:
+    if not (store.generated or store.renamed) or host is not speaker:
         host.noop("no secret is missing")
         return
-    names = ", ".join(sorted(store.generated))
-    announce(host, [f"{store.path}: generate {names}"])
+    lines = [
+        f"{store.path}: {name} becomes {other}" if other else f"{store.path}: remove {name}"
+        for name, (other, _) in sorted(store.renamed.items())
+    ]
+    if store.generated:
+        lines.append(f"{store.path}: generate {', '.join(sorted(store.generated))}")
+    announce(host, lines)
     yield FunctionCommand(store.save, [], {})

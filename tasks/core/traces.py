@@ -110,11 +110,19 @@ class Leaves:
 
 
 # What several components share, and every service has.
+# See retired.py.
+SECRETS_HAD = f"{STATE_DIRECTORY}/secrets"
 SHARED = Leaves(
-    named=(STATE_DIRECTORY, f"{STATE_DIRECTORY}/*.active", "/etc/datatier", "/etc/datatier/*"),
+    named=(
+        STATE_DIRECTORY,
+        f"{STATE_DIRECTORY}/*.active",
+        SECRETS_HAD,
+        "/etc/datatier",
+        "/etc/datatier/*",
+    ),
     marked=("/etc/systemd/system/*.service.d/datatier*.conf", "/etc/sv/*/run"),
     owners=(
-        (rf"{STATE_DIRECTORY}|/etc/datatier", "state"),
+        (rf"{STATE_DIRECTORY}(/secrets)?|/etc/datatier", "state"),
         (rf"{STATE_DIRECTORY}/(.+)\.active", r"\1"),
         (r"/etc/systemd/system/(.+?)\.service(\.d/datatier(-network)?\.conf)?", r"\1"),
         (r"/etc/sv/(.+)/run", r"\1"),

@@ -13,9 +13,9 @@ from tasks.pgbouncer import console
 from tasks.pgbouncer.layout import ADOPTS, HBA, INI, PID_FILE, SOCKETS, TRUSTED, USERLIST
 from tasks.pgbouncer.service import service_of, trial
 from tasks.pgbouncer.settings import PREPARED_STATEMENTS, SINCE, PgbouncerSettings
-from tasks.postgres import archive, link, sql
+from tasks.postgres import archive, link, rotating, sql
 from tasks.postgres import files as postgres_files
-from tasks.postgres.secrets import lookup_password
+from tasks.postgres.secrets import lookup_login
 from tasks.postgres.settings import ACCESS_LINES, ACCESS_SECRETS, PostgresSettings
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -175,7 +175,7 @@ def configuration(node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE
         port=port,
         databases=list(postgres.databases),
         # Not for all databases: a stranger's login to the console would end PgBouncer 1.18.
-        auth_user=sql.LOOKUP_ROLE,
+        auth_user=lookup_login(node.estate)[0],
         parameters=all_parameters(node, pinned, shown),
     )
 
@@ -184,7 +184,7 @@ def users(node: Node) -> str:
     """The content of userlist.txt."""
     postgres = server_of(node).the(PostgresSettings)
     admin = sql.scram(postgres.password.get_secret_value(), "postgres")
-    known = {sql.LOOKUP_ROLE: lookup_password(node.estate), "postgres": admin}
+    known = dict([lookup_login(node.estate), ("postgres", admin)])
     return render("pgbouncer/userlist.txt.j2", users=known)
 
 
@@ -195,8 +195,12 @@ def access(node: Node) -> str:
         admin=sql.SUPERUSER,
         lines=node.the(PgbouncerSettings).hba,
         consoles=console.clients(node),
-        inner=",".join((sql.SUPERUSER, sql.LOOKUP_ROLE, archive.ROLE)),
+        inner=",".join((sql.SUPERUSER, *_lookups(node), archive.ROLE)),
     )
+
+
+def _lookups(node: Node) -> list[str]:
+    return [role.name for role in rotating.lookup_roles(node.estate.secrets)]
 
 
 USERS_SECRET = r'^"[^"]*" "(.*)"$'

@@ -12,7 +12,7 @@ from tasks.pgbouncer.files import foreign_files, parameters_of
 from tasks.pgbouncer.layout import INI, USERLIST
 from tasks.pgbouncer.service import outside
 from tasks.pgbouncer.settings import SINCE, PgbouncerSettings
-from tasks.postgres.settings import LOOKUP_SECRET, PostgresSettings
+from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, logins_of, secret_name
 
 
 def contradictions(everything: Estate) -> list[Problem]:
@@ -108,8 +108,11 @@ def _taken(node: Node) -> Iterator[Problem]:
 
 def secrets_in_use(node: Node) -> Mapping[str, str]:
     found = node.read("pgbouncer")["files"]
-    is_ours = found[INI].is_ours
-    return {LOOKUP_SECRET: USERLIST, "POSTGRES_PASSWORD": ""} if is_ours else {}
+    if not found[INI].is_ours:
+        return {}
+    text = found[USERLIST].content.decode(errors="replace")
+    turned = [login for login in logins_of(LOOKUP_ROLE) if f'"{login}" ' in text]
+    return {secret_name([*turned, LOOKUP_ROLE][0]): USERLIST, "POSTGRES_PASSWORD": ""}
 
 
 def unsupported(node: Node, version: tuple[int, int]) -> list[Problem]:

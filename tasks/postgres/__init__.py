@@ -16,7 +16,7 @@ from tasks.postgres.leaves import LEAVES, around, beside
 from tasks.postgres.packages import missing_cluster, packages_of
 from tasks.postgres.probes import probes_of
 from tasks.postgres.rules import checks, contradictions, listens
-from tasks.postgres.secrets import defaults, secret_names, secrets_in_use
+from tasks.postgres.secrets import defaults, rotates, secret_names, secrets_in_use
 from tasks.postgres.settings import PostgresSettings
 from tasks.tls import certificates as authority
 
@@ -67,6 +67,7 @@ COMPONENT = Component(
     defaults=defaults,
     secrets=secret_names,
     in_use=secrets_in_use,
+    rotates=rotates,
     rules=contradictions,
     listens=listens,
     packages=packages_of,

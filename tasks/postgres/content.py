@@ -12,8 +12,8 @@ from tasks.core.estate import Node
 from tasks.postgres import archive, parameters, rights, rotating, sql, surplus
 from tasks.postgres.files import TRACKING, configuration
 from tasks.postgres.layout import OURS, configuration_directory, data_directory
-from tasks.postgres.secrets import lookup_password, role_password
-from tasks.postgres.settings import PostgresSettings, Role
+from tasks.postgres.secrets import role_password
+from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, Role, logins_of
 
 
 def missing_content(node: Node) -> Change | None:
@@ -33,7 +33,7 @@ def missing_content(node: Node) -> Change | None:
 
 
 # They enter by their grants only.
-_COMPONENTS = frozenset({archive.ROLE, sql.LOOKUP_ROLE})
+_COMPONENTS = frozenset({archive.ROLE, LOOKUP_ROLE, *logins_of(LOOKUP_ROLE)})
 
 
 def _system(node: Node, roles: Sequence[sql.Role]) -> list[sql.Database]:
@@ -171,8 +171,7 @@ def wanted(node: Node) -> tuple[list[sql.Role], list[sql.Database]]:
         *(role_of(node, name, role) for name, role in rotating.roles_of(node).items()),
     ]
     if _is_pooled(node):
-        password = lookup_password(node.estate)
-        roles.append(sql.Role(sql.LOOKUP_ROLE, password, {"login": True}))
+        roles += rotating.lookup_roles(node.estate.secrets)
     if archive.backup_host(node.estate):
         roles.append(_backup_role(node))
     # Ours may enter where PUBLIC may not, and so may those who read all databases.

@@ -6,26 +6,61 @@ as long as a secret is there for it, which a rotation calls `..._PREVIOUS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tasks.core.estate import Node
 from tasks.core.secrets import Secrets, previous
 from tasks.core.settings import Problem
 from tasks.postgres import sql
-from tasks.postgres.settings import PostgresSettings, Role, secret_name
-
-
-def logins(owner: str) -> tuple[str, str]:
-    """The two logins of an owner."""
-    return f"{owner}_a", f"{owner}_b"
+from tasks.postgres.settings import (
+    LOOKUP_ROLE,
+    PostgresSettings,
+    Role,
+    logins_of,
+    secret_name,
+)
 
 
 def current(store: Secrets, owner: str) -> str:
     """The login that applications are to use; the free one where the other is on its way out."""
-    first, second = logins(owner)
+    first, second = logins_of(owner)
     if store.stated(secret_name(first)) or store.stated(secret_name(second)):
         return first if store.stated(secret_name(first)) else second
     return second if store.stated(previous(secret_name(first))) else first
+
+
+def lookup(store: Secrets) -> str:
+    """The login with which poolers look passwords up: the role itself until it has rotated."""
+    every = [name for login in logins_of(LOOKUP_ROLE) for name in _names(login)]
+    every.append(previous(secret_name(LOOKUP_ROLE)))
+    return current(store, LOOKUP_ROLE) if any(map(store.stated, every)) else LOOKUP_ROLE
+
+
+def lookup_roles(store: Secrets) -> list[sql.Role]:
+    """The role that may look passwords up, and its logins where it has rotated."""
+    now = lookup(store)
+    names = (LOOKUP_ROLE, *logins_of(LOOKUP_ROLE)) if now != LOOKUP_ROLE else (LOOKUP_ROLE,)
+    return [
+        sql.Role(
+            name,
+            store.get(secret_name(name)) if name == now else kept(store, name),
+            {"login": name == now or bool(kept(store, name))},
+            member_of=frozenset({LOOKUP_ROLE} - {name}),
+        )
+        for name in names
+    ]
+
+
+def _names(login: str) -> tuple[str, str]:
+    return secret_name(login), previous(secret_name(login))
+
+
+def leaving(store: Secrets, owner: str) -> str:
+    """The login that a rotation is about to replace, or does already."""
+    every = (owner, *logins_of(owner))
+    under_way = [login for login in every if store.stated(previous(secret_name(login)))]
+    there = [login for login in every if store.stated(secret_name(login))]
+    return next(iter([*under_way, *there]), current(store, owner))
 
 
 def roles_of(node: Node) -> dict[str, Role]:
@@ -41,12 +76,12 @@ def roles_of(node: Node) -> dict[str, Role]:
 def _turning(store: Secrets, owner: str, role: Role) -> dict[str, Role]:
     now = current(store, owner)
     takes = {"member_of": frozenset({owner}), "settings": {**role.settings, "role": owner}}
-    may = {name: name == now or bool(kept(store, name)) for name in (owner, *logins(owner))}
+    may = {name: name == now or bool(kept(store, name)) for name in (owner, *logins_of(owner))}
     return {
         owner: role.model_copy(update={"login": may[owner]}),
         **{
             login: role.model_copy(update={**takes, "login": may[login]})
-            for login in sorted(logins(owner), key=lambda each: each == now)
+            for login in sorted(logins_of(owner), key=lambda each: each == now)
         },
     }
 
@@ -66,20 +101,20 @@ def password(store: Secrets, owner: str, login: str) -> str | None:
 
 def secret_names(store: Secrets, owner: str) -> list[str]:
     """The secrets of an owner and its logins: the current one's, and those that are there."""
-    every = (secret_name(name) for name in (owner, *logins(owner)))
-    there = [name for each in every for name in (each, previous(each)) if store.stated(name)]
-    return [*dict.fromkeys([secret_name(current(store, owner)), *there])]
+    every = (name for login in (owner, *logins_of(owner)) for name in _names(login))
+    now = lookup(store) if owner == LOOKUP_ROLE else current(store, owner)
+    return [*dict.fromkeys([secret_name(now), *filter(store.stated, every)])]
 
 
 def owner_of(node: Node, login: str) -> str:
     """The rotating role that a name belongs to, or nothing."""
     owners = (name for name, role in node.the(PostgresSettings).roles.items() if role.rotating)
-    return next((name for name in owners if login in (name, *logins(name))), "")
+    return next((name for name in owners if login in (name, *logins_of(name))), "")
 
 
 def wrong(node: Node) -> Iterator[Problem]:
     """What a rotating role cannot be."""
-    chosen, store = node.the(PostgresSettings).roles, node.estate.secrets
+    chosen = node.the(PostgresSettings).roles
     for name, role in chosen.items():
         if not role.rotating:
             continue
@@ -90,15 +125,21 @@ def wrong(node: Node) -> Iterator[Problem]:
                 yield Problem(node.name, key, message)
         if "role" in role.settings:
             yield Problem(node.name, key, "its logins become this role: take role out of settings")
-        for login in logins(name):
+        for login in logins_of(name):
             if login in chosen:
                 message = f"{login!r} is one of its logins: take it out of postgres_roles"
                 yield Problem(node.name, key, message)
             if len(login) > _LONGEST:
                 message = f"{login!r} should have at most {_LONGEST} characters"
                 yield Problem(node.name, key, message)
-        both = [secret_name(login) for login in logins(name)]
-        if all(map(store.stated, both)):
+
+
+def two_current(node: Node) -> Iterator[Problem]:
+    """Logins of one owner that cannot both be current."""
+    owners = [name for name, role in node.the(PostgresSettings).roles.items() if role.rotating]
+    for owner in [*owners, LOOKUP_ROLE]:
+        both = [secret_name(login) for login in logins_of(owner)]
+        if all(map(node.estate.secrets.stated, both)):
             message = f"are both there: call the one that clients leave {previous('...')}"
             yield Problem(node.name, " and ".join(both), message)
 
@@ -113,17 +154,30 @@ def unknown(node: Node, server: sql.Server) -> Iterator[Problem]:
     At the end of a turn the server knows the login that stays, with its password.
     """
     there, store = server.facts.get("roles") or {}, node.estate.secrets
-    for owner, role in node.the(PostgresSettings).roles.items():
-        names = [name for name in (owner, *logins(owner)) if there.get(name, {}).get("login")]
-        if not role.rotating or node.stack.replace_secrets:
-            continue
+    owners = [name for name, role in node.the(PostgresSettings).roles.items() if role.rotating]
+    if lookup(store) != LOOKUP_ROLE or there.get(LOOKUP_ROLE, {}).get("login") is False:
+        owners.append(LOOKUP_ROLE)
+    for owner in () if node.stack.replace_secrets else owners:
+        names = [name for name in (owner, *logins_of(owner)) if there.get(name, {}).get("login")]
+        going = [each for each in names if not kept(store, each)]
         stays = [each for each in names if _works(store, each, there[each])]
-        for name in [] if stays else [each for each in names if not kept(store, each)]:
+        if owner == LOOKUP_ROLE and stays:
+            yield from _cut_off(node, going)
+        for name in () if stays else going:
             message = (
                 f"in use here, but not in {store.path}: put the .env of the last deployment "
                 "there, or let replace_secrets=true take the login from every client"
             )
             yield Problem(node.name, secret_name(name), message)
+
+
+def _cut_off(node: Node, going: Sequence[str]) -> Iterator[Problem]:
+    """Poolers that this run does not reach, and that may come with what it takes away."""
+    for pooler in node.estate.in_group("pgbouncer") if going else ():
+        if pooler not in node.estate.active:
+            name = previous(secret_name(going[0]))
+            message = f"the PgBouncer on {pooler.name} may need it: put it back until that is there"
+            yield Problem(node.name, name, message)
 
 
 def _works(store: Secrets, login: str, found: dict[str, str]) -> bool:

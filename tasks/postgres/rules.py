@@ -14,13 +14,26 @@ from tasks.postgres import archive, clusters, rotating, sql
 from tasks.postgres.clients import outside
 from tasks.postgres.files import parameters_of
 from tasks.postgres.layout import cluster_version, clusters_of, refusals, unit_of
-from tasks.postgres.settings import Database, PostgresSettings, secret_name
+from tasks.postgres.settings import (
+    LOOKUP_ROLE,
+    Database,
+    PostgresSettings,
+    logins_of,
+    secret_name,
+)
 
 # Where the cluster and its files are is not for postgres_extra to say.
 _PLACES = {"data_directory", "config_file", "hba_file", "ident_file", "include", "include_dir"}
 
 
-_RESERVED = {"postgres", "public", "none", sql.LOOKUP_ROLE, archive.ROLE}
+_RESERVED = {
+    "postgres",
+    "public",
+    "none",
+    LOOKUP_ROLE,
+    *logins_of(LOOKUP_ROLE),
+    archive.ROLE,
+}
 
 
 def contradictions(everything: Estate) -> list[Problem]:
@@ -47,7 +60,11 @@ def contradictions(everything: Estate) -> list[Problem]:
         if chosen.adopt and chosen.prune:
             message = "should not be set with postgres_prune: the cluster's roles would be dropped"
             problems.append(Problem(node.name, "postgres_adopt", message))
-        problems += [*_role_rules(node, chosen, known), *rotating.wrong(node)]
+        problems += [
+            *_role_rules(node, chosen, known),
+            *rotating.wrong(node),
+            *rotating.two_current(node),
+        ]
         problems += _limits(node, chosen)
     return problems
 
@@ -61,7 +78,7 @@ def _role_rules(node: Node, chosen: PostgresSettings, known: set[str]) -> Iterat
                 yield Problem(node.name, key, f"role {group!r} is not in postgres_roles")
         if role.password is not None or not role.login:
             continue
-        for login in (name, *rotating.logins(name)) if role.rotating else (name,):
+        for login in (name, *logins_of(name)) if role.rotating else (name,):
             secret = secret_name(login)
             if secret in secrets:
                 message = (

@@ -10,7 +10,7 @@ from tasks.core.secrets import Secrets
 from tasks.core.settings import StackSettings
 from tasks.postgres import archive, rotating, sql
 from tasks.postgres.layout import clusters_of
-from tasks.postgres.settings import LOOKUP_SECRET, PostgresSettings, Role, secret_name
+from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, Role, logins_of, secret_name
 
 
 def defaults(stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,23 @@ def secret_names(node: Node) -> list[str]:
     names = [secret_name(name) for name, role in chosen.items() if _is_kept(role)]
     for name in (name for name, role in chosen.items() if role.rotating):
         names += rotating.secret_names(store, name)
-    return [*names, LOOKUP_SECRET] if node.estate.in_group("pgbouncer") else names
+    is_pooled = node.estate.in_group("pgbouncer")
+    return [*names, *rotating.secret_names(store, LOOKUP_ROLE)] if is_pooled else names
+
+
+def rotates(node: Node) -> dict[str, str]:
+    """What rotates, by the names of tasks; of an application its current login."""
+    chosen, store = node.the(PostgresSettings), node.estate.secrets
+    names = ["POSTGRES_PASSWORD"] * (
+        chosen.password.get_secret_value() == store.find("POSTGRES_PASSWORD")
+    )
+    names += [archive.ROLE_SECRET] * bool(archive.backup_host(node.estate))
+    owners = [name for name, role in chosen.roles.items() if role.rotating]
+    owners += [LOOKUP_ROLE] * bool(node.estate.in_group("pgbouncer"))
+    of_roles = {
+        secret_name(name).lower(): secret_name(rotating.leaving(store, name)) for name in owners
+    }
+    return {**{name.lower(): name for name in names}, **of_roles}
 
 
 def _is_kept(role: Role) -> bool:
@@ -50,7 +66,8 @@ def in_use(node: Node, server: sql.Server, *, is_foreign: bool) -> Mapping[str, 
         is_foreign: whether a cluster is not ours, whose roles are not known while it is down.
     """
     of = {secret_name(name): name for name in rotating.roles_of(node)}
-    of |= {"POSTGRES_PASSWORD": sql.SUPERUSER, LOOKUP_SECRET: sql.LOOKUP_ROLE}
+    of |= {secret_name(name): name for name in (LOOKUP_ROLE, *logins_of(LOOKUP_ROLE))}
+    of |= {"POSTGRES_PASSWORD": sql.SUPERUSER}
     of |= {archive.ROLE_SECRET: archive.ROLE}
     if server.kind == "up":
         roles = server.facts["roles"]
@@ -95,6 +112,7 @@ def _login(server: Node, owner: str) -> str:
     return owner if owner in logins else (logins or [""])[-1]
 
 
-def lookup_password(everything: Estate) -> str:
-    """The password of the role with which PgBouncer looks passwords up."""
-    return everything.secrets.get(LOOKUP_SECRET)
+def lookup_login(everything: Estate) -> tuple[str, str]:
+    """The login with which PgBouncer looks passwords up, and its password."""
+    login = rotating.lookup(everything.secrets)
+    return login, everything.secrets.get(secret_name(login))

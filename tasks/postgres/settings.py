@@ -45,6 +45,7 @@ _METHODS = {
 }
 
 
+LOOKUP_ROLE = "pgbouncer"
 LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
 
 
@@ -155,8 +156,15 @@ class Role(Model):
     [take turns](change.md#two-logins-that-take-turns)."""
 
 
+def logins_of(owner: str) -> tuple[str, str]:
+    """The two logins of an owner that take turns."""
+    return f"{owner}_a", f"{owner}_b"
+
+
 def secret_name(role: str) -> str:
     """The name of a role's password in the environment and in `.env`."""
+    if role in (LOOKUP_ROLE, *logins_of(LOOKUP_ROLE)):
+        return f"PGBOUNCER_AUTH{role.removeprefix(LOOKUP_ROLE).upper()}_PASSWORD"
     return f"POSTGRES_ROLE_{re.sub('[^A-Z0-9]', '_', role.upper())}_PASSWORD"
 
 

@@ -22,12 +22,12 @@ from tasks.core.scripts import shell
 from tasks.postgres import psql, rights
 from tasks.postgres.psql import identifier, literal
 from tasks.postgres.rights import Step
+from tasks.postgres.settings import LOOKUP_ROLE
 
 # PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
 _ITERATIONS = 4096
 
 SUPERUSER = "postgres"
-LOOKUP_ROLE = "pgbouncer"
 
 # In a function of the superuser no name is looked up where others can create something. Who may
 # pass by row security or read everything logs in without the pooler, as the superuser does.

@@ -17,7 +17,7 @@ from tasks.redis.leaves import LEAVES
 from tasks.redis.packages import packages_of
 from tasks.redis.probes import probes_of
 from tasks.redis.rules import checks, contradictions, listens, secrets_in_use
-from tasks.redis.settings import RedisSettings, defaults, generated_secrets
+from tasks.redis.settings import RedisSettings, defaults, generated_secrets, rotates
 from tasks.redis.users import exact_own, missing_own, prune, unknown_users
 
 
@@ -74,6 +74,7 @@ COMPONENT = Component(
     defaults=defaults,
     secrets=generated_secrets,
     in_use=secrets_in_use,
+    rotates=rotates,
     rules=contradictions,
     listens=listens,
     packages=packages_of,

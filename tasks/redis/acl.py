@@ -206,9 +206,13 @@ DEFAULT = {
 }
 
 
-def default_rules(kind: str, password: str) -> str:
+def default_rules(kind: str, *passwords: str) -> str:
     """The rules of `default` as Redis reads them."""
-    return f"reset on {DEFAULT[kind]} #{hashed(password)}"
+    return f"reset on {DEFAULT[kind]} {_hashes(passwords)}"
+
+
+def _hashes(passwords: Iterable[str]) -> str:
+    return " ".join(f"#{hashed(each)}" for each in passwords)
 
 
 def own_secret_name(user: str) -> str:
@@ -221,13 +225,13 @@ def own_rules(user: str, password: str) -> str:
     return f"reset resetchannels on {OWN[user]} #{hashed(password)}"
 
 
-def rules(user: RedisUser, password: str) -> str:
-    """The rules of a user as Redis reads them, with the password as its hash, at the end."""
+def rules(user: RedisUser, *passwords: str) -> str:
+    """The rules of a user as Redis reads them, with passwords as their hashes, at the end."""
     keys = (key if key.startswith("%") else f"~{key}" for key in user.keys)
     channels = (f"&{channel}" for channel in user.channels)
     words = "reset", "resetchannels", "on", *keys, *channels, *user.commands
-    every = *words, f"#{hashed(password)}"
-    return " ".join(quote(w) if set(w) & set("\\\"'") else w for w in every)
+    quoted = (quote(word) if set(word) & set("\\\"'") else word for word in words)
+    return " ".join((*quoted, _hashes(passwords)))
 
 
 def quote(value: str) -> str:
@@ -259,7 +263,7 @@ def _named(users: Iterable[User]) -> dict[str, User]:
     return {user.name.strip('"').removeprefix(_TRIED): user for user in users}
 
 
-NEW, CHANGED = "new", "changed"
+NEW, CHANGED, BESIDE = "new", "changed", "another password too"
 ENDS = "; its connections end"
 
 
@@ -271,16 +275,25 @@ def differing(instance: Instance, wanted: Mapping[str, str]) -> dict[str, str]:
         if name not in now:
             found[name] = NEW
         elif name not in then or now[name].rules != then[name].rules:
-            if not _is_let_in(now[name], text):
-                found[name] = f"another password{ENDS}"
+            if what := _passwords_of(now[name], text):
+                found[name] = what
             elif not instance.full:
                 found[name] = CHANGED
     return found
 
 
-def _is_let_in(user: User, text: str) -> bool:
-    """Whether the user's only password is the wanted one."""
-    return "nopass" not in user.rules and _passwords(user) == _wanted(text)
+def _passwords_of(user: User, text: str) -> str:
+    """What happens to a user whose passwords are not the wanted ones."""
+    now, wanted = {*_passwords(user)}, {*_wanted(text)}
+    if now - wanted or "nopass" in user.rules:
+        return f"another password{ENDS}"
+    return BESIDE if wanted - now else ""
+
+
+def passwords_of(instance: Instance, name: str, text: str) -> str:
+    """What happens to a user of an instance whose passwords are not the wanted ones."""
+    user = _named(instance.users).get(name)
+    return _passwords_of(user, text) if user else ""
 
 
 def lets_in(instance: Instance, name: str, text: str) -> bool:

@@ -15,7 +15,7 @@ from tasks.redis.acl import quote
 from tasks.redis.expected import EXPECTED, moved_beside
 from tasks.redis.files import KEEP_PASSWORD, beginnings
 from tasks.redis.service import service_of
-from tasks.redis.settings import RedisSettings, default_of, logins, password, users_of
+from tasks.redis.settings import RedisSettings, default_of, logins, passwords, users_of
 from tasks.redis.topology import Instance, guarded
 from tasks.redis.users import USER, due_users, set_users
 from tasks.redis.values import (
@@ -57,10 +57,11 @@ def taking(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Acti
     wanted, now = watched(node, port, wanted, now)
     variables = {
         **logins(node),
-        "DEFAULT_USER": acl.default_rules(node.the(RedisSettings).default_user, password(node)),
+        "DEFAULT_USER": _default(node),
         f"CONFIG_{port}": config_set(node, port, now),
         f"FORGET_{port}": forgotten(wanted, now),
         f"ACL_{port}": set_users(node, port, now),
+        f"ENTRY_{port}": _sessions(node, port),
     }
     return replace(wanted, service=replace(wanted.service, variables=variables)), now
 
@@ -174,21 +175,42 @@ def kept_data(node: Node, port: int) -> dict[str, str]:
 
 def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Activation, Status]:
     """The same, with what hands have changed in a running instance since its activation."""
-    roles: list[Instance] = node.read("redis")["roles"]
-    here = [role for role in roles if role.address.port == port]
+    here = here_of(node, port)
     opened, by_hand = _is_opened(node, here), now.reload == wanted.reload
     beside = moved_beside(node, port)
     changed, why = sorted({*moved(node, port), *beside} - RESTART_KEYS), list[str]()
     if changed and by_hand:
         why.append(f"{', '.join(changed)}: changed by hand")
     if opened:
-        why.append(f"ACL user default: {'changed by hand' if by_hand else _means(node)}")
+        means = "changed by hand" if by_hand else _entry(node, here) or _means(node)
+        why.append(f"ACL user default: {means}")
     why += due_users(node, port, now)
     if not why:
         return wanted, now
     outdated = now.outdated or by_hand or opened
     means = f"reload ({'; '.join(why)})"
     return replace(wanted, reload_means=means), replace(now, outdated=outdated)
+
+
+def here_of(node: Node, port: int) -> list[Instance]:
+    roles: list[Instance] = node.read("redis")["roles"]
+    return [role for role in roles if role.address.port == port]
+
+
+def _default(node: Node) -> str:
+    return acl.default_rules(node.the(RedisSettings).default_user, *passwords(node))
+
+
+def _entry(node: Node, here: Iterable[Instance]) -> str:
+    """What happens to those who come as `default` with another password."""
+    found = [acl.passwords_of(role, "default", _default(node)) for role in here]
+    return next(filter(None, found), "")
+
+
+def _sessions(node: Node, port: int) -> str:
+    """What ends their sessions, of which none says which password it came with, as commands."""
+    ends = acl.ENDS in _entry(node, here_of(node, port))
+    return f"ACL SETUSER default {_default(node)}\nCLIENT KILL USER default" if ends else ""
 
 
 def _is_opened(node: Node, here: Iterable[Instance]) -> bool:

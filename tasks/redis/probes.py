@@ -13,7 +13,7 @@ from tasks.redis.kernel import kernel_probe
 from tasks.redis.leader import roles_probe, sentinels_probe
 from tasks.redis.rules import foreign_probe
 from tasks.redis.service import services_of
-from tasks.redis.settings import RedisSettings, password
+from tasks.redis.settings import RedisSettings, lasting_password
 from tasks.redis.values import configuration_path
 
 
@@ -25,5 +25,5 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "roles": roles_probe(node),
         "expected": expected_probe(configuration_path(node, node.the(RedisSettings).ports[0])),
         "foreign": foreign_probe(),
-        "sentinels": sentinels_probe(node.estate, password(node)),
+        "sentinels": sentinels_probe(node.estate, lasting_password(node)),
     }

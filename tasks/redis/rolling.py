@@ -24,7 +24,7 @@ from tasks.redis.activation import (
 from tasks.redis.console import SHELL
 from tasks.redis.leader import current_master
 from tasks.redis.sentinels import SentinelSettings, endpoints, master_name, monitors
-from tasks.redis.settings import RedisSettings, addresses, logins
+from tasks.redis.settings import RedisSettings, addresses, logins, passwords
 from tasks.redis.topology import Address
 from tasks.redis.values import IMMUTABLE
 
@@ -225,7 +225,9 @@ def alone(node: Node) -> str:
 def locked_out(node: Node) -> str:
     """Why the master cannot hand over: Sentinels do not have its password, or another than we."""
     lives = [live for live in monitors(node.estate) if live]
-    is_known = all(any(live.get(key, "1") == "1" for live in lives) for key in ("auth", "peers"))
+    # With two passwords they know one that is valid.
+    asked = ("auth",) if passwords(node)[1:] else ("auth", "peers")
+    is_known = all(any(live.get(key, "1") == "1" for live in lives) for key in asked)
     return "Sentinels get its password later" if lives and not is_known else ""
 
 

@@ -22,7 +22,9 @@ from tasks.redis.settings import (
     PASSWORD,
     RedisSettings,
     addresses,
+    lasting_password,
     password,
+    passwords,
     unfit,
 )
 from tasks.redis.values import configuration_path, parameters_of
@@ -34,6 +36,8 @@ def contradictions(everything: Estate) -> list[Problem]:
     message = "should be the same on all hosts of the group: any of them may become master"
     if len({password(node) for node in nodes}) > 1:
         problems.append(Problem(nodes[0].name, "redis_password", message))
+    elif len({lasting_password(node) for node in nodes}) > 1:
+        problems.append(Problem(nodes[0].name, "redis_password_previous", message))
     if len({node.the(RedisSettings).default_user for node in nodes}) > 1:
         problems.append(Problem(nodes[0].name, "redis_default_user", message))
     if any(node.the(RedisSettings).users != nodes[0].the(RedisSettings).users for node in nodes):
@@ -52,6 +56,7 @@ def contradictions(everything: Estate) -> list[Problem]:
             message = "should not be a loopback address: the other Redis hosts cannot reach it"
             problems.append(Problem(node.name, "address", message))
         problems += not_ipv4(node)
+        problems += _same_password(node)
         wrong_users = acl.wrong_users(chosen.users)
         problems += [Problem(node.name, key, message) for key, message in wrong_users]
         problems += [
@@ -60,6 +65,12 @@ def contradictions(everything: Estate) -> list[Problem]:
             if (message := _not_extra(node, key))
         ]
     return problems
+
+
+def _same_password(node: Node) -> list[Problem]:
+    now, *before = passwords(node)
+    message = "should be another one than redis_password: it goes at the end of a change"
+    return [Problem(node.name, "redis_password_previous", message)] if now in before else []
 
 
 def not_ipv4(node: Node) -> list[Problem]:

@@ -37,7 +37,8 @@ def service_of(node: Node, port: int) -> Service:
         functions=SHELL,
         confined="wholly",
         ready=f"loaded {port}",
-        reload=f'config_set {port} "$CONFIG_{port}" redis-{port} $FORGET_{port}\n'
+        reload=f'end_sessions {port} redis-{port} "$ENTRY_{port}"\n'
+        f'config_set {port} "$CONFIG_{port}" redis-{port} $FORGET_{port}\n'
         f'set_users {port} redis-{port} "$ACL_{port}"',
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, SecretStr
 
 from tasks.core.estate import Estate, Node
-from tasks.core.secrets import Secrets
+from tasks.core.secrets import Secrets, previous
 from tasks.core.settings import Extra, Ports, Secret, Settings, StackSettings, matching, wrong
 from tasks.redis import acl
 from tasks.redis.acl import RedisUser, RedisUsers
@@ -64,7 +64,10 @@ class RedisSettings(Settings):
     a new port starts a replica; a port taken away keeps running without `redis_prune`."""
     password: Annotated[Secret, AfterValidator(_plain)]
     """Password of every instance and every Sentinel; no blanks, quotes or backslashes. Default:
-    `REDIS_PASSWORD`. Change: live; Sentinels restart."""
+    `REDIS_PASSWORD`. Change: live; connections of the old one end."""
+    password_previous: Annotated[Secret, AfterValidator(_plain)] | None = None
+    """The password of before: valid too as long as it is here. Default: `REDIS_PASSWORD_PREVIOUS`,
+    if it is there. Change: live; connections with it end when it goes."""
     maxmemory: Annotated[str, AfterValidator(_memory)] = "512mb"
     """Memory of each instance; `0` for no limit. Change: live."""
     maxmemory_policy: Policy = "noeviction"
@@ -109,7 +112,9 @@ KEPT_ADMIN = "/etc/redis/redis-admin.auth"
 
 
 def defaults(_stack: StackSettings, store: Secrets, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {} if "password" in given else {"password": store.get(PASSWORD)}
+    there = {"password_previous": store.stated(previous(PASSWORD))}
+    mine = {} if "password" in given else {"password": store.get(PASSWORD)}
+    return {**mine, **{key: value for key, value in there.items() if value and key not in given}}
 
 
 def password(node: Node) -> str:
@@ -117,11 +122,31 @@ def password(node: Node) -> str:
     return node.the(RedisSettings).password.get_secret_value()
 
 
+def passwords(node: Node) -> list[str]:
+    """All that every instance and every Sentinel accepts of `default`, the clients' first."""
+    before = node.the(RedisSettings).password_previous
+    return [password(node), *([before.get_secret_value()] if before else [])]
+
+
+def lasting_password(node: Node) -> str:
+    """What is accepted before a run, while it lasts, and after it."""
+    return passwords(node)[-1]
+
+
 def generated_secrets(node: Node) -> list[str]:
     """The names of the passwords that users leave to `.env`."""
     users = node.the(RedisSettings).users.items()
     theirs = [acl.secret_name(name) for name, user in users if user.password is None]
-    return [*map(acl.own_secret_name, acl.OWN), *theirs]
+    before = [previous(name) for name in theirs if node.estate.secrets.stated(previous(name))]
+    return [*map(acl.own_secret_name, acl.OWN), *theirs, *before]
+
+
+def rotates(node: Node) -> dict[str, str]:
+    """What rotates, by the names of tasks: all that no key of the settings has."""
+    names = [*generated_secrets(node)]
+    if password(node) == node.estate.secrets.find(PASSWORD):
+        names.append(PASSWORD)
+    return {name.lower(): name for name in names}
 
 
 def own_password(node: Node, user: str) -> str:
@@ -135,25 +160,30 @@ def own_users(node: Node) -> dict[str, str]:
 
 
 def default_of(node: Node) -> dict[str, str]:
-    """The rules of `default` where it may not do everything."""
-    kind = node.the(RedisSettings).default_user
-    return {} if kind == "all" else {"default": acl.default_rules(kind, password(node))}
+    """The rules of `default` where it may not do everything, or has two passwords."""
+    kind, every = node.the(RedisSettings).default_user, passwords(node)
+    return {} if kind == "all" and not every[1:] else {"default": acl.default_rules(kind, *every)}
 
 
 def every_user(node: Node) -> dict[str, str]:
-    """The rules of all users of an instance, but for a `default` that may do everything."""
+    """The rules of all users of an instance, but for a `default` that needs none."""
     return {**default_of(node), **own_users(node), **users_of(node)}
 
 
 def logins(node: Node) -> dict[str, str]:
     """What shell that talks to instances has to have, as variables."""
-    return {PASSWORD: password(node), "REDIS_ADMIN_PASSWORD": own_password(node, acl.ADMIN)}
+    return {**default_login(node), "REDIS_ADMIN_PASSWORD": own_password(node, acl.ADMIN)}
+
+
+def default_login(node: Node) -> dict[str, str]:
+    """The same of `default`, and its password that a host keeps."""
+    return {PASSWORD: lasting_password(node), "KEPT_PASSWORD": password(node)}
 
 
 def users_of(node: Node) -> dict[str, str]:
     """The rules of every user of the settings, by name."""
     return {
-        name: acl.rules(user, _user_password(node, name, user))
+        name: acl.rules(user, *_user_passwords(node, name, user))
         for name, user in node.the(RedisSettings).users.items()
     }
 
@@ -167,6 +197,11 @@ def user_passwords(node: Node) -> dict[str, str]:
         for name, user in users
         if shared[acl.secret_name(name)] == 1
     }
+
+
+def _user_passwords(node: Node, name: str, user: RedisUser) -> list[str]:
+    before = node.estate.secrets.stated(previous(acl.secret_name(name)))
+    return [_user_password(node, name, user), *([before] if before and not user.password else [])]
 
 
 def _user_password(node: Node, name: str, user: RedisUser) -> str:

@@ -6,7 +6,7 @@ from tasks.core.estate import Node
 from tasks.core.files import render
 from tasks.redis import acl
 from tasks.redis.acl import quote
-from tasks.redis.settings import RedisSettings, every_user, own_password, password
+from tasks.redis.settings import RedisSettings, every_user, lasting_password, own_password
 
 
 def parameters_of(node: Node, port: int) -> dict[str, str | int]:
@@ -25,7 +25,8 @@ def parameters_of(node: Node, port: int) -> dict[str, str | int]:
         "tcp-backlog": 511,
         "dir": f"/var/lib/redis/{port}",
         **({} if is_shared else announced),
-        "requirepass": password(node),
+        # With CONFIG SET it becomes the only one for a moment.
+        "requirepass": lasting_password(node),
         "maxmemory": chosen.maxmemory,
         "maxmemory-policy": chosen.maxmemory_policy,
         "appendonly": "yes" if chosen.appendonly else "no",
@@ -70,7 +71,7 @@ def configuration(node: Node, port: int) -> str:
     return render("redis/redis.conf.j2", settings=settings, users=every_user(node))
 
 
-SECRET_LINES = r"^(?:(?:requirepass|masterauth) |user .* )(.*)$"
+SECRET_LINES = r"^(?:(?:requirepass|masterauth) |user [^#]*)(.*)$"
 
 
 # CONFIG SET refuses these: "can't set immutable config" or "protected config" in Redis 7.0 and 8.0,

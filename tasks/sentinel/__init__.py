@@ -12,6 +12,7 @@ from tasks.core.settings import Problem
 from tasks.redis.leaves import leaving
 from tasks.redis.packages import packages_of
 from tasks.redis.sentinels import SentinelSettings
+from tasks.sentinel import passwords
 from tasks.sentinel.activation import due_activation, takings
 from tasks.sentinel.files import missing_configuration
 from tasks.sentinel.forget import prune, remembered, unforgettable
@@ -32,6 +33,7 @@ def install(node: Node) -> None:
 @on(SentinelSettings)
 def configure(node: Node) -> None:
     """Writes what does not change at run time, starts, and sets the rest at run time."""
+    converge("Sentinel: users", lambda: passwords.added(node))
     converge(
         "Sentinel: configuration",
         lambda: missing_configuration(node),
@@ -44,6 +46,12 @@ def configure(node: Node) -> None:
 def activate(node: Node) -> None:
     """Starts the Sentinels, or restarts them for what they only read at their start."""
     converge("Sentinel: service", lambda: due_activation(node), one_by_one=True)
+
+
+@on(SentinelSettings)
+def settle(node: Node) -> None:
+    """Takes away the password of before, when all that is ours comes with the new one."""
+    converge("Sentinel: rights", lambda: passwords.exact(node))
 
 
 def deploy() -> None:

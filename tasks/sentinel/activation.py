@@ -12,7 +12,7 @@ from tasks.core.services import Activation, Status, Taking
 from tasks.redis.activation import LOCKED, WHY_REPLACED
 from tasks.redis.files import KEEP_PASSWORD
 from tasks.redis.sentinels import SentinelSettings
-from tasks.sentinel.files import configuration
+from tasks.sentinel.files import fixed
 from tasks.sentinel.forget import is_locked, is_replaced
 from tasks.sentinel.service import services_of
 
@@ -23,7 +23,7 @@ def takings(node: Node) -> Iterator[Taking]:
         wanted = services.activation(
             service,
             node.place,
-            restart=configuration(node, port),
+            restart=fixed(node, port),
             reload_means="restart",
         )
         now = node.read("sentinel")["services"][service.name]

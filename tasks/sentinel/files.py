@@ -9,7 +9,7 @@ from tasks.core.files import Directory, Entry, File, render
 from tasks.redis.acl import quote
 from tasks.redis.files import DIRECTORY, client, kept
 from tasks.redis.sentinels import SentinelSettings
-from tasks.sentinel.orders import master_password
+from tasks.sentinel.orders import default_rules, master_password, passwords_of
 from tasks.sentinel.service import services_of
 
 
@@ -30,10 +30,17 @@ def files_of(node: Node) -> list[Entry]:
 
 def managed_file(node: Node, port: int) -> File:
     path, content = f"/etc/redis/sentinel-{port}.conf", configuration(node, port)
-    return File(path, content, mode="640", group="redis", secret=SECRET_LINES)
+    return File(path, content, mode="640", group="redis", secret=SECRET_LINES, live=_LIVE)
 
 
-SECRET_LINES = r"^(?:requirepass|sentinel sentinel-pass) (.*)$"
+# Passwords, which are set at run time too: see passwords.py.
+_LIVE = r"requirepass |sentinel sentinel-pass |user default "
+SECRET_LINES = r"^(?:(?:requirepass|sentinel sentinel-pass) |user [^#]*)(.*)$"
+
+
+def fixed(node: Node, port: int) -> str:
+    """What of the configuration takes a restart."""
+    return files.without(configuration(node, port), _LIVE)
 
 
 def configuration(node: Node, port: int) -> str:
@@ -49,4 +56,7 @@ def configuration(node: Node, port: int) -> str:
         addresses="* -::*" if is_shared else addresses,
         announced=[] if is_shared else [node.address],
         password=quote(master_password(node)),
+        lasting=quote(passwords_of(node)[-1]),
+        # Without this line there is one password.
+        default=default_rules(node) if passwords_of(node)[1:] else "",
     )

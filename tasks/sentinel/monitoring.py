@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
@@ -15,9 +16,8 @@ from tasks.redis.files import known_first
 from tasks.redis.leader import current_master
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
-from tasks.redis.topology import guarded
-from tasks.sentinel.files import configuration
-from tasks.sentinel.forget import View, is_locked
+from tasks.sentinel.activation import takings
+from tasks.sentinel.forget import is_locked
 from tasks.sentinel.orders import ORDER, login_password, master_password, name_of, secrets_of
 
 
@@ -49,8 +49,7 @@ def missing_monitoring(node: Node) -> Change | None:
         live = monitors.get(port, {})
         if live is None or is_locked(node, port):
             continue
-        orders = [*_orders(node, port, live), *_guard(node, port)]
-        if orders:
+        if orders := [*_orders(node, port, live)]:
             commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
             name = name_of(node, port)
             lines += [f"{name}: {line}" for line, _ in orders]
@@ -124,12 +123,10 @@ def _login(node: Node, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield line, f"SENTINEL SET {name} auth-user {quote(user)} auth-pass {quote(secret)}"
 
 
-def _gets_password(node: Node, port: int, live: Mapping[str, str]) -> bool:
-    """Whether a start in this run gives it the password that the other Sentinels have."""
-    if node.place.shares_files:
-        return live.get("auth") != "1"
-    found = node.read("sentinel")["files"][f"/etc/redis/sentinel-{port}.conf"]
-    return bool(found.content != configuration(node, port).encode())
+def _restarts(node: Node, port: int) -> bool:
+    """Whether it restarts in this run: it then has the password of the other Sentinels."""
+    due = (each for each in takings(node) if each.wanted.service.name == name_of(node, port))
+    return any(services.impact(each.wanted, each.now) for each in due)
 
 
 def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -144,7 +141,7 @@ def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, 
     for key, value in wanted.items():
         if live.get(f"own.{key}", value) != value:
             yield f"{key} {value or '(none)'}", f"SENTINEL CONFIG SET {key} {quote(value)}"
-    if live.get("peers", "1") != "1" and not _gets_password(node, port, live):
+    if live.get("peers", "1") != "1" and not _restarts(node, port):
         secret = quote(master_password(node))
         line = "password of the other Sentinels"
         yield line, f"SENTINEL CONFIG SET sentinel-pass {secret}"
@@ -157,11 +154,3 @@ def _own(node: Node, port: int, live: Mapping[str, str]) -> Iterator[tuple[str, 
     for command in sorted(key.partition(".")[2] for key in live if key.startswith("renamed.")):
         line = f"the master's command {command} has its own name"
         yield line, f"SENTINEL SET {name} rename-command {command} {command}"
-
-
-def _guard(node: Node, port: int) -> Iterator[tuple[str, str]]:
-    view = node.read("sentinel")["views"].get(port, View())
-    if not guarded(view.users):
-        only = quote(f">{master_password(node)}")
-        line = "only the password of the settings lets in"
-        yield line, f"ACL SETUSER default reset on ~* &* +@all {only}"

@@ -6,12 +6,22 @@ from tasks.core.estate import Node
 from tasks.core.scripts import shell
 from tasks.redis import acl
 from tasks.redis.acl import quote
-from tasks.redis.settings import RedisSettings, own_password, password
+from tasks.redis.settings import RedisSettings, default_login, own_password, password, passwords
 
 
 def master_password(node: Node) -> str:
     """The password of the instances, which the Sentinels have too."""
     return password(node.estate.having(RedisSettings)[0])
+
+
+def passwords_of(node: Node) -> list[str]:
+    """All valid passwords of the instances; clients and Sentinels come with the first."""
+    return passwords(node.estate.having(RedisSettings)[0])
+
+
+def default_rules(node: Node) -> str:
+    """The rules of a Sentinel's only user."""
+    return acl.default_rules("all", *passwords_of(node))
 
 
 def login_password(node: Node) -> str:
@@ -20,10 +30,9 @@ def login_password(node: Node) -> str:
 
 
 def secrets_of(node: Node) -> dict[str, str]:
-    secret = master_password(node)
     return {
-        "REDIS_PASSWORD": secret,
-        "QUOTED_PASSWORD": quote(secret),
+        **default_login(node.estate.having(RedisSettings)[0]),
+        "QUOTED_PASSWORD": quote(master_password(node)),
         "LOGIN_PASSWORD": login_password(node),
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 from redis import Redis, RedisError
 from redis.sentinel import Sentinel
@@ -79,9 +79,9 @@ class Writer:
 class Writers(Background):
     """Several clients that write at the same time."""
 
-    def __init__(self, sentinels: Sequence[tuple[str, int]], password: str) -> None:
+    def __init__(self, sentinels: Sequence[tuple[str, int]], password: str, **more: Any) -> None:
         super().__init__()
-        options = {"password": password, "socket_timeout": 60, "socket_connect_timeout": 1}
+        options = {"password": password, "socket_timeout": 60, "socket_connect_timeout": 1, **more}
         asked = {"password": password, "socket_timeout": 1, "socket_connect_timeout": 1}
         self.sentinel = Sentinel(sentinels, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]
         began = time.monotonic_ns()
@@ -103,6 +103,11 @@ class Writers(Background):
     def keys(self) -> list[str]:
         """What any of them was told is written."""
         return [key for writer in self.writers for key in writer.keys]
+
+    @property
+    def errors(self) -> list[dict[str, int]]:
+        """What each of them was refused, if it was."""
+        return [writer.errors for writer in self.writers if writer.errors]
 
     def lost(self) -> list[str]:
         """Keys that were acknowledged and that the current master does not have."""

@@ -289,7 +289,8 @@ class Changing:
     def turn(self) -> list[str]:
         """States the other estate; the changes that this takes."""
         self.now = AFTER if self.now is BEFORE else BEFORE
-        self.site.project.settings(self.now)
+        # It goes back to the passwords of before, too.
+        self.site.project.settings({**self.now, "replace_secrets": True})
         suffix = "-changed" if self.now is AFTER else ""
         secrets = (f"{name}={value}{suffix}\n" for name, value in self.passwords.items())
         (self.site.project.directory / ".env").write_text("".join(secrets))

@@ -1260,3 +1260,44 @@ def _pinned(server: Pooled, pooler: Host) -> None:
     for key in names:
         admin(server.host, f"ALTER SYSTEM RESET {key}")
     admin(server.host, "SELECT pg_reload_conf()")
+
+
+@contextmanager
+def _logins(pooled: Pooled) -> Iterator[None]:
+    """Clients that log in for every question; what one of them was refused is raised at the end."""
+    ends = threading.Event()
+
+    def ask() -> None:
+        while not ends.is_set():
+            assert pooled.asks("psscript", "SELECT 1") == 1
+
+    with ThreadPoolExecutor() as pool:
+        clients = [pool.submit(ask) for _ in range(4)]
+        try:
+            yield
+        finally:
+            ends.set()
+        for client in clients:
+            client.result()
+
+
+def test_secrets_of_the_infrastructure_are_replaced_without_an_error(pooled: Pooled) -> None:
+    """The old ones are refused at the end, and the sessions of the lookup's login are over."""
+    names, before = ("PGBOUNCER_AUTH_PASSWORD", "POSTGRES_PASSWORD"), pooled.project.secrets
+    with _logins(pooled):
+        for name in names:
+            pooled.project.deploy(f"tasks.rotate.{name.lower()}")
+            assert pooled.project.deploy().changed == set()
+            assert pooled.project.secrets[f"{name}_PREVIOUS"] == before[name]
+        pooled.project.deploy("tasks.rotate.finish")
+        assert pooled.project.deploy().changed == set()
+    left = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgbouncer'"
+    assert admin(pooled.host, left) == "0"
+    for role, name in zip(("pgbouncer", "postgres"), names, strict=True):
+        found = psql(pooled.host, "SELECT 1", role=role, password=before[name], port=5432)
+        assert "authentication failed" in found.stderr or "not permitted" in found.stderr
+    assert not [name for name in pooled.project.secrets if name.endswith("_PREVIOUS")]
+    secret = pooled.project.secrets["PGBOUNCER_AUTH_A_PASSWORD"]
+    sees = psql(pooled.host, "SELECT 1", role="pgbouncer_a", password=secret, port=5432)
+    assert said(sees) == "1"
+    assert pooled.refuses("pgbouncer_a", secret)

@@ -158,9 +158,10 @@ class Estate:
         eventually(moved, 40)
         return self.settled()
 
-    def writers(self) -> Writers:
+    def writers(self, **options: Any) -> Writers:
         """Clients that know all Sentinels."""
-        return Writers([(h.address, SENTINEL_PORT) for h in self.hosts.values()], self.password)
+        places = [(h.address, SENTINEL_PORT) for h in self.hosts.values()]
+        return Writers(places, self.password, **options)
 
     def watch(self) -> Watch:
         """Somebody who looks at all instances."""
@@ -455,6 +456,84 @@ def test_default_harms_nothing_with_an_applications_rights(estate: Estate) -> No
     estate.choose(restart=False, redis_default_user="all")
     assert estate.deploy() == planned
     assert estate.config(leader, "port") == str(PORT)
+
+
+def _running(estate: Estate) -> dict[str, str]:
+    """The processes of all instances and Sentinels."""
+    units = f"redis-{PORT} redis-sentinel-{SENTINEL_PORT}"
+    ask = f"systemctl show --value -p MainPID {units}"
+    return {name: host.run(ask).stdout for name, host in estate.hosts.items()}
+
+
+def _session(host: Host, port: int, password: str) -> Client:
+    """One that does not come back."""
+    return Client(
+        host=host.address,
+        port=port,
+        password=password,
+        single_connection_client=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _lets_in(estate: Estate, password: str) -> set[bool]:
+    """What every instance and every Sentinel says to a password."""
+    found = set()
+    for host in estate.hosts.values():
+        for port in (PORT, SENTINEL_PORT):
+            client = Client(host=host.address, port=port, password=password)
+            try:
+                found.add(bool(client.ping()))
+            except AuthenticationError:
+                found.add(False)
+    return found
+
+
+# What docs/connecting.md says of libraries: who was cut off comes again.
+COMES_AGAIN = {"retry": Retry(NoBackoff(), 1), "retry_on_error": [ConnectionError]}
+
+
+def test_the_password_is_replaced_without_an_error(estate: Estate) -> None:
+    """Both are valid until the old one leaves `.env`; nothing restarts, and nobody is promoted."""
+    old, secrets = estate.password, (estate.project.directory / ".env").read_text()
+    leader, running = estate.settled(), _running(estate)
+    late, watching = (_session(estate.hosts[leader], at, old) for at in (PORT, SENTINEL_PORT))
+    with estate.writers() as before, late, watching:
+        assert watching.ping()
+        began = estate.deploy("tasks.rotate.redis_password")
+        assert estate.deploy("deploy.py") == set()
+        assert old != estate.password
+        assert _lets_in(estate, old) == _lets_in(estate, estate.password) == {True}
+        with estate.writers(**COMES_AGAIN) as after:
+            before.__exit__(None, None, None)
+            assert (_running(estate), estate.settled()) == (running, leader)
+            assert late.ping()
+            ended = estate.deploy("tasks.rotate.finish")
+            assert estate.deploy("deploy.py") == set()
+        for session in (late, watching):
+            with pytest.raises((ConnectionError, AuthenticationError)):
+                session.ping()
+    assert (_running(estate), estate.settled()) == (running, leader)
+    assert ("Sentinel: service", "cache1") not in began | ended
+    assert (before.errors, after.errors) == ([], [])
+    assert after.lost() == []
+    assert {*before.keys} == {key for key in before.keys if after.master().exists(key)}
+    assert (_lets_in(estate, old), _lets_in(estate, estate.password)) == ({False}, {True})
+    _is_refused_to(estate, secrets)
+    # A failover is one of Sentinels and replicas that know the new one only.
+    estate.fail_over()
+
+
+def _is_refused_to(estate: Estate, secrets: str) -> None:
+    """Another clone has the secrets of before."""
+    env = estate.project.directory / ".env"
+    now, before = env.read_text(), estate.footprints()
+    env.write_text(secrets)
+    refused = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+    env.write_text(now)
+    assert (refused.code, estate.footprints()) == (1, before)
+    for name in estate.hosts:
+        assert f"{name}: REDIS_PASSWORD: was replaced here" in refused.output
 
 
 def test_a_master_without_its_files_empties_nobody(estate: Estate) -> None:

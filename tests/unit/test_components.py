@@ -151,9 +151,10 @@ _RESTART = "pgbouncer: restart ({}: RELOAD does not take it)"
         (redis_activation, {"address": "10.0.0.2"}, ["redis-6379: reload"]),
         (sentinel_activation, {}, []),
         (sentinel_activation, {"sentinel_quorum": 3}, []),
+        (sentinel_activation, {"redis_password": "another"}, []),
         (
             sentinel_activation,
-            {"redis_password": "another"},
+            {"address": "10.0.0.2"},
             [f"redis-sentinel-{port}: restart" for port in (26379, 26380, 26381)],
         ),
     ],

@@ -24,6 +24,7 @@ from tests.unit.test_components import knows
 DEBIAN = ["debian 12", "none", "2048000", "0", "no"]
 # How a probe ends that has found nothing.
 NOTHING_THERE = [f"\x1ehost/{name} 0" for name in ("rivals", "pristine", "traces")]
+NOTHING_THERE += ["as 0", "absent", "\x1ehost/had 0"]
 FAKE = {"address": "10.0.0.1", "fake_delay": 0, "fake_delay_jitter": 0}
 
 

@@ -292,7 +292,7 @@ def test_the_password_is_kept_along_no_link(top: Path, victim: Path) -> None:
         link(top / name, victim)
         link(top / f"{name}.new", victim / "file")
     script = redis_files.KEEP_PASSWORD.replace("/etc/redis", str(top))
-    words = "REDIS_PASSWORD=word\nREDIS_ADMIN_PASSWORD=word"
+    words = "KEPT_PASSWORD=word\nREDIS_ADMIN_PASSWORD=word"
     assert run(f"{words}\n{script}\nkeep_password\nkeep_admin").returncode == 0
     for auth in (top / name for name in names):
         assert (auth.is_symlink(), auth.read_text()) == (False, "word\n")

@@ -27,6 +27,7 @@ ARROWS = {
     "health": {"core"},
     "packages": {"core"},
     "remove": {"core"},
+    "rotate": {"core"},
     "stack": {
         "postgres",
         "pgbouncer",

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.core import estate as module
 from tasks.core.estate import Estate
-from tasks.core.secrets import Secrets
+from tasks.core.secrets import Secrets, previous
 from tests.unit import helpers
 
 NAME = "POSTGRES_PASSWORD"
@@ -122,6 +122,67 @@ def test_saving_replaces_the_file_at_once(env: Path) -> None:
         store.get(NAME)
         store.save()
         assert reader.read() == "OTHER=1\n"
+
+
+# --- Another value beside the one of before -------------------------------------------------------
+
+TURNED = f"# mine\nexport {NAME}='old \\'1'\nOTHER={NAME}=x\n"
+
+
+def test_a_value_becomes_that_of_before(env: Path) -> None:
+    env.write_text(TURNED)
+    store = Secrets(env)
+    assert store.turn(NAME) == ""
+    value = store.get(NAME)
+    assert env.read_text() == TURNED and store.stated(previous(NAME)) == "old '1"
+    store.save()
+    kept = TURNED.replace(f"export {NAME}", f"export {NAME}_PREVIOUS")
+    assert env.read_text() == f"{kept}{NAME}={value}\n"
+    # The next run, also after one that was cut off, goes on with both.
+    again = Secrets(env)
+    assert again.turn(NAME) == "" and again.get(NAME) == value and not again.renamed
+    assert again.drop(NAME) == ""
+    again.save()
+    assert env.read_text() == f"# mine\nOTHER={NAME}=x\n{NAME}={value}\n"
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_rotation_that_cannot_be_written_has_not_begun(env: Path) -> None:
+    env.write_text(TURNED)
+    store = Secrets(env)
+    store.turn(NAME)
+    store.get(NAME)
+    with pytest.raises(OSError, match="no space left"):
+        store.save()
+    assert env.read_text() == TURNED and [*env.parent.iterdir()] == [env]
+
+
+def test_two_rotations_at_once(env: Path) -> None:
+    env.write_text(f"{NAME}=old-1\n")
+    first, second = Secrets(env), Secrets(env)
+    for store in (first, second):
+        store.turn(NAME)
+        store.get(NAME)
+    first.save()
+    with pytest.raises(RuntimeError, match=f"another run changed {NAME}: run again"):
+        second.save()
+
+
+def test_values_from_elsewhere_are_changed_there(
+    env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env.write_text("OTHER=1\n")
+    assert Secrets(env).turn(NAME) == f"is not in {env}: deploy first"
+    monkeypatch.setenv(NAME, "old-1")
+    why = f"comes from the environment: put another value there, with the one of now as {NAME}_"
+    assert Secrets(env).turn(NAME).startswith(why)
+    monkeypatch.setenv(f"{NAME}_PREVIOUS", "older-1")
+    assert Secrets(env).drop(NAME).startswith("comes from the environment: take")
+    printing = Secrets(env)
+    monkeypatch.delenv(NAME)
+    monkeypatch.delenv(f"{NAME}_PREVIOUS")
+    assert printing.ask(f"echo {NAME}=printed-1") == ""
+    assert printing.turn(NAME).startswith("comes from secrets_command")
 
 
 # --- Who else can come to them -------------------------------------------------------------------

@@ -9,7 +9,7 @@ leave() { # NETWORK
   docker network rm "$1" >/dev/null 2>&1 || :
 }
 keep_password() {
-  keep_one "$REDIS_PASSWORD" redis-cli.auth
+  keep_one "$KEPT_PASSWORD" redis-cli.auth
   keep_one "$REDIS_ADMIN_PASSWORD" redis-admin.auth
 }
 keep_one() { # PASSWORD FILE

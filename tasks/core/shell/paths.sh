@@ -164,11 +164,12 @@ EOF
 # Printf is built into the shell, so no content shows in a process list. The temporary file is
 # created (set -C refuses a planted one) and unreadable to others until it has its owner.
 MAKE='
-make() { # KIND MODE USER GROUP PATH; the content of a file in base64 on standard input
+make() { # KIND MODE USER GROUP PATH; the content of a file in base64; `same` keeps its time
   if [ "$1" = dir ]; then install -d -m "$2" -o "$3" -g "$4" -- "$5"; return; fi
   new="$5.datatier-new"; rm -rf --one-file-system -- "$new"
   (umask 077; set -C; : >"$new") && base64 -d >"$new" &&
-  chown "$3:$4" "$new" && chmod "$2" "$new" && sync "$new" && mv -fT -- "$new" "$5" ||
+  chown "$3:$4" "$new" && chmod "$2" "$new" && sync "$new" &&
+  { [ "$1" = file ] || touch -c -r "$5" -- "$new"; } && mv -fT -- "$new" "$5" ||
   { rm -f -- "$new"; return 1; }
 }'
 eval "$MAKE"
