@@ -10,11 +10,14 @@ from typing import Any
 Data = Mapping[str, Any]
 
 POSTGRES = frozenset({"PostgreSQL: configuration", "PostgreSQL: service"})
-SQL = frozenset({"Secrets: generate what is missing", "PostgreSQL: roles and databases"})
+SECRETS = frozenset({"Secrets: generate what is missing", "Secrets: record"})
+SQL = SECRETS | {"PostgreSQL: roles and databases"}
 PGBOUNCER = frozenset({"PgBouncer: configuration", "PgBouncer: service"})
 REDIS = frozenset({"Redis: configuration", "Redis: service", "Redis: replicas", "Redis: master"})
 MONITORING = frozenset({"Sentinel: monitoring"})
-SENTINEL = MONITORING | {"Sentinel: configuration", "Sentinel: service"}
+SENTINEL = MONITORING | {
+    *("Sentinel: users", "Sentinel: configuration", "Sentinel: service", "Sentinel: rights"),
+}
 BACKUP = frozenset({"Backup: configuration"})
 EVERYTHING = "deploy.py"
 TASKS = {
