@@ -87,7 +87,14 @@ class Secrets:
 
     def get(self, name: str) -> str:
         """The secret's value: the environment's, the command's, `.env`'s, else a new one."""
-        value = self.find(name) or self._generate(name)
+        known = self.generated.get(name) or self.find(name)
+        return self._hidden(known or self._generate(name))
+
+    def fresh(self, name: str) -> str:
+        """The same, without the second file: it goes on with what was taken away elsewhere."""
+        return self._hidden(self.stated(name) or self._generate(name))
+
+    def _hidden(self, value: str) -> str:
         hide.secret(value)
         return value
 
@@ -130,7 +137,8 @@ class Secrets:
 
     def find(self, name: str) -> str | None:
         """A value that may be absent: nothing is generated for it."""
-        return self.stated(name) or self._further.get(name)
+        is_turning = self.stated(previous(name))
+        return self.stated(name) or (None if is_turning else self._further.get(name))
 
     def stated(self, name: str) -> str | None:
         """The same, but for the second file: it goes on with what was taken away elsewhere."""

@@ -43,12 +43,18 @@ def lookup_roles(store: Secrets) -> list[sql.Role]:
     return [
         sql.Role(
             name,
-            store.get(secret_name(name)) if name == now else kept(store, name),
+            given(store, name) if name == now else kept(store, name),
             {"login": name == now or bool(kept(store, name))},
             member_of=frozenset({LOOKUP_ROLE} - {name}),
         )
         for name in names
     ]
+
+
+def given(store: Secrets, login: str) -> str:
+    """The password of a lookup's login that is current; generated if it is not there."""
+    name = secret_name(login)
+    return store.get(name) if login == LOOKUP_ROLE else store.fresh(name)
 
 
 def _names(login: str) -> tuple[str, str]:
@@ -95,7 +101,7 @@ def kept(store: Secrets, login: str) -> str | None:
 def password(store: Secrets, owner: str, login: str) -> str | None:
     """The password of an owner or its login; generated for the current one, None without login."""
     return kept(store, login) or (
-        store.get(secret_name(login)) if login == current(store, owner) else None
+        store.fresh(secret_name(login)) if login == current(store, owner) else None
     )
 
 
@@ -103,6 +109,8 @@ def secret_names(store: Secrets, owner: str) -> list[str]:
     """The secrets of an owner and its logins: the current one's, and those that are there."""
     every = (name for login in (owner, *logins_of(owner)) for name in _names(login))
     now = lookup(store) if owner == LOOKUP_ROLE else current(store, owner)
+    if now != LOOKUP_ROLE:
+        store.fresh(secret_name(now))
     return [*dict.fromkeys([secret_name(now), *filter(store.stated, every)])]
 
 

@@ -115,4 +115,4 @@ def _login(server: Node, owner: str) -> str:
 def lookup_login(everything: Estate) -> tuple[str, str]:
     """The login with which PgBouncer looks passwords up, and its password."""
     login = rotating.lookup(everything.secrets)
-    return login, everything.secrets.get(secret_name(login))
+    return login, rotating.given(everything.secrets, login)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,31 @@ def test_what_a_server_refuses_reaches_no_file(site: Site) -> None:
     site.project.settings(site.settings)
     site.changes_nothing()
     assert site.restarted() == set()
+
+
+def _lets_in(site: Site, password: str) -> set[bool]:
+    """What every instance and every Sentinel says to a password."""
+    found = set()
+    for service, port in (*((name, 6379) for name in REDIS), *((n, 26379) for n in SENTINELS)):
+        ping = f"/usr/bin/redis-cli --no-auth-warning -p {port} PING"
+        found.add("PONG" in site.stack.client(service, "REDISCLI_AUTH", password, ping).stdout)
+    return found
+
+
+def test_a_password_rotates_and_no_container_restarts(site: Site) -> None:
+    """Both are valid until the old one leaves `.env`, and a client with the old one goes on."""
+    site.look()
+    old = site.stack.redis_password
+    with site.writing():
+        site.project.deploy("tasks.rotate.redis_password")
+    site.changes_nothing()
+    site.stack = replace(site.stack, secrets=site.project.secrets)
+    assert _lets_in(site, old) == _lets_in(site, site.stack.redis_password) == {True}
+    site.project.deploy("tasks.rotate.finish")
+    site.changes_nothing()
+    assert (_lets_in(site, old), _lets_in(site, site.stack.redis_password)) == ({False}, {True})
+    assert site.restarted() == set()
+    site.settles(KEPT)
 
 
 def test_an_applications_variable_is_its_own_matter(site: Site) -> None:

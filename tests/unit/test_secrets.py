@@ -157,6 +157,16 @@ def test_a_rotation_that_cannot_be_written_has_not_begun(env: Path) -> None:
     assert env.read_text() == TURNED and [*env.parent.iterdir()] == [env]
 
 
+def test_a_second_file_does_not_go_on_with_the_value_of_before(env: Path, tmp_path: Path) -> None:
+    env.write_text(f"{NAME}=old-1\n")
+    further = tmp_path / "further"
+    further.write_text(f"{NAME}=old-1\nOTHER=of-it-1\n")
+    store = Secrets(env)
+    store.also(further)
+    assert store.turn(NAME) == "" and store.get(NAME) != "old-1"
+    assert store.get("OTHER") == "of-it-1" and store.fresh("OTHER") != "of-it-1"
+
+
 def test_two_rotations_at_once(env: Path) -> None:
     env.write_text(f"{NAME}=old-1\n")
     first, second = Secrets(env), Secrets(env)
