@@ -32,7 +32,7 @@ def probe() -> Probe[dict[str, Found]]:
 
 
 def revived(node: Node) -> Iterator[Problem]:
-    """Secrets whose value this host has had before the one of now."""
+    """Secrets whose value this host has had before the present one."""
     had, store = _had(node), node.estate.secrets
     for name in sorted(had) if not node.stack.replace_secrets else ():
         value = store.stated(name)

@@ -156,7 +156,7 @@ class Secrets:
             return ""
         if elsewhere := self._elsewhere(name):
             return (
-                f"comes from {elsewhere}: put another value there, with the one of now as "
+                f"comes from {elsewhere}: put another value there, with the present one as "
                 f"{previous(name)}, and deploy"
             )
         if name not in self._stored:

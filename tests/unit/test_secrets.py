@@ -184,7 +184,7 @@ def test_values_from_elsewhere_are_changed_there(
     env.write_text("OTHER=1\n")
     assert Secrets(env).turn(NAME) == f"is not in {env}: deploy first"
     monkeypatch.setenv(NAME, "old-1")
-    why = f"comes from the environment: put another value there, with the one of now as {NAME}_"
+    why = f"comes from the environment: put another value there, with the present one as {NAME}_"
     assert Secrets(env).turn(NAME).startswith(why)
     monkeypatch.setenv(f"{NAME}_PREVIOUS", "older-1")
     assert Secrets(env).drop(NAME).startswith("comes from the environment: take")
