@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from cryptography import x509
@@ -27,7 +28,7 @@ from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import quoted, shell
 from tasks.tls import authority
-from tasks.tls.authority import Authority
+from tasks.tls.authority import UNUSABLE, Authority
 from tasks.tls.probes import AUTHORITY, ROOT, SERVICES, Key, home
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
 
@@ -178,7 +179,11 @@ def fingerprint(node: Node, service: str) -> str:
     now = _found(node)[certificate_file(service)]
     is_due = any(_why_due(node, _key(node, service), now))
     is_planned = is_due and not node.host.state.is_executing
-    return _TO_COME if is_planned else files.digest(now.content.decode(), trusted(node))
+    return (
+        _TO_COME
+        if is_planned
+        else files.digest(now.content.decode(errors="replace"), trusted(node))
+    )
 
 
 def shows(service: str, place: str, protocol: str, configuration: str) -> str:
@@ -229,9 +234,15 @@ def _key(node: Node, service: str) -> Key:
 def _is_fit(key: Key) -> bool:
     try:
         public = load_der_public_key(key.public)
-    except ValueError:
+    except UNUSABLE:
         return False
-    return isinstance(public, ec.EllipticCurvePublicKey) and public.key_size >= 256
+    is_ours = isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name == "secp256r1"
+    # Servers refuse a curve that is written out, not named.
+    return is_ours and _written(public) == key.public
+
+
+def _written(public: Any) -> bytes:
+    return bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 # --- Whether a certificate is what it should be --------------------------------------------------
@@ -241,27 +252,27 @@ def read(now: Found) -> x509.Certificate | None:
     """A certificate that was found, or None."""
     try:
         return x509.load_pem_x509_certificate(now.content)
-    except ValueError:
+    except UNUSABLE:
         return None
 
 
-def _why_due(node: Node, key: Key, now: Found) -> Iterator[str]:
+def _why_due(node: Node, key: Key, now: Found) -> list[str]:
     """Why a new certificate is signed."""
-    certificate = read(now)
-    if certificate is None:
-        yield "create" if now.kind == "absent" else "create again; it cannot be read"
-        return
-    public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if public != key.public:
+    if now.kind == "absent":
+        return ["create"]
+    try:
+        return [*_differences(node, key, x509.load_pem_x509_certificate(now.content))]
+    except UNUSABLE:
+        return ["create again; it cannot be read"]
+
+
+def _differences(node: Node, key: Key, certificate: x509.Certificate) -> Iterator[str]:
+    if _written(certificate.public_key()) != key.public:
         yield "sign again for another key"
     if not authority.has_signed(signing(node.estate).certificate, certificate):
         yield "sign again by the estate's authority"
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        is_same = found == authority.alternatives(names(node))
-    except (x509.ExtensionNotFound, ValueError):
-        is_same = False
-    if not is_same:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if found != authority.alternatives(names(node)):
         yield f"sign again for {', '.join(names(node))}"
     yield from ["renew"] if node in _asked else _out_of_time(certificate, _renew_days(node))
 

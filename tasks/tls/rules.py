@@ -9,7 +9,7 @@ from cryptography import x509
 from tasks.core.estate import Estate, Node
 from tasks.core.settings import Problem
 from tasks.tls import authority, certificates
-from tasks.tls.authority import SLACK
+from tasks.tls.authority import SLACK, UNUSABLE
 from tasks.tls.probes import AUTHORITY, SERVICES
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
 
@@ -65,7 +65,7 @@ def _unknown_authority(node: Node) -> Iterator[Problem]:
     back = f"put the one of the last deployment there; to change it, see {FURTHER_SECRET}"
     try:
         known = x509.load_pem_x509_certificates(found[AUTHORITY].content)
-    except ValueError:
+    except UNUSABLE:
         return
     if mine[0].certificate not in known:
         yield Problem(node.name, SECRET, f"is not the one of {AUTHORITY} here: {back}")

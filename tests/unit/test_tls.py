@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.core.estate import Estate, Node
@@ -247,6 +248,50 @@ def test_keys_that_are_none_of_ours_are_made_again(tmp_path: Path) -> None:
     ]
 
 
+BITS = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=3)
+
+
+@given(bits=BITS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_no_certificate_of_a_host_ends_a_run(bits: list[tuple[int, int]], tmp_path: Path) -> None:
+    """Whatever bits a file has: it stays because it is right, or another one takes its place."""
+    node, leaf, key = certified(tmp_path)
+    der = bytearray(_der(leaf))
+    for place, value in bits:
+        der[place % len(der)] = value
+    body = base64.encodebytes(der).decode()
+    hostile = f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+    known = certificates.trusted(node)
+    knows(node, hostile, known, **key)
+    assert bool(lines(node)) is (base64.b64decode(body) != _der(leaf))
+    assert rules.checks(node) == []
+    knows(node, leaf, hostile, **key)
+    rules.checks(node)
+
+
+def _der(pem: str) -> bytes:
+    return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ecparam -genkey -noout -name secp112r1",
+        "ecparam -genkey -noout -name brainpoolP256r1",
+        "ecparam -genkey -noout -name SM2",
+        "ecparam -genkey -noout -name prime256v1 -param_enc explicit",
+        "genpkey -algorithm ED25519",
+        "genpkey -algorithm X448",
+    ],
+)
+def test_a_key_that_servers_refuse_is_made_again(how: str, tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    openssl(*how.split(" "), "-out", tmp_path / "redis/key.pem")
+    said = helpers.shell(shell("keys", "tls", root=str(tmp_path), services="redis"))
+    key = probes._keys(said.stdout.splitlines())["redis"]
+    assert key.public and not certificates._is_fit(key)
+
+
 def test_another_secret_is_refused_where_clients_trust_the_present_one(tmp_path: Path) -> None:
     node, leaf, key = certified(tmp_path)
     old = certificates.trusted(node)
@@ -395,6 +440,8 @@ def test_the_health_table_tells_the_days_that_are_left(tmp_path: Path) -> None:
     place.write_text(made.sign(public(), NAMES, NOW - timedelta(days=710)))
     assert row(tmp_path, 30) == (1, f"{place}: 19 days left; a run renews it")
     assert row(tmp_path, 10) == (0, "valid for 19 days")
+    place.write_text(made.sign(public(), NAMES, NOW - timedelta(days=740)))
+    assert row(tmp_path, 30) == (1, f"{place}: has expired; a run renews it")
     place.write_text("no certificate")
     assert row(tmp_path, 30) == (1, f"{place} cannot be read")
 

@@ -5,6 +5,7 @@ for file in "$authority" "$root"/*/certificate.pem; do
   end=$(openssl x509 -in "$file" -noout -enddate 2>/dev/null) || { wrong="$file cannot be read"; continue; }
   left=$((($(date -d "${end#*=}" +%s) - $(date +%s)) / 86400))
   [ "$left" -ge "$days" ] || wrong="$file: $left days left; a run renews it"
+  [ "$left" -ge 0 ] || wrong="$file: has expired; a run renews it"
   [ -n "$least" ] && [ "$left" -ge "$least" ] || least=$left
 done
 [ -z "$wrong" ] || { echo "$wrong"; exit 1; }
