@@ -80,16 +80,27 @@ def prune(
 def beside(node: Node) -> Iterator[str]:
     """What is said of what the server has beside the settings, as long as it stays."""
     server: sql.Server = node.read("postgres")["server"]
+    if server.kind == "down":
+        what = "roles, databases and what is in them could not be compared"
+        yield f"PostgreSQL is down: {what}; a run starts it, and then compares them"
     yield from (each.notice for each in _surplus(node, server) if not _goes(node, each))
     yield from _elsewhere(node, server)
     for name in sorted(sql.closed_databases(server) & {*node.the(PostgresSettings).databases}):
         out = "ALTER DATABASE ... ALLOW_CONNECTIONS true"
         yield f"database {name}: refuses all logins, so nothing in it is compared or dumped; {out}"
+    if _is_pooled(node):
+        yield from (_squatted(name, owner) for name, owner in sorted(sql.squatters(server).items()))
     yield from _kept(node, server)
     for name, inside in sorted(server.databases.items()):
         if mighty := inside.get("mighty"):
             shown = [*mighty[:_SHOWN], *(["..."] if mighty[_SHOWN:] else [])]
             yield f"database {name}: {', '.join(shown)}: {_MIGHTY}"
+
+
+def _squatted(database: str, owner: str) -> str:
+    why = f"its schema pgbouncer belongs to {owner}, who could replace the password lookup"
+    out = "rename or drop that schema, then run again"
+    return f"database {database}: PgBouncer lets no one in, since {why}; {out}"
 
 
 def _kept(node: Node, server: sql.Server) -> Iterator[str]:

@@ -417,7 +417,10 @@ def accesses(
     known, ours = frozenset(role.name for role in roles), frozenset(components)
     existing = server.facts.get("databases", {})
     return [
-        *(rights.Access(each.name, each.owner, each.grants, known, ours) for each in databases),
+        *(
+            rights.Access(each.name, each.owner, _grants(server, each), known, ours)
+            for each in databases
+        ),
         *(
             rights.Access(
                 each.name,
@@ -429,6 +432,12 @@ def accesses(
             for each in system
         ),
     ]
+
+
+def _grants(server: Server, database: Database) -> Mapping[str, frozenset[str]]:
+    """What the settings grant; the lookup of another would run with our role's rights."""
+    out = {LOOKUP_ROLE} if database.name in squatters(server) else set[str]()
+    return {role: rights for role, rights in database.grants.items() if role not in out}
 
 
 def as_wanted(server: Server, roles: Iterable[Role]) -> dict[str, Any]:
@@ -475,7 +484,8 @@ def _steps(
         yield from _database(database, existing.get(database.name))
     yield from _rights(server, after, [each for each in doors if each.database in names])
     if pooled:
-        served = [database.name for database in databases if database.name not in closed]
+        without = closed | squatters(server).keys()
+        served = [database.name for database in databases if database.name not in without]
         yield from _lookups(server, served)
     yield from _extensions(server, [each for each in databases if each.name not in closed])
 
@@ -513,31 +523,30 @@ def closed_databases(server: Server) -> set[str]:
     return {name for name, facts in found.items() if facts.get("allows") is False}
 
 
-def _lookups(server: Server, served: Sequence[str]) -> Iterator[Step]:
-    """The function is what its owner may do: it is replaced wherever it is not ours to the letter.
+def squatters(server: Server) -> dict[str, str]:
+    """Roles whose schema stands where the lookup should, by database: they could replace it."""
+    found = {name: inside.get("squatter") for name, inside in server.databases.items()}
+    return {name: owner for name, owner in found.items() if owner}
 
-    Raises:
-        Unreadable: its schema belongs to a role that could replace it.
+
+def _lookups(server: Server, served: Sequence[str]) -> Iterator[Step]:
+    """The function is what its owner may do: what is not ours to the letter is replaced.
+
+    Where another owns its schema it would not last, and is left to `squatters`.
     """
+    others = squatters(server)
     spread = [name for name, inside in server.databases.items() if inside.get("lookup")]
     for name in dict.fromkeys(["template1", *served, *spread]):
-        inside = server.databases.get(name, {})
-        if owner := inside.get("squatter"):
-            raise Unreadable(
-                f"the schema pgbouncer in the database {name} belongs to {owner}, who could "
-                "replace the password lookup; rename or drop that schema, then run again"
-            )
-        found = inside.get("lookup")
+        if name in others:
+            continue
+        found = server.databases.get(name, {}).get("lookup")
         if found != LOOKUP:
-            others = {each[1] for each in (found or {}).get("rights") or []} - {
-                LOOKUP_ROLE,
-                "public",
-            }
+            has = {each[1] for each in (found or {}).get("rights") or []}
             statement = render(
                 "postgres/lookup.sql.j2",
                 body=LOOKUP_BODY,
                 role=LOOKUP_ROLE,
-                others=[identifier(each) for each in sorted(others)],
+                others=[identifier(each) for each in sorted(has - {LOOKUP_ROLE, "public"})],
             )
             verb = "replace" if found else "create"
             yield Step(f"password lookup of PgBouncer in {name}: {verb}", statement, name)

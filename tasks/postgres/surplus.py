@@ -135,7 +135,8 @@ def _extensions(server: Server, database: Database) -> Iterator[Surplus]:
 def _lookups(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
     statement = "DROP FUNCTION pgbouncer.user_lookup(text); DROP SCHEMA pgbouncer;"
     for name in ["template1", *sorted(kept)]:
-        if server.databases.get(name, {}).get("lookup"):
+        inside = server.databases.get(name, {})
+        if inside.get("lookup") and not inside.get("squatter"):
             what = f"password lookup of PgBouncer in {name}"
             yield Surplus(what, f"{what}: drop", ((name, statement),))
 

@@ -201,6 +201,10 @@ def forget(node: Node, leaving: Set[Address]) -> Change | None:
 
 def remembered(node: Node, leaving: Set[Address]) -> Iterator[str]:
     """What is said of what the Sentinels know and the settings do not, as long as it stays."""
+    for port, live in node.read("sentinel")["monitors"].items():
+        if live is None:
+            what = "no answer, so what it watches could not be compared"
+            yield f"{name_of(node, port)}: {what}; a run starts it, and then compares that"
     prune, going = node.the(SentinelSettings).prune, _forgotten(node, leaving)
     for each in _strangers(node):
         if each not in going:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -1016,6 +1016,62 @@ def test_an_owner_who_drops_the_schema_public_stops_no_run(older: Pooled) -> Non
         assert admin(older.host, sql, database="bare") == "pg_database_owner"
         assert older.project.deploy().changed == set()
     admin(older.host, "DROP DATABASE bare WITH (FORCE)")
+
+
+_SQUATS = """
+CREATE SCHEMA pgbouncer AUTHORIZATION psscript; SET ROLE psscript;
+CREATE FUNCTION pgbouncer.user_lookup(IN i text, OUT uname text, OUT phash text)
+  LANGUAGE plpgsql AS $$ BEGIN EXECUTE $p$ALTER ROLE pgbouncer PASSWORD 'taken'$p$; END $$;
+GRANT USAGE ON SCHEMA pgbouncer TO pgbouncer;
+"""
+
+
+def test_an_owner_in_the_place_of_the_lookup_stops_no_run(pooled: Pooled) -> None:
+    """All else is done; our role gets nowhere near that function until its schema is gone."""
+    host, owned = pooled.host, {"owner": "psscript"}
+    admin(host, "CREATE DATABASE theirs OWNER psscript TEMPLATE template0")
+    admin(host, _SQUATS, database="theirs")
+    theirs = {**owned, "settings": {"work_mem": "7MB"}}
+    told = "database theirs: PgBouncer lets no one in, since its schema pgbouncer belongs to"
+    with pooled.settings({"postgres_databases": {"psscript": owned, "theirs": theirs}}) as run:
+        assert any(f"{told} psscript, who could" in line for line in run.announced), run.output
+        assert admin(host, "SHOW work_mem", database="theirs") == "7MB"
+        enters = "SELECT has_database_privilege('pgbouncer', 'theirs', 'CONNECT')"
+        assert admin(host, enters) == "f"
+        with pytest.raises(psycopg.OperationalError):
+            pooled.login(database="theirs")
+        assert pooled.asks("psscript", "SELECT current_user") == "psscript"
+        drift = pooled.project.drift()
+        assert (drift.code, told in drift.stdout) == (0, True), drift.output
+        admin(host, "ALTER SCHEMA pgbouncer RENAME TO mine", database="theirs")
+        assert pooled.changed(pooled.project.deploy()) == {"PostgreSQL: roles and databases"}
+
+        def served() -> None:
+            # PgBouncer remembers a refusal for a second.
+            with suppress(psycopg.OperationalError):
+                assert pooled.asks("psscript", "SELECT current_user", database="theirs")
+                return
+            raise AssertionError("PgBouncer still lets no one in")
+
+        eventually(served, 10)
+    admin(host, "DROP DATABASE theirs WITH (FORCE)")
+
+
+def test_a_plan_says_what_it_could_not_ask(pooled: Pooled) -> None:
+    """The run compares roles and databases of a server that was down; the plan could not."""
+    host, project = pooled.host, pooled.project
+    pooled.apply({})
+    admin(host, "ALTER ROLE psscript CREATEDB")
+    unit = host.run("systemctl list-units -q --plain 'postgresql@*' | cut -d' ' -f1").stdout
+    host.run(f"systemctl stop {unit}")
+    told = "PostgreSQL is down: roles, databases and what is in them could not be compared"
+    plan = project.plan()
+    assert any(told in line for line in plan.announced), plan.output
+    assert told in project.drift().stdout
+    run = project.deploy()
+    assert run.changed == plan.planned | {("PostgreSQL: roles and databases", host.name)}
+    assert told not in run.output
+    assert project.drift().code == 0
 
 
 # --- What the owner of a database leaves for others to run ---------------------------------------
