@@ -205,3 +205,27 @@ def test_everything_comes_back_after_a_power_cut(site: Site) -> None:
 
     eventually(back, 60)
     assert site.project.deploy().changed == set()
+
+
+@once_a_release
+def test_an_application_that_left_is_named_and_goes_when_it_may(site: Site) -> None:
+    """Its neighbor goes on; the user stays, with the number that its files have."""
+    host, project = site.stack.host, site.project
+    project.settings({"apps": [website.WEBSITE]})
+    project.deploy()
+    names = ("app-website", "app-worker")
+    website_now, worker = (main_process(host, name) for name in names)
+    told = "app-worker: is no longer in this host's settings; apps_prune would remove it"
+    drift = project.drift()
+    assert (drift.code, told in drift.stdout) == (0, True), drift.output
+    project.settings({"apps": [website.WEBSITE], "apps_prune": True})
+    plan, run = project.plan(), project.deploy()
+    assert plan.planned == run.changed == {("Prune: services", f"{host.name}")}
+    assert f"[{host.name}] app-worker: stop and remove" in run.announced
+    assert host.run(f"test -e /proc/{worker.pid}", check=False).returncode == 1
+    left = "/etc/systemd/system/*app-worker* /etc/datatier/app-worker /var/lib/datatier/app-worker*"
+    assert host.run(f"ls -d {left} 2>/dev/null || :").stdout == ""
+    assert host.run("id -un app-worker").stdout.strip() == "app-worker"
+    assert main_process(host, names[0]) == website_now
+    website.check(host)
+    assert project.deploy().changed == set()
