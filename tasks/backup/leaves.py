@@ -56,7 +56,8 @@ LEAVES = Leaves(
     owners=(
         (r"/etc/datatier/(pgbackrest)", r"\1"),
         (r"/etc/pgbackrest\.conf|/.*/restore-cluster\.sh", "archiving"),
-        (r"/etc/(cron|logrotate)\.d/.*|/etc/datatier/.*|/usr/lib/datatier|/.*\.sh", "cron"),
+        (r"/etc/datatier/(backup\.json|pgbackrest-scratch\.conf|postgres\.pem)", "cron"),
+        (r"/etc/(cron|logrotate)\.d/.*|/usr/lib/datatier|/.*\.sh", "cron"),
     ),
     beside=("/etc/cron.d/datatier*",),
     expected=r"/etc/cron\.d/datatier-backup",

@@ -221,7 +221,7 @@ def test_an_application_that_left_is_named_and_goes_when_it_may(site: Site) -> N
     project.settings({"apps": [website.WEBSITE], "apps_prune": True})
     plan, run = project.plan(), project.deploy()
     assert plan.planned == run.changed == {("Prune: services", f"{host.name}")}
-    assert f"[{host.name}] app-worker: stop and remove" in run.announced
+    assert f"[{host.name}] app-worker: stop and remove (restart)" in run.announced
     assert host.run(f"test -e /proc/{worker.pid}", check=False).returncode == 1
     left = "/etc/systemd/system/*app-worker* /etc/datatier/app-worker /var/lib/datatier/app-worker*"
     assert host.run(f"ls -d {left} 2>/dev/null || :").stdout == ""

@@ -190,6 +190,64 @@ def test_an_image_that_no_container_has_may_be_gone(tmp_path: Path) -> None:
     assert compose_building.missing_image(node, "redis") is not None
 
 
+_CHECK = "debian:trixie-slim should be Debian 13, not Debian GNU/Linux 12"
+_COMMAND = "apt-get update && apt-get install -y redis-server"
+# As Compose 1.29 with the engine's own builder and Compose 2.26 with BuildKit have said it.
+_NOT_BUILT = {
+    "apt-1": (
+        "Building dependency tree...\x1b[91mE: Unable to locate package redis\n\x1b[0m\n"
+        f"The command '/bin/sh -c {_COMMAND}' returned a non-zero code: 100\n"
+        "Service 'redis-master' failed to build : Build failed\n",
+        "E: Unable to locate package redis",
+    ),
+    "apt-2": (
+        f'#8 3.236 E: Unable to locate package redis\n#8 ERROR: process "/bin/sh -c {_COMMAND}" did'
+        f" not complete successfully: exit code: 100\n------\n > [redis 1/2] RUN {_COMMAND}:\n"
+        "2.941 Building dependency tree...\n3.236 E: Unable to locate package redis\n------\n"
+        f'failed to solve: process "/bin/sh -c {_COMMAND}" did not complete successfully\n',
+        "E: Unable to locate package redis",
+    ),
+    "check-1": (
+        f" ---> Running in 255bdf\n\x1b[91m{_CHECK}\n\x1b[0mThe command '/bin/sh -c x' returned a"
+        " non-zero code: 1\nService 'redis-master' failed to build : Build failed\n",
+        _CHECK,
+    ),
+    "check-2": (
+        f'#6 0.197 {_CHECK}\n#6 ERROR: process "x" did not\n------\n > [base 2/3] RUN x:\n'
+        f'0.197 {_CHECK}\n------\nfailed to solve: process "x" did not complete\n',
+        _CHECK,
+    ),
+    "archive": (
+        "W: Failed to fetch http://deb.debian.org/x  Could not resolve\n"
+        "W: Some index files failed\nE: Unable to locate package redis\n"
+        "The command 'x' returned a non-zero code: 100\n",
+        "W: Failed to fetch http://deb.debian.org/x  Could not resolve",
+    ),
+    "registry-1": (
+        'Step 1/12 : FROM debian AS base\nGet "https://registry": dial tcp: no such host\n'
+        "Service 'redis-master' failed to build : Build failed\n",
+        'Get "https://registry": dial tcp: no such host',
+    ),
+    "registry-2": (
+        "#2 ERROR: failed to do request\n------\n > [internal] load metadata for debian:\n------\n"
+        "failed to solve: debian: failed to resolve source metadata: no such host\n",
+        "failed to solve: debian: failed to resolve source metadata: no such host",
+    ),
+    "silent": ("", ""),
+}
+
+
+@pytest.mark.parametrize(("log", "reason"), _NOT_BUILT.values(), ids=_NOT_BUILT)
+def test_an_image_that_cannot_be_built_has_its_reason(
+    log: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "log").write_text(log)
+    script = shell("build", "compose", project=str(tmp_path), services="redis-master")
+    done = helpers.shell(f"set -eu\ncompose=fails\nfails() {{ cat log; return 1; }}\n{script}")
+    assert done.returncode == 1
+    assert done.stderr == f"the image of redis-master could not be built: {reason}\n"
+
+
 def test_a_network_that_is_gone_is_made_anew_with_its_containers(tmp_path: Path) -> None:
     """One of them alone would not start: it knows the network by its id."""
     node = docker(tmp_path)
@@ -406,6 +464,16 @@ def test_the_script_is_shell_and_holds_no_secret(tmp_path: Path) -> None:
             "docker_debian: 13 has PostgreSQL 17, and the volume has a cluster of 15: dump it, "
             "and load it in a new stack",
         ),
+        (
+            Engine("26.1", "docker-compose", (2, 26, 1), instead=("compose.yaml",)),
+            "docker_project_dir: /opt/psscript: compose.yaml changes what Compose reads: "
+            "use docker-compose.override.yml for that",
+        ),
+        (
+            Engine("26.1", "docker-compose", (2, 26, 1), wrong="line 9", is_overridden=True),
+            "docker_project_dir: /opt/psscript: Compose refuses docker-compose.yml with "
+            "docker-compose.override.yml: line 9",
+        ),
     ],
 )
 def test_an_engine_that_will_not_do_is_told_in_one_line(
@@ -413,6 +481,17 @@ def test_an_engine_that_will_not_do_is_told_in_one_line(
 ) -> None:
     unfit = compose_rules._unfit(docker(tmp_path), engine_)
     assert [f"{key}: {message}" for key, message in unfit] == [expected]
+
+
+def test_a_service_that_has_a_profile_beside_our_file_is_told(tmp_path: Path) -> None:
+    """Compose neither compares nor starts it then."""
+    node = docker(tmp_path)
+    found = settled(node)
+    hashes = {name: each for name, each in found.hashes.items() if name != "pgbouncer"}
+    unfit = compose_rules._unfit(node, replace(found, hashes=hashes, is_overridden=True))
+    assert [message for _, message in unfit] == [
+        "/opt/psscript: docker-compose.override.yml hides pgbouncer: remove its profile"
+    ]
 
 
 def test_a_project_elsewhere_is_not_left_behind(tmp_path: Path) -> None:

@@ -169,7 +169,12 @@ def test_a_chosen_directory_of_scripts_may_be_everybodys() -> None:
         ("/srv/scripts/backup.sh", "cron"),
         ("/etc/cron.d/datatier-backup", "cron"),
         ("/etc/datatier/backup.json", "cron"),
+        ("/etc/datatier/pgbackrest-scratch.conf", "cron"),
+        ("/etc/datatier/postgres.pem", "cron"),
         ("/etc/datatier/pgbackrest", "pgbackrest"),
+        ("/etc/datatier/app-worker", "app-worker"),
+        ("/etc/datatier/firewall.nft", "datatier-firewall"),
+        ("/etc/datatier/tls", "tls"),
         ("/usr/lib/datatier", "cron"),
         ("/etc/sysctl.d/60-datatier-redis.conf", "kernel"),
         ("/etc/postgresql-common/createcluster.d/datatier.conf", "packages"),
@@ -264,7 +269,12 @@ def everything(directory: Path, **data: Any) -> Estate:
         follows = None if address == leader else leader
         knows(node, "redis", sentinels=[], roles=[Instance(address, "present", follows)])
         if node.name == "two":
-            knows(node, "sentinel", views={26379: View({Address("10.0.0.2", 6379): "slave"}, {})})
+            knows(
+                node,
+                "sentinel",
+                monitors={},
+                views={26379: View({Address("10.0.0.2", 6379): "slave"}, {})},
+            )
     return made
 
 
@@ -346,7 +356,7 @@ def watched(made: Estate, flags: str, member: str = "slave") -> Node:
     """The host with the Sentinel, which knows somebody whom the inventory does not."""
     node = made.nodes[1]
     replicas = {Address("10.0.0.2", 6379): member, STRANGER: flags}
-    knows(node, "sentinel", views={26379: View(replicas, {})})
+    knows(node, "sentinel", monitors={}, views={26379: View(replicas, {})})
     return node
 
 
@@ -367,7 +377,7 @@ def test_what_a_sentinel_knows_is_read() -> None:
 def test_masters_and_users_beside_ours_are_told_and_removed(tmp_path: Path) -> None:
     view = View(users=(User('"x"', ()),), masters=('"theirs"',))
     node = everything(tmp_path).nodes[1]
-    knows(node, "sentinel", views={26379: view})
+    knows(node, "sentinel", monitors={}, views={26379: view})
     assert list(sentinel_forget.remembered(node, set())) == [
         'redis-sentinel-26379: watches the master "theirs", which is not in the settings; '
         "sentinel_prune would remove it",
@@ -397,6 +407,16 @@ def pruning(directory: Path) -> Estate:
     chosen = made.nodes[1].the(sentinels.SentinelSettings)
     made.nodes[1].settings[type(chosen)] = chosen.model_copy(update={"prune": True})
     return made
+
+
+def test_a_sentinel_that_could_not_be_asked_is_named(tmp_path: Path) -> None:
+    """A plan cannot say then what it watches; the run compares that when it has started it."""
+    node = everything(tmp_path).nodes[1]
+    knows(node, "sentinel", monitors={26379: None}, views={})
+    assert list(sentinel_forget.remembered(node, set())) == [
+        "redis-sentinel-26379: no answer, so what it watches could not be compared; "
+        "a run starts it, and then compares that"
+    ]
 
 
 def test_who_is_down_or_about_to_be_is_forgotten(tmp_path: Path) -> None:

@@ -1,7 +1,16 @@
+# A builder of either kind repeats the command that failed, and says its reason above that.
+reason() {
+  said=$(sed -E 's/\x1b\[[0-9;]*m/\n/g' "$1" | tr -d '\r' |
+    sed -E 's/^(#[0-9]+ )?[0-9]+\.[0-9]+ +//' |
+    grep -vE "^( *|-+| > \[.*|The command '.*|(ERROR: )?Service '.* failed to build.*)$" |
+    grep -vE '^((#[0-9]+ )?ERROR:|failed to solve:) process ') || :
+  # Without its lists apt knows no package.
+  printf '%s\n' "$said" | grep -m 1 -E '^[EW]: Failed to fetch' ||
+    printf '%s\n' "$said" | grep -m 1 '^E: ' || printf '%s\n' "$said" | tail -n 1
+}
 cd "$project" || exit 1
 log=$(mktemp -p /run); trap 'rm -f "$log"' EXIT
 for service in $services; do
   $compose build "$service" >"$log" 2>&1 </dev/null || {
-    why=$(grep -E '^E: |[Ee]rror|ERROR|failed' "$log" | tail -n 1)
-    echo "the image of $service could not be built: ${why:-$(tail -n 1 "$log")}" >&2; exit 1; }
+    echo "the image of $service could not be built: $(reason "$log")" >&2; exit 1; }
 done
