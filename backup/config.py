@@ -92,6 +92,20 @@ class Postgres:
         return f"/usr/lib/postgresql/{self.version}/bin/{name}"
 
 
+class Login(NamedTuple):
+    """How a Redis or a Sentinel is come to.
+
+    Attributes:
+        authority: the file that its certificate is verified with; empty for no TLS.
+        is_named: whether the certificate has to have the address.
+    """
+
+    password: str
+    user: str = ""
+    authority: str = ""
+    is_named: bool = True
+
+
 @dataclass(frozen=True)
 class Redis:
     """The instances that are backed up, and the Sentinels that know their roles.
@@ -99,6 +113,8 @@ class Redis:
     Attributes:
         password: of the Sentinels; without a user of ours, of the instances too.
         replica_user: whom a replica comes as; what is known of the password is its SHA-256.
+        authority: the file that certificates are verified with; empty where there is no TLS.
+        certificate, private: the files that a scratch server of this host shows itself with.
     """
 
     nodes: tuple[Endpoint, ...]
@@ -109,11 +125,20 @@ class Redis:
     user_password: str = ""
     replica_user: str = ""
     replica_password_sha256: str = ""
+    authority: str = ""
+    certificate: str = ""
+    private: str = ""
 
     @property
-    def login(self) -> tuple[str, str]:
-        """The password and the user for an instance."""
-        return (self.user_password, self.user) if self.user else (self.password, "")
+    def login(self) -> Login:
+        """For an instance."""
+        secret = self.user_password if self.user else self.password
+        return Login(secret, self.user, self.authority)
+
+    @property
+    def sentinel_login(self) -> Login:
+        """For a Sentinel."""
+        return Login(self.password, "", self.authority)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def emptied(config: Config, newest: Manifest) -> str:
     redis = configured(config)
     lasting = newest.facts.get("keys", 0) - newest.facts.get("expires", 0)
     leader = roles.master(redis)
-    with roles.talking(leader, *redis.login) as client:
+    with roles.talking(leader, redis.login) as client:
         info = client.info()
         saves = re.search(r"\d", str(roles.command(client, "CONFIG", "GET", "save")))
         is_empty = roles.node_of(client, leader).keys == 0
@@ -186,9 +186,11 @@ def _require_tool(origin: Node) -> None:
 def _dump_replica(redis: Redis, origin: Node, work: Path) -> None:
     listener.require_user(origin.endpoint, "redis")
     command = ["redis-cli", "-h", origin.endpoint.host, "-p", str(origin.endpoint.port)]
-    secret, user = redis.login
-    command += [*(["--user", user] if user else ()), "--rdb", rdb.DUMP]
-    password = {"REDISCLI_AUTH": secret}
+    login = redis.login
+    if login.authority:
+        command += ["--tls", "--cacert", login.authority]
+    command += [*(["--user", login.user] if login.user else ()), "--rdb", rdb.DUMP]
+    password = {"REDISCLI_AUTH": login.password}
     try:
         run(command, through=rdb.as_redis(), env=password, timeout=DUMP_SECONDS, place=work)
     except Failed as error:
@@ -207,10 +209,10 @@ def _dump_master(redis: Redis, origin: Node, work: Path) -> Endpoint:
         "repl-diskless-load": "disabled",
         "databases": "16384",
     }
-    secret, user = redis.login
-    if user:
-        settings |= {"masteruser": user, "masterauth": scratch.quoted(secret)}
-    with scratch.running(work, redis.password, place, settings) as server:
+    login = redis.login
+    if login.user:
+        settings |= {"masteruser": login.user, "masterauth": scratch.quoted(login.password)}
+    with scratch.running(work, redis, place, settings) as server:
 
         def received() -> bool | None:
             server.require_alive()
@@ -279,7 +281,7 @@ def probe(config: Config, endpoint: Endpoint) -> str:
     Raises:
         Failed: it does not answer, or is a replica without a link.
     """
-    found = roles.node(endpoint, *configured(config).login)
+    found = roles.node(endpoint, configured(config).login)
     if found is None:
         raise Failed("no answer")
     if not found.healthy:
@@ -318,8 +320,7 @@ def drill(config: Config, log: Log) -> dict[str, Any]:
         found = rdb.validate(config, manifest, work / rdb.DUMP)
         place = Endpoint("127.0.0.1", scratch.free_port("127.0.0.1"))
         settings = {"databases": str(max(16, found.databases))}
-        password = configured(config).password
-        with scratch.running(work, password, place, settings) as server:
+        with scratch.running(work, configured(config), place, settings) as server:
             keys = roles.node_of(server.client, place).keys
     if not found.keys - found.expires <= keys <= found.keys:
         raise Failed(f"{manifest.name}: {keys} keys were loaded, of {found.keys}")

@@ -92,7 +92,7 @@ def restore(config: Config, path: Path, log: Log, *, address: str = "", port: in
         host = address or scratch.address_towards(leader.endpoint)
         place = Endpoint(host, scratch.free_port(host, port))
         settings = {"databases": str(databases), **scratch.replicating(redis)}
-        with scratch.running(work, redis.password, place, settings) as server:
+        with scratch.running(work, redis, place, settings) as server:
             _require_loaded(server, found, leader)
             stop()
             keys = _replace(config, leader, found, server, log, stop)
@@ -180,7 +180,7 @@ def _await_start(redis: Redis) -> None:
 
 def _leader(redis: Redis) -> Node:
     place = roles.master(redis)
-    found = roles.node(place, *redis.login)
+    found = roles.node(place, redis.login)
     if found is None or found.role != "master" or not found.healthy:
         raise Failed(f"the master {place} is not ready")
     return found
@@ -203,7 +203,7 @@ def _require_fit(redis: Redis, leader: Node, manifest: Manifest, found: rdb.Rdb)
         raise Failed(
             f"Redis {tool} of this host is newer than {leader.version} of {leader.endpoint}"
         )
-    with roles.talking(leader.endpoint, *redis.login) as client:
+    with roles.talking(leader.endpoint, redis.login) as client:
         settings = {
             key: str(client.config_get(key).get(key) or "")
             for key in ("masterauth", "masteruser", "databases")
@@ -255,7 +255,7 @@ def _replace(
             _hold_sentinels(redis, leader.endpoint, server.endpoint, state)
         stop()
         with log.step(f"{leader.endpoint} takes the data over"):
-            with roles.talking(leader.endpoint, *redis.login) as client:
+            with roles.talking(leader.endpoint, redis.login) as client:
                 roles.command(client, "REPLICAOF", *server.endpoint)
             keys = _taken_over(redis, leader.endpoint, server, stop)
             _require_count(keys, found)
@@ -298,7 +298,7 @@ def _taken_over(redis: Redis, leader: Endpoint, server: Scratch, stop: Stop) -> 
         stop()
         server.require_alive()
         sent = roles.node_of(server.client, server.endpoint)
-        found = roles.node(leader, *redis.login)
+        found = roles.node(leader, redis.login)
         if server.client.info("replication")["connected_slaves"]:
             linked = time.monotonic()
         elif time.monotonic() - linked > LINK_SECONDS:
@@ -340,14 +340,14 @@ def _lead_again(redis: Redis, state: _State) -> bool:
 
     def free() -> bool | None:
         nonlocal seen
-        found = roles.node(state.master, *redis.login)
+        found = roles.node(state.master, redis.login)
         if found is None:
             return False if time.monotonic() - seen > SILENT_SECONDS else None
         seen = time.monotonic()
         if not same(found.follows, state.scratch):
             return True
         # It refuses while it loads what it has received.
-        with contextlib.suppress(Failed), roles.talking(state.master, *redis.login) as client:
+        with contextlib.suppress(Failed), roles.talking(state.master, redis.login) as client:
             roles.command(client, "REPLICAOF", "NO", "ONE")
         return None
 
@@ -404,5 +404,5 @@ def _level(redis: Redis, leader: Endpoint, followers: list[Endpoint], stop: Stop
 
 
 def _durable(redis: Redis, place: Endpoint) -> Node | None:
-    found = roles.node(place, *redis.login)
+    found = roles.node(place, redis.login)
     return found if found is not None and found.durable else None

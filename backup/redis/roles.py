@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backup import listener
-from backup.config import Endpoint, Redis
+from backup.config import Endpoint, Login, Redis
 from backup.job import Failed
 
 ANSWER_SECONDS = 5.0
@@ -63,7 +63,7 @@ class Monitor:
     others: int
 
 
-def connect(endpoint: Endpoint, password: str, user: str = "") -> Client:
+def connect(endpoint: Endpoint, login: Login) -> Client:
     """A client that does not hide a failure behind retries.
 
     Raises:
@@ -73,13 +73,21 @@ def connect(endpoint: Endpoint, password: str, user: str = "") -> Client:
     return Client(
         host=endpoint.host,
         port=endpoint.port,
-        username=user or None,
-        password=password or None,
+        username=login.user or None,
+        password=login.password or None,
         socket_timeout=ANSWER_SECONDS,
         socket_connect_timeout=ANSWER_SECONDS,
         decode_responses=True,
         retry=Retry(NoBackoff(), 0),
+        **_encrypted(login),
     )
+
+
+def _encrypted(login: Login) -> dict[str, Any]:
+    if not login.authority:
+        return {}
+    named = {"ssl_check_hostname": login.is_named, "ssl_cert_reqs": "required"}
+    return {"ssl": True, "ssl_ca_certs": login.authority, **named}
 
 
 def command(client: Client, *words: str | int) -> Any:
@@ -88,13 +96,13 @@ def command(client: Client, *words: str | int) -> Any:
 
 
 @contextlib.contextmanager
-def talking(endpoint: Endpoint, password: str, user: str = "") -> Iterator[Client]:
+def talking(endpoint: Endpoint, login: Login) -> Iterator[Client]:
     """A client for a few commands.
 
     Raises:
         Failed: no answer, or one that is an error; the message names the endpoint.
     """
-    client = connect(endpoint, password, user)
+    client = connect(endpoint, login)
     try:
         yield client
     except exceptions.RedisError as error:
@@ -103,15 +111,13 @@ def talking(endpoint: Endpoint, password: str, user: str = "") -> Iterator[Clien
         client.close()
 
 
-def answer(
-    endpoint: Endpoint, password: str, ask: Callable[[Client], T], user: str = ""
-) -> T | None:
+def answer(endpoint: Endpoint, login: Login, ask: Callable[[Client], T]) -> T | None:
     """What a server answers; None when it is silent.
 
     Raises:
         Failed: it does not accept the password: that is no silence.
     """
-    client = connect(endpoint, password, user)
+    client = connect(endpoint, login)
     try:
         return ask(client)
     except exceptions.RedisError as error:
@@ -172,9 +178,9 @@ def _configured(redis: Redis, endpoint: Endpoint) -> Endpoint:
 # --- Nodes ---------------------------------------------------------------------------------------
 
 
-def node(endpoint: Endpoint, password: str, user: str = "") -> Node | None:
+def node(endpoint: Endpoint, login: Login) -> Node | None:
     """What an instance says of itself; None when it is silent."""
-    return answer(endpoint, password, lambda client: node_of(client, endpoint), user)
+    return answer(endpoint, login, lambda client: node_of(client, endpoint))
 
 
 def node_of(client: Client, endpoint: Endpoint) -> Node:
@@ -204,7 +210,7 @@ def node_of(client: Client, endpoint: Endpoint) -> Node:
 
 def nodes(redis: Redis) -> list[Node]:
     """The instances that answer, in the configuration's order."""
-    return _answers(redis.nodes, lambda place: node(place, *redis.login))
+    return _answers(redis.nodes, lambda place: node(place, redis.login))
 
 
 def master(redis: Redis) -> Endpoint:
@@ -229,12 +235,12 @@ def master(redis: Redis) -> Endpoint:
 def named(redis: Redis, sentinel: Endpoint) -> Endpoint | None:
     """Whom a Sentinel names as master; None when it is silent or knows of none."""
     ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", redis.master_name)
-    said = answer(sentinel, redis.password, lambda client: command(client, *ask))
+    said = answer(sentinel, redis.sentinel_login, lambda client: command(client, *ask))
     return Endpoint(str(said[0]), int(said[1])) if said else None
 
 
 def _confirmed(redis: Redis, leader: Endpoint) -> Endpoint:
-    found = node(leader, *redis.login)
+    found = node(leader, redis.login)
     if found is None:
         raise Failed(f"the Sentinels name {leader} as master, which does not answer")
     if found.role != "master":
@@ -285,7 +291,7 @@ def monitors(redis: Redis) -> list[Monitor]:
 def monitor(redis: Redis, sentinel: Endpoint) -> Monitor | None:
     """What one Sentinel says; None when it is silent or watches nothing of that name."""
     ask = ("SENTINEL", "MASTER", redis.master_name)
-    said = answer(sentinel, redis.password, lambda client: command(client, *ask))
+    said = answer(sentinel, redis.sentinel_login, lambda client: command(client, *ask))
     if said is None:
         return None
     fields = _pairs(said)
@@ -306,7 +312,7 @@ def set_down_after(redis: Redis, sentinel: Endpoint, milliseconds: int) -> None:
     Raises:
         Failed: the Sentinel is silent or refuses.
     """
-    with talking(sentinel, redis.password) as client:
+    with talking(sentinel, redis.sentinel_login) as client:
         key = "down-after-milliseconds"
         command(client, "SENTINEL", "SET", redis.master_name, key, milliseconds)
 
@@ -319,7 +325,7 @@ def _pairs(said: Any) -> dict[str, str]:
 
 def _listed(redis: Redis, sentinel: Endpoint, what: str) -> list[dict[str, str]]:
     ask = ("SENTINEL", what, redis.master_name)
-    said = answer(sentinel, redis.password, lambda client: command(client, *ask))
+    said = answer(sentinel, redis.sentinel_login, lambda client: command(client, *ask))
     return [_pairs(each) for each in said or []]
 
 
@@ -364,7 +370,7 @@ def _reset(redis: Redis, sentinel: Endpoint, extra: Endpoint | None) -> None:
             f"to reset it ({reason}); later: redis-cli -h {sentinel.host} -p {sentinel.port} "
             f"SENTINEL RESET {redis.master_name}"
         )
-    with talking(sentinel, redis.password) as client:
+    with talking(sentinel, redis.sentinel_login) as client:
         command(client, "SENTINEL", "RESET", redis.master_name)
 
     def complete() -> bool | None:

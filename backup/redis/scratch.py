@@ -16,7 +16,7 @@ from typing import IO
 from redis import Redis as Client
 from redis import exceptions
 
-from backup.config import Endpoint, Redis
+from backup.config import Endpoint, Login, Redis
 from backup.job import Failed
 from backup.redis.rdb import DUMP, as_redis
 from backup.redis.roles import connect, until
@@ -46,13 +46,14 @@ class Scratch:
 
 @contextlib.contextmanager
 def running(
-    directory: Path, password: str, place: Endpoint, settings: Mapping[str, str]
+    directory: Path, redis: Redis, place: Endpoint, settings: Mapping[str, str]
 ) -> Iterator[Scratch]:
     """Starts a server that works in `directory` and waits until it has loaded its data.
 
     It runs as redis, and has its configuration, which holds passwords, from us and not from a file.
 
     With the estate's password it only replicates: it takes no other commands than that needs.
+    Where the estate speaks TLS, it does too: the master comes to it, or it to the master.
 
     Args:
         directory: of redis, and only for this server; a `dump.rdb` in it is loaded.
@@ -73,10 +74,11 @@ def running(
             # A Ctrl-C is for the program, which then ends this server in its own time.
             start_new_session=True,
         )
-        client = connect(place, own, _USER)
+        # It may listen at an address of this host that is in no certificate.
+        client = connect(place, Login(own, _USER, redis.authority, is_named=False))
         server = Scratch(place, client, process, log)
         try:
-            _give(process, _configuration(password, own, place, settings))
+            _give(process, _configuration(redis, own, place, settings))
             until(lambda: _loaded(server), LOAD_SECONDS, "the scratch redis-server loads the file")
             yield server
         finally:
@@ -102,22 +104,36 @@ def replicating(redis: Redis) -> dict[str, str]:
     return {"user default": "off", f"user {redis.replica_user}": rules}
 
 
-def _configuration(password: str, own: str, place: Endpoint, settings: Mapping[str, str]) -> str:
+def _listening(redis: Redis, place: Endpoint) -> dict[str, str]:
+    if not redis.authority:
+        return {"port": str(place.port)}
+    return {
+        "port": "0",
+        "tls-port": str(place.port),
+        "tls-replication": "yes",
+        "tls-cert-file": redis.certificate,
+        "tls-key-file": redis.private,
+        "tls-ca-cert-file": redis.authority,
+        "tls-auth-clients": "no",
+    }
+
+
+def _configuration(redis: Redis, own: str, place: Endpoint, settings: Mapping[str, str]) -> str:
     lines = {
         "bind": place.host,
-        "port": str(place.port),
+        **_listening(redis, place),
         "protected-mode": "no",
         "daemonize": "no",
         "dir": ".",
         "dbfilename": DUMP,
         "save": '""',
         "appendonly": "no",
-        "masterauth": quoted(password),
+        "masterauth": quoted(redis.password),
         "repl-diskless-sync": "yes",
         "repl-diskless-sync-delay": "0",
         "client-output-buffer-limit": "replica 0 0 0",
         "repl-timeout": "600",
-        "user default": f"reset on #{_sha256(password)} {_REPLICATES}",
+        "user default": f"reset on #{_sha256(redis.password)} {_REPLICATES}",
         f"user {_USER}": f"reset on #{_sha256(own)} ~* &* +@all",
         **settings,
     }

@@ -26,6 +26,9 @@ from tasks.core.packages import install_packages
 from tasks.postgres import archive, link
 from tasks.postgres.neighbors import Keeper
 from tasks.postgres.settings import PostgresSettings
+from tasks.redis import tls
+from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.settings import RedisSettings
 
 
 @on(BackupSettings)
@@ -53,6 +56,10 @@ def configure() -> None:
 
 @on(BackupSettings)
 def _write(node: Node) -> None:
+    # Where Redis or Sentinel is, they have made it.
+    is_theirs = RedisSettings in node.settings or SentinelSettings in node.settings
+    if node.estate.having(RedisSettings) and not is_theirs:
+        tls.certify(node)
     converge("Backup: configuration", lambda: missing_configuration(node))
 
 

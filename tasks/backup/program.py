@@ -22,7 +22,7 @@ from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import archive
 from tasks.postgres.layout import data_directory
 from tasks.postgres.settings import PostgresSettings
-from tasks.redis import acl
+from tasks.redis import acl, tls
 from tasks.redis.sentinels import endpoints, master_name
 from tasks.redis.settings import RedisSettings, addresses, own_password, password
 
@@ -179,6 +179,7 @@ def _redis(everything: Estate) -> dict[str, Any] | None:
         "user_password": own_password(nodes[0], acl.BACKUP),
         "replica_user": acl.REPLICA,
         "replica_password_sha256": acl.hashed(own_password(nodes[0], acl.REPLICA)),
+        **tls.files(nodes[0]),
     }
 
 

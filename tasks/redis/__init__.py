@@ -8,7 +8,7 @@ from tasks.core.change import converge, refusing
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
-from tasks.redis import rolling
+from tasks.redis import moving, rolling, tls
 from tasks.redis.activation import due_activation
 from tasks.redis.files import missing_configuration, trials
 from tasks.redis.health import rows
@@ -31,6 +31,7 @@ def install(node: Node) -> None:
 @on(RedisSettings)
 def configure(node: Node) -> None:
     """Writes the configuration and makes every instance take it."""
+    tls.certify(node)
     converge("Redis: users", lambda: missing_own(node))
     converge("Redis: configuration", lambda: missing_configuration(node))
     activate()
@@ -41,7 +42,10 @@ def activate(node: Node) -> None:
     """Starts instances, sets what CONFIG SET takes, and restarts for the rest, the master last."""
     with refusing(node.host):
         rolling.require_successor(node)
+        rolling.require_way(node)
     converge("Redis: service", lambda: due_activation(node), one_by_one=True)
+    converge("Redis: TLS", lambda: moving.due_listening(node), one_by_one=True)
+    converge("Redis: replication", lambda: moving.due_links(node), one_by_one=True)
     converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
     converge("Redis: master", lambda: rolling.master(node), one_by_one=True)
 
@@ -50,6 +54,7 @@ def activate(node: Node) -> None:
 def settle(node: Node) -> None:
     """Takes from our users what they had before, when all that is ours comes with what is new."""
     converge("Redis: rights", lambda: exact_own(node))
+    converge("Redis: TLS only", lambda: moving.established(node))
 
 
 @on(RedisSettings)
@@ -83,6 +88,7 @@ COMPONENT = Component(
     takings=rolling.takings,
     trials=trials,
     rows=rows,
+    certified=activate,
     leaves=LEAVES,
     beside=unknown_users,
     pruning=_pruning,

@@ -10,7 +10,7 @@ from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.scripts import quoted
 from tasks.core.services import Activation, Status
-from tasks.redis import acl
+from tasks.redis import acl, tls
 from tasks.redis.acl import quote
 from tasks.redis.expected import EXPECTED, moved_beside
 from tasks.redis.files import KEEP_PASSWORD, beginnings
@@ -110,7 +110,7 @@ def moved(node: Node, port: int) -> dict[str, tuple[str, str]]:
     """What an instance uses and should, by key, where the two differ."""
     roles: list[Instance] = node.read("redis")["roles"]
     said = next((role.settings for role in roles if role.address.port == port), {})
-    wanted = settings_of(node, port)
+    wanted = {k: v for k, v in settings_of(node, port).items() if k not in tls.APART}
     plain = {*parameters_of(node, port), *link_of(node)}
     return live.moved(_spelled(wanted), _spelled(said), plain)
 
@@ -147,16 +147,17 @@ def _settable(node: Node, port: int) -> str:
     """What of an instance's settings CONFIG SET takes, and its users."""
     every = {**default_of(node), **users_of(node)}
     users = "".join(f"\n{user}" for user in every.items())
-    return f"{sorted(_live(node, port).items())}{users}"
+    return f"{sorted(_live(node, port).items())}{users}{tls.fingerprint(node)}"
 
 
 def _live(node: Node, port: int) -> dict[str, str]:
-    settings = settings_of(node, port).items()
-    return {key: value for key, value in settings if key not in RESTART_KEYS}
+    settings, apart = settings_of(node, port).items(), {*RESTART_KEYS, *tls.APART}
+    return {key: value for key, value in settings if key not in apart}
 
 
 def _fixed(node: Node, port: int) -> dict[str, str]:
-    settings = settings_of(node, port).items()
+    # Its port stays the same, whatever it speaks there.
+    settings = {**settings_of(node, port), "port": str(port)}.items()
     return {key: value for key, value in settings if key in RESTART_KEYS}
 
 

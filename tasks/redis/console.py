@@ -5,4 +5,7 @@ from __future__ import annotations
 from tasks.core.scripts import shell
 
 IS_REDIS = shell("is-redis", "redis")
-SHELL = IS_REDIS + shell("console", "redis") + shell("users", "redis")
+LINK = shell("link", "redis")
+SHELL = (
+    IS_REDIS + LINK + shell("shows", "tls") + shell("console", "redis") + shell("users", "redis")
+)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
 from tasks.core.scripts import quoted, shell
+from tasks.redis import tls
 from tasks.redis.topology import Instance
 from tasks.redis.values import RESTART_KEYS, settings_of
 
 EXPECTED = shell("expected", "redis")
 
 # What Redis and Sentinel change themselves.
-_NOT_OURS = RESTART_KEYS | {"replicaof"}
+_NOT_OURS = RESTART_KEYS | {"replicaof", *tls.APART, *tls.SHOWN}
 
 
 def expected_probe(path: str) -> Probe[dict[str, str]]:

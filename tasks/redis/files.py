@@ -10,8 +10,9 @@ from tasks.core.change import Change, Trial
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.scripts import quoted, shell
+from tasks.redis import tls
 from tasks.redis.acl import REPLICA
-from tasks.redis.console import IS_REDIS
+from tasks.redis.console import IS_REDIS, LINK
 from tasks.redis.kernel import KERNEL_FILES
 from tasks.redis.leader import current_master
 from tasks.redis.sentinels import endpoints, master_name
@@ -43,8 +44,9 @@ def has_login(node: Node) -> bool:
 def known_first(change: Change, everything: Estate, secret: str, user: str) -> Change:
     """The change, which does not begin unless all instances that answer let a user in."""
     places = quoted(user, *map(str, addresses(everything)))
-    script = f"{shell('login', 'redis')}require_login {places}\n{change.script}"
-    return replace(change, script=script, variables={**change.variables, "LOGIN_PASSWORD": secret})
+    script = f"{LINK}{shell('login', 'redis')}require_login {places}\n{change.script}"
+    told = {"LOGIN_PASSWORD": secret, **tls.variables(everything.having(RedisSettings)[0])}
+    return replace(change, script=script, variables={**change.variables, **told})
 
 
 def trials(node: Node) -> Iterator[Trial]:
@@ -80,14 +82,14 @@ def kept(change: Change | None) -> Change | None:
 
 def client() -> File:
     """Lets root talk to its local instances as the documentation shows, without a password."""
-    return File(
-        "/usr/local/bin/redis-cli", render("redis/redis-cli.j2", is_redis=IS_REDIS), mode="755"
-    )
+    text = render("redis/redis-cli.j2", is_redis=IS_REDIS, link=LINK)
+    return File("/usr/local/bin/redis-cli", text, mode="755")
 
 
 def before_start() -> File:
     """What runs before every start of an instance: it never begins empty beside data."""
-    text = render("redis/redis-before-start.j2", is_redis=IS_REDIS, keep_role=KEEP_ROLE)
+    shells = {"is_redis": IS_REDIS, "link": LINK}
+    text = render("redis/redis-before-start.j2", keep_role=KEEP_ROLE, **shells)
     return File(BEFORE_START, text, mode="755")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tasks.core.check import Check
 from tasks.core.estate import Node
 from tasks.core.scripts import shell
-from tasks.redis import acl
+from tasks.redis import acl, tls
 from tasks.redis.activation import kept_data
 from tasks.redis.console import SHELL
 from tasks.redis.sentinels import endpoints, master_name
@@ -30,6 +30,6 @@ def rows(node: Node) -> Iterator[Check]:
         kept = {key: f"{key} {value}" for key, value in kept_data(node, port).items()}
         values |= {**kept, "port": str(port), "me": f"{node.address} {port}"}
         script = shell("health", "redis", **values)
-        connect = f"redis-cli -h {node.address} -p {port} --askpass"
+        connect = f"redis-cli {tls.options(node)}-h {node.address} -p {port} --askpass"
         at, secret = f"{node.address}:{port}", logins(node)
         yield Check(f"redis-{port}", node, at, script, connect, 2, secret, LOOK)

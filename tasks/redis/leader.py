@@ -7,8 +7,8 @@ from dataclasses import replace
 from tasks.core.estate import Estate, Node
 from tasks.core.remote import Probe
 from tasks.core.scripts import shell
-from tasks.redis import acl
-from tasks.redis.console import SHELL
+from tasks.redis import acl, tls
+from tasks.redis.console import LINK, SHELL
 from tasks.redis.sentinels import endpoints, master_name
 from tasks.redis.settings import RedisSettings, addresses, every_user, logins
 from tasks.redis.topology import Address, Instance, User, Watcher, master
@@ -60,13 +60,14 @@ def _instance(address: Address, line: str) -> Instance:
 def sentinels_probe(everything: Estate, secret: str) -> Probe[list[Watcher]]:
     """Asks every Sentinel of the estate, wherever it runs, who leads and could be replaced."""
     watchers = " ".join(map(str, endpoints(everything)))
-    script = shell("sentinels", "redis", sentinels=watchers, name=master_name(everything))
+    script = LINK + shell("sentinels", "redis", sentinels=watchers, name=master_name(everything))
 
     def parse(lines: list[str]) -> list[Watcher]:
         rows = [line.split(" ", 2) for line in lines]
         return [Watcher(Address(row[0], int(row[1])), row[2]) for row in rows if len(row) == 3]
 
-    return Probe(script, parse, (("REDIS_PASSWORD", secret),))
+    told = tls.variables(everything.having(RedisSettings)[0])
+    return Probe(script, parse, (("REDIS_PASSWORD", secret), *told.items()))
 
 
 def current_master(everything: Estate) -> Address:

@@ -24,7 +24,7 @@ MASKED = "redis-server"
 OWNERS = (
     (r"/etc/redis/(redis-[0-9]+)\.conf", r"\1"),
     (r"/usr/local/bin/redis-(cli|before-start)", "redis-cli"),
-    (r"/etc/redis/redis-((cli|admin)\.auth|estate\.conf|expected)", "redis-cli"),
+    (r"/etc/redis/redis-((cli|admin)\.auth|estate\.conf|expected|tls)", "redis-cli"),
     (r"/etc/(sysctl|tmpfiles)\.d/.*", "kernel"),
 )
 
@@ -132,6 +132,7 @@ LEAVES = Leaves(
         "/etc/redis/redis-cli.auth",
         "/etc/redis/redis-admin.auth",
         "/etc/redis/redis-expected",
+        "/etc/redis/redis-tls",
     ),
     marked=(
         "/etc/systemd/system/redis-*.service",

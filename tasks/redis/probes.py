@@ -11,6 +11,7 @@ from tasks.redis.expected import expected_probe
 from tasks.redis.files import beginnings, files_of, seed_files
 from tasks.redis.kernel import kernel_probe
 from tasks.redis.leader import roles_probe, sentinels_probe
+from tasks.redis.moving import TLS_ONLY
 from tasks.redis.rules import foreign_probe
 from tasks.redis.service import services_of
 from tasks.redis.settings import RedisSettings, lasting_password
@@ -25,5 +26,6 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "roles": roles_probe(node),
         "expected": expected_probe(configuration_path(node, node.the(RedisSettings).ports[0])),
         "foreign": foreign_probe(),
+        "tls_only": files.probe([TLS_ONLY]),
         "sentinels": sentinels_probe(node.estate, lasting_password(node)),
     }

@@ -11,6 +11,7 @@ from tasks.core.estate import Estate, Node
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import quoted, shell
 from tasks.core.services import Activation, Status, Taking
+from tasks.redis import moving
 from tasks.redis.activation import (
     LOCKED,
     REPLACED,
@@ -44,6 +45,16 @@ def require_successor(node: Node) -> None:
     if alone(node) or locked_out(node):
         return
     require(node.estate, leader, f"redis-{leader.port}", _is_starting(node.estate))
+
+
+def require_way(node: Node) -> None:
+    """Refuses to go over to TLS, or back, where instances cannot.
+
+    Raises:
+        Unreadable: hosts are away, or an instance has to restart for another reason.
+    """
+    if why := moving.obstacle(node, [*_due(node)]):
+        raise Unreadable(why)
 
 
 def require(everything: Estate, leader: Address, name: str, is_starting: bool) -> None:

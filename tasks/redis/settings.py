@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from tasks.core.estate import Estate, Node
 from tasks.core.secrets import Secrets, previous
 from tasks.core.settings import Extra, Ports, Secret, Settings, StackSettings, matching, wrong
-from tasks.redis import acl
+from tasks.redis import acl, tls
 from tasks.redis.acl import RedisUser, RedisUsers
 from tasks.redis.topology import Address
 
@@ -177,7 +177,8 @@ def logins(node: Node) -> dict[str, str]:
 
 def default_login(node: Node) -> dict[str, str]:
     """The same of `default`, and its password that a host keeps."""
-    return {PASSWORD: lasting_password(node), "KEPT_PASSWORD": password(node)}
+    secrets = {PASSWORD: lasting_password(node), "KEPT_PASSWORD": password(node)}
+    return {**secrets, **tls.variables(node)}
 
 
 def users_of(node: Node) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.estate import Node
 from tasks.core.files import render
-from tasks.redis import acl
+from tasks.redis import acl, tls
 from tasks.redis.acl import quote
 from tasks.redis.settings import RedisSettings, every_user, lasting_password, own_password
 
@@ -18,7 +18,7 @@ def parameters_of(node: Node, port: int) -> dict[str, str | int]:
         "replica-announce-port": port,
     }
     return {
-        "port": port,
+        **tls.parameters(node, port),
         "bind": "* -::*" if is_shared else " ".join(own),
         "protected-mode": "yes",
         "daemonize": "no",

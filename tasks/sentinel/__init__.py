@@ -9,9 +9,11 @@ from tasks.core.component import Component
 from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
 from tasks.core.settings import Problem
+from tasks.redis import moving, tls
 from tasks.redis.leaves import leaving
 from tasks.redis.packages import packages_of
 from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.settings import RedisSettings
 from tasks.sentinel import passwords
 from tasks.sentinel.activation import due_activation, takings
 from tasks.sentinel.files import missing_configuration
@@ -33,6 +35,8 @@ def install(node: Node) -> None:
 @on(SentinelSettings)
 def configure(node: Node) -> None:
     """Writes what does not change at run time, starts, and sets the rest at run time."""
+    if RedisSettings not in node.settings:
+        tls.certify(node)
     converge("Sentinel: users", lambda: passwords.added(node))
     converge(
         "Sentinel: configuration",
@@ -50,8 +54,11 @@ def activate(node: Node) -> None:
 
 @on(SentinelSettings)
 def settle(node: Node) -> None:
-    """Takes away the password of before, when all that is ours comes with the new one."""
+    """Ends what a change needs: passwords of before, and clear text where TLS is on."""
     converge("Sentinel: rights", lambda: passwords.exact(node))
+    # An instance of the same host has said so.
+    if RedisSettings not in node.settings:
+        converge("Sentinel: TLS only", lambda: moving.established(node))
 
 
 def deploy() -> None:
@@ -90,6 +97,7 @@ COMPONENT = Component(
     checks=checks,
     takings=takings,
     rows=rows,
+    certified=activate,
     offers=offer,
     leaves=LEAVES,
     beside=lambda node: remembered(node, set()),

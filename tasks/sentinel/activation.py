@@ -9,6 +9,7 @@ from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.services import Activation, Status, Taking
+from tasks.redis import tls
 from tasks.redis.activation import LOCKED, WHY_REPLACED
 from tasks.redis.files import KEEP_PASSWORD
 from tasks.redis.sentinels import SentinelSettings
@@ -23,7 +24,7 @@ def takings(node: Node) -> Iterator[Taking]:
         wanted = services.activation(
             service,
             node.place,
-            restart=fixed(node, port),
+            restart=fixed(node, port) + tls.fingerprint(node),
             reload_means="restart",
         )
         now = node.read("sentinel")["services"][service.name]

@@ -6,6 +6,7 @@ from tasks.core import files
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.files import Directory, Entry, File, render
+from tasks.redis import tls
 from tasks.redis.acl import quote
 from tasks.redis.files import DIRECTORY, client, kept
 from tasks.redis.sentinels import SentinelSettings
@@ -52,6 +53,7 @@ def configuration(node: Node, port: int) -> str:
     addresses = " ".join(dict.fromkeys(("127.0.0.1", node.address)))
     return render(
         "sentinel/sentinel.conf.j2",
+        tls=tls.parameters(node, port),
         port=port,
         addresses="* -::*" if is_shared else addresses,
         announced=[] if is_shared else [node.address],

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tasks.core.check import Check
 from tasks.core.estate import Node
 from tasks.core.scripts import shell
+from tasks.redis import tls
 from tasks.redis.health import LOOK
 from tasks.redis.sentinels import SentinelSettings, endpoints
 from tasks.redis.settings import addresses
@@ -26,6 +27,7 @@ def rows(node: Node) -> Iterator[Check]:
     }
     for port in chosen.ports:
         script = shell("health", "sentinel", **values, port=str(port))
-        connect = f"redis-cli -h {node.address} -p {port} --askpass"
-        at, secret = f"{node.address}:{port}", {"REDIS_PASSWORD": master_password(node)}
+        connect = f"redis-cli {tls.options(node)}-h {node.address} -p {port} --askpass"
+        at = f"{node.address}:{port}"
+        secret = {"REDIS_PASSWORD": master_password(node), **tls.variables(node)}
         yield Check(f"redis-sentinel-{port}", node, at, script, connect, 3, secret, LOOK)

@@ -8,6 +8,7 @@ from tasks.core.estate import Estate
 from tasks.core.offer import Offer, Reach, place
 from tasks.redis.sentinels import SentinelSettings, master_name
 from tasks.redis.settings import RedisSettings, password, user_passwords
+from tasks.tls.certificates import is_on
 
 
 def offer(everything: Estate, reach: Reach) -> Offer | None:
@@ -20,7 +21,8 @@ def offer(everything: Estate, reach: Reach) -> Offer | None:
     places = ",".join(
         place(reach(node), port) for node in nodes for port in node.the(SentinelSettings).ports
     )
-    url = f"redis+sentinel://:{quote(secret, safe='')}@{places}/{quote(name, safe='')}/0"
+    scheme = "rediss+sentinel" if is_on(instance) else "redis+sentinel"
+    url = f"{scheme}://:{quote(secret, safe='')}@{places}/{quote(name, safe='')}/0"
     return Offer(
         {"REDIS_SENTINELS": places, "REDIS_MASTER_NAME": name},
         {"REDIS_PASSWORD": secret},

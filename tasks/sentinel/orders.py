@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.estate import Node
 from tasks.core.scripts import shell
-from tasks.redis import acl
+from tasks.redis import acl, tls
 from tasks.redis.acl import quote
 from tasks.redis.settings import RedisSettings, default_login, own_password, password, passwords
 
@@ -34,6 +34,7 @@ def secrets_of(node: Node) -> dict[str, str]:
         **default_login(node.estate.having(RedisSettings)[0]),
         "QUOTED_PASSWORD": quote(master_password(node)),
         "LOGIN_PASSWORD": login_password(node),
+        **tls.variables(node),
     }
 
 

@@ -48,24 +48,31 @@ def admin(host: Host, sql: str, database: str = "psscript", *, options: str = ""
 
 
 def redis(
-    host: Host, port: int, *words: str, password: str = "", address: str = "127.0.0.1"
+    host: Host,
+    port: int,
+    *words: str,
+    password: str = "",
+    address: str = "127.0.0.1",
+    tls: bool = False,
 ) -> Done:
     """One command by Debian's redis-cli, not by the one that lends root the password."""
-    client = f"/usr/bin/redis-cli -e -h {address} -p {port} {shlex.join(words)}"
+    how = "--tls --cacert /etc/datatier/tls/ca.pem " if tls else ""
+    client = f"/usr/bin/redis-cli -e {how}-h {address} -p {port} {shlex.join(words)}"
     script = f"IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; timeout 5 {client}"
     return host.run(script, stdin=f"{password}\n", check=False)
 
 
-def replication(host: Host, port: int, password: str) -> dict[str, str]:
+def replication(host: Host, port: int, password: str, *, tls: bool = False) -> dict[str, str]:
     """INFO replication of an instance."""
-    lines = said(redis(host, port, "INFO", "replication", password=password)).splitlines()
+    answer = redis(host, port, "INFO", "replication", password=password, tls=tls)
+    lines = said(answer).splitlines()
     return dict(line.strip().split(":", 1) for line in lines if ":" in line)
 
 
-def sentinel_master(host: Host, port: int, password: str) -> dict[str, str]:
+def sentinel_master(host: Host, port: int, password: str, *, tls: bool = False) -> dict[str, str]:
     """What a Sentinel knows of the master."""
-    answer = said(redis(host, port, "SENTINEL", "MASTER", MASTER_NAME, password=password))
-    words = answer.splitlines()
+    asked = "SENTINEL", "MASTER", MASTER_NAME
+    words = said(redis(host, port, *asked, password=password, tls=tls)).splitlines()
     return dict(zip(words[::2], words[1::2], strict=True))
 
 

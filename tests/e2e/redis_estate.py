@@ -10,7 +10,7 @@ from typing import Any
 from redis import Redis as Client
 from redis import exceptions
 
-from backup.config import Alerts, Config, Endpoint, Redis
+from backup.config import Alerts, Config, Endpoint, Login, Redis
 from backup.redis.roles import command, connect, monitor
 from backup.redis.scratch import free_port
 from tests.e2e.wait import eventually
@@ -169,7 +169,7 @@ class Estate:
 
     def client(self, place: Endpoint) -> Client:
         """A client with the estate's password."""
-        return connect(place, PASSWORD)
+        return connect(place, Login(PASSWORD))
 
     def ask(self, place: Endpoint, *words: str | int) -> Any:
         """One command and its bare answer."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tests.e2e.proof import MASTER_NAME
@@ -117,6 +122,86 @@ class Writers(Background):
             for key in keys:
                 pipe.exists(key)
             return [key for key, there in zip(keys, pipe.execute(), strict=True) if not there]
+
+
+class Either(Background):
+    """Clients that know both ways, in clear and by TLS; one of two opens connections all the time.
+
+    Args:
+        places: instances' hosts, each with a Sentinel at `sentinel_port`.
+        authority: the file that certificates are verified with.
+    """
+
+    def __init__(
+        self, hosts: Sequence[str], sentinel_port: int, password: str, authority: Path
+    ) -> None:
+        super().__init__()
+        self.places = [(host, sentinel_port) for host in hosts]
+        self.options: dict[str, Any] = {"password": password, "retry": Retry(NoBackoff(), 0)}
+        encrypted: dict[str, Any] = {
+            "ssl": True,
+            "ssl_ca_certs": str(authority),
+            "ssl_check_hostname": True,
+        }
+        self.ways: tuple[dict[str, Any], ...] = ({}, encrypted)
+        self.keys: list[str] = []
+        self.errors: Counter[str] = Counter()
+        self.ways_taken: list[bool] = []
+        self.threads = [
+            threading.Thread(target=self._write, args=(n, 1_000_000 if n % 2 else 20))
+            for n in range(WRITERS)
+        ]
+
+    def _connect(self, place: tuple[str, int], way: dict[str, Any], seconds: float) -> Redis:
+        options = {"socket_timeout": seconds, "socket_connect_timeout": 1, **self.options, **way}
+        return Redis(*place, single_connection_client=True, **options)
+
+    def master(self) -> Redis | None:
+        """A connection to the master that a Sentinel names, whichever way both speak."""
+        for place in self.places:
+            for way in self.ways:
+                with suppress(RedisError):
+                    with self._connect(place, way, 1) as sentinel:
+                        named = sentinel.sentinel_get_master_addr_by_name(MASTER_NAME)
+                    found = self._leads((named[0], int(named[1])))
+                    if found:
+                        return found
+        return None
+
+    def _leads(self, place: tuple[str, int]) -> Redis | None:
+        for way in self.ways:
+            with suppress(RedisError):
+                client = self._connect(place, way, 5)
+                if client.info("replication")["role"] == "master":
+                    self.ways_taken.append(bool(way))
+                    return client
+        return None
+
+    def _write(self, number: int, often: int) -> None:
+        began, client, count = time.monotonic_ns(), None, 0
+        while not self.ended.wait(STEP_SECONDS):
+            if client is None or count % often == 0:
+                client = self.master()
+            if client is None:
+                continue
+            key = f"{number}-{began}:{count}"
+            try:
+                client.set(key, "written")
+            except RedisError as error:
+                self.errors[f"{type(error).__name__}: {error}"] += 1
+                client = None
+            else:
+                self.keys.append(key)
+                count += 1
+
+    def lost(self) -> list[str]:
+        """Keys that were acknowledged and that the current master does not have."""
+        client, keys = self.master(), [*self.keys]
+        assert client is not None
+        pipe = client.pipeline(transaction=False)
+        for key in keys:
+            pipe.exists(key)
+        return [key for key, there in zip(keys, pipe.execute(), strict=True) if not there]
 
 
 class Sight(NamedTuple):

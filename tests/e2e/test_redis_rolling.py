@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +24,13 @@ from tasks.redis import acl
 from tasks.redis.acl import CATEGORIES, COMMANDS, NEWER
 from tasks.redis.rolling import FUNCTIONS
 from tasks.redis.values import IMMUTABLE
+from tasks.tls import authority
 from tests.e2e import proof
 from tests.e2e.groups import estates
-from tests.e2e.project import PYINFRA, ROOT, Project, footprint
+from tests.e2e.interrupted import STATUS, Interruptible
+from tests.e2e.project import PYINFRA, ROOT, footprint
 from tests.e2e.proof import exposures, processes, said
-from tests.e2e.redis_writers import Watch, Writers
+from tests.e2e.redis_writers import Either, Watch, Writers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import Release
@@ -64,8 +69,9 @@ class Estate:
     """Three hosts with a Redis and a Sentinel each, and the choices made so far."""
 
     hosts: dict[str, Host]
-    project: Project
+    project: Interruptible
     threads: int = 1
+    tls: bool = False
     choices: dict[str, Any] = field(default_factory=lambda: {"redis_users": USERS})
 
     @property
@@ -90,12 +96,13 @@ class Estate:
 
     def redis(self, name: str, *words: str) -> str:
         """What the instance on a host answers."""
-        return said(proof.redis(self.hosts[name], PORT, *words, password=self.password))
+        host = self.hosts[name]
+        return said(proof.redis(host, PORT, *words, password=self.password, tls=self.tls))
 
     def sentinel(self, name: str, *words: str) -> str:
         """What the Sentinel on a host answers."""
-        host = self.hosts[name]
-        return said(proof.redis(host, SENTINEL_PORT, "SENTINEL", *words, password=self.password))
+        ask = partial(proof.redis, self.hosts[name], SENTINEL_PORT, "SENTINEL", *words)
+        return said(ask(password=self.password, tls=self.tls))
 
     def client(self, name: str, user: str) -> Client:
         """A connection of a limited user to the instance on a host; it does not come back."""
@@ -120,7 +127,7 @@ class Estate:
         (leader,) = [n for n in up if seen == {f"{self.hosts[n].address}\n{PORT}"}] or [""]
         assert leader, seen
         for name in up:
-            role = proof.replication(self.hosts[name], PORT, self.password)
+            role = proof.replication(self.hosts[name], PORT, self.password, tls=self.tls)
             follows = role.get("master_host"), role.get("master_link_status")
             wanted = (None, None) if name == leader else (self.hosts[leader].address, "up")
             assert follows == wanted, (name, role)
@@ -133,7 +140,8 @@ class Estate:
             self.leader(down=down)
             for name in self.hosts:
                 if name != down:
-                    seen = proof.sentinel_master(self.hosts[name], SENTINEL_PORT, self.password)
+                    ask = partial(proof.sentinel_master, self.hosts[name], SENTINEL_PORT)
+                    seen = ask(self.password, tls=self.tls)
                     assert seen["flags"] == "master", seen
                     assert down or self._replicas_seen_by(name) == ["slave slave"] * 2
 
@@ -194,7 +202,7 @@ def _rolled(others: Sequence[str], master: str) -> Changes:
     }
 
 
-def _estate(lab: Lab, project: Project, release: Release) -> Estate:
+def _estate(lab: Lab, project: Interruptible, release: Release) -> Estate:
     with ThreadPoolExecutor() as pool:
         names = [f"cache{number}" for number in (1, 2, 3)]
         hosts = {
@@ -214,7 +222,7 @@ def estate(
 ) -> Iterator[Estate]:
     """Three hosts of a release, deployed."""
     release: Release = request.param
-    made = _estate(lab, Project(tmp_path_factory.mktemp(release)), release)
+    made = _estate(lab, Interruptible(tmp_path_factory.mktemp(release)), release)
     yield made
     for host in made.hosts.values():
         host.remove()
@@ -892,3 +900,89 @@ def _is_failing_over(estate: Estate) -> None:
 
 def _went_on(writers: Writers, count: int) -> None:
     assert len(writers.keys) > count + 1000
+
+
+AUTHORITY = "story-Authority-1"
+
+
+def _both_ways(estate: Estate, directory: Path) -> Either:
+    """Clients that find the master in clear or by TLS."""
+    trusted = directory / "ca.pem"
+    trusted.write_text(authority.of(AUTHORITY).text)
+    addresses = [host.address for host in estate.hosts.values()]
+    return Either(addresses, SENTINEL_PORT, estate.password, trusted)
+
+
+def _step_by_step(estate: Estate) -> list[tuple[str, str]]:
+    """Runs that are killed after their first change, until one ends: what each of them changed."""
+    made = []
+    for _ in range(60):
+        run = estate.project.interrupt("kill", "after:1")
+        made += estate.project.made
+        if not estate.project.is_struck:
+            assert run.code == 0, run.output
+            return made
+        assert run.code == STATUS["kill"], run.output
+    raise AssertionError(made)
+
+
+def _speak(estate: Estate, *, tls: bool) -> None:
+    """All speak one way and refuse the other, which the servers say and strangers see."""
+    estate.tls = tls
+    estate.settled()
+    places = [(host, port) for host in estate.hosts.values() for port in (PORT, SENTINEL_PORT)]
+    for host, port in places:
+        ask = partial(proof.redis, host, port, "PING", password=estate.password)
+        other = ask(address=host.address, tls=not tls)
+        assert "PONG" not in other.stdout + other.stderr
+        shown = f"openssl s_client -connect {host.address}:{port} -verify_ip {host.address}"
+        shown += " -CAfile /etc/datatier/tls/ca.pem -brief </dev/null"
+        if tls:
+            assert "Verification: OK" in host.run(f"{shown} 2>&1").stdout
+            assert ask(address=host.address, tls=True).stdout == "PONG\n"
+    wanted = {"port": "0", "tls-port": str(PORT), "tls-replication": "yes"}
+    if not tls:
+        wanted = {"port": str(PORT), "tls-port": "0", "tls-replication": "no"}
+    for name in estate.hosts:
+        assert {key: estate.config(name, key) for key in wanted} == wanted
+
+
+def test_an_estate_goes_over_to_tls_and_back(
+    estate: Estate, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Under load: no error, no lost write, no restart, no other master.
+
+    On one release the way there is interrupted after each change, on the other the way back.
+    """
+    with (estate.project.directory / ".env").open("a") as env:
+        env.write(f"TLS_CA_SECRET={AUTHORITY}\n")
+    estate.choose(restart=False)
+    estate.project.deploy()
+    master = estate.settled()
+    started = {name: estate.redis(name, "INFO", "server") for name in estate.hosts}
+    is_interrupted = "debian12" in request.node.name
+    for tls in (True, False):
+        estate.choose(restart=False, tls_enabled=tls)
+        said_before = estate.project.plan()
+        assert f"new connections of clients {'have to' if tls else 'must not'} use TLS" in (
+            said_before.output
+        )
+        with _both_ways(estate, tmp_path) as writers:
+            if is_interrupted == tls:
+                # A change that others make at the same time as the last one is not noted.
+                assert {*_step_by_step(estate)} <= said_before.planned
+            else:
+                assert estate.project.deploy().changed == said_before.planned
+        _speak(estate, tls=tls)
+        print(f"{len(writers.keys)} writes, {Counter(writers.ways_taken)}")
+        assert writers.errors == {} and writers.lost() == []
+        assert {*writers.ways_taken} == {False, True}
+        assert estate.settled() == master
+        assert estate.project.plan().planned == estate.project.deploy().changed == set()
+    runs = {name: estate.redis(name, "INFO", "server") for name in estate.hosts}
+    assert [_run_id(text) for text in runs.values()] == [_run_id(t) for t in started.values()]
+
+
+def _run_id(info: str) -> str:
+    (found,) = re.findall("run_id:([0-9a-f]+)", info)
+    return str(found)

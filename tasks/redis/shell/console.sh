@@ -8,6 +8,7 @@ accepted() { # PORT [NAME COMMANDS]...
   asked=$1 pong='' said=''
   is_redis "$1" || return 1
   shift
+  link_to 127.0.0.1 "$asked"
   for login in admin admin.auth default cli.auth; do
     case $login in
       admin) REDISCLI_AUTH=${REDIS_ADMIN_PASSWORD:-} as='--user datatier-admin' ;;
@@ -18,8 +19,12 @@ accepted() { # PORT [NAME COMMANDS]...
     esac
     [ -n "$REDISCLI_AUTH" ] || continue
     export REDISCLI_AUTH
-    said=$({ echo PING; questions "$as" "$@"; echo PING end; } |
-      timeout 3 /usr/bin/redis-cli $as --no-raw -p "$asked" 2>/dev/null) || :
+    ask_all "$@"
+    # Hands may have turned TLS off, and who listens here is the user redis.
+    if [ -z "$said" ] && [ -n "$via" ] && in_clear 127.0.0.1 "$asked"; then
+      via=
+      ask_all "$@"
+    fi
     pong=${said%%
 *}
     pong=${pong#(error) }
@@ -31,6 +36,10 @@ accepted() { # PORT [NAME COMMANDS]...
     case $pong in LOADING*) return 1 ;; esac
   done
   return 1
+}
+ask_all() { # [NAME COMMANDS]...
+  said=$({ echo PING; questions "$as" "$@"; echo PING end; } |
+    timeout 3 /usr/bin/redis-cli $as $via --no-raw -p "$asked" 2>/dev/null) || :
 }
 questions() { # AS [NAME COMMANDS]...
   me=${1#--user }
@@ -70,10 +79,10 @@ config_set() { # PORT COMMAND SERVICE KEY...
   loaded "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
   port=$1 command=$2 service=$3; shift 3
   # Hands may have taken the right to what follows; the password is its own matter.
-  [ -n "$as" ] || redis-cli -p "$port" ACL SETUSER default on '~*' '&*' +@all >/dev/null 2>&1 || :
+  [ -n "$as" ] || /usr/bin/redis-cli $via -p "$port" ACL SETUSER default on '~*' '&*' +@all >/dev/null 2>&1 || :
   came=$(comes_as "$port")
   answer=$(printf '%s
-' "$command$(defaults "$@")" | redis-cli $as -p "$port" 2>&1 |
+' "$command$(defaults "$@")" | /usr/bin/redis-cli $as $via -p "$port" 2>&1 |
     grep -v '^AUTH failed') || :
   case $answer in
     OK*) ;;
@@ -81,29 +90,34 @@ config_set() { # PORT COMMAND SERVICE KEY...
   esac
   [ -n "$as" ] || REDISCLI_AUTH=$REDIS_PASSWORD
   # The link to its master is that of the user before; it goes on from where it was.
-  [ "$came" = "$(comes_as "$port")" ] || redis-cli $as -p "$port" CLIENT KILL TYPE master >/dev/null
+  [ "$came" = "$(comes_as "$port")" ] || /usr/bin/redis-cli $as $via -p "$port" CLIENT KILL TYPE master >/dev/null
   guard "$port" "$service"
+  require_served "$port"
   leave_log "$port" "$service"
 }
-comes_as() { redis-cli $as -p "$1" CONFIG GET masteruser; } # PORT
+require_served() { # PORT
+  [ -z "$via" ] || shows /etc/datatier/tls/redis/certificate.pem "127.0.0.1:$1" '' \
+    "/etc/redis/redis-$1.conf"
+}
+comes_as() { /usr/bin/redis-cli $as $via -p "$1" CONFIG GET masteruser; } # PORT
 # CONFIG SET of the password that it has already does nothing, though others may be let in.
 guard() { # PORT SERVICE
   printf 'ACL SETUSER default %s\n' "$DEFAULT_USER" |
-    redis-cli $as -p "$1" 2>/dev/null | grep -qx OK || {
+    /usr/bin/redis-cli $as $via -p "$1" 2>/dev/null | grep -qx OK || {
     echo "$2 does not take the password of the settings for its only one" >&2; exit 1; }
 }
 # Redis leaves a file that it does not append to any more, and a later start would read it.
 leave_log() { # PORT SERVICE
-  [ "$(redis-cli $as -p "$1" CONFIG GET appendonly | sed -n 2p)" = no ] || return 0
-  log=/var/lib/redis/$1/$(redis-cli $as -p "$1" CONFIG GET appenddirname | sed -n 2p)
+  [ "$(/usr/bin/redis-cli $as $via -p "$1" CONFIG GET appendonly | sed -n 2p)" = no ] || return 0
+  log=/var/lib/redis/$1/$(/usr/bin/redis-cli $as $via -p "$1" CONFIG GET appenddirname | sed -n 2p)
   [ -d "$log" ] || return 0
-  until said=$(redis-cli $as -p "$1" BGSAVE 2>&1); case $said in *started*) ;; *) false ;; esac; do
+  until said=$(/usr/bin/redis-cli $as $via -p "$1" BGSAVE 2>&1); case $said in *started*) ;; *) false ;; esac; do
     case $said in *progress*|*active*) sleep 1 ;; *) break ;; esac
   done
-  while redis-cli $as -p "$1" INFO persistence | grep -q '^rdb_bgsave_in_progress:1'; do
+  while /usr/bin/redis-cli $as $via -p "$1" INFO persistence | grep -q '^rdb_bgsave_in_progress:1'; do
     sleep 0.2
   done
-  redis-cli $as -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
+  /usr/bin/redis-cli $as $via -p "$1" INFO persistence | grep -q '^rdb_last_bgsave_status:ok' || {
     echo "$2 keeps $log, since it cannot save a snapshot: see its log; run again" >&2; exit 1; }
   at "$log" sh -c 'rm -rf "$1.off"; mv -T "$1" "$1.off"' - "$log"
 }

@@ -3,11 +3,13 @@ accepted "$port" users 'ACL LIST' kept 'CONFIG GET appendonly save' info 'INFO r
   { echo "${pong:-no answer to PING}"; exit 1; }
 asks_for_password "$address" "$port"
 # CLIENT PAUSE holds back what writes, and this, which a replica takes too.
-timeout 3 /usr/bin/redis-cli $as -p "$port" PUBLISH datatier:health '' >/dev/null ||
+timeout 3 /usr/bin/redis-cli $as $via -p "$port" PUBLISH datatier:health '' >/dev/null ||
   { echo 'answers, but takes no writes: redis-cli CLIENT UNPAUSE'; exit 1; }
+speaks_as_wanted
 leader=$(for sentinel in $sentinels; do
-  REDISCLI_AUTH=$REDIS_PASSWORD timeout 2 /usr/bin/redis-cli -h "${sentinel%:*}" -p "${sentinel#*:}" \
-    SENTINEL GET-MASTER-ADDR-BY-NAME "$name" 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
+  link_to "${sentinel%:*}" "${sentinel#*:}"
+  REDISCLI_AUTH=$REDIS_PASSWORD timeout 2 /usr/bin/redis-cli $via \
+    -h "${sentinel%:*}" -p "${sentinel#*:}" SENTINEL GET-MASTER-ADDR-BY-NAME "$name" 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
 done)
 printf '%s\n' "$said" | awk -v known="$acl_users" -v appendonly="$appendonly" -v save="$save" \
   -v leader="${leader:-$me}" -v me="$me" "$PARTS$LOOK"'

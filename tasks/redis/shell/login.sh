@@ -5,7 +5,8 @@ require_login() { # USER IP:PORT...
   user=$1
   shift
   for each; do
-    said=$(REDISCLI_AUTH=$LOGIN_PASSWORD timeout 2 /usr/bin/redis-cli --user "$user" \
+    link_to "${each%:*}" "${each##*:}"
+    said=$(REDISCLI_AUTH=$LOGIN_PASSWORD timeout 2 /usr/bin/redis-cli $via --user "$user" \
       -h "${each%:*}" -p "${each##*:}" PING 2>&1) || :
     case $said in *WRONGPASS* | *NOAUTH* | *NOPERM*)
       echo "redis $each does not know the user $user: run on all Redis hosts at once" >&2

@@ -1,12 +1,16 @@
 # What runs is the truth: a stranger at the address of the table has to be refused.
 asks_for_password() { # ADDRESS PORT
-  refusal=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" PING 2>&1) || :
+  refusal=$(unset REDISCLI_AUTH; timeout 3 /usr/bin/redis-cli $via -h "$1" -p "$2" PING 2>&1) || :
   case $refusal in
     *NOAUTH*) return ;;
     *PONG* | *DENIED*) echo "asks for no password" ;;
     *) echo "no answer at $1: $refusal" ;;
   esac
   exit 1
+}
+speaks_as_wanted() {
+  [ "${REDIS_TLS:-}" = "${via:+yes}" ] ||
+    { echo "speaks $([ -n "$via" ] || echo 'no ')TLS: the next run changes that"; exit 1; }
 }
 # For awk, after PARTS: users beside those in `known`, and one of them that is not there.
 # shellcheck disable=SC2034  # of the scripts that come after

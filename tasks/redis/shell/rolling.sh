@@ -1,10 +1,13 @@
 # Restarts of Redis: what an instance has, whether it follows, and how a master hands over.
 ask() { # IP PORT, commands on standard input
-  REDISCLI_AUTH=$REDIS_ADMIN_PASSWORD timeout 3 /usr/bin/redis-cli --user datatier-admin \
+  link_to "$1" "$2"
+  REDISCLI_AUTH=$REDIS_ADMIN_PASSWORD timeout 3 /usr/bin/redis-cli $via --user datatier-admin \
     -h "$1" -p "$2" 2>&1 | tr -d '\r'
 }
 ask_sentinel() { # IP PORT, commands on standard input
-  REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 /usr/bin/redis-cli -h "$1" -p "$2" 2>&1 | tr -d '\r'
+  link_to "$1" "$2"
+  REDISCLI_AUTH=$REDIS_PASSWORD timeout 3 /usr/bin/redis-cli $via -h "$1" -p "$2" 2>&1 |
+    tr -d '\r'
 }
 # ROLE LINK HISTORY OFFSET MASTER-IP MASTER-PORT of an instance, `-` for what it lacks, whether it
 # loads, receives or sends all of the data, or waits for that, and how often it began to send.

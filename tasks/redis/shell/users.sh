@@ -12,7 +12,7 @@ end_sessions() { # PORT SERVICE COMMANDS
 # One by one: an instance whose memory is full takes nothing in a transaction.
 add_users() { tell_users "$1" "$2" OK "$3"; } # PORT SERVICE COMMANDS
 tell_users() { # PORT SERVICE ANSWER COMMANDS
-  said=$(printf '%s\n' "$4" | /usr/bin/redis-cli $as --no-raw -p "$1" 2>&1) || :
+  said=$(printf '%s\n' "$4" | /usr/bin/redis-cli $as $via --no-raw -p "$1" 2>&1) || :
   case $said in
     *'(error)'*) echo "$2 keeps its users: $(printf '%s\n' "$said" | grep -m 1 -F '(error)')" >&2 ;;
     *"$3"*) return 0 ;;

@@ -10,7 +10,8 @@ obstacle() { # PORT OTHERS GONE FLAGS
   done
   for each in $2; do
     grep -qx "sentinel $each sentinel" "$seen" || { echo "the Sentinel $each is not up"; return; }
-    said=$(timeout 2 redis-cli -h "${each%:*}" -p "${each##*:}" \
+    link_to "${each%:*}" "${each##*:}"
+    said=$(timeout 2 /usr/bin/redis-cli $via -h "${each%:*}" -p "${each##*:}" \
       SENTINEL GET-MASTER-ADDR-BY-NAME "$name" 2>/dev/null | paste -s -d :)
     [ "$said" = "$leader" ] || { echo "the Sentinel $each names ${said:-none}"; return; }
   done
@@ -28,7 +29,7 @@ until_none() { # SERVICE WHAT ARGUMENTS
 forget() { # PORT SERVICE OTHERS GONE
   accepted "$1" || { echo "$2 does not answer" >&2; exit 1; }
   until_none "$2" 'is not reset' "$1" "$3" "$4" 's_down|disconnected'
-  redis-cli -p "$1" SENTINEL RESET "$name" >/dev/null
+  /usr/bin/redis-cli $via -p "$1" SENTINEL RESET "$name" >/dev/null
   until_none "$2" 'has not rediscovered all members' "$1" "$3" "$4" '^$'
 }
 seen=$(mktemp); trap 'rm -f "$seen"' EXIT

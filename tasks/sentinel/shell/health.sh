@@ -3,6 +3,7 @@ accepted "$port" users 'ACL LIST' quorum "SENTINEL CKQUORUM $name" id 'SENTINEL 
   watched 'SENTINEL MASTERS' master "SENTINEL MASTER $name" ||
   { echo "${pong:-no answer to PING}"; exit 1; }
 asks_for_password "$address" "$port"
+speaks_as_wanted
 answer=$(printf '%s\n' "$said" | awk -v replicas="$replicas" -v sentinels="$sentinels" \
   -v more="$may_have_more" -v name="$name" "$PARTS$LOOK"'
   part == "quorum" { quorum = $0; sub(/^\(error\) /, "", quorum) }

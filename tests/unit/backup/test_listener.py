@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from backup import listener
-from backup.config import Endpoint, Pooler
+from backup.config import Endpoint, Login, Pooler
 from backup.job import Failed
 from backup.postgres import session, swap
 from backup.redis import roles as redis_roles
@@ -53,7 +53,7 @@ def test_another_user_is_told_nothing(stranger: Endpoint) -> None:
     with pytest.raises(Failed, match=message):
         listener.require_user(stranger, "redis")
     with pytest.raises(Failed, match=message):
-        redis_roles.connect(stranger, "canary")
+        redis_roles.connect(stranger, Login("canary"))
 
 
 def test_neither_by_sessions_nor_by_programs(stranger: Endpoint, tmp_path: Path) -> None:

@@ -376,9 +376,19 @@ def test_quoted_strings_end_where_they_should(text: str) -> None:
 
 
 def test_the_scratch_servers_configuration_does_not_hold_the_estates_password_for_login() -> None:
-    text = scratch._configuration("secret", "own", A, {"databases": "3"})
+    redis = Redis((A,), (), "mymaster", "secret")
+    text = scratch._configuration(redis, "own", A, {"databases": "3"})
     assert "requirepass" not in text and "databases 3\n" in text
     assert text.count("secret") == 1 and 'masterauth "secret"\n' in text
+
+
+def test_a_scratch_server_speaks_what_the_estate_speaks() -> None:
+    files = {"authority": "/ca", "certificate": "/certificate", "private": "/key"}
+    redis = Redis((A,), (), "mymaster", "secret", **files)
+    text = scratch._configuration(redis, "own", A, {})
+    assert f"port 0\ntls-port {A.port}\ntls-replication yes\n" in text
+    assert {"tls-cert-file /certificate", "tls-key-file /key"} <= {*text.splitlines()}
+    assert redis.login.authority == redis.sentinel_login.authority == "/ca"
 
 
 def test_a_signal_is_noticed_where_it_suits() -> None:
