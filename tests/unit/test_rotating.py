@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tasks.core.estate import Node
-from tasks.postgres import rotating, secrets, sql
+from tasks.pgbouncer import files as pooler_files
+from tasks.postgres import content, rotating, secrets, sql
 from tests.unit import helpers
 
 OWNER, A, B = (f"POSTGRES_ROLE_APP{each}_PASSWORD" for each in ("", "_A", "_B"))
@@ -138,3 +139,74 @@ def test_a_login_ends_only_beside_one_that_works(
     assert {each.key for each in rotating.unknown(node, roles_there(**there))} == refused
     meant = server(tmp_path, env, replace_secrets=True)
     assert [*rotating.unknown(meant, roles_there(**there))] == []
+
+
+# --- The lookup of poolers ------------------------------------------------------------------------
+
+LOOKUP, LOOKUP_A, LOOKUP_B = (f"PGBOUNCER_AUTH{each}_PASSWORD" for each in ("", "_A", "_B"))
+
+
+def pooled(directory: Path, env: dict[str, str]) -> Node:
+    """A server with two poolers, and what `.env` has of their lookup."""
+    known = {name: value for name, value in helpers.SECRETS.items() if name != LOOKUP} | env
+    (directory / ".env").write_text("".join(f"{name}={value}\n" for name, value in known.items()))
+    (directory / ".env").chmod(0o600)
+    hosts = {name: {"address": f"10.0.0.{n}"} for n, name in enumerate(("one", "two"), 1)}
+    groups = {"postgres": ["one"], "pgbouncer": ["one", "two"]}
+    return helpers.estate(hosts, groups, directory).nodes[0]
+
+
+@pytest.mark.parametrize(
+    ("env", "login", "may_log_in"),
+    [
+        ({}, "pgbouncer", {"pgbouncer"}),
+        ({LOOKUP: "lookup-1"}, "pgbouncer", {"pgbouncer"}),
+        ({f"{LOOKUP}_PREVIOUS": "lookup-1"}, "pgbouncer_a", {"pgbouncer", "pgbouncer_a"}),
+        ({LOOKUP_A: "lookup-2"}, "pgbouncer_a", {"pgbouncer_a"}),
+        ({f"{LOOKUP_A}_PREVIOUS": "lookup-2"}, "pgbouncer_b", {"pgbouncer_a", "pgbouncer_b"}),
+        ({LOOKUP_B: "lookup-3"}, "pgbouncer_b", {"pgbouncer_b"}),
+    ],
+)
+def test_poolers_come_with_a_login_that_the_server_has_already(
+    env: dict[str, str], login: str, may_log_in: set[str], tmp_path: Path
+) -> None:
+    node = pooled(tmp_path, env)
+    roles = {role.name: role for role in content.wanted(node)[0] if "pgbouncer" in role.name}
+    assert {name for name, role in roles.items() if role.attributes["login"]} == may_log_in
+    assert all(roles[name].member_of == {"pgbouncer"} for name in roles.keys() - {"pgbouncer"})
+    text = pooler_files.configuration(node)
+    assert f"auth_user={login}\n" in text
+    users = pooler_files.users(node)
+    assert f'"{login}" "{roles[login].password}"' in users and users.count("\n") == 2
+    # None of them reaches a database through the pooler.
+    (line,) = [
+        each for each in pooler_files.access(node).splitlines() if "local   all  postg" in each
+    ]
+    assert {*line.split()[2].split(",")} >= {*roles}
+
+
+def test_a_lookup_ends_only_where_every_pooler_hears_of_it(tmp_path: Path) -> None:
+    node = pooled(tmp_path, {LOOKUP_A: "lookup-2"})
+    verifiers = {"pgbouncer": "lookup-1", "pgbouncer_a": "lookup-2"}
+    roles = {
+        name: {"login": True, "password": sql.scram(secret, name)}
+        for name, secret in verifiers.items()
+    }
+    found = [str(each) for each in rotating.unknown(node, sql.Server("up", facts={"roles": roles}))]
+    assert found == [
+        f"one: {LOOKUP}_PREVIOUS: the PgBouncer on {name} may need it: "
+        "put it back until that is there"
+        for name in ("one", "two")
+    ]
+    roles["pgbouncer"]["login"] = False
+    assert [*rotating.unknown(node, sql.Server("up", facts={"roles": roles}))] == []
+
+
+def test_an_old_lookup_is_refused(tmp_path: Path) -> None:
+    node = pooled(tmp_path, {LOOKUP: "lookup-1"})
+    roles = {
+        "pgbouncer": {"login": False, "password": sql.scram("lookup-1", "pgbouncer")},
+        "pgbouncer_a": {"login": True, "password": sql.scram("lookup-2", "pgbouncer_a")},
+    }
+    (problem,) = rotating.unknown(node, sql.Server("up", facts={"roles": roles}))
+    assert problem.key == LOOKUP_A
