@@ -182,8 +182,9 @@ def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Act
     changed, why = sorted({*moved(node, port), *beside} - RESTART_KEYS), list[str]()
     if changed and by_hand:
         why.append(f"{', '.join(changed)}: changed by hand")
-    if opened:
-        means = "changed by hand" if by_hand else _entry(node, here) or _means(node)
+    entry = "" if by_hand else _entry(node, here)
+    if opened or entry:
+        means = "changed by hand" if by_hand else entry or _means(node)
         why.append(f"ACL user default: {means}")
     why += due_users(node, port, now)
     if not why:
