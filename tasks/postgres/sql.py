@@ -22,7 +22,7 @@ from tasks.core.scripts import shell
 from tasks.postgres import psql, rights
 from tasks.postgres.psql import identifier, literal
 from tasks.postgres.rights import Step
-from tasks.postgres.settings import LOOKUP_ROLE
+from tasks.postgres.settings import LOOKUP_ROLE, logins_of
 
 # PostgreSQL's own default (src/include/common/scram-common.h, SCRAM_SHA_256_DEFAULT_ITERATIONS).
 _ITERATIONS = 4096
@@ -436,7 +436,8 @@ def accesses(
 
 def _grants(server: Server, database: Database) -> Mapping[str, frozenset[str]]:
     """What the settings grant; the lookup of another would run with our role's rights."""
-    out = {LOOKUP_ROLE} if database.name in squatters(server) else set[str]()
+    ours = {LOOKUP_ROLE, *logins_of(LOOKUP_ROLE)}
+    out = ours if database.name in squatters(server) else set[str]()
     return {role: rights for role, rights in database.grants.items() if role not in out}
 
 
