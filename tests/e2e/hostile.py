@@ -101,6 +101,11 @@ BEGIN
   RAISE LOG 'hostile: % as % of %', what, current_user, session_user;
   IF current_user = '{role}' THEN
     IF session_user ~ '^datatier_load' THEN PERFORM public.hostile_bequeath(); END IF;
+    -- With a password that it gives to this role it would come back.
+    IF session_user ~ '^datatier_load' AND (SELECT rolcanlogin FROM pg_catalog.pg_roles
+                                            WHERE rolname = session_user) THEN
+      RAISE LOG 'hostile: % may come back as login of %', what, session_user;
+    END IF;
     RETURN true;
   END IF;
   PERFORM public.hostile_tell(what);

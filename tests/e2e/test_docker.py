@@ -110,6 +110,20 @@ def test_second_run_changes_nothing(site: Site) -> None:
     assert site.restarted() == set()
 
 
+def test_what_people_put_beside_our_file_is_one_change(site: Site) -> None:
+    """Compose reads it too: the service is recreated once, and once more when it is gone."""
+    beside = f"{HOME}/docker-compose.override.yml"
+    text = "services:\n  pgbouncer:\n    labels: {theirs: '1'}\n"
+    for act in (f"cat >{beside}", f"rm {beside}"):
+        site.host.run(act, stdin=text)
+        site.look()
+        plan = site.project.plan()
+        assert site.project.deploy().changed == plan.planned
+        assert site.restarted() == {"pgbouncer"}
+        site.changes_nothing()
+    site.settles(BACKED_UP)
+
+
 def test_a_second_clone_without_secrets_is_refused(site: Site) -> None:
     """It says where they are: nothing is written, no container is touched."""
     site.look()
