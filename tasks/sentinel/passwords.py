@@ -23,7 +23,9 @@ def added(node: Node) -> Change | None:
     wanted = _hashes(node)
 
     def orders(users: list[User]) -> Iterator[str]:
-        missing = [each for user in users for each in wanted if each not in user.rules]
+        # Whom no password is asked of is let in with any, until `exact`.
+        asked = [user for user in users if "nopass" not in user.rules]
+        missing = [each for user in asked for each in wanted if each not in user.rules]
         if missing:
             yield f"ACL SETUSER default {' '.join(missing)}"
 

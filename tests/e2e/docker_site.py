@@ -70,7 +70,8 @@ class Site:
         self.project.settings(self.settings)
         plan = self.project.plan()
         assert [line for line in lines if line not in plan.output] == [], plan.output
-        assert self.project.deploy().changed == plan.planned
+        changed = self.project.deploy().changed
+        assert changed == plan.planned, changed ^ plan.planned
         again = self.project.plan()
         assert again.planned == set(), again.output
 

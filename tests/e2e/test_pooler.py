@@ -954,7 +954,8 @@ def _is_refused_to(pooled: Pooled, secrets: str) -> None:
     env.write_text(now)
     assert refused.code == 1
     assert f"{_key('psscript_b')}: in use here, but not in {env}" in refused.output
-    assert "1 problem; nothing was changed" in refused.output
+    assert f"{_key('psscript_a')}: was replaced here" in refused.output
+    assert "2 problems; nothing was changed" in refused.output
 
 
 def test_a_password_is_replaced_without_an_error(pooled: Pooled) -> None:

@@ -902,7 +902,7 @@ def _went_on(writers: Writers, count: int) -> None:
     assert len(writers.keys) > count + 1000
 
 
-AUTHORITY = "story-Authority-1"
+AUTHORITY = "an-Authority-of-the-stories-1"
 
 
 def _both_ways(estate: Estate, directory: Path) -> Either:
