@@ -555,12 +555,13 @@ def test_the_link_to_another_host_is_encrypted_and_its_certificate_pinned(estate
     admin(estate.db, "SELECT pg_reload_conf()")
     old = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_addr = '{}'"
     eventually(lambda: admin(estate.db, old.format(estate.pool.address)), 5)
-    refused = psql(
-        estate.pool, "SELECT 1", password=estate.password, address=estate.pool.address, limit=4
-    )
+    reached: Data = {"password": estate.password, "address": estate.pool.address, "limit": 4}
+    refused = psql(estate.pool, "SELECT 1", **reached)
     assert refused.returncode != 0
     log = estate.pool.run("tail -n 20 /var/log/postgresql/pgbouncer.log").stdout
     assert "verify failed" in log, log
+    estate.project.deploy()
+    eventually(lambda: said(psql(estate.pool, "SELECT 1", **reached)), 10)
 
 
 # --- Certificates of the estate's authority ------------------------------------------------------
