@@ -103,7 +103,7 @@ class Site:
         for at in range(0, len(keys), 500):
             for name, answer in self.stack.asked(REDIS, "EXISTS", *keys[at : at + 500]).items():
                 there[name] += int(answer)
-        assert there == dict.fromkeys(REDIS, len(keys))
+        assert there == dict.fromkeys(REDIS, len(keys)), there
 
 
 def longest_gap(written: list[tuple[int, float]]) -> str:
