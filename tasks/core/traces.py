@@ -109,9 +109,10 @@ class Leaves:
     takes: Callable[[Node], tuple[Change | None, list[str]]] | None = None
 
 
-# What several components share, and every service has.
 # See retired.py.
 SECRETS_HAD = f"{STATE_DIRECTORY}/secrets"
+
+# What several components share, and every service has.
 SHARED = Leaves(
     named=(
         STATE_DIRECTORY,

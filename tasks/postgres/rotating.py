@@ -116,8 +116,11 @@ def secret_names(store: Secrets, owner: str) -> list[str]:
 
 def owner_of(node: Node, login: str) -> str:
     """The rotating role that a name belongs to, or nothing."""
-    owners = (name for name, role in node.the(PostgresSettings).roles.items() if role.rotating)
-    return next((name for name in owners if login in (name, *logins_of(name))), "")
+    return next((name for name in _owners(node) if login in (name, *logins_of(name))), "")
+
+
+def _owners(node: Node) -> list[str]:
+    return [name for name, role in node.the(PostgresSettings).roles.items() if role.rotating]
 
 
 def wrong(node: Node) -> Iterator[Problem]:
@@ -144,8 +147,7 @@ def wrong(node: Node) -> Iterator[Problem]:
 
 def two_current(node: Node) -> Iterator[Problem]:
     """Logins of one owner that cannot both be current."""
-    owners = [name for name, role in node.the(PostgresSettings).roles.items() if role.rotating]
-    for owner in [*owners, LOOKUP_ROLE]:
+    for owner in [*_owners(node), LOOKUP_ROLE]:
         both = [secret_name(login) for login in logins_of(owner)]
         if all(map(node.estate.secrets.stated, both)):
             message = f"are both there: call the one that clients leave {previous('...')}"
@@ -162,7 +164,7 @@ def unknown(node: Node, server: sql.Server) -> Iterator[Problem]:
     At the end of a turn the server knows the login that stays, with its password.
     """
     there, store = server.facts.get("roles") or {}, node.estate.secrets
-    owners = [name for name, role in node.the(PostgresSettings).roles.items() if role.rotating]
+    owners = _owners(node)
     if lookup(store) != LOOKUP_ROLE or there.get(LOOKUP_ROLE, {}).get("login") is False:
         owners.append(LOOKUP_ROLE)
     for owner in () if node.stack.replace_secrets else owners:

@@ -74,8 +74,7 @@ def status_of(node: Node, port: int, wanted: Activation) -> Status:
     now: Status = node.read("redis")["services"][wanted.service.name]
     if is_locked(node, port):
         return replace(now, restart="locked")
-    roles: list[Instance] = node.read("redis")["roles"]
-    if any(role.replaced for role in roles if role.address.port == port):
+    if any(role.replaced for role in _here(node, port)):
         return live.status(now, {REPLACED}, {REPLACED})
     is_due = services.impact(wanted, now) is not None
     return now if is_due else live.status(now, _fixed_by(node, port), RESTART_KEYS)
@@ -98,8 +97,7 @@ LOCKED = "password or ACL user default: changed by hand"
 
 def is_locked(node: Node, port: int) -> bool:
     """Whether nothing can be set in an instance, so that a restart is all that is left."""
-    roles: list[Instance] = node.read("redis")["roles"]
-    return any(role.locked for role in roles if role.address.port == port)
+    return any(role.locked for role in _here(node, port))
 
 
 def _fixed_by(node: Node, port: int) -> dict[str, tuple[str, str]]:
@@ -108,8 +106,7 @@ def _fixed_by(node: Node, port: int) -> dict[str, tuple[str, str]]:
 
 def moved(node: Node, port: int) -> dict[str, tuple[str, str]]:
     """What an instance uses and should, by key, where the two differ."""
-    roles: list[Instance] = node.read("redis")["roles"]
-    said = next((role.settings for role in roles if role.address.port == port), {})
+    said = next((role.settings for role in _here(node, port)), {})
     wanted = {k: v for k, v in settings_of(node, port).items() if k not in tls.APART}
     plain = {*parameters_of(node, port), *link_of(node)}
     return live.moved(_spelled(wanted), _spelled(said), plain)
@@ -176,7 +173,7 @@ def kept_data(node: Node, port: int) -> dict[str, str]:
 
 def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Activation, Status]:
     """The same, with what hands have changed in a running instance since its activation."""
-    here = here_of(node, port)
+    here = _here(node, port)
     opened, by_hand = _is_opened(node, here), now.reload == wanted.reload
     beside = moved_beside(node, port)
     changed, why = sorted({*moved(node, port), *beside} - RESTART_KEYS), list[str]()
@@ -194,7 +191,8 @@ def watched(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Act
     return replace(wanted, reload_means=means), replace(now, outdated=outdated)
 
 
-def here_of(node: Node, port: int) -> list[Instance]:
+def _here(node: Node, port: int) -> list[Instance]:
+    """What is known of the instance at a port of a host."""
     roles: list[Instance] = node.read("redis")["roles"]
     return [role for role in roles if role.address.port == port]
 
@@ -211,7 +209,7 @@ def _entry(node: Node, here: Iterable[Instance]) -> str:
 
 def _sessions(node: Node, port: int) -> str:
     """What ends their sessions, of which none says which password it came with, as commands."""
-    ends = acl.ENDS in _entry(node, here_of(node, port))
+    ends = acl.ENDS in _entry(node, _here(node, port))
     return f"ACL SETUSER default {_default(node)}\nCLIENT KILL USER default" if ends else ""
 
 

@@ -123,13 +123,18 @@ def obstacle(node: Node, restarting: list[int]) -> str:
     ports = _due(node)
     if not ports:
         return ""
-    name, everything = name_of(node, ports[0]), node.estate
-    members = {*everything.having(RedisSettings), *everything.having(SentinelSettings)}
-    if away := sorted(each.name for each in members - {*everything.active}):
+    name = name_of(node, ports[0])
+    if away := sorted(each.name for each in _away(node.estate)):
         return f"{name} goes over {_way(node)}: run on all of Redis and Sentinel, {away[0]} too"
     if restarting:
         return f"{name} goes over {_way(node)}, and {name_of(node, restarting[0])} has to restart"
     return ""
+
+
+def _away(everything: Estate) -> set[Node]:
+    """The hosts of Redis and Sentinel that are not in this run."""
+    members = {*everything.having(RedisSettings), *everything.having(SentinelSettings)}
+    return members - {*everything.active}
 
 
 def _way(node: Node) -> str:
@@ -144,12 +149,11 @@ def established(node: Node) -> Change | None:
     found = node.read("redis" if RedisSettings in node.settings else "sentinel")["tls_only"]
     there = found[TLS_ONLY.path].kind != "absent"
     if not is_on(node):
-        line = f"{TLS_ONLY.path}: remove"
-        return Change([line], f"remove {quoted(TLS_ONLY.path)}") if there else None
+        removal = Change([f"{TLS_ONLY.path}: remove"], f"remove {quoted(TLS_ONLY.path)}")
+        return removal if there else None
     everything = node.estate
-    members = {*everything.having(RedisSettings), *everything.having(SentinelSettings)}
     change = files.compare([TLS_ONLY], found)
-    if change is None or not members <= {*everything.active}:
+    if change is None or _away(everything):
         return None
     places = quoted(*map(str, [*addresses(everything), *endpoints(everything)]))
     script = f"{LINK}{shell('all-tls', 'redis')}require_tls {places}\n{change.script}"
