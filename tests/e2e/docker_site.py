@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,7 +102,8 @@ class Site:
         assert len(keys) > 200
         # A replica may be a moment behind its master; that one has what it said that it has.
         self._has(self.stack.master, keys)
-        eventually(lambda: [self._has(name, keys) for name in REDIS], WELL_SECONDS)
+        for name in REDIS:
+            eventually(partial(self._has, name, keys), WELL_SECONDS)
 
     def _has(self, name: str, keys: list[str]) -> None:
         parts = (keys[at : at + 500] for at in range(0, len(keys), 500))

@@ -1,7 +1,10 @@
 # Units that start at the next boot, each with its port. What is masked starts never.
 at_boot() { # NAMES [MARK]: beginnings as grep -E takes them; units that have the mark are left out
-  for unit in $(printf '%s\n' /etc/systemd/system/*.wants/* | sed 's,.*/,,' | grep -E "^($1)"); do
-    [ -z "${2:-}" ] || ! grep -qs "$2" "/etc/systemd/system/$unit" || continue
+  units=$(printf '%s\n' /etc/systemd/system/*.wants/* | sed 's,.*/,,' | grep -E "^($1)")
+  # shellcheck disable=SC2086  # names of units have no blanks
+  ours=$([ -z "${2:-}" ] || { cd /etc/systemd/system && grep -ls "$2" $units </dev/null | paste -s -d ' '; })
+  for unit in $units; do
+    case " $ours " in *" $unit "*) continue ;; esac
     case $(systemctl is-enabled "$unit" 2>/dev/null) in enabled*) ;; *) continue ;; esac
     start=$(systemctl show -p ExecStart --value "$unit")
     case $unit-$start in

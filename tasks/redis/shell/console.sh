@@ -9,11 +9,11 @@ accepted() { # PORT [NAME COMMANDS]...
   is_redis "$1" || return 1
   shift
   link_to 127.0.0.1 "$asked"
-  for login in admin admin.auth default cli.auth; do
+  # Sentinels have no such administrator, and who asks them says so.
+  for login in ${logins:-admin admin.auth default cli.auth}; do
     case $login in
       admin) REDISCLI_AUTH=${REDIS_ADMIN_PASSWORD:-} as='--user datatier-admin' ;;
       default) REDISCLI_AUTH=$REDIS_PASSWORD as= ;;
-      # Of Sentinels only the last.
       admin.auth) REDISCLI_AUTH=${REDIS_ADMIN_PASSWORD:+$(glance /etc/redis/redis-admin.auth)} ;;
       *) REDISCLI_AUTH=$(glance /etc/redis/redis-cli.auth) ;;
     esac

@@ -1,4 +1,6 @@
 # An identity in the file proves that Sentinel can save what it learns.
+# shellcheck disable=SC2034  # of console.sh
+logins='default cli.auth'
 accepted "$port" users 'ACL LIST' quorum "SENTINEL CKQUORUM $name" id 'SENTINEL MYID' \
   watched 'SENTINEL MASTERS' master "SENTINEL MASTER $name" ||
   { echo "${pong:-no answer to PING}"; exit 1; }

@@ -1,5 +1,7 @@
 # The live configuration, as `key=value` words; passwords are only compared, never printed. `auth`
 # is whether it is let in by the instances, `login` whether as its own user.
+# shellcheck disable=SC2034  # of console.sh
+logins='default cli.auth'
 command -v redis-cli >/dev/null || exit 0
 export QUOTED_PASSWORD
 for port in $ports; do

@@ -1,3 +1,5 @@
+# shellcheck disable=SC2034  # of console.sh
+logins='default cli.auth'
 command -v redis-cli >/dev/null || exit 0
 for port in $ports; do
   [ -e /var/lib/redis/sentinel-$port/sentinel.conf ] || continue
