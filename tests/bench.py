@@ -1,10 +1,12 @@
-"""What a run that changes nothing costs, against a bare connection; and a restore of a dump."""
+"""What runs cost: one that changes nothing, a first one, and a restore, each against plain tools."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +17,7 @@ from rich.table import Table
 
 from tests.e2e.project import Project, embedded
 from tests.lab import Host, Lab
+from tests.lab.hosts import Release
 
 ROUNDS = 5
 
@@ -31,11 +34,22 @@ def six(hosts: list[Host]) -> dict[str, list[tuple[str, dict[str, object]]]]:
     }
 
 
+# As its users start it: with the modules of the run before compiled.
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+
 def seconds(project: Project, *arguments: str) -> float:
-    """Wall time of one pyinfra process that must succeed."""
+    """Wall time of the program `pyinfra`, from its start to its end, which must succeed."""
+    program = Path(sys.executable).with_name("pyinfra")
     start = time.monotonic()
-    run = project.pyinfra(*arguments)
-    assert run.code == 0, run.output
+    subprocess.run(
+        [program, *arguments],
+        cwd=project.directory,
+        env=_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
     return time.monotonic() - start
 
 
@@ -99,9 +113,34 @@ def timed(host: Host, command: str) -> tuple[float, float]:
     return wall, user + system
 
 
+_INSTALLED = "dpkg-query -W -f '${Package}\\n'"
+_INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends"
+
+
+def first(lab: Lab, release: Release, table: Table) -> None:
+    """Adds a row: a first deployment against `apt-get install` of the packages that it brings.
+
+    That one creates Debian's cluster and starts its servers, as it does for everyone.
+    """
+    ours, plain = (lab.host(f"{name}-{release}", release) for name in ("ours", "plain"))
+    before = set(ours.run(_INSTALLED).stdout.split())
+    for host in (ours, plain):
+        host.run("apt-get -q update", timeout=300)
+    with tempfile.TemporaryDirectory() as directory:
+        project = Project(Path(directory))
+        project.settings({})
+        project.inventory(embedded("ours", ours))
+        deployed = seconds(project, "-y", "inventory.py", "deploy.py")
+    names = sorted(set(ours.run(_INSTALLED).stdout.split()) - before)
+    installed, _ = timed(plain, f"{_INSTALL} {shlex.join(names)} >/dev/null")
+    figures = f"{deployed:.1f} s / {installed:.1f} s = {deployed / installed:.2f}"
+    table.add_row(release, str(len(names)), figures)
+
+
 def main() -> None:
-    """Measures one host, six, and one with the stack in containers; then a restore of a dump."""
+    """Measures one host, six, and one with the stack in containers; a restore, and first runs."""
     restores = Table("restore of a dump / gunzip and psql", "processor time of clients")
+    firsts = Table("release", "packages", "first deployment / apt-get install")
     table = Table("estate", "no-op run", "range", "x bare connection", "commands", "by sshd's log")
     with (
         Lab("bench") as lab,
@@ -109,6 +148,8 @@ def main() -> None:
         tempfile.TemporaryDirectory() as n,
         tempfile.TemporaryDirectory() as boxed,
     ):
+        for release in ("debian12", "debian13"):
+            first(lab, release, firsts)
         hosts = [*lab.hosts(7), lab.engine_host("engine", "debian13")]
         for host in hosts:
             host.run("echo 'LogLevel VERBOSE' >>/etc/ssh/sshd_config; systemctl restart ssh")
@@ -122,7 +163,7 @@ def main() -> None:
         containers = Project(Path(boxed))
         containers.inventory({"docker": [("engine", hosts[7].ssh_data())]})
         measure("one host, the stack in Docker", containers, hosts[7:], table)
-    Console(file=sys.stdout, width=120).print(table, restores)
+    Console(file=sys.stdout, width=120).print(table, restores, firsts)
 
 
 if __name__ == "__main__":
