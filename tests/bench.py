@@ -1,4 +1,4 @@
-"""What runs cost: one that changes nothing, a first one, and a restore, each against plain tools."""
+"""What runs cost: without changes, the first one, and a restore, each against plain tools."""
 
 from __future__ import annotations
 
