@@ -21,7 +21,7 @@ from tasks.core.change import announced, impact_of, summary
 from tasks.core.check import Check
 from tasks.core.estate import Estate, Node
 from tasks.core.hide import shown
-from tasks.core.scripts import shell, side_by_side
+from tasks.core.scripts import shell
 from tasks.core.settings import Problem
 
 # Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
@@ -62,15 +62,18 @@ def _ask(checks: list[Check]) -> list[Row]:
     script = "".join(["cd /\n", remote.PROGRAMS, remote.PATHS, *functions, shell("check")])
     node = checks[0].node
     listening = preflight.listeners_probe([listener.port for listener in node.listeners()])
-    asked = [f"out=$( ({check.script}\n) 2>&1 </dev/null); answered $?" for check in checks]
-    script += side_by_side([*asked, f"(\n{listening.script}\n) </dev/null"])
+    script += "".join(
+        f"{{ out=$( ({check.script}\n) 2>&1 </dev/null); answered {n} $?; }} &\n"
+        for n, check in enumerate(checks)
+    )
+    script += f"held=$( (\n{listening.script}\n) </dev/null)\nwait\nprintf '%s\\n' \"$held\"\n"
     variables = {k: v for check in checks for k, v in check.variables.items()}
     output = remote.run(node.host, script, variables)
-    said, holders = output.stdout[: len(checks)], output.stdout[len(checks) :]
-    if len(said) != len(checks):
+    said = dict(line.split("\t", 1) for line in output.stdout[: len(checks)] if "\t" in line)
+    if said.keys() != {str(n) for n in range(len(checks))}:
         return [Row(check, False, output.last_word or "no answer") for check in checks]
-    held = listening.parse(holders)
-    return [_of_ours(_row(*each), held) for each in zip(checks, said, strict=True)]
+    held = listening.parse([line for line in output.stdout[len(checks) :] if line])
+    return [_of_ours(_row(check, said[str(n)]), held) for n, check in enumerate(checks)]
 
 
 def _of_ours(row: Row, holders: list[preflight.Holder]) -> Row:

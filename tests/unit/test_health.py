@@ -110,3 +110,12 @@ def test_no_job_starts_where_cron_does_not_run(stat: str | None, said: str, tmp_
     script = shell("cron-runs", "backup").replace("/run/", f"{tmp_path}/")
     done = helpers.shell(script.replace("/proc/", f"{tmp_path}/"))
     assert (done.stdout, done.returncode) == (said, 1 if said else 0)
+
+
+def test_an_answer_is_short_enough_for_the_kernel_to_take_it_whole() -> None:
+    """Checks write side by side into one pipe, whose lines mix from 4,096 bytes on (pipe(7))."""
+    said = helpers.shell(
+        shell("check") + "out=$(printf '%05000d\\ncluster %05000d' 0 0); answered 4 0"
+    )
+    assert len(said.stdout) < 4096, len(said.stdout)
+    assert said.stdout.startswith("4\t000") and said.stdout.endswith("\tcluster \tstatus 0\n")

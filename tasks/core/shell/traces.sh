@@ -8,6 +8,8 @@ ls -db $beside 2>/dev/null | sed 's/^/beside /'
   timeout 20 grep -D skip -lsE "$jobs" /etc/crontab /etc/cron.d/*; } | sed 's/^/acts /'
 with_data() { # DIRECTORY...
   for d; do
-    if [ -n "$(ls -A "$d" 2>/dev/null)" ]; then echo "data $d"; fi
+    for each in "$d"/* "$d"/.[!.]* "$d"/..?*; do
+      if [ -e "$each" ] || [ -L "$each" ]; then echo "data $d"; break; fi
+    done
   done
 }
