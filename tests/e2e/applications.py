@@ -18,6 +18,18 @@ from tests.e2e.wait import eventually
 
 PROGRAMS = programs(ROOT / "docs" / "connecting.md")
 BEGIN_SECONDS = 60
+# What the same page adds to them where servers speak TLS: what, and after which words.
+_VERIFIED = '{"ssl_cert_reqs": "required", "ssl_ca_certs": "ca.pem"}'
+_OVER_TLS = {
+    "redis-py": {
+        '"password": os.environ["REDIS_PASSWORD"],': '"ssl": True, "ssl_ca_certs": "ca.pem",',
+        '    password=os.environ["REDIS_PASSWORD"],': 'ssl=True, ssl_ca_certs="ca.pem",',
+    },
+    "Celery": {
+        '"password": password,': '"ssl": True, "ssl_ca_certs": "ca.pem",',
+        "app.conf.update(": f"broker_use_ssl={_VERIFIED}, redis_backend_use_ssl={_VERIFIED},",
+    },
+}
 
 # It imports the program like a framework would, and asks ten times a second.
 _LOOP = """
@@ -87,11 +99,15 @@ def sentinels(addresses: Sequence[str], password: str) -> dict[str, str]:
 
 @contextmanager
 def running(
-    names: Sequence[str], variables: Mapping[str, str], home: Path
+    names: Sequence[str], variables: Mapping[str, str], home: Path, trusted: str = ""
 ) -> Iterator[list[Application]]:
-    """Applications with the programs of these headings, each of which is answered already."""
+    """Applications with the programs of these headings, each of which is answered already.
+
+    Args:
+        trusted: the certificate that they verify servers with; without one they speak in clear.
+    """
     with ExitStack() as processes:
-        found = [_started(name, variables, home / name, processes) for name in names]
+        found = [_started(name, variables, home / name, trusted, processes) for name in names]
         for each in found:
             eventually(partial(each.require_more, 0), BEGIN_SECONDS)
         yield found
@@ -105,10 +121,11 @@ def back(applications: Sequence[Application], seconds: int) -> None:
 
 
 def _started(
-    name: str, variables: Mapping[str, str], home: Path, processes: ExitStack
+    name: str, variables: Mapping[str, str], home: Path, trusted: str, processes: ExitStack
 ) -> Application:
     home.mkdir(parents=True)
-    (home / "application.py").write_text(PROGRAMS[name])
+    (home / "application.py").write_text(_over_tls(name) if trusted else PROGRAMS[name])
+    (home / "ca.pem").write_text(trusted)
     (home / "loop.py").write_text(_LOOP)
     answers = processes.enter_context((home / "answers").open("w"))
     errors = processes.enter_context((home / "errors").open("w"))
@@ -126,3 +143,12 @@ def _started(
         processes.callback(process.wait)
         processes.callback(process.kill)
     return Application(name, home)
+
+
+def _over_tls(name: str) -> str:
+    """A program with what the page adds to it for TLS."""
+    program = PROGRAMS[name]
+    for words, added in _OVER_TLS[name].items():
+        assert program.count(words) == 1, (name, words)
+        program = program.replace(words, f"{words} {added}")
+    return program

@@ -13,6 +13,8 @@ from tests.e2e.wait import eventually
 from tests.lab import Host
 
 MASTER_NAME = "mymaster"
+# What clients verify servers with.
+AUTHORITY = "/etc/datatier/tls/ca.pem"
 Done = subprocess.CompletedProcess[str]
 # Shell: psql is the newest there is, not Debian's Perl that looks for one three times as long.
 NEWEST = "for each in /usr/lib/postgresql/*/bin; do PATH=$each:$PATH; done; "
@@ -34,10 +36,13 @@ def psql(
     address: str = "127.0.0.1",
     port: int = 6432,
     limit: int = 60,
+    tls: bool = False,
 ) -> Done:
     """One statement by psql on the host; through the pooler unless a port is given."""
+    verify = f"PGSSLMODE=verify-full PGSSLROOTCERT={AUTHORITY}; export PGSSLMODE PGSSLROOTCERT; "
     client = f"timeout {limit} psql -XAtqw -h {address} -p {port} -U {role} -d {database}"
-    script = f'{NEWEST}IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client} -c "$(cat)"'
+    before = f"{NEWEST}{verify if tls else ''}"
+    script = f'{before}IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client} -c "$(cat)"'
     return host.run(script, stdin=f"{password}\n{sql}", check=False)
 
 
@@ -56,7 +61,7 @@ def redis(
     tls: bool = False,
 ) -> Done:
     """One command by Debian's redis-cli, not by the one that lends root the password."""
-    how = "--tls --cacert /etc/datatier/tls/ca.pem " if tls else ""
+    how = f"--tls --cacert {AUTHORITY} " if tls else ""
     client = f"/usr/bin/redis-cli -e {how}-h {address} -p {port} {shlex.join(words)}"
     script = f"IFS= read -r REDISCLI_AUTH; export REDISCLI_AUTH; timeout 5 {client}"
     return host.run(script, stdin=f"{password}\n", check=False)
@@ -76,9 +81,9 @@ def sentinel_master(host: Host, port: int, password: str, *, tls: bool = False) 
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def check_quorum(host: Host, port: int, password: str) -> None:
+def check_quorum(host: Host, port: int, password: str, *, tls: bool = False) -> None:
     """Asserts that a Sentinel sees two replicas, two other Sentinels and nothing that is down."""
-    seen = sentinel_master(host, port, password)
+    seen = sentinel_master(host, port, password, tls=tls)
     assert (seen["num-slaves"], seen["num-other-sentinels"]) == ("2", "2"), seen
     assert seen["flags"] == "master", seen
 

@@ -1,10 +1,12 @@
-"""Story: six plain hosts; what a run changes there, and what it leaves to Sentinel."""
+"""Story: six plain hosts over TLS; what a run changes there, and what it leaves to Sentinel."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import socket
+import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from tests.e2e import applications, proof
+from tests.e2e import applications, proof, website
 from tests.e2e.applications import Application
 from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
@@ -30,7 +33,10 @@ CANARIES = {
     "POSTGRES_PASSWORD": "canary-of-the-superuser-1",
     "POSTGRES_ROLE_PSSCRIPT_PASSWORD": "canary-of-the-role-2",
     "REDIS_PASSWORD": "canary-of-redis-3",
+    "TLS_CA_SECRET": "canary-of-the-authority-4",
 }
+# All clients come with TLS.
+BASE = {"tls_enabled": True, "pgbouncer_client_tls": "require", "apps": [website.WEBSITE]}
 TASKS = [
     f"tasks.{component}.{verb}"
     for component in ("postgres", "pgbouncer", "redis", "sentinel", "backup")
@@ -61,17 +67,27 @@ class Estate:
     def choose(self, **choices: Any) -> None:
         """States choices in group_data, beside those made before."""
         self.choices.update(choices)
-        self.project.settings(self.choices)
+        self.project.settings({**BASE, **self.choices})
 
     def sql(self, statement: str) -> str:
         """What the application's role is answered through the pooler, from another host."""
         address = self.hosts["pool1"].address
         password = CANARIES["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
-        return said(proof.psql(self.hosts["pool1"], statement, password=password, address=address))
+        pool1 = self.hosts["pool1"]
+        return said(proof.psql(pool1, statement, password=password, address=address, tls=True))
 
     def redis(self, name: str, *words: str) -> str:
         """What the instance on a host answers."""
-        return said(proof.redis(self.hosts[name], 6379, *words, password=self.password))
+        host = self.hosts[name]
+        return said(proof.redis(host, 6379, *words, password=self.password, tls=True))
+
+    def replication(self, name: str) -> dict[str, str]:
+        """INFO replication of the instance on a host."""
+        return proof.replication(self.hosts[name], 6379, self.password, tls=True)
+
+    def watched(self, name: str) -> dict[str, str]:
+        """What the Sentinel on a host knows of the master."""
+        return proof.sentinel_master(self.hosts[name], 26379, self.password, tls=True)
 
     def processes(self) -> dict[str, proof.Process]:
         """The main process of every service of the estate."""
@@ -79,14 +95,14 @@ class Estate:
 
     def master_according_to(self, name: str) -> str:
         """The host that a host's Sentinel says is the master."""
-        seen = proof.sentinel_master(self.hosts[name], 26379, self.password)
+        seen = self.watched(name)
         return next(host.name for host in self.hosts.values() if host.address == seen["ip"])
 
     def check_master(self, master: str, *, down: str = "") -> None:
         """Asserts that the instances and the Sentinels that are up agree on who leads."""
         up = [name for name in CACHES if name != down]
         assert {name: self.master_according_to(name) for name in up} == dict.fromkeys(up, master)
-        roles = {name: proof.replication(self.hosts[name], 6379, self.password) for name in up}
+        roles = {name: self.replication(name) for name in up}
         assert roles.pop(master)["role"] == "master"
         for role in roles.values():
             followed = role.get("master_host"), role.get("master_link_status")
@@ -96,7 +112,7 @@ class Estate:
         """Asserts that all three instances and Sentinels work together."""
         self.check_master(master)
         for name in CACHES:
-            proof.check_quorum(self.hosts[name], 26379, self.password)
+            proof.check_quorum(self.hosts[name], 26379, self.password, tls=True)
 
 
 def _groups(hosts: Mapping[str, Host]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
@@ -107,6 +123,7 @@ def _groups(hosts: Mapping[str, Host]) -> dict[str, list[tuple[str, dict[str, An
         "redis": CACHES,
         "sentinel": CACHES,
         "backup": ["backup1"],
+        "apps": ["pool1"],
     }
     return {group: [(name, data[name]) for name in names] for group, names in members.items()}
 
@@ -119,12 +136,14 @@ def _boot(lab: Lab) -> dict[str, Host]:
 
 @pytest.fixture(scope="module")
 def estate(lab: Lab, project: Project) -> Estate:
-    """Six bare hosts, planned and deployed with passwords that one can search for."""
+    """Six bare hosts, planned and deployed with secrets that one can search for."""
     hosts = _boot(lab)
     project.inventory(_groups(hosts))
     secrets = project.directory / ".env"
     secrets.write_text("".join(f"{name}={value}\n" for name, value in CANARIES.items()))
     secrets.chmod(0o600)
+    project.settings(BASE)
+    website.put(hosts["pool1"])
     plan = project.plan()
     with command_lines(list(hosts.values())) as lines:
         first = project.deploy("deploy.py", "-vvv", "--diff")
@@ -142,8 +161,26 @@ def test_the_estate_serves(estate: Estate) -> None:
     """SQL over the network through the pooler; one master, two replicas, three Sentinels."""
     assert estate.sql("SELECT inet_server_addr()") == estate.hosts["db1"].address
     estate.check_whole("cache1")
+    website.check(estate.hosts["pool1"])
     estate.redis("cache1", "SET", "kept", "from the start")
     eventually(lambda: _check_kept(estate), 5)
+
+
+def test_no_service_answers_in_clear(estate: Estate) -> None:
+    """Instances, Sentinels and the pooler refuse whom they would let in over TLS."""
+    for name in CACHES:
+        for port in (6379, 26379):
+            done = proof.redis(estate.hosts[name], port, "PING", password=estate.password)
+            assert done.returncode != 0 and "PONG" not in done.stdout, (name, port)
+    with pytest.raises(psycopg.OperationalError, match="SSL required"):
+        psycopg.connect(_url(estate), sslmode="disable")
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        psycopg.connect(_url(estate), sslmode="verify-full", sslrootcert="system")
+
+
+def _url(estate: Estate) -> str:
+    password = CANARIES["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+    return f"postgresql://psscript:{password}@{estate.hosts['pool1'].address}:6432/psscript"
 
 
 def _check_kept(estate: Estate) -> None:
@@ -228,12 +265,20 @@ def _connect(estate: Estate, client: str, name: str) -> subprocess.CompletedProc
     return estate.hosts[client].run(f"bash -c ': <>{place}'", check=False)
 
 
+def _encrypted(estate: Estate, name: str) -> ssl.SSLSocket:
+    """A connection of this machine to the instance on a host."""
+    host = estate.hosts[name]
+    context = ssl.create_default_context(cadata=host.run(f"cat {proof.AUTHORITY}").stdout)
+    plain = socket.create_connection((host.address, 6379), timeout=5)
+    return context.wrap_socket(plain, server_hostname=host.address)
+
+
 def test_strangers_reach_no_port(estate: Estate) -> None:
     """Behind the firewall the estate works, connections live on, and others connect as before."""
     every = {(name, port) for name, ports in PORTS.items() for port in ports}
     assert _reached(estate) == every
     estate.hosts["db1"].run("apt-get -qq install nftables && nft add table inet other")
-    with socket.create_connection((estate.hosts["cache1"].address, 6379), timeout=5) as open_before:
+    with _encrypted(estate, "cache1") as open_before:
         estate.choose(firewall_enabled=True)
         plan = estate.project.plan()
         assert plan.planned == estate.project.deploy().changed
@@ -314,6 +359,7 @@ def _pooler(estate: Estate) -> dict[str, str]:
         role="postgres",
         password=CANARIES["POSTGRES_PASSWORD"],
         database="pgbouncer",
+        tls=True,
     )
     rows = (line.split("|") for line in said(console).splitlines())
     return {row[0]: row[1] for row in rows}
@@ -353,7 +399,7 @@ def test_sentinel_settings_are_set_at_run_time(estate: Estate) -> None:
     estate.choose(sentinel_down_after_milliseconds=3000)
     assert estate.project.deploy().changed == _on_caches("Sentinel: monitoring")
     for name in CACHES:
-        seen = proof.sentinel_master(estate.hosts[name], 26379, estate.password)
+        seen = estate.watched(name)
         assert seen["down-after-milliseconds"] == "3000"
     assert estate.processes() == before
 
@@ -401,7 +447,8 @@ def test_a_frozen_master_is_replaced_and_stays_replaced(estate: Estate, tmp_path
     variables = applications.sentinels(
         [estate.hosts[name].address for name in places], estate.password
     )
-    with applications.running(("redis-py", "Celery"), variables, tmp_path) as clients:
+    trusted = estate.hosts["cache1"].run(f"cat {proof.AUTHORITY}").stdout
+    with applications.running(("redis-py", "Celery"), variables, tmp_path, trusted) as clients:
         _replaced(estate, old, clients)
 
 
@@ -457,7 +504,7 @@ def test_a_stopped_master_is_replaced_and_stays_replaced(estate: Estate) -> None
     def promoted() -> None:
         assert len({estate.master_according_to(name) for name in CACHES} - {old}) == 1
         new = estate.master_according_to(others[0])
-        role = proof.replication(estate.hosts[new], 6379, estate.password)
+        role = estate.replication(new)
         assert new != old and role["role"] == "master"
 
     eventually(promoted, 40)
@@ -467,3 +514,38 @@ def test_a_stopped_master_is_replaced_and_stays_replaced(estate: Estate) -> None
     assert estate.project.deploy().changed == set()
     estate.check_whole(new)
     _check_kept(estate)
+
+
+def _script(estate: Estate, line: str) -> str:
+    """What a script of the backup host said; it has to succeed."""
+    return said(estate.hosts["backup1"].run(f"/scripts/{line}", check=False, timeout=300))
+
+
+def test_backups_restore(estate: Estate) -> None:
+    """A drill; then what was lost comes back in the running servers, from a host of its own."""
+    estate.sql("CREATE TABLE kept AS SELECT 'backed up' AS word")
+    _script(estate, "backup.sh full")
+    _script(estate, "redis-backup.sh")
+    _script(estate, "backup.sh drill")
+    drill = json.loads(estate.hosts["backup1"].run("cat /backups/logs/drill.json").stdout)
+    assert drill["outcome"] == "passed"
+    estate.sql("DROP TABLE kept")
+    master = estate.master_according_to("cache1")
+    estate.redis(master, "DEL", "kept")
+    _script(estate, "restore-postgres.sh /backups/postgres/psscript_full_LATEST.sql.gz")
+    _script(estate, "restore-redis.sh /backups/redis/redis_LATEST.rdb.gz")
+    assert estate.sql("SELECT word FROM kept") == "backed up"
+    eventually(lambda: _check_kept(estate), 30)
+    estate.check_whole(estate.master_according_to("cache1"))
+    assert estate.project.deploy().changed == estate.project.plan().planned == set()
+    estate.project.deploy("tasks.health.verify")
+
+
+def test_a_removal_leaves_no_key(estate: Estate) -> None:
+    """All services go, and all certificates; the data stay."""
+    plan = estate.project.plan("tasks.remove.deploy")
+    assert estate.project.deploy("tasks.remove.deploy").changed == plan.planned
+    for host in estate.hosts.values():
+        assert not host.run("ls -d /etc/datatier /etc/redis/redis-tls", check=False).stdout
+    assert proof.processes(list(estate.hosts.values())) == {}
+    assert estate.project.plan("tasks.remove.deploy").planned == set()

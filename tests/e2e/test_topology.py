@@ -41,7 +41,9 @@ class Estate:
             for group, names in self.groups.items()
         }
         self.project.inventory(groups)
-        self.project.settings({"pgbouncer_default_pool_size": 10, **self.settings})
+        self.project.settings(
+            {"tls_enabled": True, "pgbouncer_default_pool_size": 10, **self.settings}
+        )
 
     def plan(self, *data: str) -> Run:
         """A dry run of what is described."""
@@ -72,19 +74,19 @@ class Estate:
 
     def redis(self, name: str, port: int, *words: str) -> str:
         """What an instance or a Sentinel answers."""
-        return said(proof.redis(self.hosts[name], port, *words, password=self.password))
+        return said(proof.redis(self.hosts[name], port, *words, password=self.password, tls=True))
 
     def check_watched(self, replicas: int, sentinels: int, *names: str) -> None:
         """Asserts that the Sentinels on these hosts know so many others, and that none is down."""
         for name in names:
-            seen = sentinel_master(self.hosts[name], 26379, self.password)
+            seen = sentinel_master(self.hosts[name], 26379, self.password, tls=True)
             assert seen["num-slaves"] == str(replicas), seen
             assert seen["num-other-sentinels"] == str(sentinels - 1), seen
             assert seen["flags"] == "master", seen
 
     def master(self) -> str:
         """The host of the master, by a Sentinel's word."""
-        seen = sentinel_master(self.hosts["one"], 26379, self.password)
+        seen = sentinel_master(self.hosts["one"], 26379, self.password, tls=True)
         return next(name for name, host in self.hosts.items() if host.address == seen["ip"])
 
 
@@ -105,7 +107,7 @@ def _marks(host: Host, name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def estate(lab: Lab, project: Project) -> Estate:
-    """PostgreSQL, a pooler, a Redis and its replica, three Sentinels."""
+    """PostgreSQL, a pooler, a Redis and its replica, three Sentinels; all of them over TLS."""
     with ThreadPoolExecutor() as pool:
         hosts = {host.name: host for host in pool.map(lab.installed_host, NAMES)}
     groups = {
@@ -275,7 +277,7 @@ def test_what_comes_back_follows_the_master(estate: Estate) -> None:
     estate.data = {"three": {"redis_ports": [6379, 6380]}}
     estate.describe()
     estate.project.deploy("tasks.redis.deploy")
-    assert replication(three, 6380, estate.password)["role"] == "slave"
+    assert replication(three, 6380, estate.password, tls=True)["role"] == "slave"
 
     def followed() -> None:
         assert estate.redis("three", 6380, "GET", "kept") == "while it was away"

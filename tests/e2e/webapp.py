@@ -17,11 +17,15 @@ def _secret(name: str) -> str:
 
 
 def _stack() -> dict[str, Any]:
-    with psycopg.connect(_secret("DATABASE_URL"), connect_timeout=5) as connection:
+    trusted = os.environ.get("TLS_CA_FILE")
+    verify: Any = {"sslmode": "verify-full", "sslrootcert": trusted} if trusted else {}
+    with psycopg.connect(_secret("DATABASE_URL"), connect_timeout=5, **verify) as connection:
         row = connection.execute("SELECT current_user, current_database()").fetchone()
     places = [each.rsplit(":", 1) for each in os.environ["REDIS_SENTINELS"].split(",")]
     password = _secret("REDIS_PASSWORD")
-    options = {"password": password, "socket_timeout": 2}
+    options: dict[str, Any] = {"password": password, "socket_timeout": 2}
+    if trusted:
+        options |= {"ssl": True, "ssl_ca_certs": trusted, "ssl_check_hostname": True}
     connect: Any = Sentinel
     sentinel = connect([(host, int(port)) for host, port in places], sentinel_kwargs=options)
     name = os.environ["REDIS_MASTER_NAME"]
