@@ -8,4 +8,5 @@
 # redis_maxmemory = "1gb"
 # redis_maxmemory_policy = "allkeys-lfu"
 # redis_default_user = "application"  # who has redis_password cannot empty or stop Redis
+# tls_enabled = True  # servers and their clients speak TLS: docs/connecting.md
 # apps = [{"name": "backend", "port": 4000, "command": "/srv/backend/serve"}]  # docs/apps.md

@@ -13,10 +13,11 @@ mkdir -p "$1"
 cd "$1"
 cp -R "$source/starter/files/." .
 mkdir -p group_data
-cp "$source/inventory.py" "$source/config.py" "$source/.env.example" .
+cp "$source/config.py" "$source/.env.example" .
+# What this machine says to itself needs no TLS; hosts that take its place have it.
+sed 's/{"address": "127.0.0.1"}/{"address": "127.0.0.1", "tls_enabled": False}/' "$source/inventory.py" >inventory.py
 # An estate that runs copies its own file over this one.
-new='redis_default_user = "application"'
-sed "s/^# $new/$new/" "$source/group_data/all.py" >group_data/all.py
+sed -E 's/^# (redis_default_user = "application"|tls_enabled = True)/\1/' "$source/group_data/all.py" >group_data/all.py
 git init --quiet
 git -c protocol.file.allow=always submodule --quiet add "$origin" datatier
 git -C datatier checkout --quiet "$commit" || fail "$origin does not have commit $commit: push it first"

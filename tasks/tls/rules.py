@@ -24,7 +24,7 @@ def contradictions(everything: Estate) -> list[Problem]:
     on = everything.having(TlsSettings)
     for node in everything.nodes:
         if node.inside is not None and node in on:
-            message = "is for hosts without Docker: one host's bridge needs none; leave it out"
+            message = "should be False: it is for hosts without Docker, one host's bridge needs none"
             problems.append(Problem(node.name, key, message))
         if node.inside is None and node not in on and on:
             message = f"should be the same on all hosts; {on[0].name} has it"

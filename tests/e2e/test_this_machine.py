@@ -185,7 +185,7 @@ def test_it_goes_on_from_a_repository_of_its_own(machine: Host, stack: Stack) ->
     again = _in_clone(machine, f"make init DIR={SHOP}")
     assert again.returncode != 0 and f"{SHOP} is not empty" in again.stderr
     chosen = f"{SHOP}/group_data/all.py"
-    assert machine.run(f"grep -c '^redis_default_user' {chosen}").stdout == "1\n"
+    assert machine.run(f"grep -Ec '^(redis_default_user|tls_enabled)' {chosen}").stdout == "2\n"
     machine.run(f"cp {CLONE}/group_data/all.py {chosen}")
     # The same packages need not be installed a second time.
     machine.run(f"cp {CLONE}/.env {SHOP} && ln -s {CLONE}/.venv {SHOP}/datatier/.venv")
