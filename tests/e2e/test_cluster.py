@@ -123,7 +123,7 @@ def _groups(hosts: Mapping[str, Host]) -> dict[str, list[tuple[str, dict[str, An
         "redis": CACHES,
         "sentinel": CACHES,
         "backup": ["backup1"],
-        "apps": ["pool1"],
+        "apps": ["backup1"],
     }
     return {group: [(name, data[name]) for name in names] for group, names in members.items()}
 
@@ -143,7 +143,7 @@ def estate(lab: Lab, project: Project) -> Estate:
     secrets.write_text("".join(f"{name}={value}\n" for name, value in CANARIES.items()))
     secrets.chmod(0o600)
     project.settings(BASE)
-    website.put(hosts["pool1"])
+    website.put(hosts["backup1"])
     plan = project.plan()
     with command_lines(list(hosts.values())) as lines:
         first = project.deploy("deploy.py", "-vvv", "--diff")
@@ -161,7 +161,7 @@ def test_the_estate_serves(estate: Estate) -> None:
     """SQL over the network through the pooler; one master, two replicas, three Sentinels."""
     assert estate.sql("SELECT inet_server_addr()") == estate.hosts["db1"].address
     estate.check_whole("cache1")
-    website.check(estate.hosts["pool1"])
+    website.check(estate.hosts["backup1"])
     estate.redis("cache1", "SET", "kept", "from the start")
     eventually(lambda: _check_kept(estate), 5)
 

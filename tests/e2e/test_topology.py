@@ -389,7 +389,7 @@ def test_a_host_is_cleared_and_leaves(estate: Estate) -> None:
     estate.describe()
     run = estate.project.deploy("tasks.remove.deploy", "--limit", "two")
     assert run.changed == {
-        (f"Remove: {what}", "two") for what in ("Sentinel", "Redis", "what is left")
+        (f"Remove: {what}", "two") for what in ("Sentinel", "Redis", "certificates", "what is left")
     }
     assert {host for _, host in run.changed} == {"two"}
     for service in ("pgbouncer", "redis-6379", "redis-sentinel-26379"):
