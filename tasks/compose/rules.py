@@ -64,7 +64,7 @@ def _own_rules(node: Node, inside: Estate) -> Iterator[Problem]:
     for settings, most in MOST.items():
         if len(inside.having(settings)) > most:
             message = f"should be at most {most}"
-            yield Problem(node.name, settings.key("ports"), message)
+            yield Problem(node.name, settings.key_of("ports"), message)
     server = one(inside, PostgresSettings).the(PostgresSettings)
     if server.version not in (None, chosen.release.postgres):
         message = f"should be {chosen.release.postgres}, which Debian {chosen.debian} has"

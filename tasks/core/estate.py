@@ -212,7 +212,7 @@ class Estate:
         self.problems += _unknown_groups(host)
         known = [
             *StackSettings.model_fields,
-            *(c.settings.key(f) for c in components() for f in c.settings.model_fields),
+            *(c.settings.key_of(f) for c in components() for f in c.settings.model_fields),
         ]
         self.problems += unknown_keys(
             host.name,

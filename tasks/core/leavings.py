@@ -86,7 +86,7 @@ def _is_pruned(node: Node, component: Component) -> bool:
         return True
     if chosen := node.of(component.settings):
         return bool(cast(Any, chosen).prune)
-    key = component.settings.key("prune")
+    key = component.settings.key_of("prune")
     try:
         return TypeAdapter(bool).validate_python(node.host.data.get(key, False))
     except ValidationError:
@@ -155,7 +155,7 @@ def told(node: Node) -> Iterator[str]:
         if component is not None and not prunes(node, owner):
             paths = found(node).paths[owner]
             what = title(owner) if traces.is_service(paths) else ", ".join(paths)
-            key = component.settings.key("prune")
+            key = component.settings.key_of("prune")
             yield f"{what}: is no longer in this host's settings; {key} would remove it"
 
 
@@ -164,7 +164,7 @@ def strangers(node: Node) -> Iterator[str]:
     for path in found(node).beside:
         if not is_cleared(node, path):
             component = in_our_place(path)
-            key = component.settings.key("prune") if component else ""
+            key = component.settings.key_of("prune") if component else ""
             way_out = f"{key} would remove it" if component else "remove it if it is not yours"
             yield f"{path}: not written by Datatier, but takes effect beside its files; {way_out}"
     for path in found(node).acting:

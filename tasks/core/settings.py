@@ -135,7 +135,7 @@ class Settings(Model):
     prefix: ClassVar[str] = ""
 
     @classmethod
-    def key(cls, field: str) -> str:
+    def key_of(cls, field: str) -> str:
         """The flat key of a field, as it stands in an inventory."""
         return f"{cls.prefix}{field}"
 
@@ -161,7 +161,9 @@ class Settings(Model):
         unknown = [name for name in fields if name not in cls.model_fields]
         problems = [
             Problem(
-                host, cls.key(name), f"unknown key{_suggestion(name, cls.model_fields, cls.prefix)}"
+                host,
+                cls.key_of(name),
+                f"unknown key{_suggestion(name, cls.model_fields, cls.prefix)}",
             )
             for name in unknown
         ]
@@ -174,7 +176,7 @@ class Settings(Model):
     @classmethod
     def _problem(cls, host: str, details: ErrorDetails) -> Problem:
         field, *path = [_shown(part) for part in details["loc"] if not _is_union_tag(part)] or [""]
-        key = "/".join([cls.key(field), *path])
+        key = "/".join([cls.key_of(field), *path])
         if details["type"] == "extra_forbidden":
             suggestion = _suggestion(path[-1], _nested_fields(cls, field))
             return Problem(host, key, f"unknown key{suggestion}")

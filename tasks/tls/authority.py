@@ -27,6 +27,8 @@ _VALID = timedelta(days=730)
 # Clocks of hosts may be behind; one that is further off is refused (rules.py).
 SLACK = timedelta(days=1)
 
+_NAME = "Datatier authority "
+
 # What a file raises that is no certificate or key which a server could use.
 UNUSABLE = (
     ValueError,
@@ -88,6 +90,12 @@ class Authority:
         return _pem(builder.sign(self.key, SHA256()))
 
 
+def is_estates(certificate: x509.Certificate) -> bool:
+    """Whether it is of an authority that was made from a secret."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return any(str(each.value).startswith(_NAME) for each in names)
+
+
 def has_signed(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     """Whether a certificate is of an authority."""
     try:
@@ -106,9 +114,7 @@ def of(secret: str) -> Authority:
     info = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     identity = sha256(info).hexdigest()
     # Two of them in one file are told apart by name too.
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, f"Datatier authority {identity[:16]}")]
-    )
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{_NAME}{identity[:16]}")])
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -1,7 +1,7 @@
 """Certificates of services: the host makes the key, this machine signs, other rooms use them.
 
 A host tells its public key and nothing else; for which addresses and names its certificate is,
-the inventory says.
+the inventory says. Where there are files of the user's own, these are used as they are (own.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tasks.core import files, hide
-from tasks.core.change import Change, converge
+from tasks.core.change import Change, Trial, converge
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import quoted, shell
-from tasks.tls import authority
+from tasks.tls import authority, own
 from tasks.tls.authority import UNUSABLE, Authority
 from tasks.tls.probes import AUTHORITY, ROOT, SERVICES, Key, home
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
@@ -65,14 +65,15 @@ def authorities(estate: Estate) -> list[Authority]:
 
 def is_trusted(node: Node, text: str) -> bool:
     """Whether those who trust what is in a text take a certificate of this host."""
-    return signing(node.estate).text.strip() in text
+    return (own.of(node).root or signing(node.estate).text).strip() in text
 
 
 def trusted(node: Node) -> str:
     """The content of `AUTHORITY`; empty where hosts have no certificates."""
     if not is_on(node):
         return ""
-    return "".join(each.text for each in authorities(node.estate))
+    mine = [each.text for each in authorities(node.estate)]
+    return "".join([*mine, *own.of(node).authorities])
 
 
 def names(node: Node) -> list[str]:
@@ -94,9 +95,13 @@ def certify(node: Node, service: str, group: str) -> None:
     Args:
         group: who may read the key besides root.
     """
-    if is_on(node):
-        converge(f"TLS: key of {service}", lambda: missing_key(node, service, group))
-        converge(f"TLS: certificate of {service}", lambda: missing_certificate(node, service))
+    if not is_on(node):
+        return
+    if own.of(node).key:
+        converge(f"TLS: certificate of {service}", lambda: missing_own(node, service, group))
+        return
+    converge(f"TLS: key of {service}", lambda: missing_key(node, service, group))
+    converge(f"TLS: certificate of {service}", lambda: missing_certificate(node, service))
 
 
 def missing_authority(node: Node) -> Change | None:
@@ -119,6 +124,30 @@ def missing_key(node: Node, service: str, group: str) -> Change | None:
     there = files.compare(place_of_it, _found(node))
     change = Change([line], shell("make-key", "tls", keys=home(service), group=group, keep=keep))
     return there.followed_by(change) if there else change
+
+
+def missing_own(node: Node, service: str, group: str) -> Change | None:
+    """Key and certificate of the user's own, written together: servers need a pair.
+
+    Args:
+        group: who may read the key besides root.
+    """
+    mine, key, place = own.of(node), _key(node, service), key_file(service)
+    # The key is not read; who has the public half has it.
+    content = mine.key.encode() if key.public == mine.public else b""
+    mode, _, owner = key.access.partition(" ")
+    there = Found("file" if mode else "absent", mode, *owner.partition(":")[::2], content)
+    entries = [
+        *_pending(node, [*_authority(node), Directory(home(service))]),
+        File(certificate_file(service), mine.certificate),
+        File(place, mine.key, "640", group=group),
+    ]
+    change = files.compare(entries, {**_found(node), place: there})
+    if change is None:
+        return None
+    told = {"OWN_CERTIFICATE": mine.certificate, "OWN_ROOT": mine.root}
+    trial = Trial(shell("verify", "tls", address=node.address), told)
+    return replace(change, diff=[]).after([trial])
 
 
 def missing_certificate(node: Node, service: str) -> Change | None:
@@ -201,10 +230,17 @@ def shows(service: str, place: str, protocol: str, configuration: str) -> str:
 def renew(node: Node) -> None:
     """Signs a new certificate for each service of a host that has one."""
     _asked.add(node)
-    converge("TLS: certificates", lambda: _renewed(node))
+    converge("TLS: certificates", lambda: _renewed(node), notices=lambda: _not_renewed(node))
+
+
+def _not_renewed(node: Node) -> list[str]:
+    chosen = node.the(TlsSettings).certificate
+    return [f"{own.CERTIFICATE}: {chosen} is yours to renew; then deploy"] if chosen else []
 
 
 def _renewed(node: Node) -> Change | None:
+    if own.of(node).key:
+        return None
     found = _found(node)
     return _signed(node, [s for s in SERVICES if found[certificate_file(s)].kind == "file"])
 
@@ -248,18 +284,21 @@ def _written(public: Any) -> bytes:
 # --- Whether a certificate is what it should be --------------------------------------------------
 
 
-def read(now: Found) -> x509.Certificate | None:
-    """A certificate that was found, or None."""
+def chain(now: Found) -> list[x509.Certificate]:
+    """The certificates in a file that was found; none where it cannot be read."""
     try:
-        return x509.load_pem_x509_certificate(now.content)
+        return x509.load_pem_x509_certificates(now.content)
     except UNUSABLE:
-        return None
+        return []
 
 
 def _why_due(node: Node, key: Key, now: Found) -> list[str]:
-    """Why a new certificate is signed."""
+    """Why another certificate takes the place of what was found."""
     if now.kind == "absent":
         return ["create"]
+    if mine := own.of(node).certificate:
+        is_there = now.content == mine.encode() and key.public == own.of(node).public
+        return [] if is_there else [f"change to the file of {own.CERTIFICATE}"]
     try:
         return [*_differences(node, key, x509.load_pem_x509_certificate(now.content))]
     except UNUSABLE:

@@ -17,5 +17,7 @@ RANK = 6
 def rows(node: Node) -> Iterator[Check]:
     """A row for each host that has some."""
     days = str(node.the(TlsSettings).renew_days)
-    script = shell("valid", "tls", root=ROOT, authority=AUTHORITY, days=days)
+    chosen = node.the(TlsSettings).certificate
+    remedy = f"put another one at {chosen} and run" if chosen else "a run renews it"
+    script = shell("valid", "tls", root=ROOT, authority=AUTHORITY, days=days, remedy=remedy)
     yield Check("certificates", node, "-", script, f"clients verify with {AUTHORITY}", RANK)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from cryptography import x509
 
 from tasks.core.estate import Estate, Node
 from tasks.core.settings import Problem
-from tasks.tls import authority, certificates
+from tasks.tls import authority, certificates, own
 from tasks.tls.authority import SLACK, UNUSABLE
 from tasks.tls.probes import AUTHORITY, SERVICES
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
@@ -20,16 +20,18 @@ _SHORTEST = 24
 
 def contradictions(everything: Estate) -> list[Problem]:
     """Hosts that have none while others have, and containers."""
-    key, problems = TlsSettings.key("enabled"), list[Problem]()
+    key, problems = TlsSettings.key_of("enabled"), list[Problem]()
     on = everything.having(TlsSettings)
     for node in everything.nodes:
         if node.inside is not None and node in on:
-            message = "should be False: it is for hosts without Docker, one host's bridge needs none"
+            message = (
+                "should be False: it is for hosts without Docker, one host's bridge needs none"
+            )
             problems.append(Problem(node.name, key, message))
         if node.inside is None and node not in on and on:
             message = f"should be the same on all hosts; {on[0].name} has it"
             problems.append(Problem(node.name, key, message))
-    return [*problems, *_secrets(on[0])] if on else []
+    return [*problems, *_secrets(on[0]), *own.problems(everything)] if on else []
 
 
 def _secrets(node: Node) -> Iterator[Problem]:
@@ -70,11 +72,30 @@ def _unknown_authority(node: Node) -> Iterator[Problem]:
     if mine[0].certificate not in known:
         yield Problem(node.name, SECRET, f"is not the one of {AUTHORITY} here: {back}")
         return
-    going = [each for each in known if each not in [one.certificate for one in mine]]
+    yield from _too_early(node, known)
+    stays = x509.load_pem_x509_certificates(certificates.trusted(node).encode())
+    going = [each for each in known if each not in stays]
     for path in map(certificates.certificate_file, SERVICES):
-        shown = certificates.read(found[path])
-        if shown and any(authority.has_signed(each, shown) for each in going):
-            yield Problem(node.name, FURTHER_SECRET, f"has signed {path} here: {back}")
+        shown = certificates.chain(found[path])
+        for each in going:
+            if any(authority.has_signed(each, one) for one in shown):
+                yield _still_shown(node, each, path, back)
+
+
+def _too_early(node: Node, known: Sequence[x509.Certificate]) -> Iterator[Problem]:
+    """A certificate of an authority that hosts and clients do not trust yet."""
+    root = own.of(node).root
+    if root and x509.load_pem_x509_certificate(root.encode()) not in known:
+        message = f"deploy once without it: {AUTHORITY} here does not have its root yet"
+        yield Problem(node.name, own.CERTIFICATE, message)
+
+
+def _still_shown(node: Node, going: x509.Certificate, path: str, back: str) -> Problem:
+    if authority.is_estates(going):
+        return Problem(node.name, FURTHER_SECRET, f"has signed {path} here: {back}")
+    name = going.subject.rfc4514_string()
+    message = f"should have {name!r}, which has signed {path} here, until one run has changed that"
+    return Problem(node.name, own.CA, message)
 
 
 def secrets_in_use(node: Node) -> Mapping[str, str]:

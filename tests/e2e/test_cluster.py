@@ -524,7 +524,7 @@ def _script(estate: Estate, line: str) -> str:
 def test_backups_restore(estate: Estate) -> None:
     """A drill; then what was lost comes back in the running servers, from a host of its own."""
     estate.sql("CREATE TABLE kept AS SELECT 'backed up' AS word")
-    _script(estate, "backup.sh full")
+    _script(estate, "postgres-backup.sh full")
     _script(estate, "redis-backup.sh")
     _script(estate, "backup.sh drill")
     drill = json.loads(estate.hosts["backup1"].run("cat /backups/logs/drill.json").stdout)

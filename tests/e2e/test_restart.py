@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tests import authorities
 from tests.e2e import applications
 from tests.e2e.interrupted import STATUS, Interruptible
 from tests.e2e.project import Data
@@ -758,3 +760,81 @@ def _from_db(estate: Estate) -> Done:
         database=f"'dbname=pgbouncer {verified}'",
         address=estate.pool.address,
     )
+
+
+def _own_files(directory: Path, estate: Estate) -> Data:
+    """The files of a company: an authority, one between, and a certificate for both hosts."""
+    root = authorities.make("Own root", is_authority=True)
+    between = authorities.make("Own issuing authority", root, is_authority=True)
+    names = [estate.db.address, estate.pool.address]
+    for number in ("1", "2"):
+        leaf = authorities.make(
+            "own", between, names=names, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]
+        )
+        # As it comes by mail, and in no order.
+        text = f"{leaf.pem}{root.pem}{between.pem}".replace("\n", "\r\n")
+        (directory / f"own{number}.pem").write_bytes(text.encode())
+        (directory / f"key{number}.pem").write_text(leaf.secret())
+        (directory / f"key{number}.pem").chmod(0o600)
+    (directory / "root.pem").write_text(root.pem)
+    return {"tls_ca_certificate": str(directory / "root.pem")}
+
+
+def _step_by_step(estate: Estate) -> None:
+    """Runs that are killed after each change, until one ends."""
+    for _ in range(40):
+        run = estate.project.interrupt("kill", "after:1")
+        said(_from_db(estate))
+        if not estate.project.is_struck:
+            assert run.code == 0, run.output
+            return
+        assert run.code == STATUS["kill"], run.output
+    raise AssertionError(run.output)
+
+
+@contextmanager
+def _verifying(estate: Estate, trusted: Path) -> Iterator[list[str]]:
+    """New clients of all servers all the time, which verify them."""
+    served = list[str]()
+
+    def work(done: threading.Event) -> None:
+        while not done.wait(0.05):
+            for host, port in ((estate.db, 6432), (estate.pool, 6432), (estate.db, 5432)):
+                served.append(_verifies(estate, host, port, trusted))
+
+    with meanwhile(work):
+        yield served
+
+
+def test_servers_go_over_to_own_certificates_and_back(
+    estate: Estate, certified: Data, tmp_path: Path
+) -> None:
+    """Trust first, then the files, then newer ones; each run is killed after each change."""
+    project, trust = estate.project, _own_files(tmp_path, estate)
+    steps: list[Data] = [
+        trust,
+        *(
+            {**trust, "tls_certificate": str(tmp_path / f"own{n}.pem")}
+            | {"tls_key": str(tmp_path / f"key{n}.pem")}
+            for n in ("1", "2")
+        ),
+        trust,
+        {},
+    ]
+    short: Data = {**certified, "pgbouncer_server_lifetime": 1}
+    project.settings(short)
+    project.deploy()
+    both, mine = tmp_path / "both.pem", tmp_path / "root.pem"
+    both.write_text(estate.db.run(f"cat {AUTHORITY}").stdout + mine.read_text())
+    project.settings({**short, **steps[1]})
+    early = project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert early.code == 1 and "db1: tls_certificate: deploy once without it" in early.output
+    for settings in steps:
+        project.settings({**short, **settings})
+        with _verifying(estate, both) as served:
+            _step_by_step(estate)
+        assert len(served) > 10 and {*served} == {"('psscript',)"}
+        assert project.deploy().changed == project.plan().planned == set()
+        is_own = "tls_key" in settings
+        assert (_verifies(estate, estate.pool, 6432, mine) == "('psscript',)") is is_own
+        assert (_verifies(estate, estate.db, 5432, mine) == "('psscript',)") is is_own

@@ -109,7 +109,7 @@ def test_the_key_to_prune_is_known(tmp_path: Path) -> None:
     one = node(tmp_path, WORKER, apps_prune=True)
     assert helpers.problems(one.estate) == []
     assert one.the(AppsSettings).prune
-    assert AppsSettings.key("prune") == "apps_prune"
+    assert AppsSettings.key_of("prune") == "apps_prune"
 
 
 @pytest.mark.parametrize(

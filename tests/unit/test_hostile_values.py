@@ -86,7 +86,7 @@ def _plain() -> dict[str, Make]:
     found: dict[str, Make] = {}
     for component in components():
         for field, about in component.settings.model_fields.items():
-            key = component.settings.key(field)
+            key = component.settings.key_of(field)
             if re.search(r"\bstr\b|SecretStr", str(about.annotation)) and key not in OUTSIDE:
                 found[key] = lambda text, key=key: {key: text}  # type: ignore[misc]
     return found

@@ -72,7 +72,7 @@ def _default(field: FieldInfo) -> str:
 def _row(model: type[Model], name: str, text: str) -> list[str]:
     parts = _PARTS.fullmatch(text)
     assert parts
-    key = model.key(name) if issubclass(model, Settings) else name
+    key = model.key_of(name) if issubclass(model, Settings) else name
     default = parts["default"] or _default(model.model_fields[name])
     row = [f"`{key}`", default, parts["meaning"].removesuffix(".")]
     return [*row, parts["change"] or "-"] if issubclass(model, Settings) else row

@@ -423,7 +423,12 @@ def test_a_certificate_is_renewed_when_that_is_asked_for(tmp_path: Path) -> None
 
 def row(directory: Path, days: int) -> tuple[int, str]:
     script = shell(
-        "valid", "tls", root=str(directory), authority=str(directory / "ca.pem"), days=str(days)
+        "valid",
+        "tls",
+        root=str(directory),
+        authority=str(directory / "ca.pem"),
+        days=str(days),
+        remedy="a run renews it",
     )
     done = helpers.shell(f"set -eu\n{script}")
     assert done.stderr == ""

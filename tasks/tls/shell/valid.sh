@@ -2,10 +2,12 @@
 least='' wrong=''
 for file in "$authority" "$root"/*/certificate.pem; do
   [ -e "$file" ] || continue
-  end=$(openssl x509 -in "$file" -noout -enddate 2>/dev/null) || { wrong="$file cannot be read"; continue; }
-  left=$((($(date -d "${end#*=}" +%s) - $(date +%s)) / 86400))
-  [ "$left" -ge "$days" ] || wrong="$file: $left days left; a run renews it"
-  [ "$left" -ge 0 ] || wrong="$file: has expired; a run renews it"
+  ends=$(openssl storeutl -noout -text -certs "$file" 2>/dev/null | sed -n 's/ *Not After *: //p')
+  [ -n "$ends" ] || { wrong="$file cannot be read"; continue; }
+  # The first to end of all that are in it.
+  left=$((($(printf '%s\n' "$ends" | date -f - +%s | sort -n | head -n 1) - $(date +%s)) / 86400))
+  [ "$left" -ge "$days" ] || wrong="$file: $left days left; $remedy"
+  [ "$left" -ge 0 ] || wrong="$file: has expired; $remedy"
   [ -n "$least" ] && [ "$left" -ge "$least" ] || least=$left
 done
 [ -z "$wrong" ] || { echo "$wrong"; exit 1; }
