@@ -97,7 +97,7 @@ class AppsSettings(Settings):
     """On a host, applications that left the settings go. Change: they stop."""
 
     @classmethod
-    def key(cls, field: str) -> str:
+    def key_of(cls, field: str) -> str:
         """The flat key of a field."""
         return field if field in cls.model_fields else f"apps_{field}"
 
