@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import socket
 import time
 from collections import Counter
@@ -79,8 +80,17 @@ def connect(endpoint: Endpoint, login: Login) -> Client:
         socket_connect_timeout=ANSWER_SECONDS,
         decode_responses=True,
         retry=Retry(NoBackoff(), 0),
+        **_NAMELESS,
         **_encrypted(login),
     )
+
+
+# The user for backups may not say what client it has: each login would be in ACL LOG.
+_NAMELESS: dict[str, Any] = {
+    key: None
+    for key in ("lib_name", "lib_version")
+    if key in inspect.signature(Client.__init__).parameters
+}
 
 
 def _encrypted(login: Login) -> dict[str, Any]:

@@ -260,6 +260,9 @@ def test_comes_back_exactly_and_survives_restarts(site: Site) -> None:
     assert site.level() != wanted
     site.restore()
     site.check_data(wanted)
+    for port in NODES:
+        refused = site.client(port).acl_log()
+        assert [each for each in refused if "datatier-" in str(each["username"])] == []
     for port in (*NODES, *SENTINELS):
         site.units("restart", port)
         eventually(site.check_whole, 30)
