@@ -6,6 +6,7 @@ from typing import cast
 
 from tasks.backup import repository as backup_repository
 from tasks.backup.settings import BackupSettings
+from tasks.compose import encryption
 from tasks.compose.activation import due_containers
 from tasks.compose.building import missing_files, missing_image
 from tasks.compose.content import within
@@ -48,6 +49,7 @@ def install() -> None:
 
 @on(DockerSettings)
 def _write(node: Node) -> None:
+    converge("PgBouncer: key", lambda: encryption.missing_key(node))
     converge("Docker: files", lambda: missing_files(node))
 
 

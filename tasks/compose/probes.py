@@ -8,7 +8,7 @@ from typing import Any
 from tasks.backup import probes as backup_probes
 from tasks.backup import repository as backup_repository
 from tasks.backup.settings import BackupSettings
-from tasks.compose import engine
+from tasks.compose import encryption, engine
 from tasks.compose.inside import SENTINEL_PORT, one, place_of
 from tasks.compose.services import _images, entries_of, inside_of
 from tasks.compose.settings import DockerSettings
@@ -101,6 +101,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "engine": engine.probe(node, _images(node)),
         "boot": Probe(f"{preflight.AT_BOOT}\n{_BOOT}\n", list),
         "services": _services_probe(inside),
+        **encryption.probes(node),
         **_inside_probes(node),
     }
 
@@ -122,6 +123,7 @@ def _reader(node: Node, container: Node) -> Callable[[str], dict[str, Any]]:
         return {
             "files": _files(node, container),
             "sentinels": [],
+            "console": said.get("console", ""),
             "services": said["services"],
             "expected": said.get("redis-master", {}).get("expected", {}),
             **said.get(container.service, {}),

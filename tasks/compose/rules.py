@@ -13,7 +13,7 @@ from tasks import apps
 from tasks.apps.settings import AppsSettings
 from tasks.backup import rules as backup_rules
 from tasks.backup.settings import BackupSettings
-from tasks.compose import engine
+from tasks.compose import encryption, engine
 from tasks.compose.engine import Engine
 from tasks.compose.inside import MOST, generated, one
 from tasks.compose.prune import unremovable
@@ -115,6 +115,7 @@ def checks(node: Node) -> list[Problem]:
     before = said["files"][config].content
     return [
         *unfit,
+        *encryption.checks(node),
         *backup_rules.other_passphrase(keeper, before, there=said["artifacts"]),
         *(
             Problem(node.name, "docker_project_dir", why)

@@ -16,7 +16,12 @@ def probe(node: Node, home: str) -> Probe[str]:
 DAYS = 7300
 
 
-def make(node: Node, home: str, days: int = DAYS) -> Change:
-    """A key and a certificate for this host's address."""
-    script = shell("make-certificate", keys=home, address=node.address, days=str(days))
+def make(node: Node, home: str, days: int = DAYS, owner: str = "postgres") -> Change:
+    """A key and a certificate for this host's address.
+
+    Args:
+        owner: the user and the group that may read the key, by name or number.
+    """
+    values = {"address": node.address, "days": str(days), "owner": owner}
+    script = shell("make-certificate", keys=home, **values)
     return Change([f"{home}: create a key and a certificate"], script)

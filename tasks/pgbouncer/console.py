@@ -28,6 +28,8 @@ from tasks.tls import certificates
 
 HOME = "/etc/datatier/pgbouncer/console"
 TRUSTED = "/etc/datatier/poolers.pem"
+# In a container what its host has made is beside the configuration.
+INSIDE = "/etc/pgbouncer/tls"
 _GROUPS = ("postgres", "backup")
 # Its directory of keys; and what the file of trusted certificates calls the authority.
 SERVICE = "pgbouncer"
@@ -98,7 +100,7 @@ def parameters(pooler: Node) -> dict[str, str]:
         # It refuses certificates of clients; with 1.3 they would hear of it when it is too late to
         # go on without TLS.
         "client_tls_protocols": "tlsv1.2",
-        **_files(HOME),
+        **_files(INSIDE if pooler.place.network else HOME),
     }
 
 

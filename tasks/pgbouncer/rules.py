@@ -45,9 +45,6 @@ def _encryption(node: Node) -> Iterator[Problem]:
     chosen = node.the(PgbouncerSettings)
     if chosen.client_tls is None:
         return
-    if node.place.network:
-        message = "is for clients of other hosts: a project's are on its own network; leave it out"
-        yield Problem(node.name, "pgbouncer_client_tls", message)
     for key in chosen.extra:
         if key.startswith("client_tls_"):
             message = "has a key of its own: pgbouncer_client_tls; set one of them"

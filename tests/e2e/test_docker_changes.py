@@ -92,6 +92,37 @@ def test_pooler_alone_reloads(site: Site) -> None:
     assert _pooler(site, "default_pool_size") == ["33"]
 
 
+def _login(site: Site, sslmode: str) -> str:
+    """What a client of the pooler hears that knows the address of the host."""
+    near = "$(getent hosts pgbouncer | sed 's/ .*//')"
+    place = f"host={site.host.address} hostaddr={near}"
+    verified = f"sslmode={sslmode} sslrootcert=/etc/pgbouncer/tls/certificate.pem"
+    words = f"{place} port=6432 user={STACK} dbname={STACK} {verified}"
+    client = f'psql -XAtqw "{words}" -c "SELECT 1" 2>&1 || :'
+    done = site.stack.client("pgbouncer", "PGPASSWORD", site.stack.role_password, client)
+    return said(done)
+
+
+def test_clients_of_the_pooler_may_use_tls_and_then_have_to(site: Site) -> None:
+    """There and back by reloads; who was connected stays, and the key stays on its host."""
+    site.look()
+    site.changes({"pgbouncer_client_tls": "allow"}, "pgbouncer: reload")
+    assert [_login(site, mode) for mode in ("disable", "verify-full")] == ["1", "1"]
+    site.changes({"pgbouncer_client_tls": "require"}, "pgbouncer: reload")
+    assert "SSL required" in _login(site, "disable") and _login(site, "verify-full") == "1"
+    place = f"{HOME}/docker/pgbouncer/tls"
+    shown = "openssl s_client -starttls postgres -connect 127.0.0.1:6432 -verify_return_error"
+    shown += f" -CAfile {place}/certificate.pem -verify_ip {site.host.address} -brief </dev/null"
+    assert "Verification: OK" in site.host.run(f"{shown} 2>&1").stdout
+    assert site.host.run(f"stat -c %a {place}/key.pem").stdout == "600\n"
+    site.host.run(f"truncate -s 0 {place}/certificate.pem")
+    site.changes({}, "pgbouncer: reload")
+    assert _login(site, "verify-full") == "1"
+    site.changes({"pgbouncer_client_tls": None}, "pgbouncer: reload")
+    assert _login(site, "disable") == "1" and "does not support SSL" in _login(site, "require")
+    assert site.restarted() == set()
+
+
 def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     """Every Redis takes it, since any may be master one day; PostgreSQL takes it by a reload."""
     site.look()

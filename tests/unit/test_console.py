@@ -15,6 +15,7 @@ from tasks.pgbouncer.activation import _wanted
 from tasks.pgbouncer.files import configuration
 from tasks.pgbouncer.layout import INI
 from tasks.pgbouncer.pause import console as reach
+from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.tls import certificates
 from tests.unit import helpers
 from tests.unit.helpers import shell
@@ -78,14 +79,20 @@ def test_tls_of_ones_own_and_ours_are_not_both_to_be_had(tmp_path: Path) -> None
     sentence = "has a key of its own: pgbouncer_client_tls; set one of them"
     wanted = [f"db: pgbouncer_extra/{key}: {sentence}" for key in sorted(OWN)]
     assert helpers.problems(made) == wanted
-    (problem,) = helpers.problems(
-        helpers.estate(
-            {"box": {"address": "10.0.0.2", "pgbouncer_client_tls": "allow"}},
-            {"docker": ["box"]},
-            tmp_path,
-        )
-    )
-    assert problem.startswith("box: pgbouncer_client_tls: is for clients of other hosts")
+
+
+def test_in_a_project_the_key_is_beside_the_configuration(tmp_path: Path) -> None:
+    chosen = {"address": "10.0.0.2", "pgbouncer_client_tls": "require"}
+    made = helpers.estate({"box": chosen}, {"docker": ["box"]}, tmp_path)
+    assert helpers.problems(made) == []
+    inside = made.nodes[0].inside
+    assert inside is not None
+    assert tls(inside.having(PgbouncerSettings)[0]) == [
+        "client_tls_sslmode = require",
+        "client_tls_protocols = tlsv1.2",
+        "client_tls_key_file = /etc/pgbouncer/tls/key.pem",
+        "client_tls_cert_file = /etc/pgbouncer/tls/certificate.pem",
+    ]
 
 
 @pytest.mark.parametrize(("extra", "mode"), [(OWN, "verify-ca"), (OFF, "")])

@@ -1,0 +1,59 @@
+"""TLS of the published port of PgBouncer: key and certificate are made by the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.compose.inside import one
+from tasks.compose.services import inside_of
+from tasks.compose.settings import POSTGRES, DockerSettings
+from tasks.core import certificates
+from tasks.core.change import Change
+from tasks.core.estate import DOCKER, Node
+from tasks.core.remote import Probe
+from tasks.core.scripts import quoted
+from tasks.core.settings import Problem
+from tasks.pgbouncer import console
+from tasks.pgbouncer.settings import PgbouncerSettings
+
+
+def is_on(node: Node) -> bool:
+    """Whether clients of the project's pooler may use TLS."""
+    return console.is_pinned(one(inside_of(node), PgbouncerSettings))
+
+
+def _home(node: Node) -> str:
+    return f"{node.the(DockerSettings).project_dir}/docker/pgbouncer/tls"
+
+
+def probes(node: Node) -> dict[str, Probe[Any]]:
+    """The certificate that clients have to know, and whether another one could be made."""
+    if not is_on(node):
+        return {}
+    return {
+        "console": certificates.probe(node, _home(node)),
+        "openssl": Probe("command -v openssl || :", bool),
+    }
+
+
+def checks(node: Node) -> Iterator[Problem]:
+    """A host that could make none."""
+    if is_on(node) and not node.read(DOCKER)["openssl"]:
+        message = "needs openssl, which makes the key: apt-get install openssl"
+        yield Problem(node.name, "pgbouncer_client_tls", message)
+
+
+def missing_key(node: Node) -> Change | None:
+    """The key and the certificate, made once, before a configuration names them."""
+    if not is_on(node) or node.read(DOCKER)["console"]:
+        return None
+    home = _home(node)
+    change = certificates.make(node, home, owner=POSTGRES)
+    # As the files of the project will have them.
+    project, docker, pooler, _ = home.rsplit("/", 3)
+    places = f"{project}/{docker}", f"{project}/{docker}/{pooler}"
+    make = f"install -d {quoted(project)}\n"
+    make += f"[ -d {quoted(places[0])} ] || install -d -m 700 {quoted(places[0])}\n"
+    make += f"install -d {quoted(places[1])}\n"
+    return Change([], make).followed_by(change)
