@@ -98,9 +98,9 @@ def _login(site: Site, sslmode: str) -> str:
     place = f"host={site.host.address} hostaddr={near}"
     verified = f"sslmode={sslmode} sslrootcert=/etc/pgbouncer/tls/certificate.pem"
     words = f"{place} port=6432 user={STACK} dbname={STACK} {verified}"
-    client = f'psql -XAtqw "{words}" -c "SELECT 1" 2>&1 || :'
+    client = f'psql -XAtqw "{words}" -c "SELECT 1"'
     done = site.stack.client("pgbouncer", "PGPASSWORD", site.stack.role_password, client)
-    return said(done)
+    return f"{done.stdout}{done.stderr}".strip()
 
 
 def test_clients_of_the_pooler_may_use_tls_and_then_have_to(site: Site) -> None:
