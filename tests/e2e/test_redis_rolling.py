@@ -70,7 +70,7 @@ class Estate:
 
     hosts: dict[str, Host]
     project: Interruptible
-    threads: int = 1
+    databases: int = 16
     tls: bool = False
     choices: dict[str, Any] = field(default_factory=lambda: {"redis_users": USERS})
 
@@ -81,8 +81,9 @@ class Estate:
 
     def choose(self, *, restart: bool = True, **choices: Any) -> None:
         """States choices in group_data, and unless told otherwise one that takes a restart."""
-        self.threads += restart
-        extra = {"io-threads": self.threads, **choices.pop("redis_extra", {})}
+        # Neither data nor processor time is changed by it.
+        self.databases += restart
+        extra = {"databases": self.databases, **choices.pop("redis_extra", {})}
         self.choices.update(choices)
         self.project.settings({**self.choices, "redis_extra": extra})
 
@@ -244,7 +245,7 @@ def test_a_restart_rolls_and_loses_nothing(estate: Estate) -> None:
     names = [sight.name for sight in watch.restarts]
     assert (sorted(names[:2]), names[2]) == (others, master)
     assert watch.alone == []
-    assert {estate.config(name, "io-threads") for name in estate.hosts} == {str(estate.threads)}
+    assert {estate.config(name, "databases") for name in estate.hosts} == {str(estate.databases)}
     assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(300 * 1024**2)}
     for host in estate.hosts.values():
         left = exposures(host)
@@ -718,12 +719,12 @@ def test_a_replica_that_is_cut_off_stops_the_roll(estate: Estate) -> None:
         assert "redis-6379 has restarted, but does not follow its master" in run.stderr
         assert f"Redis is not restarted here because of the failure on {first}" in run.stderr
         assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(500 * 1024**2)}
-        assert estate.config(master, "io-threads") != str(estate.threads)
+        assert estate.config(master, "databases") != str(estate.databases)
         run = estate.project.pyinfra("-y", "inventory.py", TASK)
         assert run.code == 1
         assert f"{estate.hosts[first].address}:6379 is behind or cut off" in run.stderr
-        assert estate.config(second, "io-threads") == str(estate.threads)
-        assert estate.config(master, "io-threads") != str(estate.threads)
+        assert estate.config(second, "databases") == str(estate.databases)
+        assert estate.config(master, "databases") != str(estate.databases)
     assert writers.lost() == []
     assert estate.settled() == master
     assert estate.deploy() == {("Redis: master", master)}
@@ -885,7 +886,7 @@ def test_a_run_that_is_killed_while_it_hands_over_is_finished_by_the_next(
     assert writers.lost() == [] or victims == "all of it"
     estate.deploy()
     assert estate.settled() != master
-    assert {estate.config(name, "io-threads") for name in estate.hosts} == {str(estate.threads)}
+    assert {estate.config(name, "databases") for name in estate.hosts} == {str(estate.databases)}
     assert estate.plan() == set()
 
 
