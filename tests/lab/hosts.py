@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from tests.lab import cgroups, engine, network, shell, stores
+from tests.lab import cgroups, engine, loader, network, shell, stores
 from tests.lab.archive import Entry, pack
 from tests.lab.images import (
     FIRST_BOOT,
@@ -312,7 +312,8 @@ class Lab:
         wiring = ["--network", network.network_name(self.name), "--ip", host.address]
         wiring += ["--network-alias", host.name, *_LOOPBACK_ARGS]
         docker("create", *identity, *wiring, *_labels(host), *access.env_args(), *args, *image)
-        files = [*access.files, *(_system_files() if host.systemd else ())]
+        files = [*access.files, *loader.files(image[0], host.container)]
+        files += _system_files() if host.systemd else []
         docker("cp", "-", f"{host.container}:/", data=pack(files))
         if store:
             stores.give(store, host.container)
