@@ -22,6 +22,6 @@ def make(node: Node, home: str, days: int = DAYS, owner: str = "postgres") -> Ch
     Args:
         owner: the user and the group that may read the key, by name or number.
     """
-    values = {"address": node.address, "days": str(days), "owner": owner}
+    values = {"address": node.address, "days": str(days), "reader": owner}
     script = shell("make-certificate", keys=home, **values)
     return Change([f"{home}: create a key and a certificate"], script)
