@@ -97,9 +97,13 @@ def _from_host(server: Node, pooler: Node) -> str:
 
 
 def console(server: Node, pooler: Node) -> str:
-    """The command by which a server's host reaches the console of a pooler."""
+    """The command by which a server's host reaches the console of a pooler.
+
+    In a shell whose arguments are a pooler, seconds, and one order or two.
+    """
     port = pooler.the(PgbouncerSettings).listen_port
-    psql = 'LC_ALL=C runuser -u postgres -- timeout "$2" psql -XAtqw -d pgbouncer -c "$3"'
+    ask = 'psql -XAtqw -d pgbouncer -c "$3" ${4:+-c "$4"}'
+    psql = f'LC_ALL=C runuser -u postgres -- timeout "$2" {ask}'
     if pooler is server:
         return f"{psql} -U pgbouncer -h {SOCKETS} -p {port}"
     # Less than the shortest time that a command has; and not root's HOME, which it cannot open.

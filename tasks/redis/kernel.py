@@ -10,18 +10,13 @@ from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.files import File, render
 from tasks.core.remote import Probe
+from tasks.core.scripts import shell
 
 _KERNEL = {
     "/proc/sys/vm/overcommit_memory": "1",
     "/proc/sys/net/core/somaxconn": "1024",
     "/sys/kernel/mm/transparent_hugepage/enabled": "madvise",
 }
-
-
-_KERNEL_READ = "".join(
-    f"echo '{path}'=$(cat {path} 2>/dev/null):$([ -w {path} ] && echo writable)\n"
-    for path in _KERNEL
-)
 
 
 # What systemd sets at every boot.
@@ -37,7 +32,8 @@ def missing_kernel(node: Node) -> Change | None:
 
 def kernel_probe() -> Probe[dict[str, str]]:
     """Reads what Redis asks of the kernel."""
-    return Probe(_KERNEL_READ, lambda lines: dict(line.split("=", 1) for line in lines))
+    script = shell("kernel", "redis", files=" ".join(_KERNEL))
+    return Probe(script, lambda lines: dict(line.split("=", 1) for line in lines))
 
 
 def kernel(node: Node, found: Mapping[str, str]) -> Change | None:

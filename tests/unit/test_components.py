@@ -523,11 +523,13 @@ def test_what_redis_asks_of_the_kernel(path: str, value: str, satisfied: bool) -
 
 
 def test_this_kernel_is_read() -> None:
-    output = helpers.shell(redis_kernel._KERNEL_READ)
-    found = dict(line.split("=", 1) for line in output.stdout.splitlines())
+    probe = redis_kernel.kernel_probe()
+    found = probe.parse(helpers.shell(probe.script).stdout.splitlines())
     expected = Path("/proc/sys/vm/overcommit_memory").read_text().strip()
     assert found["/proc/sys/vm/overcommit_memory"].split(":")[0] == expected
     assert set(found) == set(redis_kernel._KERNEL)
+    huge = "/sys/kernel/mm/transparent_hugepage/enabled"
+    assert not Path(huge).exists() or found[huge].startswith(Path(huge).read_text().strip())
 
 
 # --- Sentinel ------------------------------------------------------------------------------------

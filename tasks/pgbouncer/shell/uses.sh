@@ -1,3 +1,2 @@
 [ -S "$socket" ] || exit 0
-console pgbouncer 10 'SHOW CONFIG'
-console pgbouncer 10 'SHOW DATABASES'
+console pgbouncer 10 'SHOW CONFIG' 'SHOW DATABASES'

@@ -8,8 +8,10 @@ timeout 3 /usr/bin/redis-cli $as $via -p "$port" PUBLISH datatier:health '' >/de
 speaks_as_wanted
 leader=$(for sentinel in $sentinels; do
   link_to "${sentinel%:*}" "${sentinel#*:}"
-  REDISCLI_AUTH=$REDIS_PASSWORD timeout 2 /usr/bin/redis-cli $via \
-    -h "${sentinel%:*}" -p "${sentinel#*:}" SENTINEL GET-MASTER-ADDR-BY-NAME "$name" 2>/dev/null | paste -s -d ' ' | grep '^[0-9]' && break
+  named=$(REDISCLI_AUTH=$REDIS_PASSWORD timeout 2 /usr/bin/redis-cli $via \
+    -h "${sentinel%:*}" -p "${sentinel#*:}" SENTINEL GET-MASTER-ADDR-BY-NAME "$name" 2>/dev/null)
+  # Two lines become one.
+  case $named in [0-9]*) echo $named; break ;; esac
 done)
 printf '%s\n' "$said" | awk -v known="$acl_users" -v appendonly="$appendonly" -v save="$save" \
   -v leader="${leader:-$me}" -v me="$me" "$PARTS$LOOK"'

@@ -4,6 +4,16 @@
 logins='default cli.auth'
 command -v redis-cli >/dev/null || exit 0
 export QUOTED_PASSWORD
+# All of them belong to one user: what each has in its file, after the port.
+set --
+for port in $ports; do
+  file=/var/lib/redis/sentinel-$port/sentinel.conf
+  [ ! -e "$file" ] || set -- "$@" "$file"
+done
+all=$([ $# = 0 ] || peek "$1" awk -v name="$name" '
+  $1 != "sentinel" || $3 != name || $2 !~ /^(auth-[a-z]+|rename-command|master-reboot[a-z-]*)$/ { next }
+  { port = FILENAME; sub(/.*sentinel-/, "", port); sub(/\/.*/, "", port)
+    line = $0; sub(/^sentinel [^ ]+ [^ ]+ /, "", line); print port, $2, line }' "$@") || :
 for port in $ports; do
   file=/var/lib/redis/sentinel-$port/sentinel.conf
   [ -e "$file" ] || { echo "$port none"; continue; }
@@ -21,10 +31,9 @@ for port in $ports; do
     part == "master" { live = live " " key "=" word }
     END { if (live ~ /^ name=/) print "peers=" peers + 0 own live }')
   [ -n "$state" ] || { echo "$port none"; continue; }
-  written=$(peek "$file" \
-    sed -nE "s/^sentinel (auth-[a-z]+|rename-command|master-reboot[a-z-]*) $name /\\1 /p" "$file") || :
   known=0 login=0 user="" renamed=""
   while IFS= read -r line; do
+    case $line in "$port "*) line=${line#* } ;; *) continue ;; esac
     words=${line#* }
     case $line in
       "auth-pass $REDIS_PASSWORD"|"auth-pass $QUOTED_PASSWORD") known=1 ;;
@@ -34,7 +43,7 @@ for port in $ports; do
       rename-command*) renamed="$renamed renamed.${words%% *}=1" ;;
     esac
   done <<EOF
-$written
+$all
 EOF
   case $login$user in 1datatier-sentinel) known=1 ;; *) login=0; [ -z "$user" ] || known=0 ;; esac
   echo "$port up auth=$known login=$login user=$user$renamed $state"

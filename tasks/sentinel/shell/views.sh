@@ -10,6 +10,6 @@ for port in $ports; do
     part == "watched" && /^ +2\) "/ { print before "watches \"" word "\"" }
     part == "users" && listed { print before "\"" word "\"" }
     END { if (locked) print before "locked -"; print "pid " pid }')
-  printf '%s\n' "$found" | sed '$d'
+  printf %s "${found%pid *}"
   if [ "$pong" = PONG ] && is_replaced "${found##*pid }"; then echo "$port replaced -"; fi
 done
