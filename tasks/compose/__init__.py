@@ -25,7 +25,7 @@ from tasks.compose.rules import (
     secrets_in_use,
 )
 from tasks.compose.services import inside_of, roles_of, surplus_of
-from tasks.compose.settings import ROLES, DockerSettings, dotenv
+from tasks.compose.settings import POSTGRES, REDIS, ROLES, DockerSettings, dotenv
 from tasks.core.change import converge, refusing
 from tasks.core.component import Component
 from tasks.core.estate import DOCKER, Node, on
@@ -39,6 +39,7 @@ from tasks.redis.settings import RedisSettings
 from tasks.sentinel import forget as sentinel_forget
 from tasks.sentinel import monitoring as sentinel_monitoring
 from tasks.sentinel import passwords as sentinel_passwords
+from tasks.tls import certificates
 
 
 def install() -> None:
@@ -49,6 +50,8 @@ def install() -> None:
 
 @on(DockerSettings)
 def _write(node: Node) -> None:
+    for service, group in (("postgres", POSTGRES), ("pgbouncer", POSTGRES), ("redis", REDIS)):
+        certificates.certify(node, service, group)
     converge("PgBouncer: key", lambda: encryption.missing_key(node))
     converge("Docker: files", lambda: missing_files(node))
 
@@ -167,6 +170,7 @@ COMPONENT = Component(
     probes=probes_of,
     checks=checks,
     rows=rows,
+    certified=activate,
     leaves=LEAVES,
     beside=told,
     contain=contain,

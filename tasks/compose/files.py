@@ -17,6 +17,7 @@ from tasks.compose.settings import POSTGRES, REDIS, DockerSettings
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File
 from tasks.core.secrets import previous
+from tasks.pgbouncer import console
 from tasks.pgbouncer import files as pgbouncer_files
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import archive
@@ -69,16 +70,19 @@ def _mounted(directory: str, group: str, files: Iterable[Entry]) -> list[Entry]:
 
 
 def _postgres(docker: str, inside: Estate) -> list[Entry]:
-    files = postgres_files.own_files(one(inside, PostgresSettings))
+    server = one(inside, PostgresSettings)
+    files = postgres_files.own_files(server, shown=postgres_files.shown(server))
     return _mounted(f"{docker}/postgres", POSTGRES, files)
 
 
 def _pgbouncer(docker: str, inside: Estate) -> list[Entry]:
     directory = f"{docker}/pgbouncer"
     admin = one(inside, PostgresSettings).the(PostgresSettings).password.get_secret_value()
+    pooler = one(inside, PgbouncerSettings)
+    files = pgbouncer_files.own_files(pooler, shown=console.shown(pooler))
     escaped = re.sub(r"([\\:])", r"\\\1", admin)
     return [
-        *_mounted(directory, POSTGRES, pgbouncer_files.own_files(one(inside, PgbouncerSettings))),
+        *_mounted(directory, POSTGRES, files),
         File(
             f"{directory}/pgpass",
             f"*:*:*:postgres:{escaped}\n",

@@ -13,6 +13,7 @@ from tasks.core.places.container import RECORDS, Container
 from tasks.core.preflight import System
 from tasks.core.settings import Settings
 from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres import layout as postgres_layout
 from tasks.postgres.settings import PostgresSettings
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
@@ -31,7 +32,15 @@ def contain(node: Node) -> None:
     """Makes a stack of containers of a host's settings."""
     chosen = node.the(DockerSettings)
     inside = Estate(node.estate.state, node.estate.secrets)
+    inside.outside = node
     inside.nodes = list(_containers(node, inside, chosen))
+    # Beside the configuration, which servers see already.
+    node.keys_at = f"{chosen.project_dir}/docker/{{}}/signed"
+    etc = postgres_layout.configuration_directory(one(inside, PostgresSettings))
+    places = {"postgres": etc, "pgbouncer": "/etc/pgbouncer"}
+    for container in inside.nodes:
+        (group,) = container.groups
+        container.keys_at = f"{places.get(group, '/etc/redis')}/signed"
     contained = {settings for container in inside.nodes for settings in container.settings}
     node.settings = {k: v for k, v in node.settings.items() if k not in contained}
     node.inside = inside

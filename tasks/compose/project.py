@@ -17,7 +17,7 @@ from tasks.postgres import archive
 from tasks.postgres import layout as postgres_layout
 from tasks.postgres import settings as postgres_settings
 from tasks.postgres.settings import PostgresSettings
-from tasks.redis import sentinels
+from tasks.redis import sentinels, tls
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 
@@ -48,9 +48,11 @@ def compose_file(node: Node) -> str:
         pgbouncer_files=pgbouncer_service.service_of(pooler).open_files,
         redis=nodes,
         redis_port=REDIS_PORT,
+        redis_published=tls.published(nodes[0], REDIS_PORT),
         prefix=nodes[0].address.rpartition(".")[0] + ".",
         sentinels=inside.having(SentinelSettings),
         sentinel_port=SENTINEL_PORT,
+        sentinel_published=tls.published(nodes[0], SENTINEL_PORT),
         master_name=sentinels.master_name(inside),
         backup=keeper,
         locks=archive.LOCKS.rpartition("/")[0],

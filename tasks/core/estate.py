@@ -65,6 +65,7 @@ class Node:
         reader: how a container is read, with what else is read of its host.
         planned_packages: what an earlier component of this run installs.
         has_packages: this run installs what all of them need together.
+        keys_at: where keys and certificates of a service are, whose name takes the place of `{}`.
     """
 
     host: Host
@@ -81,6 +82,7 @@ class Node:
     system: System = field(default_factory=System)
     planned_packages: set[str] = field(default_factory=set)
     has_packages: bool = False
+    keys_at: str = "/etc/datatier/tls/{}"
 
     @property
     def name(self) -> str:
@@ -146,6 +148,7 @@ class Estate:
         keeps: secrets were generated that this run has to save, on hosts `kept`.
         whole: every component has settings, so that they can be compared with each other.
         unsettled: nodes where a service of several alike is being restarted, or failed to.
+        outside: the host whose containers these nodes are.
     """
 
     def __init__(self, state: State, store: secrets.Secrets) -> None:
@@ -157,6 +160,7 @@ class Estate:
         self.kept: set[Host] = set()
         self.unsettled: set[Node] = set()
         self.nodes: list[Node] = []
+        self.outside: Node | None = None
 
     @classmethod
     def of(cls, state: State) -> Estate:

@@ -68,7 +68,7 @@ def is_pinned(pooler: Node) -> bool:
 
 def has_authority(pooler: Node) -> bool:
     """Whether a pooler gets a certificate of the estate's authority."""
-    return certificates.is_on(pooler) and not _has_own(pooler)
+    return certificates.is_shown(pooler) and not _has_own(pooler)
 
 
 def _has_own(pooler: Node) -> bool:
@@ -117,13 +117,13 @@ def shown(pooler: Node) -> dict[str, str]:
         return {}
     others = [node for node in _users(pooler) if link.is_remote(pooler, node)]
     is_known = all(_trusts(node, pooler) for node in others)
-    return _files(certificates.home(SERVICE)) if is_known else {}
+    return _files(certificates.home(SERVICE, pooler)) if is_known else {}
 
 
 def _trusts(client: Node, pooler: Node) -> bool:
     """Whether a host takes the certificate of the authority; a plan counts on this run."""
     if client not in client.estate.active:
-        return certificates.home(SERVICE) in _now(pooler)
+        return certificates.home(SERVICE, pooler) in _now(pooler)
     is_planned = not client.host.state.is_executing
     return is_planned or certificates.is_trusted(pooler, _found(client)[TRUSTED].content.decode())
 
@@ -213,4 +213,4 @@ def _shows_authority(pooler: Node) -> bool:
     """Whether a pooler may still do so that has to do without; a plan counts on this run."""
     if pooler not in pooler.estate.active:
         return True
-    return pooler.host.state.is_executing and certificates.home(SERVICE) in _now(pooler)
+    return pooler.host.state.is_executing and certificates.home(SERVICE, pooler) in _now(pooler)

@@ -22,7 +22,9 @@ def service_of(node: Node) -> Service:
     """PgBouncer as a service of a host or in a container."""
     chosen, shows = node.the(PgbouncerSettings), ""
     if has_authority(node):
-        shows = certificates.shows(SERVICE, f"127.0.0.1:{chosen.listen_port}", "postgres", INI)
+        shows = certificates.shows(
+            node, SERVICE, f"127.0.0.1:{chosen.listen_port}", "postgres", INI
+        )
     return Service(
         name="pgbouncer",
         description="connection pooler for PostgreSQL",

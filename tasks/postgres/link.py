@@ -59,11 +59,11 @@ def is_encrypted(extra: Mapping[str, object]) -> bool:
 
 def parameters(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
     """What PostgreSQL's configuration says of it."""
-    if "ssl" in extra or not (any(clients(server)) or authority.is_on(server)):
+    if "ssl" in extra or not (any(clients(server)) or authority.is_shown(server)):
         return {}
     if is_ours(server, extra):
         return {"ssl": "on", **_files(HOME)}
-    own = _files(authority.home(SERVICE)) if has_authority(server, extra) else {}
+    own = _files(authority.home(SERVICE, server)) if has_authority(server, extra) else {}
     return {"ssl": "on", **own}
 
 
@@ -73,7 +73,7 @@ def shown(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
         return {}
     hosts = clients(server)
     is_known = all(_trusts(server, group, client) for group, client in hosts)
-    return _files(authority.home(SERVICE)) if is_known else {}
+    return _files(authority.home(SERVICE, server)) if is_known else {}
 
 
 def shown_then(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
@@ -81,13 +81,13 @@ def shown_then(server: Node, extra: Mapping[str, object]) -> dict[str, str]:
     is_planned = not server.host.state.is_executing
     away = [each for _, each in clients(server) if each not in server.estate.active]
     if is_planned and has_authority(server, extra) and (not away or shows_authority(server)):
-        return _files(authority.home(SERVICE))
+        return _files(authority.home(SERVICE, server))
     return shown(server, extra)
 
 
 def has_authority(server: Node, extra: Mapping[str, object]) -> bool:
     """Whether the server gets a certificate of the estate's authority."""
-    return authority.is_on(server) and not _OWN & extra.keys()
+    return authority.is_shown(server) and not _OWN & extra.keys()
 
 
 def _files(home: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ def _trusts(server: Node, group: str, client: Node) -> bool:
 def shows_authority(server: Node) -> bool:
     """Whether the configuration that the server has names a certificate of the authority."""
     found = server.read("postgres")["files"][ours(server)]
-    return authority.home(SERVICE) in found.content.decode(errors="replace")
+    return authority.home(SERVICE, server) in found.content.decode(errors="replace")
 
 
 def probes(server: Node, port: int) -> dict[str, Probe[str]]:
@@ -127,7 +127,7 @@ def probes(server: Node, port: int) -> dict[str, Probe[str]]:
 
 
 def _homes(server: Node) -> str:
-    return f"{HOME} {authority.home(SERVICE)}" if authority.is_on(server) else HOME
+    return f"{HOME} {authority.home(SERVICE, server)}" if authority.is_on(server) else HOME
 
 
 def missing_key(server: Node, said: Mapping[str, Any]) -> Change | None:

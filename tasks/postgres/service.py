@@ -75,4 +75,4 @@ def _shows(node: Node) -> str:
     is_near = chosen.listen_addresses is None or hears(chosen.listen_addresses, "localhost")
     address = "127.0.0.1" if is_near else node.address
     place = f"[{address}]:{chosen.port}" if ":" in address else f"{address}:{chosen.port}"
-    return authority.shows(link.SERVICE, place, "postgres", ours(node))
+    return authority.shows(node, link.SERVICE, place, "postgres", ours(node))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.estate import Node
 from tasks.tls import certificates
-from tasks.tls.certificates import AUTHORITY, is_on
+from tasks.tls.certificates import AUTHORITY, is_on, is_shown
 
 # Instances and Sentinels are of one user, and so is what scratch servers of a backup host show.
 SERVICE, GROUP = "redis", "redis"
@@ -27,30 +27,36 @@ def parameters(node: Node, port: int) -> dict[str, str]:
     Clients show no certificate: they have passwords, and one that is shown and has expired would
     shut out who has the right password.
     """
-    if not is_on(node):
-        return {"port": str(port)}
-    return {
-        "port": "0",
-        "tls-port": str(port),
-        "tls-replication": "yes",
-        "tls-cert-file": certificates.certificate_file(SERVICE),
-        "tls-key-file": certificates.key_file(SERVICE),
-        "tls-ca-cert-file": AUTHORITY,
+    shown = {
+        "tls-cert-file": certificates.certificate_file(SERVICE, node),
+        "tls-key-file": certificates.key_file(SERVICE, node),
         "tls-auth-clients": "no",
     }
+    if is_on(node):
+        ca = {"tls-ca-cert-file": AUTHORITY}
+        return {"port": "0", "tls-port": str(port), "tls-replication": "yes", **shown, **ca}
+    if is_shown(node):
+        return {"port": str(port), "tls-port": str(published(node, port)), **shown}
+    return {"port": str(port)}
+
+
+def published(node: Node, port: int) -> int:
+    """The port of a container that its host publishes; with certificates that is TLS's own."""
+    return port + is_shown(node)
 
 
 def files(node: Node) -> dict[str, str]:
     """Where a program that is no server finds what it comes with; empty without TLS."""
     if not is_on(node):
         return {}
-    certificate, key = certificates.certificate_file(SERVICE), certificates.key_file(SERVICE)
+    certificate = certificates.certificate_file(SERVICE, node)
+    key = certificates.key_file(SERVICE, node)
     return {"authority": AUTHORITY, "certificate": certificate, "private": key}
 
 
 def fingerprint(node: Node) -> str:
     """What a server should have loaded of certificates; empty without TLS."""
-    return certificates.fingerprint(node, SERVICE) if is_on(node) else ""
+    return certificates.fingerprint(node, SERVICE)
 
 
 def variables(node: Node) -> dict[str, str]:

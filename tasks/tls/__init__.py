@@ -21,7 +21,8 @@ _PACKAGES = Packages(["openssl"])
 @on(TlsSettings)
 def install(node: Node) -> None:
     """Installs openssl, which makes keys."""
-    install_packages(node, "TLS", _PACKAGES)
+    if node.inside is None:
+        install_packages(node, "TLS", _PACKAGES)
 
 
 @on(TlsSettings)
@@ -60,7 +61,7 @@ COMPONENT = Component(
     secrets=lambda _node: [SECRET],
     in_use=secrets_in_use,
     rules=contradictions,
-    packages=lambda _node: _PACKAGES,
+    packages=lambda node: _PACKAGES if node.inside is None else Packages(),
     probes=probes_of,
     checks=checks,
     rows=rows,

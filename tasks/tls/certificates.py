@@ -29,7 +29,7 @@ from tasks.core.remote import Unreadable
 from tasks.core.scripts import quoted, shell
 from tasks.tls import authority, own
 from tasks.tls.authority import UNUSABLE, Authority
-from tasks.tls.probes import AUTHORITY, ROOT, SERVICES, Key, home
+from tasks.tls.probes import AUTHORITY, ROOT, SERVICES, Key, home, places
 from tasks.tls.settings import FURTHER_SECRET, SECRET, TlsSettings
 
 # In a plan: what the run is about to make.
@@ -41,14 +41,24 @@ def is_on(node: Node) -> bool:
     return TlsSettings in node.settings
 
 
-def key_file(service: str) -> str:
+def is_shown(node: Node) -> bool:
+    """Whether servers show certificates of the authority, at least where their host publishes."""
+    return is_on(_carrier(node))
+
+
+def _carrier(node: Node) -> Node:
+    """The host that has the keys: of a container the one around it."""
+    return node.estate.outside or node
+
+
+def key_file(service: str, node: Node | None = None) -> str:
     """Where a service's key is."""
-    return f"{home(service)}/key.pem"
+    return f"{home(service, node)}/key.pem"
 
 
-def certificate_file(service: str) -> str:
+def certificate_file(service: str, node: Node | None = None) -> str:
     """Where a service's certificate is."""
-    return f"{home(service)}/certificate.pem"
+    return f"{home(service, node)}/certificate.pem"
 
 
 def signing(estate: Estate) -> Authority:
@@ -115,14 +125,16 @@ def missing_key(node: Node, service: str, group: str) -> Change | None:
     Args:
         group: who may read it besides root.
     """
-    key, place = _key(node, service), key_file(service)
+    key, place = _key(node, service), key_file(service, node)
     if key.access == f"640 root:{group}" and _is_fit(key):
         return None
     line = f"{place}: owner root:{group}, mode 640" if _is_fit(key) else f"{place}: create"
     keep = "1" if _is_fit(key) else ""
-    place_of_it = _pending(node, [*_directories(), Directory(home(service))])
+    place_of_it = _pending(node, [*_directories(), *places(node, service)])
     there = files.compare(place_of_it, _found(node))
-    change = Change([line], shell("make-key", "tls", keys=home(service), group=group, keep=keep))
+    change = Change(
+        [line], shell("make-key", "tls", keys=home(service, node), group=group, keep=keep)
+    )
     return there.followed_by(change) if there else change
 
 
@@ -132,14 +144,14 @@ def missing_own(node: Node, service: str, group: str) -> Change | None:
     Args:
         group: who may read the key besides root.
     """
-    mine, key, place = own.of(node), _key(node, service), key_file(service)
+    mine, key, place = own.of(node), _key(node, service), key_file(service, node)
     # The key is not read; who has the public half has it.
     content = mine.key.encode() if key.public == mine.public else b""
     mode, _, owner = key.access.partition(" ")
     there = Found("file" if mode else "absent", mode, *owner.partition(":")[::2], content)
     entries = [
-        *_pending(node, [*_authority(node), Directory(home(service))]),
-        File(certificate_file(service), mine.certificate),
+        *_pending(node, [*_authority(node), *places(node, service)]),
+        File(certificate_file(service, node), mine.certificate),
         File(place, mine.key, "640", group=group),
     ]
     change = files.compare(entries, {**_found(node), place: there})
@@ -163,12 +175,13 @@ def _signed(node: Node, services: Sequence[str]) -> Change | None:
     """The certificates of services, those that are due signed again."""
     found, why, signed = _found(node), dict[str, str](), list[Entry]()
     for service in services:
-        path = certificate_file(service)
+        path = certificate_file(service, node)
         why[path] = "; ".join(_why_due(node, _key(node, service), found[path]))
         text = _text(node, service) if why[path] else found[path].content.decode()
         signed.append(File(path, text))
-    places = [Directory(home(service)) for service in services]
-    change = files.compare([*_pending(node, [*_authority(node), *places]), *signed], found)
+    above = [place for service in services for place in places(node, service)]
+    entries = {entry.path: entry for entry in [*_authority(node), *above]}
+    change = files.compare([*_pending(node, [*entries.values()]), *signed], found)
     return change and replace(change, lines=[_because(line, why) for line in change.lines], diff=[])
 
 
@@ -184,7 +197,7 @@ def _text(node: Node, service: str) -> str:
     if _is_fit(key):
         return signing(node.estate).sign(key.public, names(node), datetime.now(UTC))
     if node.host.state.is_executing:
-        raise Unreadable(f"{key_file(service)} is missing: run again")
+        raise Unreadable(f"{key_file(service, node)} is missing: run again")
     return _TO_COME
 
 
@@ -203,9 +216,10 @@ def _pending(node: Node, entries: Sequence[Entry]) -> list[Entry]:
 
 def fingerprint(node: Node, service: str) -> str:
     """What a running server should have loaded: its certificate, and whom it trusts."""
+    node = _carrier(node)
     if not is_on(node):
         return ""
-    now = _found(node)[certificate_file(service)]
+    now = _found(node)[certificate_file(service, node)]
     is_due = any(_why_due(node, _key(node, service), now))
     is_planned = is_due and not node.host.state.is_executing
     return (
@@ -215,7 +229,7 @@ def fingerprint(node: Node, service: str) -> str:
     )
 
 
-def shows(service: str, place: str, protocol: str, configuration: str) -> str:
+def shows(node: Node, service: str, place: str, protocol: str, configuration: str) -> str:
     """Shell that fails unless a running server shows its certificate.
 
     Args:
@@ -223,7 +237,7 @@ def shows(service: str, place: str, protocol: str, configuration: str) -> str:
         protocol: in which TLS is asked for, such as `postgres`; empty where it begins at once.
         configuration: the file that names the certificate, if the server is to show it.
     """
-    words = quoted(certificate_file(service), place, protocol, configuration)
+    words = quoted(certificate_file(service, node), place, protocol, configuration)
     return f"\n{shell('shows', 'tls')}shows {words}"
 
 
@@ -242,7 +256,7 @@ def _renewed(node: Node) -> Change | None:
     if own.of(node).key:
         return None
     found = _found(node)
-    return _signed(node, [s for s in SERVICES if found[certificate_file(s)].kind == "file"])
+    return _signed(node, [s for s in SERVICES if found[certificate_file(s, node)].kind == "file"])
 
 
 # Whose certificates are renewed although they are not due.

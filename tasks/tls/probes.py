@@ -19,9 +19,20 @@ AUTHORITY = f"{ROOT}/ca.pem"
 SERVICES = ("postgres", "pgbouncer", "redis")
 
 
-def home(service: str) -> str:
-    """The directory with a service's key and certificate."""
-    return f"{ROOT}/{service}"
+def home(service: str, node: Node | None = None) -> str:
+    """The directory with a service's key and certificate, as the host or the container sees it."""
+    return node.keys_at.replace("{}", service) if node else f"{ROOT}/{service}"
+
+
+def places(node: Node, service: str) -> list[Entry]:
+    """That directory, and in a project those that lead to it."""
+    place = home(service, node)
+    if node.inside is None:
+        return [Directory(place)]
+    above = place.rpartition("/")[0]
+    docker = above.rpartition("/")[0]
+    project = docker.rpartition("/")[0]
+    return [Directory(project), Directory(docker, "700"), Directory(above), Directory(place)]
 
 
 @dataclass(frozen=True)
@@ -46,17 +57,21 @@ def _keys(lines: list[str]) -> dict[str, Key]:
     return found
 
 
-def _paths() -> list[Entry]:
+def _paths(node: Node) -> list[Entry]:
     every: list[Entry] = [Directory("/etc/datatier"), Directory(ROOT), File(AUTHORITY, "")]
     for service in SERVICES:
-        every += [Directory(home(service)), File(f"{home(service)}/certificate.pem", "")]
-    return every
+        every += [*places(node, service), File(f"{home(service, node)}/certificate.pem", "")]
+    return [*{entry.path: entry for entry in every}.values()]
 
 
-def probes_of(_node: Node) -> dict[str, Probe[Any]]:
+def probes_of(node: Node) -> dict[str, Probe[Any]]:
     """The probes of a host whose servers have certificates."""
+    keys = " ".join(f"{service}={home(service, node)}/key.pem" for service in SERVICES)
+    # Groups of containers have no names on their host.
+    by = "%U:%G" if node.inside is None else "%U:%g"
     return {
-        "files": files.probe(_paths()),
-        "keys": Probe(shell("keys", "tls", root=ROOT, services=" ".join(SERVICES)), _keys),
+        "files": files.probe(_paths(node)),
+        "keys": Probe(shell("keys", "tls", keys=keys, by=by), _keys),
+        "openssl": Probe("command -v openssl || :", bool),
         "clock": Probe("date +%s", lambda lines: int(lines[0]) - time.time()),
     }

@@ -23,13 +23,10 @@ def contradictions(everything: Estate) -> list[Problem]:
     key, problems = TlsSettings.key_of("enabled"), list[Problem]()
     on = everything.having(TlsSettings)
     for node in everything.nodes:
-        if node.inside is not None and node in on:
-            message = (
-                "should be False: it is for hosts without Docker, one host's bridge needs none"
-            )
-            problems.append(Problem(node.name, key, message))
-        if node.inside is None and node not in on and on:
-            message = f"should be the same on all hosts; {on[0].name} has it"
+        # In Docker it is of what the host publishes only.
+        others = [each for each in on if each.inside is None]
+        if node.inside is None and node not in on and others:
+            message = f"should be the same on all hosts; {others[0].name} has it"
             problems.append(Problem(node.name, key, message))
     return [*problems, *_secrets(on[0]), *own.problems(everything)] if on else []
 
@@ -47,7 +44,14 @@ def _secrets(node: Node) -> Iterator[Problem]:
 
 def checks(node: Node) -> list[Problem]:
     """A clock that certificates would not be valid by, and an authority that others do not know."""
-    return [*_clock(node), *_unknown_authority(node)]
+    return [*_no_openssl(node), *_clock(node), *_unknown_authority(node)]
+
+
+def _no_openssl(node: Node) -> Iterator[Problem]:
+    """A host of containers, where packages are not ours."""
+    if node.inside is not None and not node.read("tls")["openssl"]:
+        message = "needs openssl, which makes keys: apt-get install openssl"
+        yield Problem(node.name, TlsSettings.key_of("enabled"), message)
 
 
 def _clock(node: Node) -> Iterator[Problem]:
@@ -75,7 +79,7 @@ def _unknown_authority(node: Node) -> Iterator[Problem]:
     yield from _too_early(node, known)
     stays = x509.load_pem_x509_certificates(certificates.trusted(node).encode())
     going = [each for each in known if each not in stays]
-    for path in map(certificates.certificate_file, SERVICES):
+    for path in (certificates.certificate_file(service, node) for service in SERVICES):
         shown = certificates.chain(found[path])
         for each in going:
             if any(authority.has_signed(each, one) for one in shown):

@@ -22,7 +22,7 @@ ARROWS = {
     "apps": {"core"},
     "firewall": {"core"},
     "tls": {"core"},
-    "compose": {"core", "apps", "postgres", "pgbouncer", "redis", "sentinel", "backup"},
+    "compose": {"core", "apps", "postgres", "pgbouncer", "redis", "sentinel", "backup", "tls"},
     "drift": {"core"},
     "health": {"core"},
     "packages": {"core"},

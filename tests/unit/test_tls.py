@@ -130,14 +130,19 @@ def estate(directory: Path, env: str = "", **data: Any) -> Estate:
 def knows(node: Node, certificate: str = "", known: str = "", clock: float = 0, **key: Any) -> Node:
     """A host that says so of its key for Redis."""
     here = Found("dir", "755", "root", "root")
-    found = {entry.path: here for entry in probes._paths()}
+    found = {entry.path: here for entry in probes._paths(node)}
     for path, text in ((AUTHORITY, known), *((p, "") for p in found if "certificate" in p)):
         found[path] = _file(text)
     found[certificates.certificate_file("redis")] = _file(certificate)
     keys = {"redis": Key(**key)} if key else {}
-    said = {"files": found, "keys": keys, "clock": clock}
+    said = {"files": found, "keys": keys, "clock": clock, "openssl": True}
     node.reader = lambda _group: said
     return node
+
+
+def _keys_of(directory: Path, *services: str) -> str:
+    keys = " ".join(f"{service}={directory}/{service}/key.pem" for service in services)
+    return shell("keys", "tls", keys=keys, by="%U:%G")
 
 
 def _file(text: str) -> Found:
@@ -287,7 +292,7 @@ def _der(pem: str) -> bytes:
 def test_a_key_that_servers_refuse_is_made_again(how: str, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     openssl(*how.split(" "), "-out", tmp_path / "redis/key.pem")
-    said = helpers.shell(shell("keys", "tls", root=str(tmp_path), services="redis"))
+    said = helpers.shell(_keys_of(tmp_path, "redis"))
     key = probes._keys(said.stdout.splitlines())["redis"]
     assert key.public and not certificates._is_fit(key)
 
@@ -369,7 +374,7 @@ def test_the_key_never_leaves_the_host(tmp_path: Path) -> None:
     assert helpers.shell(f"set -eu\n{script}").stderr == ""
     text = place.read_text()
     assert (place.stat().st_mode & 0o777, "PRIVATE KEY" in text) == (0o640, True)
-    said = helpers.shell(shell("keys", "tls", root=str(tmp_path), services="redis postgres"))
+    said = helpers.shell(_keys_of(tmp_path, "redis", "postgres"))
     assert said.stderr == ""
     key = probes._keys(said.stdout.splitlines())["redis"]
     assert certificates._is_fit(key) and key.access == "640 root:root"
@@ -385,7 +390,7 @@ def test_the_key_never_leaves_the_host(tmp_path: Path) -> None:
 def test_a_file_that_is_no_key_is_told_from_one(content: str, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     (tmp_path / "redis/key.pem").write_text(content)
-    said = helpers.shell(shell("keys", "tls", root=str(tmp_path), services="redis"))
+    said = helpers.shell(_keys_of(tmp_path, "redis"))
     key = probes._keys(said.stdout.splitlines())["redis"]
     assert (said.stderr, key.public) == ("", b"")
 
@@ -425,7 +430,7 @@ def row(directory: Path, days: int) -> tuple[int, str]:
     script = shell(
         "valid",
         "tls",
-        root=str(directory),
+        certificates=str(directory / "redis/certificate.pem"),
         authority=str(directory / "ca.pem"),
         days=str(days),
         remedy="a run renews it",

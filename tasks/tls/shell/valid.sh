@@ -1,6 +1,6 @@
 # shellcheck disable=SC2154  # given
 least='' wrong=''
-for file in "$authority" "$root"/*/certificate.pem; do
+for file in "$authority" $certificates; do
   [ -e "$file" ] || continue
   ends=$(openssl storeutl -noout -text -certs "$file" 2>/dev/null | sed -n 's/ *Not After *: //p')
   [ -n "$ends" ] || { wrong="$file cannot be read"; continue; }
