@@ -21,8 +21,9 @@ class TlsSettings(Settings):
 
     enabled: bool = False
     """Servers get certificates of the estate's own authority, which is made from `TLS_CA_SECRET`;
-    clients verify all of them with one file. Should be the same on all hosts. Change: reload; open
-    connections stay."""
+    clients verify all of them with one file. Should be the same on all hosts. In Docker it is of
+    published ports only. Change: reload; open connections stay. In Docker Redis and Sentinel get
+    new containers, one by one."""
     ca_certificate: str | None = None
     """A file of this machine with your own authority, and further ones to trust; hosts trust it
     beside the estate's. Should be the same on all hosts. Change: reload, and Sentinels restart."""

@@ -457,7 +457,7 @@ def _shown(site: Site) -> dict[int, str]:
 
 def _pings(site: Site, port: int, *, tls: bool) -> str:
     """What is answered at a published port of Redis or Sentinel to who has the password."""
-    words = f"IFS= read -r word; printf 'AUTH %s\\r\\nPING\\r\\nQUIT\\r\\n' \"$word\""
+    words = "IFS= read -r word; printf 'AUTH %s\\r\\nPING\\r\\nQUIT\\r\\n' \"$word\""
     client = f"timeout 5 openssl s_client -quiet -connect 127.0.0.1:{port} -CAfile {AUTHORITY}"
     plain = f"timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; cat <&3'"
     told = f"{words} | {client if tls else plain} 2>/dev/null"

@@ -20,11 +20,17 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasks.compose.files import project_files
+from tasks.compose.project import compose_file
 from tasks.core.estate import Estate, Node
 from tasks.core.files import Found
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import shell
 from tasks.core.secrets import Secrets
+from tasks.postgres import link
+from tasks.postgres.settings import PostgresSettings
+from tasks.redis import tls as redis_tls
+from tasks.redis.settings import RedisSettings
 from tasks.tls import __main__ as printed
 from tasks.tls import authority, certificates, probes, rules
 from tasks.tls.probes import AUTHORITY, Key
@@ -129,8 +135,7 @@ def estate(directory: Path, env: str = "", **data: Any) -> Estate:
 
 def knows(node: Node, certificate: str = "", known: str = "", clock: float = 0, **key: Any) -> Node:
     """A host that says so of its key for Redis."""
-    here = Found("dir", "755", "root", "root")
-    found = {entry.path: here for entry in probes._paths(node)}
+    found = {e.path: Found("dir", e.mode, "root", "root") for e in probes._paths(node)}
     for path, text in ((AUTHORITY, known), *((p, "") for p in found if "certificate" in p)):
         found[path] = _file(text)
     found[certificates.certificate_file("redis")] = _file(certificate)
@@ -484,3 +489,83 @@ def test_a_server_is_asked_what_it_shows(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+# --- In containers -------------------------------------------------------------------------------
+
+
+def project(directory: Path, **data: Any) -> Node:
+    """A host that runs the stack in containers and publishes TLS."""
+    (directory / ".env").write_text(f"TLS_CA_SECRET={SECRET}\n")
+    (directory / ".env").chmod(0o600)
+    box = {"address": "10.0.0.5", "tls_enabled": True, **data}
+    node = helpers.estate({"box": box}, {"docker": ["box"]}, directory).nodes[0]
+    assert helpers.problems(node.estate) == []
+    return knows(node)
+
+
+def test_a_project_publishes_ports_of_tls_and_its_containers_stay_in_clear(tmp_path: Path) -> None:
+    node = project(tmp_path)
+    assert node.inside is not None
+    instance = node.inside.having(RedisSettings)[0]
+    assert redis_tls.parameters(instance, 6379) == {
+        "port": "6379",
+        "tls-port": "6380",
+        "tls-cert-file": "/etc/redis/signed/certificate.pem",
+        "tls-key-file": "/etc/redis/signed/key.pem",
+        "tls-auth-clients": "no",
+    }
+    assert redis_tls.options(instance) == "" and redis_tls.variables(instance) == {}
+    text = compose_file(node)
+    for port, inner in ((6379, 6380), (6381, 6380), (26379, 26380), (5432, 5432), (6432, 6432)):
+        assert f'"127.0.0.1:{port}:{inner}"' in text, port
+    server = node.inside.having(PostgresSettings)[0]
+    etc = "/etc/postgresql/17/main/signed"
+    assert link.shown(server, {}) == {
+        "ssl_cert_file": f"{etc}/certificate.pem",
+        "ssl_key_file": f"{etc}/key.pem",
+    }
+    assert link.parameters(server, {})["ssl"] == "on"
+
+
+def test_keys_of_a_project_lie_beside_its_other_secrets(tmp_path: Path) -> None:
+    """Each directory is made with the mode that the project's files want of it."""
+    node = project(tmp_path)
+    key = certificates.missing_key(node, "redis", "637")
+    home = "/opt/psscript/docker/redis/signed"
+    assert key is not None and key.lines == [f"{home}/key.pem: create"]
+    wanted = {entry.path: entry for entry in probes.places(node, "redis")}
+    assert list(wanted) == [
+        "/opt/psscript",
+        "/opt/psscript/docker",
+        "/opt/psscript/docker/redis",
+        home,
+    ]
+    entries = {entry.path: entry for entry in project_files(node)}
+    assert [entries[path] for path in list(wanted)[:3]] == list(wanted.values())[:3]
+    there: dict[str, Any] = {"public": public(), "access": "640 root:637"}
+    leaf = authority.of(SECRET).sign(there["public"], certificates.names(node), NOW)
+    knows(node, "", certificates.trusted(node), **there)
+    said = node.read("tls")["files"]
+    said[f"{home}/certificate.pem"] = _file(leaf)
+    assert certificates.missing_key(node, "redis", "637") is None and lines(node) == []
+    assert node.inside is not None
+    for container in node.inside.having(RedisSettings):
+        assert redis_tls.fingerprint(container) == certificates.fingerprint(node, "redis") != "-"
+
+
+def test_a_host_of_containers_without_openssl_is_refused(tmp_path: Path) -> None:
+    node = project(tmp_path)
+    node.read("tls")["openssl"] = False
+    assert [str(each) for each in rules.checks(node)] == [
+        "box: tls_enabled: needs openssl, which makes keys: apt-get install openssl"
+    ]
+
+
+def test_a_project_and_hosts_decide_each_for_itself(tmp_path: Path) -> None:
+    hosts: dict[str, Any] = {
+        "a": {"address": "10.0.0.1"},
+        "box": {"address": "10.0.0.2", "tls_enabled": True},
+    }
+    made = helpers.estate(hosts, {"redis": ["a"], "docker": ["box"]}, tmp_path)
+    assert helpers.problems(made) == []
