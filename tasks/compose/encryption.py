@@ -8,11 +8,11 @@ from typing import Any
 from tasks.compose.inside import one
 from tasks.compose.services import inside_of
 from tasks.compose.settings import POSTGRES, DockerSettings
-from tasks.core import certificates
+from tasks.core import certificates, files
 from tasks.core.change import Change
 from tasks.core.estate import DOCKER, Node
+from tasks.core.files import Directory
 from tasks.core.remote import Probe
-from tasks.core.scripts import quoted
 from tasks.core.settings import Problem
 from tasks.pgbouncer import console
 from tasks.pgbouncer.settings import PgbouncerSettings
@@ -52,8 +52,10 @@ def missing_key(node: Node) -> Change | None:
     change = certificates.make(node, home, owner=POSTGRES)
     # As the files of the project will have them.
     project, docker, pooler, _ = home.rsplit("/", 3)
-    places = f"{project}/{docker}", f"{project}/{docker}/{pooler}"
-    make = f"install -d {quoted(project)}\n"
-    make += f"[ -d {quoted(places[0])} ] || install -d -m 700 {quoted(places[0])}\n"
-    make += f"install -d {quoted(places[1])}\n"
-    return Change([], make).followed_by(change)
+    above = [
+        Directory(project),
+        Directory(f"{project}/{docker}", "700"),
+        Directory(f"{project}/{docker}/{pooler}"),
+    ]
+    there = files.compare(above, node.read(DOCKER)["files"])
+    return there.followed_by(change) if there else change
