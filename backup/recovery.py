@@ -46,11 +46,11 @@ def fetch_all(
             with remembered(config) as state:
                 state.signed.written = datetime.now(UTC).isoformat()
         # Root writes there: meanwhile no other user may put a link into its way.
-        _give(config.directory / REPOSITORY, "root")
+        give(config.directory / REPOSITORY, "root")
         try:
             fetch(config, config.directory, log, offer)
         finally:
-            _give(config.directory / REPOSITORY, repository.USER)
+            give(config.directory / REPOSITORY, repository.USER)
     log.line(
         "everything is back; next: restore-cluster.sh --yes on PostgreSQL's host, and here "
         f"restore-redis.sh {config.artifacts('redis')}/redis_LATEST.rdb.gz (list: backup.sh list)"
@@ -88,10 +88,13 @@ def _is_the_same(item: Item, bucket: Bucket, signed: Signed | None) -> bool:
     return bucket.sha256(item.key) == item.digest()
 
 
-def _give(root: Path, user: str) -> None:
+def give(root: Path, user: str) -> None:
     """Gives the repository to a user; no link is followed, and none is left in it.
 
     pgBackRest makes the links that it needs again.
+
+    Args:
+        root: its directory, made if it is missing.
     """
     root.mkdir(exist_ok=True)
     owner = pwd.getpwnam(user)

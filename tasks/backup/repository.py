@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tasks.backup.server import like, server_of, version_of
 from tasks.backup.settings import BackupSettings
 from tasks.core.change import Change
@@ -72,16 +74,38 @@ def _repository_options(node: Node) -> dict[str, str | int]:
     return options
 
 
-def stanza_probe(node: Node) -> Probe[bool]:
-    """Whether the repository knows the cluster."""
-    script = shell("stanza", "backup", stanza=archive.stanza(node))
-    return Probe(script, lambda lines: lines == ["ok"])
+@dataclass(frozen=True)
+class Stanza:
+    """What is known of the repository.
+
+    Attributes:
+        is_known: it knows the cluster.
+        is_strange: what is in it is not postgres's, as after a copy from a host with other numbers.
+    """
+
+    is_known: bool
+    is_strange: bool
+
+
+def stanza_probe(node: Node) -> Probe[Stanza]:
+    """Whether the repository knows the cluster, and is pgBackRest's to read."""
+    script = shell("stanza", "backup", **_values(node))
+    return Probe(script, lambda lines: Stanza("ok" in lines, "strange" in lines))
 
 
 def new_stanza(node: Node) -> Change | None:
-    """Makes the cluster known to the repository, once."""
-    if BackupSettings not in node.settings or node.read("backup")["stanza"]:
+    """Makes the cluster known to the repository, once; one that was copied here is given over."""
+    if BackupSettings not in node.settings:
         return None
-    name = archive.stanza(node)
-    script = shell("new-stanza", "backup", stanza=name)
-    return Change([f"stanza {name}: create"], script)
+    found: Stanza = node.read("backup")["stanza"]
+    values = _values(node)
+    script = shell("new-stanza", "backup", **values)
+    if found.is_strange:
+        lines = [f"{values['repository']}: give to postgres what is in it"]
+        return Change(lines, shell("give-repository", "backup", **values) + script)
+    return None if found.is_known else Change([f"stanza {values['stanza']}: create"], script)
+
+
+def _values(node: Node) -> dict[str, str]:
+    repository = f"{node.the(BackupSettings).dir}/pgbackrest"
+    return {"stanza": archive.stanza(node), "repository": repository}

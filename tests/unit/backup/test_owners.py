@@ -52,7 +52,7 @@ def test_a_repository_is_given_without_following_a_link(
     (repository / "archive/link").symlink_to(victim)
     (repository / "archive/hard").hardlink_to(victim)
     (repository / "backup").symlink_to(outside)
-    recovery._give(repository, "root")
+    recovery.give(repository, "root")
     there = {path.relative_to(repository).as_posix() for path in repository.rglob("*")}
     assert there == {"archive", "archive/segment"}
     mine = [repository, repository / "archive", repository / "archive/segment"]
