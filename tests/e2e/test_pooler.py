@@ -28,6 +28,8 @@ from tests.lab.images import Release
 
 BUSY_SECONDS = 3
 LOGIN_SECONDS = 10
+# Of clients that do one thing after the other: without it they would take the processors from all.
+PAUSE_SECONDS = 0.02
 # What one process of the test and a thousand clients need.
 OPEN_FILES = 4096
 
@@ -909,7 +911,7 @@ class _Application:
             login = self.login
             with self.pooled.login(*login) as connection:
                 self.moved += 1
-                while self.login == login and not self._ends.is_set():
+                while self.login == login and not self._ends.wait(PAUSE_SECONDS):
                     connection.execute("INSERT INTO acts DEFAULT VALUES")
                     count += 1
         return count
@@ -1325,7 +1327,7 @@ def _logins(pooled: Pooled) -> Iterator[None]:
     ends = threading.Event()
 
     def ask() -> None:
-        while not ends.is_set():
+        while not ends.wait(PAUSE_SECONDS):
             assert pooled.asks("psscript", "SELECT 1") == 1
 
     with ThreadPoolExecutor() as pool:
