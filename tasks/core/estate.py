@@ -183,9 +183,8 @@ class Estate:
                 message = self.secrets.ask(str(text))
             if message:
                 self.problems.append(Problem(name, "secrets_command", message))
-        self.problems += (
-            Problem(str(self.secrets.path), "secrets", each) for each in self.secrets.open_to_all()
-        )
+        wrong = filter(None, (self.secrets.unreadable, *self.secrets.open_to_all()))
+        self.problems += (Problem(str(self.secrets.path), "secrets", each) for each in wrong)
 
     def _node(self, host: Host) -> Node:
         data = host.data.dict()

@@ -49,7 +49,7 @@ class Secrets:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stored = dotenv_values(path, interpolate=False) if path.exists() else {}
+        self._stored, self.unreadable = _content(path)
         self._printed: dict[str, str | None] = {}
         self._further: dict[str, str | None] = {}
         self.generated: dict[str, str] = {}
@@ -80,10 +80,12 @@ class Secrets:
         except subprocess.TimeoutExpired:
             return f"has not ended within {COMMAND_SECONDS} s: run it by hand"
         if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or ["it does not say why"]
-            return f"ended with {done.returncode}: {last[0]}"
+            return f"ended with {done.returncode}: {_why(done.stderr) or 'it does not say why'}"
         self._printed = dotenv_values(stream=io.StringIO(done.stdout), interpolate=False)
-        return "" if any(self._printed.values()) else "prints no line NAME=value"
+        if any(self._printed.values()):
+            return ""
+        # Of a pipeline the shell tells only how its last program ended.
+        return ": ".join(filter(None, ["prints no line NAME=value", _why(done.stderr)]))
 
     def get(self, name: str) -> str:
         """The secret's value: the environment's, the command's, `.env`'s, else a new one."""
@@ -161,8 +163,7 @@ class Secrets:
             )
         if name not in self._stored:
             return f"is not in {self.path}: deploy first"
-        self._rename(name, previous(name))
-        return ""
+        return self._rename(name, previous(name))
 
     def drop(self, name: str) -> str:
         """Takes away the value of before.
@@ -172,20 +173,22 @@ class Secrets:
         """
         if elsewhere := self._elsewhere(previous(name)):
             return f"comes from {elsewhere}: take {previous(name)} out of it, and deploy"
-        self._rename(previous(name), "")
-        return ""
+        return self._rename(previous(name), "")
 
     def _elsewhere(self, name: str) -> str:
         if os.environ.get(name):
             return "the environment"
         return "secrets_command" if self._printed.get(name) else ""
 
-    def _rename(self, name: str, other: str) -> None:
+    def _rename(self, name: str, other: str) -> str:
+        if not re.search(_LINE.format(name), _text(self.path)):
+            return f"stands in {self.path} in a form that is not changed: write {name}=... there"
         value = self._stored.pop(name) or ""
         hide.secret(value)
         self.renamed[name] = other, value
         if other:
             self._stored[other] = value
+        return ""
 
     def _generate(self, name: str) -> str:
         if name not in self.generated:
@@ -194,7 +197,7 @@ class Secrets:
 
     def save(self) -> None:
         """Writes the generated secrets to `.env`: whole or not at all, for its owner only."""
-        before = self.path.read_text() if self.path.exists() else ""
+        before = _text(self.path) if self.path.exists() else ""
         now = dotenv_values(self.path, interpolate=False)
         there = [n for n in self.generated if now.get(n) and n not in self.renamed]
         there += [n for n, (_, value) in self.renamed.items() if now.get(n) != value]
@@ -205,7 +208,9 @@ class Secrets:
         if before and not before.endswith("\n"):
             before += "\n"
         lines = "".join(f"{name}={value}\n" for name, value in sorted(self.generated.items()))
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=self.path.parent, delete=False
+        ) as file:
             try:
                 file.write(before + lines)
                 file.flush()
@@ -217,6 +222,30 @@ class Secrets:
         self._stored.update(self.generated)
         self.generated.clear()
         self.renamed.clear()
+
+
+def _why(told: str) -> str:
+    """The last line of what a program told that is an error, or else the last one."""
+    lines = told.strip().splitlines()
+    errors = [line for line in lines if re.search(r"(?i)\berror\b", line)]
+    return next(iter(errors[-1:] or lines[-1:]), "")
+
+
+def _content(path: Path) -> tuple[dict[str, str | None], str]:
+    """What a file has, if it is there, and why it cannot be read; empty if it can."""
+    if path.is_dir():
+        return {}, f"is a directory: move it away, and put the file of the secrets at {path}"
+    try:
+        return (dotenv_values(path, interpolate=False) if path.exists() else {}), ""
+    except UnicodeDecodeError:
+        return {}, "is not UTF-8: save it as plain text in UTF-8"
+    except OSError as error:
+        return {}, f"cannot be read ({error.strerror}): give it to the user who deploys"
+
+
+def _text(path: Path) -> str:
+    """A file without the mark that some editors put before its first line."""
+    return path.read_text("utf-8-sig")
 
 
 def _is_tracked(path: Path) -> bool:

@@ -146,6 +146,27 @@ def test_a_value_becomes_that_of_before(env: Path) -> None:
     assert env.read_text() == f"# mine\nOTHER={NAME}=x\n{NAME}={value}\n"
 
 
+def test_a_mark_before_the_first_line_hides_no_name(env: Path) -> None:
+    """Editors of other systems write one, and end lines in their way."""
+    env.write_bytes(f"\ufeff{NAME}=old-1\r\nOTHER=x\r\n".encode())
+    store = Secrets(env)
+    assert store.get(NAME) == "old-1" and store.turn(NAME) == ""
+    value = store.get(NAME)
+    store.save()
+    assert env.read_text() == f"{NAME}_PREVIOUS=old-1\nOTHER=x\n{NAME}={value}\n"
+
+
+def test_a_name_in_quotes_is_not_rotated(env: Path) -> None:
+    """No line would change, and the value that clients have would be lost."""
+    text = f"'{NAME}'=now-1\n'{NAME}_PREVIOUS'=old-1\n"
+    env.write_text(text.splitlines()[0])
+    why = f"stands in {env} in a form that is not changed: write {{}}=... there"
+    assert Secrets(env).turn(NAME) == why.format(NAME)
+    env.write_text(text)
+    assert Secrets(env).drop(NAME) == why.format(previous(NAME))
+    assert env.read_text() == text
+
+
 @pytest.mark.usefixtures("full_disk")
 def test_a_rotation_that_cannot_be_written_has_not_begun(env: Path) -> None:
     env.write_text(TURNED)
@@ -225,6 +246,21 @@ def test_a_run_is_refused_with_a_file_that_others_can_read(env: Path) -> None:
     assert said == f"{env}: secrets: mode 644: others can read the secrets; chmod 600 it"
 
 
+@pytest.mark.parametrize("content", ["A=é\n".encode("latin-1"), f"{NAME}=old-1\n".encode("utf-16")])
+def test_a_file_in_another_encoding_is_refused_in_one_line(env: Path, content: bytes) -> None:
+    env.write_bytes(content)
+    env.chmod(0o600)
+    (said,) = helpers.problems(helpers.estate({"db1": HOST}, ALL, env.parent))
+    assert said == f"{env}: secrets: is not UTF-8: save it as plain text in UTF-8"
+    assert env.read_bytes() == content
+
+
+def test_a_directory_in_the_place_of_the_file_is_refused(env: Path) -> None:
+    env.mkdir(0o700)
+    (said,) = helpers.problems(helpers.estate({"db1": HOST}, ALL, env.parent))
+    assert said.startswith(f"{env}: secrets: is a directory: move it away")
+
+
 def test_a_group_that_may_be_meant_to_is_warned_of(env: Path) -> None:
     env.write_text(f"{NAME}=stored\n")
     env.chmod(0o640)
@@ -299,19 +335,42 @@ def test_a_command_runs_once_for_all_hosts(env: Path) -> None:
     [
         ("echo ...; echo no key >&2; exit 3", "ended with 3: no key"),
         ("exit 3", "ended with 3: it does not say why"),
+        (
+            "printf 'error: no key\\nerrors: see the page' >&2; exit 1",
+            "ended with 1: error: no key",
+        ),
+        ("(echo denied >&2; exit 2) | cat", "prints no line NAME=value: denied"),
         ("kill -9 $$", "ended with -9: it does not say why"),
         ("echo", "prints no line NAME=value"),
         ("printf '\\377'", "prints no line NAME=value"),
         (f"echo {NAME}=", "prints no line NAME=value"),
+        ("true", "prints no line NAME=value"),
+        ("echo '{}'", "prints no line NAME=value"),
+        ("no-such-store", "ended with 127: /bin/sh: 1: no-such-store: not found"),
     ],
 )
 def test_a_command_without_secrets_is_refused(env: Path, text: str, said: str) -> None:
     assert helpers.problems(commanded(env, text)) == [f"db1: secrets_command: {said}"]
 
 
-def test_a_command_that_does_not_end_is_ended(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mark", ["", "\\357\\273\\277"])
+def test_a_store_of_another_system_is_read(env: Path, mark: str) -> None:
+    """Line ends of two characters, and a mark before the first name."""
+    store = commanded(env, f"printf '{mark}{NAME}=from-it\\r\\nREDIS_PASSWORD=other\\r\\n'").secrets
+    assert [store.get(name) for name in (NAME, "REDIS_PASSWORD")] == ["from-it", "other"]
+
+
+def test_a_value_that_is_no_text_is_refused(env: Path) -> None:
+    (said, *_) = helpers.problems(commanded(env, f"printf '{NAME}=old-password-\\351\\n'"))
+    assert said.endswith("should have printable ASCII characters only")
+
+
+@pytest.mark.parametrize("text", ["exec sleep 60", "sleep 60 | cat", "echo A=1; sleep 60 &"])
+def test_a_command_that_does_not_end_is_ended(
+    env: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setattr("tasks.core.secrets.COMMAND_SECONDS", 0.2)
-    (said,) = helpers.problems(commanded(env, "exec sleep 60"))
+    (said,) = helpers.problems(commanded(env, text))
     assert said == "db1: secrets_command: has not ended within 0.2 s: run it by hand"
 
 
