@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -69,3 +70,24 @@ def make(
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     signer = issuer.key if issuer else key
     return Made(builder.sign(signer, SHA256()), key)
+
+
+def own_files(directory: Path, addresses: Sequence[str]) -> list[dict[str, str]]:
+    """Files of a company, and the settings of an estate that goes over to them and back.
+
+    An authority, one between, and two certificates for all addresses, one after the other, as
+    they come by mail: in no order.
+    """
+    root = make("Own root", is_authority=True)
+    between = make("Own issuing authority", root, is_authority=True)
+    steps = [{"tls_ca_certificate": str(directory / "root.pem")}]
+    for number in (1, 2):
+        leaf = make("own", between, names=addresses, purposes=[ExtendedKeyUsageOID.SERVER_AUTH])
+        certificate, key = directory / f"own{number}.pem", directory / f"key{number}.pem"
+        text = f"{leaf.pem}{root.pem}{between.pem}".replace("\n", "\r\n")
+        certificate.write_bytes(text.encode())
+        key.write_text(leaf.secret())
+        key.chmod(0o600)
+        steps.append({**steps[0], "tls_certificate": str(certificate), "tls_key": str(key)})
+    (directory / "root.pem").write_text(root.pem)
+    return [*steps, steps[0], {}]

@@ -18,10 +18,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests import authorities
 from tests.e2e import applications, proof, website
 from tests.e2e.applications import Application
 from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
+from tests.e2e.redis_writers import Either
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -539,6 +541,45 @@ def test_backups_restore(estate: Estate) -> None:
     estate.check_whole(estate.master_according_to("cache1"))
     assert estate.project.deploy().changed == estate.project.plan().planned == set()
     estate.project.deploy("tasks.health.verify")
+
+
+def _verifies(estate: Estate, name: str, port: int, trusted: Path) -> bool:
+    """Whether a client that trusts this file alone takes a host's server for the one it asked."""
+    address = estate.hosts[name].address
+    context = ssl.create_default_context(cafile=trusted)
+    with socket.create_connection((address, port), timeout=5) as plain:
+        try:
+            context.wrap_socket(plain, server_hostname=address).close()
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
+
+
+def test_own_certificates_take_the_place_of_the_estates(estate: Estate, tmp_path: Path) -> None:
+    """There, to newer ones, and back, under writers that trust both: no error, nothing lost."""
+    both, mine = tmp_path / "both.pem", tmp_path / "root.pem"
+    addresses = [host.address for host in estate.hosts.values()]
+    steps = authorities.own_files(tmp_path, addresses)
+    both.write_text(estate.hosts["cache1"].run(f"cat {proof.AUTHORITY}").stdout + mine.read_text())
+    before, master = estate.processes(), estate.master_according_to("cache1")
+    caches = [estate.hosts[name].address for name in CACHES]
+    with Either(caches, 26379, estate.password, both) as writers:
+        for step in steps:
+            estate.project.settings({**BASE, **estate.choices, **step})
+            plan = estate.project.plan()
+            assert plan.planned == estate.project.deploy().changed != set()
+            places = [(name, port) for name in CACHES for port in (6379, 26379)]
+            shown = {_verifies(estate, *place, mine) for place in places}
+            assert shown == {"tls_key" in step}
+            website.check(estate.hosts["backup1"])
+            _script(estate, "redis-backup.sh")
+    assert writers.errors == {} and writers.lost() == [] and len(writers.keys) > 1000
+    estate.check_whole(master)
+    assert estate.project.deploy().changed == estate.project.plan().planned == set()
+    after = estate.processes()
+    assert {key for key in after if after[key] != before[key]} <= {
+        f"{name}/redis-sentinel-26379.service" for name in CACHES
+    }
 
 
 def test_a_removal_leaves_no_key(estate: Estate) -> None:

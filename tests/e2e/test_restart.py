@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests import authorities
 from tests.e2e import applications
@@ -762,24 +761,6 @@ def _from_db(estate: Estate) -> Done:
     )
 
 
-def _own_files(directory: Path, estate: Estate) -> Data:
-    """The files of a company: an authority, one between, and a certificate for both hosts."""
-    root = authorities.make("Own root", is_authority=True)
-    between = authorities.make("Own issuing authority", root, is_authority=True)
-    names = [estate.db.address, estate.pool.address]
-    for number in ("1", "2"):
-        leaf = authorities.make(
-            "own", between, names=names, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]
-        )
-        # As it comes by mail, and in no order.
-        text = f"{leaf.pem}{root.pem}{between.pem}".replace("\n", "\r\n")
-        (directory / f"own{number}.pem").write_bytes(text.encode())
-        (directory / f"key{number}.pem").write_text(leaf.secret())
-        (directory / f"key{number}.pem").chmod(0o600)
-    (directory / "root.pem").write_text(root.pem)
-    return {"tls_ca_certificate": str(directory / "root.pem")}
-
-
 def _step_by_step(estate: Estate) -> None:
     """Runs that are killed after each change, until one ends."""
     for _ in range(40):
@@ -810,17 +791,8 @@ def test_servers_go_over_to_own_certificates_and_back(
     estate: Estate, certified: Data, tmp_path: Path
 ) -> None:
     """Trust first, then the files, then newer ones; each run is killed after each change."""
-    project, trust = estate.project, _own_files(tmp_path, estate)
-    steps: list[Data] = [
-        trust,
-        *(
-            {**trust, "tls_certificate": str(tmp_path / f"own{n}.pem")}
-            | {"tls_key": str(tmp_path / f"key{n}.pem")}
-            for n in ("1", "2")
-        ),
-        trust,
-        {},
-    ]
+    project = estate.project
+    steps = authorities.own_files(tmp_path, [estate.db.address, estate.pool.address])
     short: Data = {**certified, "pgbouncer_server_lifetime": 1}
     project.settings(short)
     project.deploy()
