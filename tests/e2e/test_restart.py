@@ -24,6 +24,8 @@ from tests.lab import Host, Lab
 
 CLIENTS = 20
 LOAD_SECONDS = 22
+# Between logins: each takes more of the processors than what it asks.
+PAUSE_SECONDS = 0.2
 BINARIES = "/usr/lib/postgresql/15/bin"
 SERVER_LOG = "/var/log/postgresql/postgresql-15-main.log"
 
@@ -432,7 +434,7 @@ def new_links(estate: Estate) -> Iterator[None]:
     def work(done: threading.Event) -> None:
         order, console = "SET server_lifetime = 1", "pgbouncer"
         said(psql(estate.pool, order, role="postgres", password=secret, database=console))
-        while not done.wait(0.05):
+        while not done.wait(PAUSE_SECONDS):
             with psycopg.connect(f"{place} user=psscript", password=estate.password) as client:
                 served.append(client.execute("SELECT 1").fetchone())
 
@@ -710,7 +712,7 @@ def _logins(estate: Estate) -> Iterator[list[object]]:
     served = list[object]()
 
     def work(done: threading.Event) -> None:
-        while not done.wait(0.05):
+        while not done.wait(PAUSE_SECONDS):
             for host in (estate.db, estate.pool):
                 with psycopg.connect(
                     host=host.address,
@@ -779,7 +781,7 @@ def _verifying(estate: Estate, trusted: Path) -> Iterator[list[str]]:
     served = list[str]()
 
     def work(done: threading.Event) -> None:
-        while not done.wait(0.05):
+        while not done.wait(PAUSE_SECONDS):
             for host, port in ((estate.db, 6432), (estate.pool, 6432), (estate.db, 5432)):
                 served.append(_verifies(estate, host, port, trusted))
 
