@@ -12,7 +12,7 @@ from tasks.core.files import File, Found, digest
 from tasks.core.leavings import HOST
 from tasks.core.places import STATE_DIRECTORY
 from tasks.core.remote import Probe
-from tasks.core.secrets import previous
+from tasks.core.secrets import Secrets, previous
 from tasks.core.settings import Problem
 from tasks.core.traces import SECRETS_HAD
 
@@ -37,11 +37,21 @@ def revived(node: Node) -> Iterator[Problem]:
     for name in sorted(had) if not node.stack.replace_secrets else ():
         value = store.stated(name)
         if value and _mark(name, value) in had[name][:-1]:
-            message = (
-                f"was replaced here, and is the old one in {store.path}: put the .env of the last "
-                "deployment there, or let replace_secrets=true take the new one from every client"
-            )
-            yield Problem(node.name, name, message)
+            yield Problem(node.name, name, _revival(store, name))
+
+
+def _revival(store: Secrets, name: str) -> str:
+    where = store.origin(name)
+    now = "the .env of the last deployment" if where == str(store.path) else "the present one"
+    if name.endswith(previous("")):
+        return (
+            f"was taken away here, and is back in {where}: put {now} there, "
+            "or let replace_secrets=true make it valid again"
+        )
+    return (
+        f"was replaced here, and is the old one in {where}: put {now} there, "
+        "or let replace_secrets=true take the new one from every client"
+    )
 
 
 def missing_record(node: Node) -> Change | None:
@@ -55,7 +65,8 @@ def missing_record(node: Node) -> Change | None:
 
 def _text(node: Node) -> str:
     had = _had(node)
-    names = {name.removesuffix(previous("")) for name in _names(node)} | had.keys()
+    plain = {name.removesuffix(previous("")) for name in _names(node)}
+    names = plain | {previous(name) for name in plain} | had.keys()
     lines = {name: _known(node, name, had.get(name, [])) for name in sorted(names)}
     return "".join(f"{name} {' '.join(marks)}\n" for name, marks in lines.items() if marks)
 

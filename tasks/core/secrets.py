@@ -175,6 +175,10 @@ class Secrets:
             return f"comes from {elsewhere}: take {previous(name)} out of it, and deploy"
         return self._rename(previous(name), "")
 
+    def origin(self, name: str) -> str:
+        """Where a value is that is stated."""
+        return self._elsewhere(name) or str(self.path)
+
     def _elsewhere(self, name: str) -> str:
         if os.environ.get(name):
             return "the environment"

@@ -1340,6 +1340,18 @@ def _logins(pooled: Pooled) -> Iterator[None]:
             client.result()
 
 
+def _takes_nothing_back(pooled: Pooled, secrets: str, names: tuple[str, ...]) -> None:
+    """Another clone has both values still."""
+    env = pooled.project.directory / ".env"
+    now = env.read_text()
+    env.write_text(secrets)
+    refused = pooled.project.pyinfra("-y", "inventory.py", "deploy.py")
+    env.write_text(now)
+    assert refused.code == 1
+    for name in names:
+        assert f"{name}_PREVIOUS: was taken away here" in refused.output
+
+
 def test_secrets_of_the_infrastructure_are_replaced_without_an_error(pooled: Pooled) -> None:
     """The old ones are refused at the end, and the sessions of the lookup's login are over."""
     names, before = ("PGBOUNCER_AUTH_PASSWORD", "POSTGRES_PASSWORD"), pooled.project.secrets
@@ -1348,8 +1360,10 @@ def test_secrets_of_the_infrastructure_are_replaced_without_an_error(pooled: Poo
             pooled.project.deploy(f"tasks.rotate.{name.lower()}")
             assert pooled.project.deploy().changed == set()
             assert pooled.project.secrets[f"{name}_PREVIOUS"] == before[name]
+        both = (pooled.project.directory / ".env").read_text()
         pooled.project.deploy("tasks.rotate.finish")
         assert pooled.project.deploy().changed == set()
+    _takes_nothing_back(pooled, both, names)
     left = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pgbouncer'"
     assert admin(pooled.host, left) == "0"
     for role, name in zip(("pgbouncer", "postgres"), names, strict=True):

@@ -64,7 +64,7 @@ def test_a_rotation_is_not_refused_and_what_was_before_it_is(steps: int, tmp_pat
     assert OLD not in had and NEW not in had
     for env in TURN[:2]:
         node = host(tmp_path, had, SECRETS | env)
-        is_old = env is TURN[0] and steps > 1
+        is_old = steps > 1 + TURN.index(env)
         assert bool(refused(node)) == is_old
     if steps > 1:
         (problem,) = refused(host(tmp_path, had, SECRETS))
@@ -72,6 +72,29 @@ def test_a_rotation_is_not_refused_and_what_was_before_it_is(steps: int, tmp_pat
             f"one: {NAME}: was replaced here, and is the old one in {tmp_path}"
         )
         assert refused(host(tmp_path, had, SECRETS, replace_secrets=True)) == []
+
+
+def test_what_was_taken_away_is_not_valid_again(tmp_path: Path) -> None:
+    """Another clone may have both values still."""
+    had = through(tmp_path, *TURN)
+    both = SECRETS | TURN[1]
+    (problem,) = refused(host(tmp_path, had, both))
+    assert problem.startswith(
+        f"one: {NAME}_PREVIOUS: was taken away here, and is back in {tmp_path}"
+    )
+    again = host(tmp_path, had, both, replace_secrets=True)
+    assert refused(again) == [] and refused(host(tmp_path, recorded(again), both)) == []
+    # The next rotation has another value of before.
+    assert through(tmp_path, *TURN, {NAME: "redis-Secret-4", f"{NAME}_PREVIOUS": NEW})
+
+
+def test_a_value_from_elsewhere_is_mended_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    had = through(tmp_path, *TURN)
+    monkeypatch.setenv(NAME, OLD)
+    (problem,) = refused(host(tmp_path, had, SECRETS | TURN[2]))
+    assert "is the old one in the environment: put the present one there, or" in problem
 
 
 def test_who_says_so_goes_back(tmp_path: Path) -> None:
