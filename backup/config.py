@@ -147,6 +147,7 @@ class S3:
 
     Attributes:
         label: tells it from the first bucket, which has none.
+        signing_key_previous: lists of before are signed with it, while that is rotated.
     """
 
     bucket: str
@@ -158,6 +159,7 @@ class S3:
     signing_key: str = ""
     lock_days: int = 0
     label: str = ""
+    signing_key_previous: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.config import Config
-from backup.job import Failed, Log, locked, stamp
+from backup.job import Failed, Log, locked, run, stamp
 from backup.moment import moment_of
 from backup.postgres import backups as postgres
 from backup.postgres import repository
@@ -51,10 +51,21 @@ def fetch_all(
             fetch(config, config.directory, log, offer)
         finally:
             give(config.directory / REPOSITORY, repository.USER)
+    _let_in(config)
     log.line(
         "everything is back; next: restore-cluster.sh --yes on PostgreSQL's host, and here "
         f"restore-redis.sh {config.artifacts('redis')}/redis_LATEST.rdb.gz (list: backup.sh list)"
     )
+
+
+def _let_in(config: Config) -> None:
+    """pgBackRest's server can write to what was there when it started."""
+    is_far = config.postgres is not None and not config.postgres.local
+    if is_far:
+        wal = f"archive/{config.stack}/{repository.archive_id(config)}"
+        run(["mkdir", "-p", "-m", "750", str(config.repository / wal)], user=repository.USER)
+    if is_far and Path("/run/systemd/system").is_dir():
+        run(["systemctl", "restart", "pgbackrest.service"])
 
 
 def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
@@ -170,4 +181,5 @@ def adopt(config: Config, log: Log) -> None:
     """
     with log.step("stanza for the new cluster"):
         repository.pgbackrest(config, "stanza-upgrade")
+        _let_in(config)
     postgres.full(config, log)

@@ -48,7 +48,7 @@ class Signed:
         """The object: the signature, then what is signed."""
         self.written = datetime.now(UTC).isoformat()
         body = json.dumps(asdict(self)).encode()
-        return _signature(s3, body) + b"\n" + body
+        return _signature(_key(s3), body) + b"\n" + body
 
     @classmethod
     def opened(cls, s3: S3, content: bytes) -> Signed:
@@ -58,7 +58,7 @@ class Signed:
             Failed: the signature is not of this estate's key.
         """
         signature, _, body = content.partition(b"\n")
-        if not hmac.compare_digest(signature, _signature(s3, body)):
+        if not _is_ours(s3, signature, body):
             raise Failed(f"{LIST} in the bucket is not signed with BACKUP_SIGNING_KEY")
         return cls.of(json.loads(body))
 
@@ -80,11 +80,24 @@ def damaged(key: str) -> str:
 
 def signer(s3: S3) -> str:
     """Tells one key from another without giving it away."""
-    return _signature(s3, b"")[:16].decode()
+    return signer_of(_key(s3))
 
 
-def _signature(s3: S3, body: bytes) -> bytes:
+def signer_of(key: str) -> str:
+    """The same, of a key."""
+    return _signature(key, b"")[:16].decode()
+
+
+def _key(s3: S3) -> str:
     if not s3.signing_key:
         raise Failed("S3: BACKUP_SIGNING_KEY is not configured: run deploy.py")
-    signed = hmac.new(s3.signing_key.encode(), _CONTEXT + body, hashlib.sha256)
-    return signed.hexdigest().encode()
+    return s3.signing_key
+
+
+def _is_ours(s3: S3, signature: bytes, body: bytes) -> bool:
+    keys = filter(None, (_key(s3), s3.signing_key_previous))
+    return any(hmac.compare_digest(signature, _signature(key, body)) for key in keys)
+
+
+def _signature(key: str, body: bytes) -> bytes:
+    return hmac.new(key.encode(), _CONTEXT + body, hashlib.sha256).hexdigest().encode()

@@ -13,6 +13,7 @@ from tasks.backup.settings import BackupSettings
 from tasks.core import files, services
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
+from tasks.core.scripts import shell
 from tasks.postgres import archive
 from tasks.postgres.rules import extensions_probe, locales_probe
 
@@ -26,6 +27,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "artifacts": artifacts_probe(node.the(BackupSettings).dir),
         "occupied": files.occupied_probe("backups", node.the(BackupSettings).dir),
         "stanza": stanza_probe(node),
+        "signers": signers_probe(node.the(BackupSettings).dir),
         "extensions": extensions_probe(version_of(node)),
         "locales": locales_probe(),
     }
@@ -34,6 +36,11 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
 def artifacts_probe(directory: str) -> Probe[bool]:
     """Whether there are backups in a directory."""
     return Probe(_ARTIFACTS.format(dir=directory), bool)
+
+
+def signers_probe(directory: str) -> Probe[list[str]]:
+    """Which keys the lists in the buckets were signed with when they were last written."""
+    return Probe(shell("signers", "backup", directory=directory), list)
 
 
 # A repository is begun by the first deployment, an artifact by the first job.

@@ -17,6 +17,7 @@ from tasks.core.estate import Estate, Node
 from tasks.core.files import Directory, Entry, File, render
 from tasks.core.remote import Probe
 from tasks.core.scripts import quoted, shell
+from tasks.core.secrets import previous
 from tasks.pgbouncer.console import sslmode
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres import archive
@@ -38,7 +39,7 @@ CONFIG = "/etc/datatier/backup.json"
 # The address of a webhook or heartbeat is its password.
 CONFIG_SECRETS = (
     r'^ *"(?:password|admin_password|user_password|replica_password_sha256|secret_key|access_key'
-    r'|signing_key|encryption_passphrase|webhook|command|heartbeat)": "(.*)",?$'
+    r'|signing_key(?:_previous)?|encryption_passphrase|webhook|command|heartbeat)": "(.*)",?$'
 )
 
 
@@ -195,7 +196,7 @@ def _s3(node: Node) -> dict[str, Any] | None:
         "access_key": chosen.s3_access_key,
         "secret_key": chosen.s3_secret_key.get_secret_value(),
         "lock_days": chosen.s3_object_lock_days,
-        "signing_key": node.estate.secrets.get(SIGNING_SECRET),
+        **_signing(node),
     }
 
 
@@ -208,9 +209,18 @@ def _further(node: Node, bucket: FurtherBucket) -> dict[str, Any]:
         "access_key": access_key(node, bucket),
         "secret_key": secret_key(node, bucket),
         "lock_days": bucket.object_lock_days,
-        "signing_key": node.estate.secrets.get(SIGNING_SECRET),
+        **_signing(node),
         "label": bucket.label,
     }
+
+
+def _signing(node: Node) -> dict[str, str]:
+    """The key of signed lists, and the one that lists of before are signed with."""
+    before = node.estate.secrets.stated(previous(SIGNING_SECRET))
+    if before:
+        hide.secret(before)
+    key = node.estate.secrets.get(SIGNING_SECRET)
+    return {"signing_key": key, **({"signing_key_previous": before} if before else {})}
 
 
 def access_key(node: Node, bucket: FurtherBucket) -> str:

@@ -25,6 +25,12 @@ def trusted_certificate(node: Node) -> str:
     return archive.trusted(node, "backup", server, "postgres")
 
 
+def archived(node: Node, number: int = 1) -> str:
+    """Where the repository has the WAL of a cluster."""
+    place = f"{node.the(BackupSettings).dir}/pgbackrest/archive/{archive.stanza(node)}"
+    return f"{place}/{version_of(node)}-{number}"
+
+
 def repository(node: Node, certificate: str = "") -> list[Entry]:
     """pgBackRest's configuration for backups, and the one that restores to scratch."""
     server = server_of(node)
@@ -59,6 +65,8 @@ def _repository_options(node: Node) -> dict[str, str | int]:
         # Nothing expires until it was verified: clean-up decides, not the backup itself.
         "expire-auto": "n",
         "start-fast": "y",
+        # A backup restores without the archive, which PostgreSQL's host can write to.
+        "archive-copy": "y",
         "process-max": 2,
         "compress-type": "zst",
         "log-level-file": "off",
@@ -99,7 +107,8 @@ def new_stanza(node: Node) -> Change | None:
         return None
     found: Stanza = node.read("backup")["stanza"]
     values = _values(node)
-    script = shell("new-stanza", "backup", **values)
+    server = archive.service(node).systemd_unit if archive.is_remote(node) else ""
+    script = shell("new-stanza", "backup", **values, server=server, wal=archived(node))
     if found.is_strange:
         lines = [f"{values['repository']}: give to postgres what is in it"]
         return Change(lines, shell("give-repository", "backup", **values) + script)

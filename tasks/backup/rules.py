@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from backup.store.signed import signer_of
 from tasks.backup.program import CONFIG, access_key, secret_key
 from tasks.backup.server import server_of
 from tasks.backup.settings import NOT_VISIBLE, SIGNING_SECRET, VISIBLE, BackupSettings
 from tasks.core.estate import HOST, Estate, Node
 from tasks.core.preflight import Listener
 from tasks.core.releases import RELEASES
+from tasks.core.secrets import previous
 from tasks.core.settings import Problem, Settings
 from tasks.postgres import archive
 from tasks.postgres.rules import unavailable, without_locale
@@ -21,7 +23,13 @@ from tasks.redis.settings import RedisSettings
 
 def secret_names(node: Node) -> list[str]:
     role = [archive.ROLE_SECRET] if server_of(node) else []
-    return [*role, SIGNING_SECRET] if node.the(BackupSettings).s3_bucket else role
+    return [*role, *rotates(node).values()]
+
+
+def rotates(node: Node) -> dict[str, str]:
+    """What rotates, by the names of tasks."""
+    names = [SIGNING_SECRET] if node.the(BackupSettings).s3_bucket else []
+    return {name.lower(): name for name in names}
 
 
 def contradictions(everything: Estate) -> list[Problem]:
@@ -96,6 +104,7 @@ def checks(node: Node) -> list[Problem]:
         *_other_releases(node),
         *_old_python(node),
         *other_passphrase(node, before, there=found["artifacts"]),
+        *signed_before(node, before, found["signers"]),
         *(Problem(node.name, "backup_dir", why) for why in found["occupied"]),
         *archive.rivals(node, node.read(HOST)["rivals"]),
         *_cannot_load(node, found["extensions"], found["locales"]),
@@ -162,6 +171,23 @@ def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[P
         "put that one back, or move them away"
     )
     return [Problem(node.name, "backup_encryption_passphrase", message)]
+
+
+def signed_before(node: Node, configuration: bytes, signers: Sequence[str]) -> Iterator[Problem]:
+    """A key may not go while a bucket's list is signed with it: no one could fetch from there.
+
+    Args:
+        configuration: what the program is told now.
+        signers: which keys the lists of this host's buckets were signed with.
+    """
+    store, name = node.estate.secrets, previous(SIGNING_SECRET)
+    going = re.search(rb'"signing_key_previous": (".*")', configuration)
+    if going and not store.stated(name) and signer_of(json.loads(going[1])) in signers:
+        message = (
+            "the list in a bucket is still signed with it: put it back, and let a backup run, "
+            "which copies; then finish"
+        )
+        yield Problem(node.name, name, message)
 
 
 def _other_release(node: Node, settings: type[Settings]) -> Problem | None:

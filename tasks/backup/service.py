@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from tasks.backup.repository import trusted_certificate
+from tasks.backup.repository import archived, trusted_certificate
 from tasks.backup.server import server_of
 from tasks.core import services
 from tasks.core.change import Change
@@ -27,7 +28,22 @@ def services_of(node: Node) -> list[Service]:
         ready="grep -qsxz /usr/sbin/cron /proc/[0-9]*/cmdline",
         reload=":",
     )
-    return [cron, archive.service(node)] if archive.is_remote(node) else [cron]
+    return [cron, _server(node)] if archive.is_remote(node) else [cron]
+
+
+def _server(node: Node) -> Service:
+    """For PostgreSQL's host, which adds WAL, reads backups, and neither makes nor removes any.
+
+    In pgBackRest's protocol it may have any file of postgres's written, read or removed. What it
+    can write is made before its start: the WAL of each cluster, never archive.info beside that,
+    without which no backup restores.
+    """
+    places = (f"-{archived(node, number)}" for number in range(1, _CLUSTERS + 1))
+    return replace(archive.service(node), writes=(archive.LOCKS.rpartition("/")[0], *places))
+
+
+# Of one version in one repository; `backup.sh adopt` begins another one.
+_CLUSTERS = 20
 
 
 def due_activation(node: Node) -> Change | None:

@@ -96,6 +96,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe(entries_of(node)),
         "kernel": redis_kernel.kernel_probe(),
         "artifacts": backup_probes.artifacts_probe(f"{home}/backups"),
+        "signers": backup_probes.signers_probe(f"{home}/backups"),
         "occupied": files.occupied_probe("backups", f"{home}/backups"),
         "taken": files.occupied_probe("docker", f"{home}/docker"),
         "engine": engine.probe(node, _images(node)),

@@ -244,6 +244,47 @@ def test_pgbackrest_has_few_rights(estate: Site) -> None:
         assert exposures(host)["pgbackrest.service"] < 2
 
 
+# What postgres of PostgreSQL's host may say in pgBackRest's protocol, and what is to come of it.
+_ORDERS = {
+    "repo-put backup/psscript/evil </etc/hostname": "Read-only file system",
+    "repo-put archive/psscript/archive.info </etc/hostname": "Read-only file system",
+    "repo-put --repo1-path=/var/lib/postgresql evil </etc/hostname": "Read-only file system",
+    "--type=full backup": "Read-only file system",
+    "--force stanza-delete": "Read-only file system",
+}
+
+
+def test_postgresqls_host_makes_and_removes_no_backup(
+    estate: Site, history: dict[str, Any]
+) -> None:
+    """It may take WAL away, without which a full backup still restores."""
+    if estate.keeper is estate.db:
+        pytest.skip("on one host there is no such server")
+    sums = "cd /backups/pgbackrest && find backup archive/*/archive.info* -type f | xargs md5sum"
+    before = estate.keeper.run(sums).stdout
+    label = estate.manifests("full")[-1]["facts"]["label"]
+    estate.keeper.run("cp -a /backups/pgbackrest /backups/saved")
+    try:
+        for order, refusal in _ORDERS.items():
+            ask = f"cd /tmp && pgbackrest --stanza=psscript {order} 2>&1"
+            if "delete" in order:
+                ask = ask.replace("&&", "&& pgbackrest --stanza=psscript stop &&", 1)
+            done = estate.db.run(ask, user="postgres", check=False)
+            assert done.returncode != 0 and refusal in done.stdout, (order, done.stdout)
+        assert estate.keeper.run(sums).stdout == before
+        estate.keeper.run("rm -r /backups/pgbackrest/archive/psscript/1*/0*")
+        out = "install -d -m 700 -o postgres /var/tmp/out && runuser -u postgres -- pgbackrest"
+        scratch = "--config=/etc/datatier/pgbackrest-scratch.conf --stanza=psscript"
+        where = f"--set={label} --pg1-path=/var/tmp/out --type=immediate restore"
+        estate.keeper.run(f"cd /tmp && {out} {scratch} {where}")
+        wal = estate.manifests("full")[-1]["facts"]["wal_start"]
+        assert wal in estate.keeper.run("ls /var/tmp/out/pg_wal").stdout
+    finally:
+        estate.db.run("pgbackrest --stanza=psscript start", user="postgres")
+        estate.keeper.run("cp -a /backups/saved/. /backups/pgbackrest && rm -r /backups/saved")
+        estate.keeper.run("rm -rf /var/tmp/out")
+
+
 def test_a_pgbackrest_that_hangs_is_a_row_of_the_table(estate: Site) -> None:
     """WAL and backups go through it, and for a while nothing else tells."""
     if estate.keeper is estate.db or estate.db.release == "debian12":

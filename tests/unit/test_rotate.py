@@ -16,6 +16,13 @@ ALL = ("postgres", "pgbouncer", "redis", "sentinel", "backup")
 ROTATING = {"psscript": {"rotating": True}, "plain": {}}
 
 
+BUCKET = {
+    "backup_s3_bucket": "copies",
+    "backup_s3_access_key": "access",
+    "backup_s3_secret_key": "secret-1",
+}
+
+
 def estate(directory: Path, **data: Any) -> Estate:
     secrets.of.cache_clear()
     hosts = {"one": {"address": "10.0.0.1", "sentinel_ports": [26379, 26380, 26381], **data}}
@@ -25,8 +32,9 @@ def estate(directory: Path, **data: Any) -> Estate:
 def test_what_rotates(tmp_path: Path) -> None:
     """Each secret that ours alone use, or whose server accepts two; no other."""
     user = {"jobs": {"commands": ["+get"]}, "fixed": {"commands": ["+get"], "password": "known-1"}}
-    found = estate(tmp_path, postgres_roles=ROTATING, redis_users=user).rotates()
+    found = estate(tmp_path, postgres_roles=ROTATING, redis_users=user, **BUCKET).rotates()
     names = {
+        "BACKUP_SIGNING_KEY",
         *("POSTGRES_PASSWORD", "PGBOUNCER_AUTH_PASSWORD", "BACKUP_ROLE_PASSWORD"),
         *("REDIS_PASSWORD", "REDIS_USER_JOBS_PASSWORD", "REDIS_ADMIN_PASSWORD"),
         *("REDIS_REPLICA_PASSWORD", "REDIS_SENTINEL_PASSWORD", "REDIS_BACKUP_PASSWORD"),

@@ -41,6 +41,7 @@ class Service:
         scripts: further ones of its runit directory, by name; they restart nothing.
         confined: the kernel refuses what it never does, from its next start on (systemd only);
             `mostly` for one whose code and data may come from elsewhere.
+        writes: all that it can write; empty for what its user can (systemd only).
     """
 
     name: str
@@ -70,6 +71,7 @@ class Service:
     run_template: str = "service/run.j2"
     scripts: Mapping[str, str] = field(default_factory=dict)
     confined: Literal["", "mostly", "wholly"] = ""
+    writes: tuple[str, ...] = ()
 
     @property
     def systemd_unit(self) -> str:

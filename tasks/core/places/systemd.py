@@ -29,7 +29,7 @@ class Systemd(Place):
         return Probe(shell("confinement", properties=properties), "".join)
 
     def files(self, service: Service) -> list[Entry]:
-        service = service if self.confines else replace(service, confined="")
+        service = service if self.confines else replace(service, confined="", writes=())
         return [*_dropin(service), *_network(service)] if service.unit else [_unit(service)]
 
     def program(self, service: str) -> str:
@@ -40,7 +40,8 @@ class Systemd(Place):
 
     def fingerprinted(self, service: Service) -> list[str]:
         # What takes rights from a program may wait for its next start.
-        service = replace(service, confined="")
+        writes = service.writes if self.confines else ()
+        service = replace(service, confined="", writes=writes)
         if not service.unit:
             return [_unit(service).content]
         # It is for the programs that start and stop it: what runs is that user's already.

@@ -1081,6 +1081,23 @@ def test_another_key_is_said_before_it_disowns_the_copies(
     fetch(here, tmp_path / "new", log)
 
 
+def test_a_key_takes_the_place_of_another(
+    here: Config, client: Any, log: Log, tmp_path: Path
+) -> None:
+    """What the old one has signed counts until the next copy, which signs with the new one."""
+    estate(here)
+    store.mirror(here, log)
+    assert here.s3
+    both = replace(here.s3, signing_key="new", signing_key_previous=here.s3.signing_key)
+    now, new = replace(here, s3=both), replace(both, signing_key_previous="")
+    fetch(replace(now, directory=tmp_path / "far"), tmp_path / "one", log)
+    assert "backup.sh fetch --unsigned" in refused(replace(here, s3=new), tmp_path / "no", log)
+    assert store.mirror(now, log).copied == 0
+    fetch(replace(here, s3=new), tmp_path / "two", log)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(here.directory)
+    assert "not signed" in refused(here, tmp_path / "no", log)
+
+
 def test_a_run_that_is_killed_leaves_a_list_that_is_true(
     here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
