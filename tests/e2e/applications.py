@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tests.e2e.documented import programs
@@ -61,6 +62,14 @@ _WORKER = (
     "--without-mingle",
     "--without-gossip",
 )
+
+
+def documented_users() -> dict[str, Any]:
+    """The `redis_users` of the page."""
+    page = (ROOT / "docs" / "connecting.md").read_text()
+    found = dict[str, Any]()
+    exec(page.partition("```\n# Not dangerous")[2].partition("\n")[2].partition("```")[0], found)
+    return dict(found["redis_users"])
 
 
 @dataclass(frozen=True)

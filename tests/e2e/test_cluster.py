@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from tests import authorities
-from tests.e2e import applications, proof, website
+from tests.e2e import applications, proof, strangers, website
 from tests.e2e.applications import Application
 from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
@@ -36,9 +36,15 @@ CANARIES = {
     "POSTGRES_ROLE_PSSCRIPT_PASSWORD": "canary-of-the-role-2",
     "REDIS_PASSWORD": "canary-of-redis-3",
     "TLS_CA_SECRET": "canary-of-the-authority-4",
+    "REDIS_USER_CACHE_PASSWORD": "canary-of-the-cache-5",
 }
-# All clients come with TLS.
-BASE = {"tls_enabled": True, "pgbouncer_client_tls": "require", "apps": [website.WEBSITE]}
+# All clients come with TLS; one has the keys of a cache and no more.
+BASE = {
+    "tls_enabled": True,
+    "pgbouncer_client_tls": "require",
+    "apps": [website.WEBSITE],
+    "redis_users": {"cache": applications.documented_users()["cache"]},
+}
 TASKS = [
     f"tasks.{component}.{verb}"
     for component in ("postgres", "pgbouncer", "redis", "sentinel", "backup")
@@ -178,6 +184,20 @@ def test_no_service_answers_in_clear(estate: Estate) -> None:
         psycopg.connect(_url(estate), sslmode="disable")
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
         psycopg.connect(_url(estate), sslmode="verify-full", sslrootcert="system")
+
+
+def test_what_nobody_may_is_refused(estate: Estate, tmp_path: Path) -> None:
+    """By this machine, which is in no group, with the right passwords and with wrong ones."""
+    authority = tmp_path / "ca.pem"
+    authority.write_text(estate.hosts["cache1"].run(f"cat {proof.AUTHORITY}").stdout)
+    addresses = [estate.hosts[name].address for name in ("db1", "pool1", "cache1")]
+    servers = strangers.Servers(*addresses, str(authority), estate.project.secrets)
+    for request in strangers.allowed():
+        assert request.accepted(servers) is None, request.name
+    every = {request.name: request.accepted(servers) for request in strangers.requests()}
+    assert len(every) > 150
+    assert {name: said for name, said in every.items() if said is not None} == {}
+    estate.check_whole("cache1")
 
 
 def _url(estate: Estate) -> str:

@@ -25,10 +25,10 @@ from tasks.redis.acl import CATEGORIES, COMMANDS, NEWER
 from tasks.redis.rolling import FUNCTIONS
 from tasks.redis.values import IMMUTABLE
 from tasks.tls import authority
-from tests.e2e import proof
+from tests.e2e import applications, proof
 from tests.e2e.groups import estates
 from tests.e2e.interrupted import STATUS, Interruptible
-from tests.e2e.project import PYINFRA, ROOT, footprint
+from tests.e2e.project import PYINFRA, footprint
 from tests.e2e.proof import exposures, processes, said
 from tests.e2e.redis_writers import Either, Watch, Writers
 from tests.e2e.wait import eventually
@@ -330,17 +330,10 @@ SWAPDB 0 1; SYNC
 _REFUSED = r"no permissions|[Cc]ommand (is )?not allowed|ACL failure|can't run this command"
 
 
-def _documented_users() -> dict[str, Any]:
-    page = (ROOT / "docs/connecting.md").read_text()
-    found = dict[str, Any]()
-    exec(page.partition("```\n# Not dangerous")[2].partition("\n")[2].partition("```")[0], found)
-    return dict(found["redis_users"])
-
-
 def test_documented_users_harm_nobody_else(estate: Estate) -> None:
     """At a console, and in a script of those who may run one."""
     host, secret = estate.hosts[estate.settled()], "documented-Password-1"
-    users = _documented_users()
+    users = applications.documented_users()
     assert users.keys() == {"cache", "jobs", "celery", "sidekiq"}
     admin = Client(host=host.address, port=PORT, password=estate.password)
     for user, given in users.items():
