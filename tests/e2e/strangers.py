@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import psycopg
 import redis
@@ -76,7 +77,9 @@ def sql(
     """What a role is answered; with its own password unless one is given."""
     address, port = servers.places[at]
     secret = servers.secrets[_SECRETS[role]] if password is None else password
-    verified = {"sslrootcert": servers.authority} if sslmode == "verify-full" else {}
+    verified: dict[str, Any] = (
+        {"sslrootcert": servers.authority} if sslmode == "verify-full" else {}
+    )
     try:
         with psycopg.connect(
             host=address,
@@ -101,7 +104,7 @@ def command(
     """What a user is answered; with its own password unless one is given, "none" for none."""
     address, port = servers.places[at]
     secret = password or servers.secrets[_SECRETS[user]]
-    login = {} if password == "none" else {"username": user, "password": secret}
+    login: dict[str, Any] = {} if password == "none" else {"username": user, "password": secret}
     try:
         with redis.Redis(
             host=address,

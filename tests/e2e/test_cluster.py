@@ -190,8 +190,13 @@ def test_what_nobody_may_is_refused(estate: Estate, tmp_path: Path) -> None:
     """By this machine, which is in no group, with the right passwords and with wrong ones."""
     authority = tmp_path / "ca.pem"
     authority.write_text(estate.hosts["cache1"].run(f"cat {proof.AUTHORITY}").stdout)
-    addresses = [estate.hosts[name].address for name in ("db1", "pool1", "cache1")]
-    servers = strangers.Servers(*addresses, str(authority), estate.project.secrets)
+    servers = strangers.Servers(
+        postgres=estate.hosts["db1"].address,
+        pooler=estate.hosts["pool1"].address,
+        cache=estate.hosts["cache1"].address,
+        authority=str(authority),
+        secrets=estate.project.secrets,
+    )
     for request in strangers.allowed():
         assert request.accepted(servers) is None, request.name
     every = {request.name: request.accepted(servers) for request in strangers.requests()}
