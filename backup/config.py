@@ -66,6 +66,7 @@ class Postgres:
         incremental: 'block' takes block-level backups, 'wal' a restore point and its WAL.
         preload: libraries that a scratch server needs to read what their extensions have made.
         poolers: PgBouncers whose clients wait while a database is swapped.
+        password_previous, admin_password_previous: what counts until the server has the new ones.
     """
 
     host: str
@@ -81,6 +82,8 @@ class Postgres:
     poolers: tuple[Pooler, ...]
     certificate: str = ""
     preload: str = ""
+    password_previous: str = ""
+    admin_password_previous: str = ""
 
     @property
     def by_socket(self) -> bool:
@@ -259,6 +262,16 @@ def _schedules(crontab: str) -> dict[str, str]:
     names = {command: name for name, command in JOBS.items()}
     found = re.findall(jobs, crontab)
     return {names[command]: schedule for schedule, command in found if command in names}
+
+
+def present_postgres(path: Path = PATH) -> Postgres | None:
+    """The server as the configuration says now: a job may have begun with an earlier one.
+
+    Raises:
+        OSError: it is not there, or not readable for this user.
+        ValueError: it is not what the deployment writes.
+    """
+    return _postgres(json.loads(path.read_text())["postgres"])
 
 
 def _endpoints(rows: list[list[Any]]) -> tuple[Endpoint, ...]:

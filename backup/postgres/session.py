@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 
 from backup import listener
-from backup.config import SUPERUSERS_OPTIONS, Endpoint, Pooler, Postgres
+from backup.config import SUPERUSERS_OPTIONS, Endpoint, Pooler, Postgres, present_postgres
 from backup.job import Failed
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -103,7 +105,41 @@ def connect(postgres: Postgres, database: str, *, admin: bool = False) -> Connec
     Raises:
         Failed: the server does not answer or refuses.
     """
-    return connect_as(postgres, database, login(postgres, admin=admin), superuser=admin)
+    who = login(postgres, admin=admin)
+    try:
+        return connect_as(postgres, database, who, superuser=admin)
+    except Unreachable as refused:
+        for other in _others(postgres, who, admin=admin):
+            with contextlib.suppress(Unreachable):
+                return connect_as(postgres, database, other, superuser=admin)
+        raise refused
+
+
+def _others(postgres: Postgres, who: Login, *, admin: bool) -> Iterator[Login]:
+    """The same with other passwords, where one takes the place of another just now."""
+    if postgres.by_socket or not who.password:
+        return
+    try:
+        now = present_postgres()
+    except (OSError, ValueError):
+        return
+    if now is None or (now.host, now.port) != (postgres.host, postgres.port):
+        return
+    pair = (
+        (now.admin_password, now.admin_password_previous)
+        if admin
+        else (now.password, now.password_previous)
+    )
+    yield from (replace(who, password=each) for each in pair if each not in ("", who.password))
+
+
+def _working(postgres: Postgres) -> Login:
+    """The backup role with the password that the server takes now."""
+    who = login(postgres, admin=False)
+    if not any(_others(postgres, who, admin=False)):
+        return who
+    with connect(postgres, "postgres") as connection:
+        return replace(who, password=connection.info.password)
 
 
 def connect_as(
@@ -152,14 +188,25 @@ def console(postgres: Postgres, pooler: Pooler, timeout: int = _CONNECT_SECONDS)
         Failed: it does not answer or refuses.
     """
     listener.require_user(pooler.place, USER)
+    who = login(postgres, admin=True)
+    try:
+        return _console(pooler, who, timeout)
+    except Failed as refused:
+        for other in _others(postgres, who, admin=True):
+            with contextlib.suppress(Failed):
+                return _console(pooler, other, timeout)
+        raise refused
+
+
+def _console(pooler: Pooler, who: Login, timeout: int) -> Connection:
     try:
         return psycopg.connect(
             _SCRAM,
             host=pooler.place.host,
             port=pooler.place.port,
             dbname="pgbouncer",
-            user="postgres",
-            password=postgres.admin_password,
+            user=who.user,
+            password=who.password,
             connect_timeout=timeout,
             autocommit=True,
             sslmode=pooler.sslmode or None,
@@ -178,7 +225,7 @@ def tool(
         admin: as the superuser, of a scratch server: no password is handed out.
     """
     _require_server(postgres)
-    who = login(postgres, admin=admin)
+    who = login(postgres, admin=True) if admin else _working(postgres)
     command = [postgres.binary(name), "-h", postgres.host, "-p", str(postgres.port)]
     command += ["-U", who.user, "-w"]
     if name in ("pg_dump", "pg_dumpall"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.backup.files import missing_certificate, missing_configuration
+from tasks.backup.files import missing_certificate, missing_configuration, missing_passwords
 from tasks.backup.health import rows
 from tasks.backup.leaves import LEAVES
 from tasks.backup.packages import packages_of
@@ -39,13 +39,15 @@ def install(node: Node) -> None:
 
 
 def keys() -> None:
-    """The keys of the backup host and of PostgreSQL's, before either configures the other.
+    """Keys of the backup host and of PostgreSQL's, and passwords, before either has the other's.
 
     One operation of both hosts: pyinfra then runs it before what follows on either of them.
     """
     node = here()
     if archive.is_remote(node) and (group := side_of(node)):
         converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
+    if server_of(node) is not None and side_of(node):
+        converge("Backup: passwords", lambda: missing_passwords(node))
 
 
 def configure() -> None:

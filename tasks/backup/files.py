@@ -9,9 +9,10 @@ from tasks.backup.program import (
     left_modules,
     program,
     schedule,
+    with_previous,
 )
 from tasks.backup.repository import repository, trusted_certificate
-from tasks.backup.server import TRUSTED, pinned_certificate, pins
+from tasks.backup.server import TRUSTED, pinned_certificate, pins, server_of
 from tasks.backup.service import services_of
 from tasks.backup.settings import BackupSettings
 from tasks.core import files
@@ -38,6 +39,17 @@ def missing_configuration(node: Node) -> Change | None:
     written = files.compare(entries, said["files"])
     left = left_modules(entries, said["program"])
     return written.followed_by(left) if written and left else written or left
+
+
+def missing_passwords(node: Node) -> Change | None:
+    """Passwords of PostgreSQL that the program is to know before the server has them."""
+    server = server_of(node)
+    if server is None or BackupSettings not in node.settings or server not in node.estate.active:
+        return None
+    found = node.read("backup")["files"]
+    content = with_previous(found[CONFIG].content, server)
+    wanted = [File(CONFIG, content, mode="600", secret=CONFIG_SECRETS)] if content else []
+    return files.compare(wanted, found) if wanted else None
 
 
 def files_of(node: Node) -> list[Entry]:

@@ -38,8 +38,9 @@ CONFIG = "/etc/datatier/backup.json"
 
 # The address of a webhook or heartbeat is its password.
 CONFIG_SECRETS = (
-    r'^ *"(?:password|admin_password|user_password|replica_password_sha256|secret_key|access_key'
-    r'|signing_key(?:_previous)?|encryption_passphrase|webhook|command|heartbeat)": "(.*)",?$'
+    r'^ *"(?:(?:admin_)?password(?:_previous)?|user_password|replica_password_sha256|secret_key'
+    r'|access_key|signing_key(?:_previous)?|encryption_passphrase|webhook|command|heartbeat)"'
+    r': "(.*)",?$'
 )
 
 
@@ -135,6 +136,32 @@ def configuration(node: Node, *, is_pinned: bool = False) -> str:
         "s3_further": [_further(node, each) for each in chosen.s3_further],
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def with_previous(before: bytes, server: Node) -> str:
+    """What the program knows, with the passwords that the server is about to have beside its own.
+
+    Args:
+        before: what it knows now.
+
+    Returns:
+        Nothing where it knows no others.
+    """
+    try:
+        told = json.loads(before)
+        known = told["postgres"] or {}
+    except (ValueError, KeyError):
+        return ""
+    coming = {
+        "password": server.estate.secrets.get(archive.ROLE_SECRET),
+        "admin_password": server.the(PostgresSettings).password.get_secret_value(),
+    }
+    going = {key: known[key] for key in coming if known.get(key, coming[key]) != coming[key]}
+    if not going:
+        return ""
+    known |= {key: coming[key] for key in going}
+    known |= {f"{key}_previous": value for key, value in going.items()}
+    return json.dumps(told, indent=2) + "\n"
 
 
 def _postgres(node: Node, certificate: str) -> dict[str, Any] | None:

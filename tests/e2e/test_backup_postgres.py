@@ -6,8 +6,10 @@ import contextlib
 import json
 import re
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +288,32 @@ def test_postgresqls_host_makes_and_removes_no_backup(
         estate.db.run("pgbackrest --stanza=psscript start", user="postgres")
         estate.keeper.run("cp -a /backups/saved/. /backups/pgbackrest && rm -r /backups/saved")
         estate.keeper.run("rm -rf /var/tmp/out /var/tmp/spaces")
+
+
+def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:
+    """Of the backup role and of the superuser; one job runs for the whole of it."""
+    done, ends = list[tuple[int, str]](), threading.Event()
+
+    def work() -> None:
+        while not ends.is_set():
+            for job in ("health-check.sh", "postgres-backup.sh full"):
+                said = estate.script(job)
+                done.append((said.returncode, said.stderr))
+
+    with ThreadPoolExecutor() as pool:
+        jobs = pool.submit(work)
+        try:
+            for name in ("BACKUP_ROLE_PASSWORD", "POSTGRES_PASSWORD"):
+                before = estate.project.secrets[name]
+                estate.project.deploy(f"tasks.rotate.{name.lower()}")
+                assert estate.project.deploy().changed == set()
+                assert estate.project.secrets[name] != before
+        finally:
+            ends.set()
+        jobs.result()
+    assert len(done) > 3 and [each for each in done if each[0]] == []
+    estate.project.deploy("tasks.rotate.finish")
+    assert "_previous" not in estate.keeper.run("cat /etc/datatier/backup.json").stdout
 
 
 def test_a_pgbackrest_that_hangs_is_a_row_of_the_table(estate: Site) -> None:
