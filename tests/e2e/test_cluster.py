@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import socket
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
 from tests.e2e.redis_writers import Either
 from tests.e2e.wait import eventually
+from tests.e2e.wire import Wire, listening
 from tests.lab import Host, Lab
 
 RELEASES = {"db1": "debian12", "pool1": "debian13", "backup1": "debian12"} | dict.fromkeys(
@@ -143,7 +146,14 @@ def _boot(lab: Lab) -> dict[str, Host]:
 
 
 @pytest.fixture(scope="module")
-def estate(lab: Lab, project: Project) -> Estate:
+def wire(lab: Lab) -> Iterator[Wire]:
+    """All that the hosts tell each other, from the first run on."""
+    with listening(lab) as told:
+        yield told
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Project, wire: Wire) -> Estate:
     """Six bare hosts, planned and deployed with secrets that one can search for."""
     hosts = _boot(lab)
     project.inventory(_groups(hosts))
@@ -605,6 +615,40 @@ def test_own_certificates_take_the_place_of_the_estates(estate: Estate, tmp_path
     assert {key for key in after if after[key] != before[key]} <= {
         f"{name}/redis-sentinel-26379.service" for name in CACHES
     }
+
+
+# Words of each protocol: of SQL and its logins, of replication, of Sentinels.
+_WORDS = ("SELECT ", "COPY ", "pg_catalog", "SCRAM-SHA-256", "REPLCONF", "PSYNC", "__sentinel__")
+_VERIFIERS = "SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL"
+
+
+def test_nothing_can_be_read_on_the_wire(estate: Estate, wire: Wire) -> None:
+    """No secret, verifier, row or statement, through all that this module does."""
+    master, keeper = estate.master_according_to("cache1"), estate.hosts["backup1"]
+    url = f"{_url(estate)}?sslmode=verify-full&sslrootcert=/etc/datatier/tls/ca.pem"
+    statement = "CREATE TABLE said AS SELECT 'canary-of-a-row' AS word"
+    keeper.run(f"psql -qX {shlex.quote(url)} -c {shlex.quote(statement)}")
+    estate.redis(master, "SET", "said", "canary-of-a-value")
+    _script(estate, "postgres-backup.sh full")
+    _script(estate, "postgres-backup.sh incremental")
+    _script(estate, "redis-backup.sh")
+    assert estate.project.deploy("tasks.redis.failover").changed
+    estate.choose(redis_maxmemory="310mb", postgres_work_mem="9MB")
+    assert estate.project.deploy().changed
+    verifiers = estate.hosts["db1"].run(f'psql -XAtqc "{_VERIFIERS}"', user="postgres").stdout
+    secrets = estate.project.secrets.values()
+    hashes = [sha256(secret.encode()).hexdigest() for secret in secrets]
+    canaries = ["canary-of-a-row", "canary-of-a-value", *secrets, *verifiers.split(), *hashes]
+    assert len(verifiers.split()) > 2 and len(canaries) > 20
+    # It hears: what is told in clear, and each of the links.
+    estate.hosts["db1"].run(f"bash -c 'echo canary-in-clear >/dev/udp/{keeper.address}/9'")
+    eventually(lambda: _heard(wire, "canary-in-clear"), 10)
+    assert {5432, 6379, 6432, 8432, 26379} <= wire.ports()
+    assert (wire.readable([*canaries, *_WORDS]), wire.lost) == ({}, 0)
+
+
+def _heard(wire: Wire, word: str) -> None:
+    assert word in wire.readable([word])
 
 
 def test_a_removal_leaves_no_key(estate: Estate) -> None:
