@@ -18,7 +18,7 @@ MONITORING = frozenset({"Sentinel: monitoring"})
 SENTINEL = MONITORING | {
     *("Sentinel: users", "Sentinel: configuration", "Sentinel: service", "Sentinel: rights"),
 }
-BACKUP = frozenset({"Backup: configuration"})
+BACKUP = frozenset({"Backup: configuration", "Backup: passwords"})
 EVERYTHING = "deploy.py"
 TASKS = {
     "tasks.postgres.configure": POSTGRES,

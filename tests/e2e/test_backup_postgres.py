@@ -290,32 +290,6 @@ def test_postgresqls_host_makes_and_removes_no_backup(
         estate.keeper.run("rm -rf /var/tmp/out /var/tmp/spaces")
 
 
-def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:
-    """Of the backup role and of the superuser; one job runs for the whole of it."""
-    done, ends = list[tuple[int, str]](), threading.Event()
-
-    def work() -> None:
-        while not ends.is_set():
-            for job in ("health-check.sh", "postgres-backup.sh full"):
-                said = estate.script(job)
-                done.append((said.returncode, said.stderr))
-
-    with ThreadPoolExecutor() as pool:
-        jobs = pool.submit(work)
-        try:
-            for name in ("BACKUP_ROLE_PASSWORD", "POSTGRES_PASSWORD"):
-                before = estate.project.secrets[name]
-                estate.project.deploy(f"tasks.rotate.{name.lower()}")
-                assert estate.project.deploy().changed == set()
-                assert estate.project.secrets[name] != before
-        finally:
-            ends.set()
-        jobs.result()
-    assert len(done) > 3 and [each for each in done if each[0]] == []
-    estate.project.deploy("tasks.rotate.finish")
-    assert "_previous" not in estate.keeper.run("cat /etc/datatier/backup.json").stdout
-
-
 def test_a_pgbackrest_that_hangs_is_a_row_of_the_table(estate: Site) -> None:
     """WAL and backups go through it, and for a while nothing else tells."""
     if estate.keeper is estate.db or estate.db.release == "debian12":
@@ -680,3 +654,29 @@ def test_code_of_an_owner_takes_no_superusers_place(estate: Site, is_caught: boo
         " DROP FUNCTION public.usurp_late, public.usurp, public.usurps, public.lent, public.two;"
     )
     hostile.admin(estate.db, f"{gone} DROP FUNCTION public.same CASCADE", "shop")
+
+
+def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:
+    """Of the backup role and of the superuser; one job runs for the whole of it."""
+    done, ends = list[tuple[int, str]](), threading.Event()
+
+    def work() -> None:
+        while not ends.is_set():
+            for job in ("health-check.sh", "postgres-backup.sh full"):
+                said = estate.script(job)
+                done.append((said.returncode, said.stderr))
+
+    with ThreadPoolExecutor() as pool:
+        jobs = pool.submit(work)
+        try:
+            for name in ("BACKUP_ROLE_PASSWORD", "POSTGRES_PASSWORD"):
+                before = estate.project.secrets[name]
+                estate.project.deploy(f"tasks.rotate.{name.lower()}")
+                assert estate.project.deploy().changed == set()
+                assert estate.project.secrets[name] != before
+        finally:
+            ends.set()
+        jobs.result()
+    assert len(done) > 3 and [each for each in done if each[0]] == []
+    estate.project.deploy("tasks.rotate.finish")
+    assert "_previous" not in estate.keeper.run("cat /etc/datatier/backup.json").stdout
