@@ -273,6 +273,25 @@ def test_gate_names_who_wins_over_a_unit(site: Site) -> None:
     assert _gate(site) == (0, [])
 
 
+def test_a_master_that_takes_no_writes_is_not_well(site: Site) -> None:
+    """Its memory is full, or replicas that it has to have are missing: it says so itself."""
+    leads = "for p in 6379 6380 6381; do redis-cli -p $p ROLE | grep -qx master && echo $p; done"
+    ask = f"redis-cli -p {site.host.run(leads, check=False).stdout.strip()}"
+    for key, value, why in (
+        ("maxmemory", "1mb", "OOM command not allowed"),
+        ("min-replicas-to-write", "9", "NOREPLICAS Not enough good replicas to write"),
+    ):
+        before = site.host.run(f"{ask} CONFIG GET {key}").stdout.split()[-1]
+        site.host.run(f"{ask} CONFIG SET {key} {value}")
+        table = site.project.pyinfra("inventory.py", "tasks.health.verify")
+        site.host.run(f"{ask} CONFIG SET {key} {before}")
+        assert table.code == 1, table.output
+        (line,) = [line for line in table.output.splitlines() if "FAILS" in line]
+        assert f"takes no writes: {why}" in line
+        assert not site.host.run(f"{ask} EXISTS datatier:health").stdout.strip("0\n")
+    site.project.deploy("tasks.health.verify")
+
+
 # --- Tuning, as the manual of the platform has it ------------------------------------------------
 
 _RELOADED = [f"redis-{port}: reload" for port in (6379, 6380, 6381)]

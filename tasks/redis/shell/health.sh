@@ -2,9 +2,17 @@
 accepted "$port" users 'ACL LIST' kept 'CONFIG GET appendonly save' info 'INFO replication' ||
   { echo "${pong:-no answer to PING}"; exit 1; }
 asks_for_password "$address" "$port"
-# CLIENT PAUSE holds back what writes, and this, which a replica takes too.
-timeout 3 /usr/bin/redis-cli $as $via -p "$port" PUBLISH datatier:health '' >/dev/null ||
+# CLIENT PAUSE holds back what writes, and PUBLISH, which a replica takes too. SETRANGE with nothing
+# is a write that leaves no key: memory that is full or replicas that are missing refuse it.
+taken=$(printf '%s\n' 'PUBLISH datatier:health ""' 'SETRANGE datatier:health 0 ""' |
+  timeout 3 /usr/bin/redis-cli $as $via -p "$port" 2>/dev/null) ||
   { echo 'answers, but takes no writes: redis-cli CLIENT UNPAUSE'; exit 1; }
+case ${taken#*
+} in
+  [0-9]* | READONLY*) ;;
+  *) printf 'takes no writes: %s\n' "${taken#*
+}"; exit 1 ;;
+esac
 speaks_as_wanted
 leader=$(for sentinel in $sentinels; do
   link_to "${sentinel%:*}" "${sentinel#*:}"
