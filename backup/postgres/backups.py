@@ -70,30 +70,33 @@ def full(config: Config, log: Log) -> list[Manifest]:
 
     Raises:
         Failed: a step failed; no file has a final name that it did not earn.
-        Incomplete: the databases that it names have no dump, the others do.
+        Incomplete: what it names was not backed up, the rest is.
     """
     postgres, moment = server(config), stamp()
     directory = config.artifacts("postgres")
     _require_writable(config)
     _clean(directory)
     load.sweep(postgres, log)
+    lost = list[str]()
     with log.step("physical backup"):
-        _require_names(config)
-        physical = repository.take(config, "full")
+        if why := _unreadable(config):
+            physical = _standing(config, why)
+            lost.append(f"physical backup: {why}")
+        else:
+            physical = repository.take(config, "full")
     with log.step("restore point"):
         point = restore_point(config, f"full_{moment}", physical)
     with log.step("globals"):
         written = [_dump(config, "globals", moment, "", point)]
-    lost = list[str]()
     for database in postgres.databases:
         try:
             with log.step(f"dump of {database}"):
                 written.append(_dump(config, "full", moment, database, point))
-        except (Failed, psycopg.Error) as why:
-            lost.append(f"{database}: {why}")
+        except (Failed, psycopg.Error) as error:
+            lost.append(f"dump of {database}: {error}")
     link_latest(directory, [manifest for manifest in written if manifest.kind == "full"])
     if lost:
-        raise Incomplete(f"no dump of {'; of '.join(lost)}")
+        raise Incomplete(f"no {'; no '.join(lost)}")
     return written
 
 
@@ -110,19 +113,32 @@ def _require_writable(config: Config) -> None:
         raise Failed(f"{config.directory} cannot be written to: {error.strerror}") from None
 
 
-def _require_names(config: Config) -> None:
-    """No line break in a database's name: pgBackRest would write a manifest that it cannot read.
-
-    Raises:
-        Failed: there is one.
-    """
+def _unreadable(config: Config) -> str:
+    """Why pgBackRest could not read a backup that it takes now; empty when it can."""
     with connect(server(config), "postgres") as connection:
         rows = connection.execute("SELECT datname FROM pg_database").fetchall()
-    if bad := [name for (name,) in rows if re.search("[\n\r]", name)]:
-        raise Failed(
-            f"the database {bad[0]!r} has a line break in its name, and no physical backup with it "
-            "could be restored: ALTER DATABASE ... RENAME, then again"
-        )
+    bad = [name for (name,) in rows if re.search("[\n\r]", name)]
+    if not bad:
+        return ""
+    return (
+        f"the database {bad[0]!r} has a line break in its name, and no physical backup with it "
+        "could be restored: ALTER DATABASE ... RENAME, then again"
+    )
+
+
+def _standing(config: Config, why: str) -> repository.Physical:
+    """The physical backup of the newest full, from which WAL leads on where none can be taken.
+
+    Raises:
+        Failed: there is none of this cluster.
+    """
+    parent = newest_full(config)
+    if _why_full(config, parent):
+        raise Failed(why)
+    assert parent is not None
+    if parent.facts["archive"] != repository.archive_id(config):
+        raise Failed(why)
+    return _physical_of(config, parent)
 
 
 def _clean(directory: Path) -> None:
@@ -342,6 +358,7 @@ def incremental(config: Config, log: Log) -> Manifest:
 
     Raises:
         Failed: a step failed.
+        Incomplete: only the WAL could be backed up.
     """
     postgres, started = server(config), datetime.now(UTC)
     parent = newest_full(config)
@@ -351,8 +368,9 @@ def incremental(config: Config, log: Log) -> Manifest:
     assert parent is not None
     with log.step("base of the increment"):
         _require_writable(config)
-        _require_names(config)
-        base = _base(config, postgres, parent)
+        why = _unreadable(config)
+        is_new = postgres.incremental == "block" and not why
+        base = repository.take(config, "incr") if is_new else _physical_of(config, parent)
     # Named after what it builds on has ended, so that the name says what is in it.
     moment = stamp()
     with log.step("restore point"):
@@ -371,6 +389,8 @@ def incremental(config: Config, log: Log) -> Manifest:
         facts={**point, "parent": parent.stamp},
     ).with_verification("WAL is continuous", ended.isoformat(timespec="seconds"))
     manifest.write(config.artifacts("postgres"))
+    if why:
+        raise Incomplete(f"no physical backup, its WAL alone: {why}")
     return manifest
 
 
@@ -394,10 +414,8 @@ def _why_full(config: Config, parent: Manifest | None) -> str:
     return ""
 
 
-def _base(config: Config, postgres: Postgres, parent: Manifest) -> repository.Physical:
-    if postgres.incremental == "block":
-        return repository.take(config, "incr")
-    label = parent.facts["label"]
+def _physical_of(config: Config, full: Manifest) -> repository.Physical:
+    label = full.facts["label"]
     return next(backup for backup in repository.backups(config) if backup.label == label)
 
 

@@ -219,6 +219,104 @@ def test_a_full_disk_fails_the_backup_and_leaves_the_older_ones(
     estate.done("postgres-backup.sh full")
 
 
+def test_one_bad_database_stops_no_other(estate: Site, backed_up: dict[str, str]) -> None:
+    """A name that pgBackRest cannot write, a closed database, one under a lock: all others go on.
+
+    With the first one the dumps build on the physical backup before it, and WAL.
+    """
+    with bad(estate, 'CREATE DATABASE U&"line\\000Abreak"', 'DROP DATABASE U&"line\\000Abreak"'):
+        for kind in ("full", "incremental"):
+            latest = newest(estate)
+            assert "line break in its name" in estate.refused(f"postgres-backup.sh {kind}")
+            assert (newest(estate) == latest) is (kind == "incremental")
+        estate.sql("CREATE TABLE passing (id int)")
+        name = estate.manifests("incremental")[-1]["name"]
+        estate.done(f"restore-postgres.sh --incremental {name} --database psscript")
+        assert estate.sql("SELECT to_regclass('public.passing') IS NULL") == "t"
+    closed = "ALTER DATABASE shop ALLOW_CONNECTIONS"
+    with bad(estate, f"{closed} false", f"{closed} true"):
+        latest = newest(estate)
+        assert "no dump of shop: " in estate.refused("postgres-backup.sh full")
+        assert newest(estate)["shop"] == latest["shop"]
+        assert newest(estate)["psscript"] != latest["psscript"]
+    # It is waited for ten minutes, which is too long for a story.
+    session = "/usr/lib/datatier/backup/postgres/session.py"
+    estate.keeper.run(f'sed -i.as-it-was \'s/"10min"/"2s"/\' {session}')
+    with locked_table(estate):
+        latest = newest(estate)
+        assert "statement timeout" in estate.refused("postgres-backup.sh full")
+        assert newest(estate)["psscript"] == latest["psscript"]
+        assert newest(estate)["shop"] != latest["shop"]
+    estate.keeper.run(f"mv {session}.as-it-was {session}")
+    estate.done("postgres-backup.sh full")
+
+
+@contextmanager
+def bad(estate: Site, begin: str, end: str) -> Iterator[None]:
+    """Something is wrong with a database, and is not any more."""
+    estate.sql(begin, "postgres")
+    try:
+        yield
+    finally:
+        estate.sql(end, "postgres")
+
+
+def newest(estate: Site) -> dict[str, str]:
+    """Where the link to the newest dump of each database leads."""
+    names = ("psscript", "shop")
+    links = " ".join(f"{DIRECTORY}/{name}_full_LATEST.sql.gz" for name in names)
+    return dict(zip(names, estate.keeper.run(f"readlink {links}").stdout.split(), strict=True))
+
+
+_EACH = "DO $$ BEGIN FOR n IN 1..700 LOOP {} COMMIT; END LOOP; END $$"
+_MAKE = """
+EXECUTE format('CREATE TABLE public.many_%s (a int, b int, c int, d int, e int)', n);
+FOR m IN 1..5 LOOP
+  EXECUTE format('CREATE INDEX ON public.many_%s (%s)', n, substr('abcde', m, 1));
+END LOOP;
+"""
+_DROP = "EXECUTE format('DROP TABLE public.many_%s', n);"
+
+
+def test_more_tables_and_indexes_than_locks_are_dumped(
+    estate: Site, backed_up: dict[str, str]
+) -> None:
+    """The server has room for some 1,100 locks here; a dump takes one of each table only."""
+    estate.sql("ALTER SYSTEM SET max_locks_per_transaction = 10", "postgres")
+    estate.db.run("systemctl restart postgresql@15-main")
+    try:
+        estate.sql(_EACH.format(_MAKE))
+        estate.done("postgres-backup.sh full")
+    finally:
+        estate.sql(_EACH.format(_DROP))
+        estate.sql("ALTER SYSTEM RESET max_locks_per_transaction", "postgres")
+        estate.db.run("systemctl restart postgresql@15-main")
+
+
+def test_bytes_of_no_encoding_come_back(estate: Site, backed_up: dict[str, str]) -> None:
+    """SQL_ASCII takes any byte, and so has a restore."""
+    estate.sql("ALTER DATABASE shop RENAME TO shop_before", "postgres")
+    estate.sql(
+        "CREATE DATABASE shop TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C' OWNER psscript",
+        "postgres",
+    )
+    try:
+        estate.project.deploy()
+        estate.sql("CREATE TABLE words AS SELECT E'caf\\xe9 \\xff'::text AS word", "shop")
+        estate.done("postgres-backup.sh full")
+        estate.sql("UPDATE words SET word = 'changed'", "shop")
+        estate.done(f"restore-postgres.sh {DIRECTORY}/{newest(estate)['shop']}")
+        query = "SELECT encode(word::bytea, 'hex'), current_setting('server_encoding') FROM words"
+        assert estate.sql(query, "shop") == "636166e920ff|SQL_ASCII"
+    finally:
+        for name in estate.databases():
+            if name.startswith("shop") and name != "shop_before":
+                estate.sql(f"DROP DATABASE {name} WITH (FORCE)", "postgres")
+        estate.sql("ALTER DATABASE shop_before RENAME TO shop", "postgres")
+        estate.project.deploy()
+    estate.done("postgres-backup.sh full")
+
+
 def test_a_scratch_server_never_fills_the_disk(estate: Site, backed_up: dict[str, str]) -> None:
     free = int(estate.keeper.run("df -Pk /backups | awk 'END { print $4 }'").stdout)
     estate.keeper.run(f"fallocate -l {free - 100_000}K /backups/filler")

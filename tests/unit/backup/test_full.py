@@ -36,7 +36,7 @@ def test_the_others_are_dumped_and_their_latest_moves(
         return one
 
     monkeypatch.setattr(postgres, "_dump", dump)
-    monkeypatch.setattr(postgres, "_require_names", lambda *_: None)
+    monkeypatch.setattr(postgres, "_unreadable", lambda *_: "")
     monkeypatch.setattr(postgres, "restore_point", lambda *_: {})
     monkeypatch.setattr(repository, "take", lambda *_: None)
     monkeypatch.setattr(load, "sweep", lambda *_: None)
