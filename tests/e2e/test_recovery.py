@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from tests.e2e.project import EMBEDDED, Project
 from tests.e2e.proof import Done, Stack, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
+from tests.lab.process import docker
+
+ROOT = Path(__file__).parents[2]
 
 TOLD = "/var/log/told"
 
@@ -308,5 +312,49 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     assert new == {"full", "globals", "incremental", "redis"}
     site.done("backup.sh verify")
     assert site.deploy() == set()
+
+
+# --- (d) A copy of /backups, no bucket -----------------------------------------------------------
+
+_RUNBOOK = re.compile(r"### From a copy of `/backups`\n(.*?)\n#", re.S)
+# A bare host has numbers only for the owners in an archive, and gives them to others.
+_OTHER_NUMBERS = "groupadd -g 890 other && useradd -u 890 -g 890 other && chown -R other:other"
+
+
+def test_everything_comes_back_from_a_copy(site: Site, tmp_path: Path) -> None:
+    """By the lines of docs/recovery.md, on a host where the old numbers are another user's."""
+    site.done("postgres-backup.sh full")
+    write(site.stack, "before the copy")
+    site.stack.redis(6379, "SET", "copied", "1")
+    archive(site.db)
+    site.done("redis-backup.sh")
+    wanted, kept = rows(site.stack), keys(site.stack)
+    section = _RUNBOOK.search((ROOT / "docs/recovery.md").read_text())
+    assert section is not None
+    copying, *bringing = re.findall(r"(?m)^(\w*[#$]) (.+)$", section[1])
+    site.keeper.run(copying[1])
+    copy = tmp_path / "backups.tar"
+    docker("cp", f"{site.keeper.container}:/root/backups.tar", str(copy))
+    site.db.remove()
+    site.keeper.remove()
+
+    site.db, site.keeper = site.new("db4"), site.new("keeper4")
+    site.keeper.put(copy, "/root/backups.tar")
+    site.describe()
+    runs = []
+    for prompt, line in bringing:
+        if prompt == "$":
+            runs.append(site.project.pyinfra("-y", "--json", *line.split()[1:]))
+        else:
+            host = site.db if prompt == "db2#" else site.keeper
+            line = line.replace(".rdb.gz", ".rdb.gz.gpg")
+            succeeded(host.run(line, check=False, timeout=300))
+            if line.startswith("tar "):
+                host.run(f"{_OTHER_NUMBERS} /backups/pgbackrest")
+    assert "give to postgres what is in it" in runs[0].output
+    assert "not healthy: backup-service on keeper" in runs[0].output
+    assert [run.code for run in runs] == [1, 0] and runs[1].changed == set()
+    assert (rows(site.stack), keys(site.stack)) == (wanted, kept)
+    site.done("backup.sh verify")
     site.db.remove()
     site.keeper.remove()
