@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,13 +105,28 @@ def connect(postgres: Postgres, database: str, *, admin: bool = False) -> Connec
     Raises:
         Failed: the server does not answer or refuses.
     """
+
+    def begin(who: Login) -> Connection:
+        return connect_as(postgres, database, who, superuser=admin)
+
+    return _let_in(postgres, begin, Unreachable, admin=admin)
+
+
+def _let_in(
+    postgres: Postgres,
+    begin: Callable[[Login], Connection],
+    refusal: type[Failed],
+    *,
+    admin: bool,
+) -> Connection:
+    """A session with the password of the configuration, or another one that is valid just now."""
     who = login(postgres, admin=admin)
     try:
-        return connect_as(postgres, database, who, superuser=admin)
-    except Unreachable as refused:
+        return begin(who)
+    except refusal as refused:
         for other in _others(postgres, who, admin=admin):
-            with contextlib.suppress(Unreachable):
-                return connect_as(postgres, database, other, superuser=admin)
+            with contextlib.suppress(refusal):
+                return begin(other)
         raise refused
 
 
@@ -188,14 +203,7 @@ def console(postgres: Postgres, pooler: Pooler, timeout: int = _CONNECT_SECONDS)
         Failed: it does not answer or refuses.
     """
     listener.require_user(pooler.place, USER)
-    who = login(postgres, admin=True)
-    try:
-        return _console(pooler, who, timeout)
-    except Failed as refused:
-        for other in _others(postgres, who, admin=True):
-            with contextlib.suppress(Failed):
-                return _console(pooler, other, timeout)
-        raise refused
+    return _let_in(postgres, lambda who: _console(pooler, who, timeout), Failed, admin=True)
 
 
 def _console(pooler: Pooler, who: Login, timeout: int) -> Connection:

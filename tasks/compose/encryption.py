@@ -11,11 +11,11 @@ from tasks.compose.settings import POSTGRES, DockerSettings
 from tasks.core import certificates, files
 from tasks.core.change import Change
 from tasks.core.estate import DOCKER, Node
-from tasks.core.files import Directory
 from tasks.core.remote import Probe
 from tasks.core.settings import Problem
 from tasks.pgbouncer import console
 from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.tls.probes import leading_to
 
 
 def is_on(node: Node) -> bool:
@@ -33,7 +33,7 @@ def probes(node: Node) -> dict[str, Probe[Any]]:
         return {}
     return {
         "console": certificates.probe(node, _home(node)),
-        "openssl": Probe("command -v openssl || :", bool),
+        "openssl": certificates.OPENSSL,
     }
 
 
@@ -50,12 +50,5 @@ def missing_key(node: Node) -> Change | None:
         return None
     home = _home(node)
     change = certificates.make(node, home, owner=POSTGRES)
-    # As the files of the project will have them.
-    project, docker, pooler, _ = home.rsplit("/", 3)
-    above = [
-        Directory(project),
-        Directory(f"{project}/{docker}", "700"),
-        Directory(f"{project}/{docker}/{pooler}"),
-    ]
-    there = files.compare(above, node.read(DOCKER)["files"])
+    there = files.compare(leading_to(home), node.read(DOCKER)["files"])
     return there.followed_by(change) if there else change

@@ -13,6 +13,9 @@ def probe(node: Node, home: str) -> Probe[str]:
     return Probe(shell("certificate", keys=home, address=node.address), "\n".join)
 
 
+# Whether a host could make a key.
+OPENSSL = Probe("command -v openssl || :", bool)
+
 DAYS = 7300
 
 

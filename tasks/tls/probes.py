@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.core import files
+from tasks.core.certificates import OPENSSL
 from tasks.core.estate import Node
 from tasks.core.files import Directory, Entry, File
 from tasks.core.remote import Probe
@@ -27,12 +28,14 @@ def home(service: str, node: Node | None = None) -> str:
 def places(node: Node, service: str) -> list[Entry]:
     """That directory, and in a project those that lead to it."""
     place = home(service, node)
-    if node.inside is None:
-        return [Directory(place)]
+    return [*(leading_to(place) if node.inside else ()), Directory(place)]
+
+
+def leading_to(place: str) -> list[Entry]:
+    """The directories of a project above one with keys, as its files will have them."""
     above = place.rpartition("/")[0]
     docker = above.rpartition("/")[0]
-    project = docker.rpartition("/")[0]
-    return [Directory(project), Directory(docker, "700"), Directory(above), Directory(place)]
+    return [Directory(docker.rpartition("/")[0]), Directory(docker, "700"), Directory(above)]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,6 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
     return {
         "files": files.probe(_paths(node)),
         "keys": Probe(shell("keys", "tls", keys=keys, by=by), _keys),
-        "openssl": Probe("command -v openssl || :", bool),
+        "openssl": OPENSSL,
         "clock": Probe("date +%s", lambda lines: int(lines[0]) - time.time()),
     }

@@ -947,17 +947,23 @@ def _turn(pooled: Pooled, application: _Application, old: str, new: str) -> None
     assert pooled.refuses(old, secret)
 
 
-def _is_refused_to(pooled: Pooled, secrets: str) -> None:
-    """Another clone has the secrets of before."""
+def _refused_with(pooled: Pooled, secrets: str) -> str:
+    """What a run from another clone says, which has these secrets and is refused."""
     env = pooled.project.directory / ".env"
     now = env.read_text()
     env.write_text(secrets)
     refused = pooled.project.pyinfra("-y", "inventory.py", "deploy.py")
     env.write_text(now)
     assert refused.code == 1
-    assert f"{_key('psscript_b')}: in use here, but not in {env}" in refused.output
-    assert f"{_key('psscript_a')}: was replaced here" in refused.output
-    assert "2 problems; nothing was changed" in refused.output
+    return refused.output
+
+
+def _is_refused_to(pooled: Pooled, secrets: str) -> None:
+    """Another clone has the secrets of before."""
+    said, env = _refused_with(pooled, secrets), pooled.project.directory / ".env"
+    assert f"{_key('psscript_b')}: in use here, but not in {env}" in said
+    assert f"{_key('psscript_a')}: was replaced here" in said
+    assert "2 problems; nothing was changed" in said
 
 
 def test_a_password_is_replaced_without_an_error(pooled: Pooled) -> None:
@@ -1342,14 +1348,9 @@ def _logins(pooled: Pooled) -> Iterator[None]:
 
 def _takes_nothing_back(pooled: Pooled, secrets: str, names: tuple[str, ...]) -> None:
     """Another clone has both values still."""
-    env = pooled.project.directory / ".env"
-    now = env.read_text()
-    env.write_text(secrets)
-    refused = pooled.project.pyinfra("-y", "inventory.py", "deploy.py")
-    env.write_text(now)
-    assert refused.code == 1
+    said = _refused_with(pooled, secrets)
     for name in names:
-        assert f"{name}_PREVIOUS: was taken away here" in refused.output
+        assert f"{name}_PREVIOUS: was taken away here" in said
 
 
 def test_secrets_of_the_infrastructure_are_replaced_without_an_error(pooled: Pooled) -> None:
