@@ -25,6 +25,7 @@ class Physical:
 
     label: str
     kind: str
+    archive: str
     prior: str | None
     started: int
     ended: int
@@ -73,7 +74,8 @@ def _backups(stanza: dict[str, Any]) -> list[Physical]:
         return []
     if status["code"] != 0:
         raise Failed(f"the repository is unhealthy: {status['message']}")
-    return [_physical(raw) for raw in stanza["backup"]]
+    archives = {row["id"]: _archive(row) for row in stanza["db"]}
+    return [_physical(raw, archives[raw["database"]["id"]]) for raw in stanza["backup"]]
 
 
 def _info(config: Config) -> dict[str, Any]:
@@ -117,10 +119,15 @@ def _latest(stanza: dict[str, Any]) -> dict[str, Any]:
     return dict(max(stanza["db"], key=lambda row: row["id"]))
 
 
-def _physical(raw: dict[str, Any]) -> Physical:
+def _archive(row: dict[str, Any]) -> str:
+    return f"{row['version']}-{row['id']}"
+
+
+def _physical(raw: dict[str, Any], archive: str) -> Physical:
     return Physical(
         label=raw["label"],
         kind=raw["type"],
+        archive=archive,
         prior=raw["prior"],
         started=raw["timestamp"]["start"],
         ended=raw["timestamp"]["stop"],
@@ -197,8 +204,7 @@ def _remove(config: Config, label: str) -> None:
 
 def archive_id(config: Config) -> str:
     """Where the repository has the WAL of the cluster that it belongs to now."""
-    newest = _newest(config)
-    return f"{newest['version']}-{newest['id']}"
+    return _archive(_newest(config))
 
 
 def segments(config: Config, archive: str) -> set[str]:
@@ -213,17 +219,21 @@ def _files(config: Config, archive: str) -> list[str]:
     return [path for path, entry in listing.items() if entry["type"] == "file"]
 
 
-def on_history(config: Config, timeline: int = 0) -> list[Physical]:
-    """The backups that lead to the newest timeline, or to the given one; oldest first.
+def on_history(config: Config, candidates: list[Physical], timeline: int = 0) -> list[Physical]:
+    """Those that lead to the newest timeline of the last one's cluster, or to the given one.
 
-    One that ended after its timeline was left leads nowhere else.
+    One that ended after its timeline was left leads nowhere else. Another cluster's timelines have
+    the same numbers.
     """
-    archive = archive_id(config)
+    if not candidates:
+        return []
+    archive = candidates[-1].archive
     names = [path.rsplit("/", 1)[-1] for path in _files(config, archive)]
     newest = max((int(name[:8], 16) for name in names if len(name) >= 8), default=1)
     followed = timeline or newest
     left = _history(config, archive, followed) if f"{followed:08X}.history" in names else {}
-    return [b for b in backups(config) if b.timeline == followed or b.reaches(left)]
+    own = [backup for backup in candidates if backup.archive == archive]
+    return [backup for backup in own if backup.timeline == followed or backup.reaches(left)]
 
 
 def _history(config: Config, archive: str, timeline: int) -> dict[int, int]:

@@ -112,17 +112,18 @@ def _moment(config: Config, time: str, timeline: int, log: Log) -> scratch.Targe
     log.line(f"the moment is {moment.isoformat(timespec='seconds')}")
     known = {m.facts.get("label") for m in all_of(config.artifacts("postgres"))}
     earlier = [
-        backup.label
-        for backup in repository.on_history(config, timeline)
+        backup
+        for backup in repository.backups(config)
         if backup.label in known and backup.ended <= moment.timestamp()
     ]
-    if not earlier:
+    leading = repository.on_history(config, earlier, timeline)
+    if not leading:
         raise Failed(f"no backup ended before {time}: see backup.sh list")
     try:
         pg.archive_now(config)
     except Failed as failure:
         log.line(f"only what is archived already can be restored: {failure}")
-    return scratch.Target(earlier[-1], time=moment.isoformat(sep=" "), timeline=timeline)
+    return scratch.Target(leading[-1].label, time=moment.isoformat(sep=" "), timeline=timeline)
 
 
 # --- Restore -------------------------------------------------------------------------------------

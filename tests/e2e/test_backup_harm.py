@@ -29,7 +29,7 @@ RETRY_SECONDS = 45
 def estate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A deployed host whose backups are on a small filesystem."""
     host = lab.installed_host("db", "debian12")
-    host.run("mkdir /backups && mount -t tmpfs -o size=600m,mode=755 backups /backups")
+    host.run("mkdir /backups && mount -t tmpfs -o size=1g,mode=755 backups /backups")
     made = site(Project(tmp_path_factory.mktemp("harm")), host, host)
     yield made
 

@@ -657,7 +657,7 @@ def test_code_of_an_owner_takes_no_superusers_place(estate: Site, is_caught: boo
 
 
 def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:
-    """Of the backup role and of the superuser; one job runs for the whole of it."""
+    """Of the backup role and of the superuser; one job runs for the whole of it, beside cron's."""
     done, ends = list[tuple[int, str]](), threading.Event()
 
     def work() -> None:
@@ -677,6 +677,7 @@ def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:
         finally:
             ends.set()
         jobs.result()
-    assert len(done) > 3 and [each for each in done if each[0]] == []
+    ran = [each for each in done if "job is running" not in each[1]]
+    assert len(ran) > 3 and [each for each in ran if each[0]] == []
     estate.project.deploy("tasks.rotate.finish")
     assert "_previous" not in estate.keeper.run("cat /etc/datatier/backup.json").stdout

@@ -284,7 +284,9 @@ def test_fetch_does_not_take_the_place_of_backups_that_only_this_host_has(
 def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     """Exactly the dump's rows; backups say why they fail until the new cluster is adopted."""
     wanted = rows(site.stack)
+    moment = said(site.keeper.run("sleep 1; date -u '+%F %T+00'; sleep 1"))
     write(site.stack, "after the dump")
+    archive(site.db)
     site.db.remove()
     site.db = site.new("db3")
     site.describe()
@@ -312,6 +314,10 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     assert new == {"full", "globals", "incremental", "redis"}
     site.done("backup.sh verify")
     assert site.deploy() == set()
+
+    write(site.stack, "in the new cluster")
+    site.done(f"restore-postgres.sh --time '{moment}' --database psscript")  # of the old cluster
+    assert rows(site.stack) == wanted
 
 
 # --- (d) A copy of /backups, no bucket -----------------------------------------------------------

@@ -246,7 +246,9 @@ choose_backup() {
   none="the repository has no backup${wanted:+ $wanted}${before:+ that ended before $(instant \
     "$before")}"
   [ -n "$candidates" ] || fail "$none"
+  # Timelines of another cluster have the same numbers.
   archive=$(echo "$candidates" | awk 'END { print $7 }')
+  candidates=$(echo "$candidates" | awk -v archive="$archive" '$7 == archive')
   histories=$(archive repo-ls) || exit
   histories=$(echo "$histories" | sed -nE 's/^([0-9A-F]{8})\.history$/\1/p')
   case $timeline in
@@ -259,7 +261,7 @@ choose_backup() {
     history=$(archive repo-get "$followed.history") || exit
   fi
   set -- $({ echo "$history" | sed 's/^/left /'; echo "$candidates"; } |
-    awk -v followed="$followed" -v archive="$archive" -v wanted="$wanted" '
+    awk -v followed="$followed" -v wanted="$wanted" '
     function position(lsn, part, digits) {
       split(lsn, part, "/")
       digits = sprintf("%8s%8s", part[1], part[2])
@@ -267,7 +269,7 @@ choose_backup() {
       return "at " digits
     }
     $1 == "left" && NF > 2 { left[sprintf("%08X", $2)] = position($3) }
-    $1 == "backup" && $7 == archive && (wanted != "" || $5 "" == followed "" ||
+    $1 == "backup" && (wanted != "" || $5 "" == followed "" ||
       ($5 in left && position($6) <= left[$5])) { line = $2 " " $4 " " $8 }
     END { print line }')
   [ $# = 3 ] || fail "$none from which timeline $((0x$followed)) can be reached"
