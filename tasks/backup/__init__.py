@@ -45,9 +45,13 @@ def keys() -> None:
     """
     node = here()
     if archive.is_remote(node) and (group := side_of(node)):
-        converge("Backup: keys", lambda: archive.make_key(node, node.read(group)["certificate"]))
+        converge(
+            "Backup: keys",
+            lambda: archive.make_key(node, node.read(group)["certificate"]),
+            room="backup",
+        )
     if server_of(node) is not None and side_of(node):
-        converge("Backup: passwords", lambda: missing_passwords(node))
+        converge("Backup: passwords", lambda: missing_passwords(node), room="backup")
 
 
 def configure() -> None:
@@ -63,7 +67,7 @@ def _write(node: Node) -> None:
     is_theirs = RedisSettings in node.settings or SentinelSettings in node.settings
     if node.estate.having(RedisSettings) and not is_theirs:
         tls.certify(node)
-    converge("Backup: configuration", lambda: missing_configuration(node))
+    converge("Backup: configuration", lambda: missing_configuration(node), room="backup")
 
 
 def pin() -> None:
@@ -74,7 +78,9 @@ def pin() -> None:
     node = here()
     server = server_of(node)
     if server is not None and side_of(node) and link.is_ours(server, extra_of(server)):
-        converge("Backup: certificate of PostgreSQL", lambda: missing_certificate(node))
+        converge(
+            "Backup: certificate of PostgreSQL", lambda: missing_certificate(node), room="backup"
+        )
 
 
 def activate() -> None:
@@ -83,12 +89,12 @@ def activate() -> None:
     node = here()
     # Also an operation of PostgreSQL's host, where it does nothing: it waits for that server.
     if server_of(node) is not None and side_of(node):
-        converge("Backup: repository", lambda: new_stanza(node))
+        converge("Backup: repository", lambda: new_stanza(node), room="backup")
 
 
 @on(BackupSettings)
 def _start(node: Node) -> None:
-    converge("Backup: services", lambda: due_activation(node))
+    converge("Backup: services", lambda: due_activation(node), room="backup")
 
 
 def deploy() -> None:
@@ -110,6 +116,7 @@ COMPONENT = Component(
     listens=listens,
     packages=packages_of,
     probes=probes_of,
+    untouched_by=("redis", "sentinel"),
     checks=checks,
     rows=rows,
     leaves=LEAVES,

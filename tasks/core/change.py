@@ -130,6 +130,7 @@ def converge(
     name: str,
     compare: Callable[[], Change | None],
     *,
+    room: str = "",
     one_by_one: bool = False,
     notices: Callable[[], Iterable[str]] = tuple,
 ) -> None:
@@ -138,15 +139,18 @@ def converge(
     Args:
         name: what pyinfra calls it in the plan and in the results.
         compare: reads the host and returns what is pending, or None.
+        room: whose change it is, if it touches nothing that belongs to none or to another.
         one_by_one: a host after the other, each waited for, where several serve the same.
         notices: what is to be said of the host although nothing is changed for it.
     """
-    _converge(compare=compare, notices=notices, name=name, _serial=one_by_one)
+    _converge(compare=compare, room=room, notices=notices, name=name, _serial=one_by_one)
 
 
 @operation()
 def _converge(
-    compare: Callable[[], Change | None], notices: Callable[[], Iterable[str]] = tuple
+    compare: Callable[[], Change | None],
+    room: str = "",
+    notices: Callable[[], Iterable[str]] = tuple,
 ) -> Generator[StringCommand, None, None]:
     host = ctx_host.get()
     is_first = not host.state.is_executing or not host.state.check_for_changes
@@ -170,7 +174,7 @@ def _converge(
         remote.count_command(host)
     script = lock.alone(f"set -eu\numask 022\ncd /\n{remote.PATHS}{change.script}")
     yield remote.command(script, change.variables)
-    remote.forget(host)
+    remote.forget(host, room)
     if wrong := change.wrong():
         yield StringCommand("echo", QuoteString(shown(wrong)), ">&2; exit 1")
 

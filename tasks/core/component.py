@@ -57,6 +57,7 @@ class Component:
         listens: the ports it wants on a host.
         packages: what it needs of the distribution.
         probes: what one read of a host tells about it.
+        untouched_by: groups of components whose own changes alter nothing of that.
         around: what is read of every host, whatever it carries.
         checks: what was found on a host and must not be there.
         adopts: directories whose files of others it refuses or adopts itself.
@@ -86,6 +87,7 @@ class Component:
     listens: Callable[[Node], list[Listener]] = _none
     packages: Callable[[Node], Packages] = lambda _node: Packages()
     probes: Callable[[Node], dict[str, Probe[Any]]] = _nothing
+    untouched_by: tuple[str, ...] = ()
     around: Callable[[Node], dict[str, Probe[Any]]] = _nothing
     checks: Callable[[Node], list[Problem]] = _none
     adopts: tuple[str, ...] = ()

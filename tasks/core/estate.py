@@ -129,7 +129,8 @@ class Node:
         """What the host says about a component; stale parts are read with one command."""
         if self.reader is not None:
             return self.reader(group)
-        return cast(dict[str, Any], remote.read(self.host, self.batches, group))
+        untouched = next((c.untouched_by for c in components() if c.group == group), ())
+        return cast(dict[str, Any], remote.read(self.host, self.batches, group, untouched))
 
     def batches(self) -> dict[str, dict[str, Probe[Any]]]:
         """The probes of one read, by component."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
@@ -58,6 +58,7 @@ BROKEN = "the connection is broken"
 
 _MARK = "\x1e"
 _cache: WeakKeyDictionary[Host, dict[str, tuple[float, dict[str, Any]]]] = WeakKeyDictionary()
+_changed: WeakKeyDictionary[Host, dict[str, float]] = WeakKeyDictionary()
 _commands: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
 
 
@@ -160,7 +161,9 @@ def commands(host: Host) -> int:
     return _commands.get(host, 0)
 
 
-def read(host: Host, batches: Callable[[], Batches], wanted: str) -> Any:
+def read(
+    host: Host, batches: Callable[[], Batches], wanted: str, untouched_by: Collection[str] = ()
+) -> Any:
     """Reads one batch of probes, remembered until something changes on the host.
 
     Args:
@@ -168,6 +171,7 @@ def read(host: Host, batches: Callable[[], Batches], wanted: str) -> Any:
         batches: what every component asks; the first command reads all of them. It is called
             only when something is to be read: most answers are remembered.
         wanted: the batch to return, as a dictionary of parsed results by probe name.
+        untouched_by: rooms whose changes alter nothing that this batch tells.
 
     Raises:
         Unreadable: a probe of the wanted batch failed or its output was cut short.
@@ -175,7 +179,9 @@ def read(host: Host, batches: Callable[[], Batches], wanted: str) -> Any:
     is_first = host not in _cache
     fresh = _cache.setdefault(host, {})
     now = time.monotonic()
-    if wanted not in fresh or now - fresh[wanted][0] > MAX_AGE_SECONDS:
+    changes = _changed.get(host, {}).items()
+    since = max((at for room, at in changes if room not in untouched_by), default=0.0)
+    if wanted not in fresh or fresh[wanted][0] <= max(since, now - MAX_AGE_SECONDS):
         everything = batches()
         # After a change only what is asked for: the next change makes the rest stale again.
         due = everything if is_first else {wanted: everything[wanted]}
@@ -188,10 +194,9 @@ def read(host: Host, batches: Callable[[], Batches], wanted: str) -> Any:
     return results
 
 
-def forget(host: Host) -> None:
-    """Drops what was read: something on the host has changed."""
-    if host in _cache:
-        _cache[host].clear()
+def forget(host: Host, room: str = "") -> None:
+    """What was read is of before: a room has changed something on the host, or none of them."""
+    _changed.setdefault(host, {})[room] = time.monotonic()
 
 
 def _read_all(host: Host, batches: Batches) -> dict[str, dict[str, Any]]:

@@ -56,13 +56,17 @@ def pin() -> None:
     is_pooler = PgbouncerSettings in node.settings and pins(node)
     chosen = node.of(PostgresSettings)
     if is_pooler or (chosen is not None and link.is_ours(node, chosen.extra)):
-        converge("PgBouncer: certificate of PostgreSQL", lambda: missing_certificate(node))
+        converge(
+            "PgBouncer: certificate of PostgreSQL",
+            lambda: missing_certificate(node),
+            room="pgbouncer",
+        )
 
 
 @on(PgbouncerSettings)
 def _key(node: Node) -> None:
     if console.is_pinned(node):
-        converge("PgBouncer: key", lambda: console.missing_key(node))
+        converge("PgBouncer: key", lambda: console.missing_key(node), room="pgbouncer")
     if console.has_authority(node):
         certificates.certify(node, console.SERVICE, "postgres")
 
@@ -74,6 +78,7 @@ def trust_authority() -> None:
         converge(
             "PgBouncer: authority of consoles",
             lambda: console.missing_certificates(node, is_last=False),
+            room="pgbouncer",
         )
 
 
@@ -84,7 +89,11 @@ def trust() -> None:
     """
     node = here()
     if _trusts(node):
-        converge("PgBouncer: certificates of consoles", lambda: console.missing_certificates(node))
+        converge(
+            "PgBouncer: certificates of consoles",
+            lambda: console.missing_certificates(node),
+            room="pgbouncer",
+        )
 
 
 def _trusts(node: Node) -> bool:
@@ -94,13 +103,13 @@ def _trusts(node: Node) -> bool:
 
 @on(PgbouncerSettings)
 def _write(node: Node) -> None:
-    converge("PgBouncer: configuration", lambda: missing_configuration(node))
+    converge("PgBouncer: configuration", lambda: missing_configuration(node), room="pgbouncer")
 
 
 @on(PgbouncerSettings)
 def activate(node: Node) -> None:
     """Starts PgBouncer, reloads it, or restarts it for what RELOAD ignores."""
-    converge("PgBouncer: service", lambda: due_activation(node), one_by_one=True)
+    converge("PgBouncer: service", lambda: due_activation(node), one_by_one=True, room="pgbouncer")
 
 
 def deploy() -> None:
@@ -118,6 +127,7 @@ COMPONENT = Component(
     listens=listens,
     packages=packages_of,
     probes=probes_of,
+    untouched_by=("redis", "sentinel"),
     checks=checks,
     takings=takings,
     trials=trials,

@@ -25,28 +25,31 @@ from tasks.tls import certificates as authority
 def install(node: Node) -> None:
     """Installs the packages and creates the cluster; nothing is started."""
     install_packages(node, "PostgreSQL", packages_of(node))
-    converge("PostgreSQL: cluster", lambda: missing_cluster(node))
+    converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
 
 
 @on(PostgresSettings)
 def configure(node: Node) -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
-    converge("PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")))
+    converge(
+        "PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")), room="postgres"
+    )
     if link.has_authority(node, node.the(PostgresSettings).extra):
         authority.certify(node, link.SERVICE, "postgres")
     converge(
         "PostgreSQL: configuration",
         lambda: missing_configuration(node),
+        room="postgres",
     )
     activate()
-    converge("PostgreSQL: roles and databases", lambda: missing_content(node))
+    converge("PostgreSQL: roles and databases", lambda: missing_content(node), room="postgres")
     prune(node, lambda: node.read("postgres")["server"])
 
 
 @on(PostgresSettings)
 def activate(node: Node) -> None:
     """Starts PostgreSQL, or makes it take its configuration with the least impact."""
-    converge("PostgreSQL: service", lambda: due_activation(node))
+    converge("PostgreSQL: service", lambda: due_activation(node), room="postgres")
 
 
 def settle() -> None:
@@ -72,6 +75,7 @@ COMPONENT = Component(
     listens=listens,
     packages=packages_of,
     probes=probes_of,
+    untouched_by=("redis", "sentinel"),
     checks=checks,
     takings=takings,
     trials=trials,

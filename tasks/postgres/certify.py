@@ -23,7 +23,11 @@ def certify() -> None:
     for server in node.estate.having(PostgresSettings):
         others = [client for _, client in link.clients(server)]
         if others and link.has_authority(server, _extra(server)) and node in (server, *others):
-            converge("PostgreSQL: certificate of the authority", lambda: _certified(node))
+            converge(
+                "PostgreSQL: certificate of the authority",
+                lambda: _certified(node),
+                room="postgres",
+            )
 
 
 def _extra(server: Node) -> dict[str, object]:

@@ -25,7 +25,7 @@ def narrow() -> None:
     node = here()
     servers = node.estate.having(PostgresSettings)
     if any(node in (server, *(each for _, each in link.clients(server))) for server in servers):
-        converge("PostgreSQL: access of poolers", lambda: _narrowed(node))
+        converge("PostgreSQL: access of poolers", lambda: _narrowed(node), room="postgres")
 
 
 def _narrowed(node: Node) -> Change | None:

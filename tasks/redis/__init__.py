@@ -25,15 +25,15 @@ from tasks.redis.users import exact_own, missing_own, prune, unknown_users
 def install(node: Node) -> None:
     """Installs the packages and prepares the kernel; nothing is started."""
     install_packages(node, "Redis", packages_of(node))
-    converge("Redis: kernel", lambda: missing_kernel(node))
+    converge("Redis: kernel", lambda: missing_kernel(node), room="redis")
 
 
 @on(RedisSettings)
 def configure(node: Node) -> None:
     """Writes the configuration and makes every instance take it."""
     tls.certify(node)
-    converge("Redis: users", lambda: missing_own(node))
-    converge("Redis: configuration", lambda: missing_configuration(node))
+    converge("Redis: users", lambda: missing_own(node), room="redis")
+    converge("Redis: configuration", lambda: missing_configuration(node), room="redis")
     activate()
 
 
@@ -43,18 +43,18 @@ def activate(node: Node) -> None:
     with refusing(node.host):
         rolling.require_successor(node)
         rolling.require_way(node)
-    converge("Redis: service", lambda: due_activation(node), one_by_one=True)
-    converge("Redis: TLS", lambda: moving.due_listening(node), one_by_one=True)
-    converge("Redis: replication", lambda: moving.due_links(node), one_by_one=True)
-    converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True)
-    converge("Redis: master", lambda: rolling.master(node), one_by_one=True)
+    converge("Redis: service", lambda: due_activation(node), one_by_one=True, room="redis")
+    converge("Redis: TLS", lambda: moving.due_listening(node), one_by_one=True, room="redis")
+    converge("Redis: replication", lambda: moving.due_links(node), one_by_one=True, room="redis")
+    converge("Redis: replicas", lambda: rolling.replicas(node), one_by_one=True, room="redis")
+    converge("Redis: master", lambda: rolling.master(node), one_by_one=True, room="redis")
 
 
 @on(RedisSettings)
 def settle(node: Node) -> None:
     """Takes from our users what they had before, when all that is ours comes with what is new."""
-    converge("Redis: rights", lambda: exact_own(node))
-    converge("Redis: TLS only", lambda: moving.established(node))
+    converge("Redis: rights", lambda: exact_own(node), room="redis")
+    converge("Redis: TLS only", lambda: moving.established(node), room="redis")
 
 
 @on(RedisSettings)
@@ -62,12 +62,14 @@ def failover(node: Node) -> None:
     """Makes a replica the master; each run of it does so, and no acknowledged write is lost."""
     with refusing(node.host):
         change = rolling.failover(node)
-    converge("Redis: failover", change)
+    converge("Redis: failover", change, room="redis")
 
 
 def _pruning(node: Node) -> Callable[[], None]:
     def act() -> None:
-        converge("Redis: prune", lambda: prune(node), notices=lambda: unknown_users(node))
+        converge(
+            "Redis: prune", lambda: prune(node), notices=lambda: unknown_users(node), room="redis"
+        )
 
     return act
 
@@ -84,6 +86,7 @@ COMPONENT = Component(
     listens=listens,
     packages=packages_of,
     probes=probes_of,
+    untouched_by=("postgres", "pgbouncer", "backup"),
     checks=checks,
     takings=rolling.takings,
     trials=trials,

@@ -185,7 +185,7 @@ def _members(everything: Estate) -> list[Node]:
 
 def _forget(everything: Estate) -> None:
     for node in _members(everything):
-        remote.forget(node.host)
+        remote.forget(node.host, "redis")
 
 
 def _follower(node: Node, port: int, wanted: Activation) -> tuple[list[str], str]:

@@ -37,28 +37,29 @@ def configure(node: Node) -> None:
     """Writes what does not change at run time, starts, and sets the rest at run time."""
     if RedisSettings not in node.settings:
         tls.certify(node)
-    converge("Sentinel: users", lambda: passwords.added(node))
+    converge("Sentinel: users", lambda: passwords.added(node), room="sentinel")
     converge(
         "Sentinel: configuration",
         lambda: missing_configuration(node),
+        room="sentinel",
     )
     activate()
-    converge("Sentinel: monitoring", lambda: missing_monitoring(node))
+    converge("Sentinel: monitoring", lambda: missing_monitoring(node), room="sentinel")
 
 
 @on(SentinelSettings)
 def activate(node: Node) -> None:
     """Starts the Sentinels, or restarts them for what they only read at their start."""
-    converge("Sentinel: service", lambda: due_activation(node), one_by_one=True)
+    converge("Sentinel: service", lambda: due_activation(node), one_by_one=True, room="sentinel")
 
 
 @on(SentinelSettings)
 def settle(node: Node) -> None:
     """Ends what a change needs: passwords of before, and clear text where TLS is on."""
-    converge("Sentinel: rights", lambda: passwords.exact(node))
+    converge("Sentinel: rights", lambda: passwords.exact(node), room="sentinel")
     # An instance of the same host has said so.
     if RedisSettings not in node.settings:
-        converge("Sentinel: TLS only", lambda: moving.established(node))
+        converge("Sentinel: TLS only", lambda: moving.established(node), room="sentinel")
 
 
 def deploy() -> None:
@@ -78,6 +79,7 @@ def _pruning(node: Node) -> Callable[[], None]:
         converge(
             "Sentinel: prune",
             lambda: prune(node, gone),
+            room="sentinel",
             one_by_one=True,
             notices=lambda: remembered(node, gone),
         )
@@ -94,6 +96,7 @@ COMPONENT = Component(
     listens=listens,
     packages=packages_of,
     probes=probes_of,
+    untouched_by=("postgres", "pgbouncer", "backup"),
     checks=checks,
     takings=takings,
     rows=rows,

@@ -69,6 +69,30 @@ def knows(one: Node, group: str, **results: Any) -> None:
     remote._cache.setdefault(one.host, {})[group] = (float("inf"), results)
 
 
+# --- Reading again -------------------------------------------------------------------------------
+
+
+def test_what_a_component_is_untouched_by_has_none_of_its_files_and_services(
+    tmp_path: Path,
+) -> None:
+    groups = {**GROUPS, "backup": ["db1"]}
+    one = helpers.estate({"db1": HOST}, groups, tmp_path).nodes[0]
+    asked = {
+        component.group: {
+            word
+            for name in ("files", "services")
+            for word in re.findall(r"[\w./@-]+", component.probes(one)[name].script)
+            if re.fullmatch(r"/.*/.*\.\w+|.*\.service", word)
+        }
+        for component in one.components()
+        if component.untouched_by
+    }
+    pairs = [(c.group, other) for c in one.components() for other in c.untouched_by]
+    assert len(pairs) >= 12
+    for group, other in pairs:
+        assert not asked[group] & asked.get(other, set()), (group, other)
+
+
 # --- Scripts -------------------------------------------------------------------------------------
 
 

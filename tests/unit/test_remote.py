@@ -198,6 +198,19 @@ def test_after_a_change_only_what_is_asked_for_is_read(host: Host, tmp_path: Pat
     assert remote.read(host, lambda: batches, "redis") == {"count": "2"}
 
 
+def test_a_change_of_a_room_leaves_what_it_does_not_touch(host: Host, tmp_path: Path) -> None:
+    batches, apart = counting(tmp_path / "count"), ("postgres",)
+    remote.read(host, lambda: batches, "redis")
+    remote.forget(host, "postgres")
+    assert remote.read(host, lambda: batches, "redis", apart) == {"count": "1"}
+    assert remote.read(host, lambda: batches, "redis") == {"count": "2"}
+    for other in ("", "sentinel"):
+        asked = remote.commands(host)
+        remote.forget(host, other)
+        remote.read(host, lambda: batches, "redis", apart)
+        assert remote.commands(host) == asked + 1, other
+
+
 def test_it_is_read_again_after_a_minute(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
