@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any
 from pyinfra.api import Host, State
 from pyinfra.api.exceptions import PyinfraError
 
-from tasks.core import command
+from tasks.core import command, ways
 from tasks.core.asking import Refusal
 
 # So many new ones before the collector looks, in place of 700: 5 % of a run's own time.
@@ -28,6 +29,8 @@ def guard() -> None:
     # What is loaded stays until the end: a collector that looks at it finds nothing.
     gc.freeze()
     gc.set_threshold(_OBJECTS)
+    # A fault of a connection is one line of pyinfra's; paramiko would add two Python tracebacks.
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     cli = command.part("cli")
     checks: dict[str, Callable[..., Any]] = {
         "make_inventory": _inventory,
@@ -84,7 +87,13 @@ def _connect(connect: Callable[..., Any], state: State, *given: Any, **named: An
         key = host.data.get("ssh_key")
         if key and state.is_host_in_limit(host) and not _is_there(host, str(key)):
             raise Refusal(f"{host.name}: ssh_key: there is no file {key}")
-    return connect(state, *given, **named)
+    ways.name_faults()
+    try:
+        return connect(state, *given, **named)
+    except PyinfraError:
+        if state.active_hosts:
+            raise
+        raise Refusal("no host was reached, see above; nothing was changed") from None
 
 
 def _is_there(host: Host, key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,9 +21,6 @@ from pyinfra.connectors import util
 from tasks.core import lock
 from tasks.core.hide import shown
 from tasks.core.scripts import assignments, shell, side_by_side
-
-# A host that hangs is one line of pyinfra's; paramiko would add two Python tracebacks.
-logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 def decoded(line: bytes | str) -> str:

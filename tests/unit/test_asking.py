@@ -164,3 +164,29 @@ def test_what_is_well_typed_is_left_alone(tmp_path: Path) -> None:
     inventory = "db1 = [('@local', {'ssh_key': 'inventory.py'})]"
     code, said = run(tmp_path, TOUCHES, "-y", "--limit", "db1", inventory=inventory)
     assert code == 0 and (tmp_path / "touched").exists(), said
+
+
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        ("ProxyJump me@127.0.0.1:1", "me@127.0.0.1:1: Unable to connect to port 1 on 127.0.0.1"),
+        ("ProxyCommand no-such-program %h", "no-such-program 192.0.2.1: No such file or directory"),
+        ("ProxyCommand sh -c 'echo no >&2; exit 3'", "sh -c echo no >&2; exit 3: no"),
+        ("ProxyCommand sh -c 'exit 3'", "sh -c exit 3: it ended with 3"),
+        ("Hostname 127.0.0.1", ""),
+    ],
+)
+def test_a_host_that_is_not_reached_is_told_once_and_the_way_is_named(
+    way: str, fault: str, tmp_path: Path
+) -> None:
+    """A fault of a host on the way is not told as the host's; and nothing looks like a crash."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "ssh").write_text(f"Host 192.0.2.1\n  {way}\n")
+    data = {"ssh_config_file": "ssh", "ssh_port": 1, "ssh_known_hosts_file": "ssh"}
+    code, said = run(tmp_path, TOUCHES, "-y", inventory=f"hosts = [('192.0.2.1', {data})]")
+    assert code == 1 and not (tmp_path / "touched").exists()
+    (told,) = [line.strip() for line in said.splitlines() if line.strip().startswith("[192.0.2.1]")]
+    wanted = f"SSH error (on the way, {fault})" if fault else "Could not connect ("
+    assert told.startswith(f"[192.0.2.1] {wanted}"), said
+    assert "--> Refused: no host was reached, see above; nothing was changed" in said
+    assert not any(word in said for word in ("Traceback", "pyinfra error", "No hosts remaining"))
