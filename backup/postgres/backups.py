@@ -166,8 +166,7 @@ def restore_point(config: Config, name: str, base: repository.Physical) -> dict[
     lsn, segment, version = row
     repository.wait_archived(config, segment)
     archive = repository.archive_id(config)
-    if lost := repository.missing(config, archive, base.wal_start, segment):
-        raise Failed(f"WAL segment {lost[0]} is missing in the repository ({len(lost)} in all)")
+    repository.require_whole(config, archive, base.wal_start, segment)
     return {
         "restore_point": name,
         "label": base.label,

@@ -13,6 +13,7 @@ from backup.job import Failed, run
 
 USER = "postgres"
 ARCHIVE_SECONDS = 120
+LATE_SECONDS = 10
 # What stands in place of a file in the repository may never end, and a job holds its lock.
 LIST_SECONDS = 600
 _LISTS = {"info", "repo-ls", "repo-get"}
@@ -261,6 +262,22 @@ def wait_archived(config: Config, segment: str) -> None:
                 f"WAL segment {segment} has not been archived after {ARCHIVE_SECONDS} s; "
                 "see pg_stat_archiver on the server"
             )
+        time.sleep(0.5)
+
+
+def require_whole(config: Config, archive: str, first: str, last: str) -> None:
+    """Checks that the repository has every WAL segment between two; the last one is there.
+
+    An earlier one may be on its way: PostgreSQL lists what is to be archived while it goes on
+    writing, and can find a segment that was completed meanwhile before the one before it.
+
+    Raises:
+        Failed: one is missing, for `LATE_SECONDS` after the last one was there.
+    """
+    end = time.monotonic() + LATE_SECONDS
+    while lost := missing(config, archive, first, last):
+        if time.monotonic() > end:
+            raise Failed(f"WAL segment {lost[0]} is missing in the repository ({len(lost)} in all)")
         time.sleep(0.5)
 
 

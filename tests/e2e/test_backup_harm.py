@@ -346,6 +346,18 @@ def test_wal_that_cannot_be_archived_is_seen(estate: Site, backed_up: dict[str, 
     eventually(is_over, 90)
 
 
+def test_a_segment_that_is_archived_after_a_later_one_is_waited_for(
+    estate: Site, backed_up: dict[str, str]
+) -> None:
+    estate.done("postgres-backup.sh incremental")
+    earlier = estate.manifests("incremental")[-1]["facts"]["wal"]
+    hide = "mv $(find /backups/pgbackrest/archive -name {}-*) /backups/ && ls /backups/{}-*"
+    hidden = estate.keeper.run(hide.format(earlier, earlier)).stdout.strip()
+    back = f"/backups/pgbackrest/archive/psscript/15-1/{earlier[:16]}"
+    estate.keeper.run(f"(sleep 5; mv {hidden} {back}/) >/dev/null 2>&1 &")
+    estate.done("postgres-backup.sh incremental")
+
+
 # --- Faults during a restore ---------------------------------------------------------------------
 
 RESTORE_STEPS = [
