@@ -9,6 +9,9 @@ from tasks.firewall.rules import openings
 NAME = "datatier-firewall"
 RULES = "/etc/datatier/firewall.nft"
 UNIT = f"/etc/systemd/system/{NAME}.service"
+# Debian's unit loads ours too: see templates/firewall/nftables.conf.j2.
+DEBIANS = "nftables.service"
+BESIDE = f"/etc/systemd/system/{DEBIANS}.d/datatier.conf"
 
 
 def rules_text(node: Node) -> str:
@@ -27,4 +30,6 @@ def files_of(node: Node) -> list[Entry]:
         Directory("/etc/datatier"),
         File(RULES, rules_text(node)),
         File(UNIT, render("firewall/datatier-firewall.service.j2", rules=RULES)),
+        Directory(BESIDE.rpartition("/")[0]),
+        File(BESIDE, render("firewall/nftables.conf.j2", rules=RULES)),
     ]

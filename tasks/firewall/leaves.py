@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.core.change import Line
 from tasks.core.estate import Node
 from tasks.core.traces import Here, Leaves
-from tasks.firewall.files import NAME, RULES, UNIT
+from tasks.firewall.files import BESIDE, NAME, RULES, UNIT
 from tasks.firewall.settings import FirewallSettings
 
 # The unit does so too, unless hands have stopped it.
@@ -23,7 +23,7 @@ def _pruned(_node: Node, _owner: str) -> tuple[Line, str]:
 LEAVES = Leaves(
     owns=(NAME,),
     marked=(UNIT,),
-    owners=((RULES.replace(".", r"\."), NAME),),
+    owners=tuple((path.replace(".", r"\."), NAME) for path in (RULES, BESIDE)),
     expected=UNIT.replace(".", r"\."),
     units=(NAME,),
     here=_here,

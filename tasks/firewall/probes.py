@@ -10,7 +10,7 @@ from tasks.core.estate import Node
 from tasks.core.packages import Packages
 from tasks.core.remote import Probe
 from tasks.core.scripts import shell
-from tasks.firewall.files import NAME, files_of, rules_text
+from tasks.firewall.files import BESIDE, DEBIANS, NAME, files_of, rules_text
 
 PACKAGES = Packages(["nftables"])
 
@@ -20,7 +20,7 @@ class Table:
     """What the kernel has, and what it would have with the rules of the settings.
 
     Attributes:
-        starts: the unit has run, and does so at each boot.
+        starts: the unit has run, and does so at each boot; Debian's loads the rules too.
     """
 
     wanted: tuple[str, ...] = ()
@@ -36,12 +36,14 @@ def table_functions(node: Node) -> str:
 def _table(lines: list[str]) -> Table:
     kinds = [line.partition(" ") for line in lines]
     wanted, now = (tuple(rest for k, _, rest in kinds if k == kind) for kind in ("wanted", "now"))
-    return Table(wanted, now, ("unit", " ", "active enabled") in kinds)
+    units = " ".join(rest for kind, _, rest in kinds if kind == "unit")
+    starts = all(word in units for word in ("=active ", "=enabled ", BESIDE))
+    return Table(wanted, now, starts)
 
 
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
     """The probes of a host that has a firewall."""
-    read = table_functions(node) + shell("read", "firewall", unit=NAME)
+    read = table_functions(node) + shell("read", "firewall", unit=NAME, other=DEBIANS)
     return {
         "tool": Probe("command -v nft || command -v apt-get || :", bool),
         "files": files.probe(files_of(node)),

@@ -38,7 +38,7 @@ def _why(table: Table, is_new: bool) -> Iterator[str]:
     elif table.now != table.wanted:
         yield from _differences(table)
     elif not table.starts:
-        yield "its unit does not start at a boot"
+        yield "systemd would not load it again"
 
 
 def _differences(table: Table) -> Iterator[str]:

@@ -335,12 +335,53 @@ def test_strangers_reach_no_port(estate: Estate) -> None:
     assert "inet other" in estate.hosts["db1"].run("nft list tables").stdout
 
 
+@pytest.mark.parametrize("name", ["db1", "pool1"])
+def test_what_empties_the_kernel_leaves_ours(estate: Estate, name: str) -> None:
+    """Debian's own unit takes all rules of all tables, from its first start on; ours are there."""
+    host = estate.hosts[name]
+    rules = host.run(f"nft list {TABLE}").stdout
+    assert host.run("systemctl is-active nftables", check=False).stdout == "inactive\n"
+    for act in ("start", "restart", "reload", "stop"):
+        host.run(f"nft add table inet emptied && systemctl {act} nftables")
+        assert "emptied" not in host.run("nft list tables").stdout
+        assert host.run(f"nft list {TABLE}").stdout == rules, act
+    assert estate.project.plan().planned == set()
+
+
+# One server with one connection, in a network of its own with the rules of the host.
+_UNTRACKED = r"""
+import socket, subprocess, sys
+server = socket.create_server(("127.0.0.1", 6379))
+client = socket.create_connection(server.getsockname())
+there, _ = server.accept()
+there.settimeout(5)
+rules = open(sys.argv[1]).read().replace('iifname "lo" accept', "")
+subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+client.send(b"still there")
+print(there.recv(99).decode())
+try:
+    socket.create_connection(server.getsockname(), 5)
+except ConnectionRefusedError:
+    print("refused")
+"""
+
+
+def test_open_connections_stay_where_nothing_is_tracked(estate: Estate) -> None:
+    """The kernel knows no connection of before: it tracks them since the first rule that asks."""
+    for name in ("cache1", "pool1"):
+        host = estate.hosts[name]
+        alone = "unshare --net sh -c 'ip link set lo up; exec python3 - /etc/datatier/firewall.nft'"
+        port = PORTS[name][0]
+        talk = host.run(alone, stdin=_UNTRACKED.replace("6379", str(port)))
+        assert talk.stdout.splitlines() == ["still there", "refused"], name
+
+
 def test_rules_changed_by_hand_are_named_and_put_back(estate: Estate) -> None:
     """What the kernel has counts; other programs may empty it."""
     estate.hosts["cache1"].run(f"nft flush {TABLE}")
     estate.hosts["db1"].run("nft insert rule inet datatier input tcp dport 5432 accept")
-    estate.hosts["cache2"].run(f"nft delete {TABLE}")
-    estate.hosts["pool1"].run("systemctl restart nftables; systemctl start datatier-firewall")
+    estate.hosts["cache2"].run("nft flush ruleset")
+    assert estate.project.drift().code == 2
     plan = estate.project.plan()
     assert plan.planned == {("Firewall: rules", name) for name in ("cache1", "cache2", "db1")}
     said = " ".join(plan.stderr.split())

@@ -169,7 +169,7 @@ def test_a_host_that_would_not_load_it_is_refused(tmp_path: Path) -> None:
         (Table(("a", "b"), ("a", "b"), starts=True), True, []),
         (Table((), (), starts=False), True, ["its table is missing"]),
         (Table(("a", "b"), ("a",), starts=True), True, ["new rules"]),
-        (Table(("a", "b"), ("a", "b")), False, ["its unit does not start at a boot"]),
+        (Table(("a", "b"), ("a", "b")), False, ["systemd would not load it again"]),
         (
             Table(("a", "\tb  c"), ("a", "\td"), starts=True),
             False,

@@ -3,5 +3,6 @@ if command -v nft >/dev/null; then
   wanted=$(wanted_table)
   printf '%s\n' "$wanted" | sed 's/^/wanted /'
   present_table | sed 's/^/now /'
-  echo "unit $(systemctl is-active "$unit") $(systemctl is-enabled "$unit" 2>/dev/null)"
+  systemctl show -p ActiveState -p UnitFileState "$unit" | sed 's/^/unit /; s/$/ /'
+  systemctl show -p DropInPaths "$other" | sed 's/^/unit /'
 fi
