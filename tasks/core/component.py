@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.core.check import Check
     from tasks.core.estate import Estate, Node
     from tasks.core.offer import Offer, Reach
-    from tasks.core.preflight import Listener
+    from tasks.core.preflight import Holder, Listener
     from tasks.core.services import Taking
 
 T = TypeVar("T")
@@ -60,6 +60,7 @@ class Component:
         untouched_by: groups of components whose own changes alter nothing of that.
         around: what is read of every host, whatever it carries.
         checks: what was found on a host and must not be there.
+        cuts: what it would cut off, also of others that listen on ports of ours.
         adopts: directories whose files of others it refuses or adopts itself.
         serves: what it is for another component, by the settings of that one; see `serving`.
         takings: how its services take what they should run with, in containers.
@@ -90,6 +91,7 @@ class Component:
     untouched_by: tuple[str, ...] = ()
     around: Callable[[Node], dict[str, Probe[Any]]] = _nothing
     checks: Callable[[Node], list[Problem]] = _none
+    cuts: Callable[[Node, Sequence[Holder]], list[Problem]] = lambda _node, _holders: []
     adopts: tuple[str, ...] = ()
     serves: Mapping[type[Settings], object] = field(default_factory=dict)
     takings: Callable[[Node], Iterator[Taking]] = lambda _node: iter(())

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -234,6 +235,14 @@ def kernel_names(address: str) -> list[str]:
     return ["".join(words), *mapped, "0" * 8, "0" * 32]
 
 
+def address_of(holder: Holder) -> IPv4Address | IPv6Address:
+    """Where it listens, of what `kernel_names` writes."""
+    words = [holder.address[n : n + 8] for n in range(0, len(holder.address), 8)]
+    packed = b"".join(bytes.fromhex(word)[::-1] for word in words)
+    address = ipaddress.ip_address(packed)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 # Shell: `at_boot NAMES` prints units, which are stopped perhaps, and their ports.
 AT_BOOT = shell("boot")
 
@@ -251,7 +260,7 @@ def at_boot(node: Node, listeners: Sequence[Listener], lines: Sequence[str]) -> 
 def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
     """Ports that we want and that a program of others holds, and an address we lack."""
     if not listeners:
-        return []
+        return _cut_off(node, [])
     ports = [listener.port for listener in listeners]
     probes: dict[str, Probe[Any]] = {
         "ports": listeners_probe(ports),
@@ -272,4 +281,9 @@ def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
                 f"which is not {listener.service}: stop it or choose another port"
             )
             problems.append(Problem(node.name, listener.key, message))
-    return problems
+            holders = [holder for holder in holders if holder.port != listener.port]
+    return [*problems, *_cut_off(node, holders)]
+
+
+def _cut_off(node: Node, holders: Sequence[Holder]) -> list[Problem]:
+    return [each for component in node.components() for each in component.cuts(node, holders)]

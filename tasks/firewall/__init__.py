@@ -9,7 +9,7 @@ from tasks.core.packages import install_packages
 from tasks.firewall.health import rows
 from tasks.firewall.leaves import LEAVES
 from tasks.firewall.probes import PACKAGES, probes_of
-from tasks.firewall.rules import checks, contradictions
+from tasks.firewall.rules import checks, cuts
 from tasks.firewall.service import due_rules
 from tasks.firewall.settings import FirewallSettings
 
@@ -36,10 +36,10 @@ COMPONENT = Component(
     group="firewall",
     settings=FirewallSettings,
     everywhere=True,
-    rules=contradictions,
     packages=lambda _node: PACKAGES,
     probes=probes_of,
     checks=checks,
+    cuts=cuts,
     rows=rows,
     leaves=LEAVES,
 )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from tasks.core.estate import Node
 from tasks.core.files import Directory, Entry, File, render
-from tasks.firewall.rules import openings
+from tasks.firewall.rules import clients_of, openings
 
 NAME = "datatier-firewall"
 RULES = "/etc/datatier/firewall.nft"
 UNIT = f"/etc/systemd/system/{NAME}.service"
 # Debian's unit loads ours too: see templates/firewall/nftables.conf.j2.
-DEBIANS = "nftables.service"
-BESIDE = f"/etc/systemd/system/{DEBIANS}.d/datatier.conf"
+EMPTIES_ALL = "nftables.service"
+BESIDE = f"/etc/systemd/system/{EMPTIES_ALL}.d/datatier.conf"
 
 
 def rules_text(node: Node) -> str:
     """The rules of a host; they replace those that are loaded, all at once."""
+    inside = node.inside.nodes if node.inside else []
     return render(
         "firewall/firewall.nft.j2",
         openings=openings(node),
-        # What Docker publishes is sent on, and does not come in.
-        is_sent_on=node.inside is not None,
+        containers=[each.address for each in inside],
+        clients=clients_of(node, inside),
     )
 
 

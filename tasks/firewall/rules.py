@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from tasks.core.estate import Estate, Node
-from tasks.core.preflight import Listener
+from tasks.core.estate import Node
+from tasks.core.preflight import Holder, Listener, address_of
 from tasks.core.settings import Problem
 from tasks.firewall.settings import FirewallSettings, Network
 
@@ -46,6 +46,12 @@ def _clients(node: Node, listener: Listener) -> Iterator[Network]:
                 yield ip_network(other.address)
 
 
+def clients_of(node: Node, inside: Collection[Node]) -> tuple[str, ...]:
+    """Who reaches containers, whose packets are sent on and do not come in: they each other."""
+    networks = {each.place.network for each in inside if each.place.network}
+    return _of(4, {*node.the(FirewallSettings).allowed, *networks})
+
+
 def _of(version: int, networks: Collection[Network]) -> tuple[str, ...]:
     """Those of one version; of two that overlap the larger one: a set of nft takes no others."""
     mine = [network for network in networks if network.version == version]
@@ -62,19 +68,45 @@ def _word(network: Network) -> str:
     return str(network.network_address) if is_one else str(network)
 
 
-def contradictions(everything: Estate) -> list[Problem]:
-    """A port of ours at which the controller comes in: the firewall may refuse it there."""
-    return [
-        Problem(node.name, listener.key, f"port {listener.port} is SSH's here: choose another one")
-        for node in everything.having(FirewallSettings)
-        for listener in _closed(node)
-        if not node.name.startswith("@local") and listener.port == ssh_port(node)
-    ]
+def cuts(node: Node, holders: Sequence[Holder]) -> list[Problem]:
+    """What others have at a port of ours, SSH perhaps, and ways that do not begin at `address`."""
+    return [*_shared_ports(node, holders), *_other_ways(node)]
 
 
-def ssh_port(node: Node) -> int:
-    """Where the controller comes in."""
-    return int(node.host.data.get("ssh_port") or 22)
+def _shared_ports(node: Node, holders: Sequence[Holder]) -> Iterator[Problem]:
+    """A port is closed at all addresses of its host."""
+    for listener in _closed(node):
+        for holder in holders:
+            where = address_of(holder)
+            is_harmed = holder.port == listener.port and not where.is_loopback
+            if is_harmed and not holder.is_of(listener):
+                message = (
+                    f"port {holder.port} at {where} is held by {holder}, and the firewall would "
+                    "close it there too: stop that, or choose another port"
+                )
+                yield Problem(node.name, listener.key, message)
+
+
+def _other_ways(node: Node) -> Iterator[Problem]:
+    """Hosts that would not let this one in: it comes to them from another address."""
+    for address, source in node.read("firewall")["ways"].items():
+        for other in asked_by(node):
+            is_known = any(source in each for each in other.the(FirewallSettings).allowed)
+            if other.address == address and str(source) != node.address and not is_known:
+                message = (
+                    f"{node.name} connects to {other.name} from {source}, "
+                    f"which is not its address: add {source} to firewall_allow"
+                )
+                yield Problem(node.name, "address", message)
+
+
+def asked_by(node: Node) -> Iterator[Node]:
+    """Other hosts with a firewall that lets this one in."""
+    for other in node.estate.having(FirewallSettings):
+        groups = {group for each in _closed(other) for group in each.open_to or ()}
+        is_client = any(node in node.estate.in_group(group) for group in groups)
+        if other is not node and is_client and not other.is_loopback:
+            yield other
 
 
 def checks(node: Node) -> list[Problem]:

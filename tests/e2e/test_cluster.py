@@ -26,6 +26,7 @@ from tests.e2e.applications import Application
 from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
 from tests.e2e.redis_writers import Either
+from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.e2e.wire import Wire, listening
 from tests.lab import Host, Lab
@@ -126,8 +127,14 @@ class Estate:
             proof.check_quorum(self.hosts[name], 26379, self.password, tls=True)
 
 
-def _groups(hosts: Mapping[str, Host]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    data = {name: {**host.ssh_data(), "address": host.address} for name, host in hosts.items()}
+def _groups(
+    hosts: Mapping[str, Host], **further: Mapping[str, Any]
+) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """The inventory; `further` is data of single hosts."""
+    data = {
+        name: {**host.ssh_data(), "address": host.address, **further.get(name, {})}
+        for name, host in hosts.items()
+    }
     members = {
         "postgres": ["db1"],
         "pgbouncer": ["pool1"],
@@ -380,20 +387,146 @@ def test_rules_changed_by_hand_are_named_and_put_back(estate: Estate) -> None:
     """What the kernel has counts; other programs may empty it."""
     estate.hosts["cache1"].run(f"nft flush {TABLE}")
     estate.hosts["db1"].run("nft insert rule inet datatier input tcp dport 5432 accept")
-    estate.hosts["cache2"].run("nft flush ruleset")
+    estate.hosts["pool1"].run("nft flush ruleset")
     assert estate.project.drift().code == 2
     plan = estate.project.plan()
-    assert plan.planned == {("Firewall: rules", name) for name in ("cache1", "cache2", "db1")}
+    assert plan.planned == {("Firewall: rules", name) for name in ("cache1", "pool1", "db1")}
     said = " ".join(plan.stderr.split())
     assert "[db1] firewall: load (the kernel has 'tcp dport 5432 accept')" in said
-    assert "[cache2] firewall: load (its table is missing)" in said
+    assert "[pool1] firewall: load (its table is missing)" in said
     assert "[cache1] firewall: load (the kernel lacks " in said
     assert estate.project.deploy().changed == plan.planned
     assert _reached(estate) == set()
 
 
+# A host of each release, and the first of its units that listen to the network.
+REBOOTED = {"db1": "postgresql@15-main", "pool1": "pgbouncer"}
+
+
+def test_a_reboot_keeps_the_rules(estate: Estate) -> None:
+    """They are there before there is a network, so before anything listens to it."""
+    before = {name: estate.hosts[name].run(f"nft list {TABLE}").stdout for name in REBOOTED}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _reboot(estate.hosts[name]), REBOOTED))
+    for name, unit in REBOOTED.items():
+        host = estate.hosts[name]
+        assert host.run(f"nft list {TABLE}").stdout == before[name]
+        loaded = _moment(host, "ActiveEnter", "datatier-firewall")
+        assert 0 < loaded <= _moment(host, "InactiveExit", "network-pre.target")
+        assert loaded < _moment(host, "InactiveExit", unit)
+    eventually(lambda: estate.sql("SELECT 1"), 60)
+    assert _reached(estate) == set()
+    assert estate.project.plan().planned == set()
+
+
+def _reboot(host: Host) -> None:
+    host.kill()
+    host.start()
+
+
+def _moment(host: Host, event: str, unit: str) -> int:
+    """When systemd saw this of a unit, by its clock."""
+    return int(host.run(f"systemctl show -P {event}TimestampMonotonic {unit}").stdout)
+
+
+def test_strangers_reach_no_port_over_ipv6(estate: Estate) -> None:
+    """By no kind of address; neighbors are found, ICMP and other ports answer as before."""
+    host, stranger, friend = (estate.hosts[name] for name in ("cache2", "db1", "cache3"))
+    for number, each in enumerate((host, stranger, friend), start=1):
+        each.run(f"ip -6 addr add fd00:f1::{number}/64 dev eth0 nodad")
+    estate.redis("cache2", "CONFIG", "SET", "bind", "* -::*")
+    link = host.run("ip -6 -o addr show dev eth0 scope link").stdout.split()[3].split("/")[0]
+    places = ["fd00:f1::1", f"{link}%eth0"]
+    try:
+        for place in places:
+            assert _asks(stranger, place, 6379) == "Connection refused"
+            assert _asks(friend, place, 6379) == "Connection refused"
+            assert _asks(stranger, place, 22) == ""
+            stranger.run(f"ping -6 -c 1 {place}")
+        estate.choose(firewall_allow=["fd00:f1::3"])
+        changed = estate.project.deploy("tasks.firewall.deploy").changed
+        assert changed == {("Firewall: rules", name) for name in RELEASES}
+        assert _asks(friend, places[0], 6379) == ""
+        assert _asks(stranger, places[0], 6379) == "Connection refused"
+        host.run("systemctl stop datatier-firewall")
+        assert [_asks(stranger, place, 6379) for place in places] == ["", ""]
+    finally:
+        for each in (host, stranger, friend):
+            each.run("ip -6 addr flush dev eth0 scope global")
+    plan = estate.project.plan()
+    # What CONFIG SET has changed is put back by the same run.
+    assert ("Firewall: rules", "cache2") in plan.planned
+    assert estate.project.deploy().changed == plan.planned
+
+
+def _asks(client: Host, place: str, port: int) -> str:
+    """What keeps a host from a port of another one; nothing if it is reached."""
+    talk = f"import socket; socket.create_connection(({place!r}, {port}), 5)"
+    done = client.run(f"python3 -c {shlex.quote(talk)}", check=False)
+    return "Connection refused" if "ConnectionRefusedError" in done.stderr else done.stderr
+
+
+def test_who_leaves_firewall_allow_is_refused_and_ssh_is_not(estate: Estate, lab: Lab) -> None:
+    """An open connection stays. The port of SSH comes from the user's own configuration."""
+    pool1 = estate.hosts["pool1"]
+    pool1.run("echo Port 2222 >/etc/ssh/sshd_config.d/port.conf; systemctl restart ssh")
+    estate.project.inventory(_groups(estate.hosts, pool1=_by_ssh_config(estate, 2222)))
+    estate.choose(firewall_allow=[lab.gateway])
+    estate.project.deploy("tasks.firewall.deploy")
+    assert len(_reached(estate)) == sum(map(len, PORTS.values()))
+    with _encrypted(estate, "cache1") as open_before:
+        estate.choose(firewall_allow=["192.0.2.1", "0.0.0.0/32", "2001:db8::/32"])
+        estate.project.deploy("tasks.firewall.deploy")
+        open_before.sendall(b"PING\r\n")
+        assert open_before.recv(100)
+    assert _reached(estate) == set()
+    # Each run comes in by a new connection.
+    assert estate.project.plan().planned == set()
+    pool1.run("rm /etc/ssh/sshd_config.d/port.conf; systemctl restart ssh")
+    estate.project.inventory(_groups(estate.hosts))
+
+
+def _by_ssh_config(estate: Estate, port: int) -> dict[str, Any]:
+    """Data of a host whose port stands in a file of ssh's, and in no setting."""
+    directory, pool1 = estate.project.directory, estate.hosts["pool1"]
+    data = pool1.ssh_data()
+    known = Path(str(data["ssh_known_hosts_file"])).read_text()
+    (directory / "ssh_config").write_text(f"Host {pool1.address}\n  Port {port}\n")
+    other = known.replace(f"{pool1.address} ", f"[{pool1.address}]:{port} ")
+    (directory / "known_hosts").write_text(known + other)
+    return {
+        "ssh_config_file": str(directory / "ssh_config"),
+        "ssh_known_hosts_file": str(directory / "known_hosts"),
+    }
+
+
+def test_what_the_firewall_would_cut_off_is_refused(estate: Estate) -> None:
+    """SSH at a port of ours, at another address; a host that comes to others from another one."""
+    pool1, backup1 = estate.hosts["pool1"], estate.hosts["backup1"]
+    way = f"ip route {{}} {estate.hosts['db1'].address} dev eth0 src 192.0.2.88"
+    pool1.run(
+        "ip addr add 192.0.2.77/32 dev lo; /usr/sbin/sshd -p 6432 -o ListenAddress=192.0.2.77"
+        " -o PidFile=/run/sshd-other.pid"
+    )
+    backup1.run(f"ip addr add 192.0.2.88/32 dev lo; {way.format('add')}")
+    run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+    pool1.run("kill $(cat /run/sshd-other.pid); ip addr del 192.0.2.77/32 dev lo")
+    backup1.run(f"{way.format('del')}; ip addr del 192.0.2.88/32 dev lo")
+    assert run.code == 1
+    check_lines(
+        run,
+        [
+            ("pool1", "port 6432 at 192.0.2.77 is held by sshd", "would close it there too"),
+            ("backup1", "connects to db1 from 192.0.2.88", "add 192.0.2.88 to firewall_allow"),
+            ("nothing was changed",),
+        ],
+    )
+    assert estate.project.plan().planned == set()
+
+
 def test_a_firewall_that_is_turned_off_leaves_nothing(estate: Estate) -> None:
     """No table, no unit and no file; rules of others stay."""
+    estate.hosts["db1"].run("nft add table inet other")
     estate.choose(firewall_enabled=False)
     plan = estate.project.plan()
     assert plan.planned == {("Prune: services", name) for name in RELEASES}

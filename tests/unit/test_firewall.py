@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tasks.core.component import components
 from tasks.core.estate import Estate, Node
-from tasks.core.preflight import System
+from tasks.core.preflight import Holder, System, kernel_names
 from tasks.firewall import files, rules, service
 from tasks.firewall.probes import Table
 from tasks.firewall.settings import FirewallSettings
@@ -71,15 +72,17 @@ def test_rules(tmp_path: Path, request: pytest.FixtureRequest) -> None:
 
 def test_only_ports_of_ours_are_refused(tmp_path: Path) -> None:
     """So SSH is not, and neither is what others have on the host."""
-    refusing = re.compile(
-        r"(tcp dport|ct status dnat meta l4proto tcp ct original proto-dst) (\d+) reject .*"
-    )
+    refusing = re.compile(r"(?:tcp dport (\d+)|ip daddr \{ (.+) \} meta l4proto tcp) reject .*")
     ours = {5432, 6432, 6379, 6380, 6381, 8432, 26379, 26380, 26381}
+    containers = {f"172.25.0.{n}" for n in (10, 11, 12, 20, 21, 22, 60, 61, 62)}
     for text in texts(tmp_path).values():
         lines = [line.strip() for line in text.splitlines()]
         refused = [line for line in lines if re.search("reject|drop|policy", line)]
         said = [refusing.fullmatch(line) for line in refused if "policy accept" not in line]
-        assert {int(match[2]) for match in said if match} <= ours
+        assert {int(match[1]) for match in said if match and match[1]} <= ours
+        assert {one for match in said if match and match[2] for one in match[2].split(", ")} <= (
+            containers
+        )
         assert None not in said
 
 
@@ -141,7 +144,6 @@ def test_what_is_no_address_is_refused(tmp_path: Path, value: str) -> None:
         ),
         ({"firewall_enabled": "perhaps"}, "firewall_enabled: should be true or false"),
         ({"firewall_alow": []}, "firewall_alow: unknown key (firewall_allow?)"),
-        ({"ssh_port": 6432}, "pgbouncer_listen_port: port 6432 is SSH's here: choose another one"),
     ],
 )
 def test_refused(tmp_path: Path, data: dict[str, Any], sentence: str) -> None:
@@ -179,3 +181,49 @@ def test_a_host_that_would_not_load_it_is_refused(tmp_path: Path) -> None:
 )
 def test_a_plan_says_why_rules_are_loaded(table: Table, is_new: bool, why: list[str]) -> None:
     assert list(service._why(table, is_new)) == why
+
+
+def holder(port: int, address: str, unit: str) -> Holder:
+    return Holder(port, kernel_names(address)[0], "7", "a program", f"0::/system.slice/{unit}", "")
+
+
+def test_what_others_have_at_a_port_of_ours_is_refused(tmp_path: Path) -> None:
+    """The firewall closes a port at every address; what no stranger reaches is left alone."""
+    node = helpers.node(cluster(tmp_path), "pool1")
+    node.reader = lambda _group: {"ways": {}}
+    ours = holder(6432, "10.0.0.2", "pgbouncer.service")
+    others = [
+        holder(6432, "127.0.0.2", "ssh.service"),
+        holder(6432, "::1", "ssh.service"),
+        holder(22, "10.0.0.2", "ssh.service"),
+    ]
+    assert rules.cuts(node, [ours, *others]) == []
+    for address in ("192.0.2.7", "2001:db8::7", "0.0.0.0"):
+        (problem,) = rules.cuts(node, [ours, holder(6432, address, "ssh.service")])
+        assert str(problem) == (
+            f"pool1: pgbouncer_listen_port: port 6432 at {address} is held by a program (pid 7, "
+            "ssh.service), and the firewall would close it there too: stop that, or choose another "
+            "port"
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("10.0.0.2", None),
+        ("192.168.9.9", None),
+        (
+            "172.16.0.9",
+            "pool1: address: pool1 connects to db1 from 172.16.0.9, which is not its address: "
+            "add 172.16.0.9 to firewall_allow",
+        ),
+    ],
+)
+def test_a_host_that_comes_from_another_address_is_refused(
+    tmp_path: Path, source: str, sentence: str | None
+) -> None:
+    """Others would not let it in, unless the settings do; to those it never asks it may come so."""
+    node = helpers.node(cluster(tmp_path), "pool1")
+    ways = {"10.0.0.1": ip_address(source), "10.0.0.3": ip_address("172.16.0.9")}
+    node.reader = lambda _group: {"ways": ways}
+    assert [str(each) for each in rules.cuts(node, [])] == ([sentence] if sentence else [])
