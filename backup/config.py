@@ -165,6 +165,18 @@ class S3:
     signing_key_previous: str = ""
 
 
+class Place(NamedTuple):
+    """One of pgBackRest's repositories.
+
+    Attributes:
+        number: what pgBackRest calls it.
+        name: its directory in that of the first passphrase; empty for that itself.
+    """
+
+    number: int
+    name: str = ""
+
+
 @dataclass(frozen=True)
 class Alerts:
     """Whom to tell; empty strings are silent."""
@@ -176,7 +188,12 @@ class Alerts:
 
 @dataclass(frozen=True)
 class Config:
-    """All of it; times are in seconds, retention in days."""
+    """All of it; times are in seconds, retention in days.
+
+    Attributes:
+        encryption_passphrase_previous: backups of before open with it, while it is rotated.
+        repositories: one for each passphrase, that of the present one first.
+    """
 
     stack: str
     host: str
@@ -190,6 +207,8 @@ class Config:
     redis: Redis | None
     s3: S3 | None
     s3_further: tuple[S3, ...] = ()
+    encryption_passphrase_previous: str = ""
+    repositories: tuple[Place, ...] = (Place(1),)
 
     def hidden(self, text: str) -> str:
         """The text as it may be logged, printed or sent: without any value of a secret."""
@@ -239,6 +258,7 @@ class Config:
                 "redis": _redis(raw["redis"]),
                 "s3": S3(**raw["s3"]) if raw["s3"] else None,
                 "s3_further": tuple(S3(**bucket) for bucket in raw["s3_further"]),
+                "repositories": tuple(Place(*each) for each in raw.get("repositories", [[1]])),
             }
         )
 

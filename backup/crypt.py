@@ -26,7 +26,8 @@ def writer(config: Config, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     if not config.encryption_passphrase:
         yield raw
         return
-    with _gpg(config, ["--symmetric", "--cipher-algo", "AES256"], subprocess.PIPE, raw) as gpg:
+    how = ["--symmetric", "--cipher-algo", "AES256"]
+    with _gpg(config.encryption_passphrase, how, subprocess.PIPE, raw) as gpg:
         assert gpg.stdin is not None
         # It ends early where it cannot write; what it says of that is the reason then.
         with contextlib.suppress(BrokenPipeError):
@@ -48,19 +49,37 @@ def reader(config: Config, path: Path) -> Iterator[IO[bytes]]:
             return
         if not config.encryption_passphrase:
             raise Failed(f"{path.name} is encrypted, and backup_encryption_passphrase is not set")
-        with _gpg(config, ["--decrypt"], raw, subprocess.PIPE) as gpg:
+        with _gpg(_passphrase_of(config, path), ["--decrypt"], raw, subprocess.PIPE) as gpg:
             assert gpg.stdout is not None
             yield gpg.stdout
             gpg.stdout.read()
             _finished(gpg, f"decryption of {path.name}")
 
 
+def _passphrase_of(config: Config, path: Path) -> str:
+    """The one of before where that alone opens an artifact; else the present one."""
+    before = config.encryption_passphrase_previous
+    if before and not opens(config.encryption_passphrase, path) and opens(before, path):
+        return before
+    return config.encryption_passphrase
+
+
+def opens(passphrase: str, path: Path) -> bool:
+    """Whether an artifact begins to open with a passphrase."""
+    with (
+        path.open("rb") as raw,
+        _gpg(passphrase, ["--decrypt"], raw, subprocess.PIPE) as gpg,
+    ):
+        assert gpg.stdout is not None
+        return bool(gpg.stdout.read(1))
+
+
 @contextlib.contextmanager
 def _gpg(
-    config: Config, arguments: list[str], stdin: IO[bytes] | int, stdout: IO[bytes] | int
+    passphrase: str, arguments: list[str], stdin: IO[bytes] | int, stdout: IO[bytes] | int
 ) -> Iterator[subprocess.Popen[bytes]]:
     readable, writable = os.pipe()
-    os.write(writable, config.encryption_passphrase.encode() + b"\n")
+    os.write(writable, passphrase.encode() + b"\n")
     os.close(writable)
     # gpg makes no ~/.gnupg of its own under --no-options, and leaves an agent running in its home.
     home = tempfile.mkdtemp(prefix="datatier-gpg-")

@@ -51,6 +51,12 @@ def fetch_all(
             fetch(config, config.directory, log, offer)
         finally:
             give(config.directory / REPOSITORY, repository.USER)
+    if _is_elsewhere(config):
+        log.line(
+            "everything is back, in the repository of a passphrase that was rotated: deploy again, "
+            "which finds it"
+        )
+        return
     _let_in(config)
     log.line(
         "everything is back; next: restore-cluster.sh --yes on PostgreSQL's host, and here "
@@ -58,12 +64,19 @@ def fetch_all(
     )
 
 
+def _is_elsewhere(config: Config) -> bool:
+    """Whether a repository of before the host was lost is not yet in its configuration."""
+    known = {name for _, name in config.repositories}
+    return any(path.name not in known for path in config.repository.glob("[12]-*"))
+
+
 def _let_in(config: Config) -> None:
     """pgBackRest's server can write to what was there when it started."""
     is_far = config.postgres is not None and not config.postgres.local
-    if is_far:
-        wal = f"archive/{config.stack}/{repository.archive_id(config)}"
-        run(["mkdir", "-p", "-m", "750", str(config.repository / wal)], user=repository.USER)
+    for number, name in config.repositories if is_far else ():
+        wal = f"archive/{config.stack}/{repository.archive_id(config, number)}"
+        place = config.repository / name / wal
+        run(["mkdir", "-p", "-m", "750", str(place)], user=repository.USER)
     if is_far and Path("/run/systemd/system").is_dir():
         run(["systemctl", "restart", "pgbackrest.service"])
 

@@ -136,9 +136,10 @@ def _standing(config: Config, why: str) -> repository.Physical:
     if _why_full(config, parent):
         raise Failed(why)
     assert parent is not None
-    if parent.facts["archive"] != repository.archive_id(config):
+    physical = _physical_of(config, parent)
+    if physical.archive != repository.archive_id(config, physical.repository):
         raise Failed(why)
-    return _physical_of(config, parent)
+    return physical
 
 
 def _clean(directory: Path) -> None:
@@ -165,8 +166,7 @@ def restore_point(config: Config, name: str, base: repository.Physical) -> dict[
     assert row is not None
     lsn, segment, version = row
     repository.wait_archived(config, segment)
-    archive = repository.archive_id(config)
-    repository.require_whole(config, archive, base.wal_start, segment)
+    repository.require_whole(config, base, segment)
     return {
         "restore_point": name,
         "label": base.label,
@@ -174,7 +174,7 @@ def restore_point(config: Config, name: str, base: repository.Physical) -> dict[
         "lsn": lsn,
         "wal_start": base.wal_start,
         "wal": segment,
-        "archive": archive,
+        "archive": base.archive,
         "timeline": int(segment[:8], 16),
         "server_version": version,
     }
@@ -403,8 +403,12 @@ def _why_full(config: Config, parent: Manifest | None) -> str:
     """Why nothing can be built on the newest full backup; empty when it can."""
     if parent is None:
         return "there is no full backup yet"
-    if parent.facts["label"] not in {backup.label for backup in repository.backups(config)}:
-        return f"physical backup {parent.facts['label']} is not in the repository"
+    there = {backup.label: backup.repository for backup in repository.backups(config)}
+    label = parent.facts["label"]
+    if label not in there:
+        return f"physical backup {label} is not in the repository"
+    if there[label] != repository.present(config):
+        return f"physical backup {label} is in the repository of the passphrase before"
     with connect(server(config), "postgres") as connection:
         row = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()
     timeline = row[0] if row else 0
@@ -415,7 +419,10 @@ def _why_full(config: Config, parent: Manifest | None) -> str:
 
 def _physical_of(config: Config, full: Manifest) -> repository.Physical:
     label = full.facts["label"]
-    return next(backup for backup in repository.backups(config) if backup.label == label)
+    found = (backup for backup in repository.backups(config) if backup.label == label)
+    if physical := next(found, None):
+        return physical
+    raise Failed(f"{full.name}: physical backup {label} is not in the repository")
 
 
 # --- Verify --------------------------------------------------------------------------------------
@@ -440,8 +447,6 @@ def verify_chain(config: Config, manifest: Manifest) -> None:
     Raises:
         Failed: its physical backup or a WAL segment on the way is missing.
     """
-    facts = manifest.facts
-    if facts["label"] not in {backup.label for backup in repository.backups(config)}:
-        raise Failed(f"{manifest.name}: physical backup {facts['label']} is not in the repository")
-    if lost := repository.missing(config, facts["archive"], facts["wal_start"], facts["wal"]):
+    physical = _physical_of(config, manifest)
+    if lost := repository.missing(config, physical, manifest.facts["wal"]):
         raise Failed(f"{manifest.name}: WAL segment {lost[0]} is missing")

@@ -17,15 +17,24 @@ LATE_SECONDS = 10
 # What stands in place of a file in the repository may never end, and a job holds its lock.
 LIST_SECONDS = 600
 _LISTS = {"info", "repo-ls", "repo-get"}
+# What pgBackRest says of a repository that has the stanza and no backup.
+_EMPTY = 2
 _NO_STANZA = "the repository has no stanza: deploy the backup component again"
 
 
 @dataclass(frozen=True)
 class Physical:
-    """One physical backup of the repository; sizes in bytes, times in seconds since 1970."""
+    """One physical backup; sizes in bytes, times in seconds since 1970.
+
+    Attributes:
+        repository: the number of the one that it is in.
+        cluster: the system identifier of what was backed up.
+    """
 
     label: str
     kind: str
+    repository: int
+    cluster: str
     archive: str
     prior: str | None
     started: int
@@ -58,8 +67,17 @@ def pgbackrest(config: Config, *arguments: str) -> str:
     return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER, timeout=limit)
 
 
+def _at(number: int) -> str:
+    return f"--repo={number}"
+
+
+def present(config: Config) -> int:
+    """The number of the repository that backups are made in."""
+    return config.repositories[0].number
+
+
 def backups(config: Config) -> list[Physical]:
-    """All physical backups, oldest first.
+    """All physical backups of all repositories, oldest first.
 
     `info` exits with 0 whatever it finds, so the status in its answer is what counts.
 
@@ -70,13 +88,12 @@ def backups(config: Config) -> list[Physical]:
 
 
 def _backups(stanza: dict[str, Any]) -> list[Physical]:
-    status = stanza["status"]
-    if status["code"] == 2:
-        return []
-    if status["code"] != 0:
-        raise Failed(f"the repository is unhealthy: {status['message']}")
-    archives = {row["id"]: _archive(row) for row in stanza["db"]}
-    return [_physical(raw, archives[raw["database"]["id"]]) for raw in stanza["backup"]]
+    for status in (each["status"] for each in stanza["repo"]):
+        if status["code"] not in (0, _EMPTY):
+            raise Failed(f"the repository is unhealthy: {status['message']}")
+    rows = {(row["repo-key"], row["id"]): row for row in stanza["db"]}
+    found = ((raw, raw["database"]) for raw in stanza["backup"])
+    return [_physical(raw, rows[database["repo-key"], database["id"]]) for raw, database in found]
 
 
 def _info(config: Config) -> dict[str, Any]:
@@ -98,7 +115,8 @@ def known(config: Config) -> tuple[str, set[str]]:
         Failed: the repository cannot be read or says that it is not well.
     """
     stanza = _info(config)
-    return str(_latest(stanza)["system-id"]), {backup.label for backup in _backups(stanza)}
+    cluster = _latest(stanza, present(config))["system-id"]
+    return str(cluster), {backup.label for backup in _backups(stanza)}
 
 
 def system_identifier(config: Config) -> str:
@@ -107,28 +125,31 @@ def system_identifier(config: Config) -> str:
     Raises:
         Failed: the repository cannot be read or has no stanza.
     """
-    return str(_newest(config)["system-id"])
+    return str(_newest(config, present(config))["system-id"])
 
 
-def _newest(config: Config) -> dict[str, Any]:
-    return _latest(_info(config))
+def _newest(config: Config, number: int) -> dict[str, Any]:
+    return _latest(_info(config), number)
 
 
-def _latest(stanza: dict[str, Any]) -> dict[str, Any]:
-    if not stanza["db"]:
+def _latest(stanza: dict[str, Any], number: int) -> dict[str, Any]:
+    rows = [row for row in stanza["db"] if row["repo-key"] == number]
+    if not rows:
         raise Failed(_NO_STANZA)
-    return dict(max(stanza["db"], key=lambda row: row["id"]))
+    return dict(max(rows, key=lambda row: row["id"]))
 
 
 def _archive(row: dict[str, Any]) -> str:
     return f"{row['version']}-{row['id']}"
 
 
-def _physical(raw: dict[str, Any], archive: str) -> Physical:
+def _physical(raw: dict[str, Any], row: dict[str, Any]) -> Physical:
     return Physical(
         label=raw["label"],
         kind=raw["type"],
-        archive=archive,
+        repository=row["repo-key"],
+        cluster=str(row["system-id"]),
+        archive=_archive(row),
         prior=raw["prior"],
         started=raw["timestamp"]["start"],
         ended=raw["timestamp"]["stop"],
@@ -150,7 +171,7 @@ def take(config: Config, kind: str) -> Physical:
         Failed: it did not finish, or pages of the cluster are damaged.
     """
     before = {backup.label for backup in backups(config)}
-    pgbackrest(config, f"--type={kind}", "backup")
+    pgbackrest(config, _at(present(config)), f"--type={kind}", "backup")
     new = [backup for backup in backups(config) if backup.label not in before]
     if len(new) != 1:
         raise Failed(f"pgBackRest ended well, but the repository shows {len(new)} new backups")
@@ -162,7 +183,8 @@ def take(config: Config, kind: str) -> Physical:
 def expire(config: Config, keep: frozenset[str]) -> list[str]:
     """Removes the physical backups that no kept artifact needs, and the WAL before the oldest.
 
-    A label that is newer than all kept ones may be a backup that is being taken: it stays.
+    A label that is newer than all kept ones may be a backup that is being taken: it stays. So does
+    the last full of a repository: pgBackRest removes none.
 
     Returns:
         The labels that are gone.
@@ -170,12 +192,13 @@ def expire(config: Config, keep: frozenset[str]) -> list[str]:
     if not keep:
         return []
     there = {backup.label: backup for backup in backups(config)}
-    needed = _with_priors(there, keep)
-    doomed = [label for label in there if label not in needed and label < max(keep)]
+    last = {b.repository: b.label for b in there.values() if "_" not in b.label}
+    needed = _with_priors(there, keep | {*last.values()})
+    doomed = [b for label, b in there.items() if label not in needed and label < max(keep)]
     # Increments first: removing a full removes those that build on it.
-    for label in sorted(doomed, key=lambda label: ("_" not in label, label)):
-        _remove(config, label)
-    return doomed
+    for backup in sorted(doomed, key=lambda backup: ("_" not in backup.label, backup.label)):
+        _remove(config, backup)
+    return [backup.label for backup in doomed]
 
 
 def _with_priors(there: dict[str, Physical], keep: frozenset[str]) -> set[str]:
@@ -190,33 +213,35 @@ def _with_priors(there: dict[str, Physical], keep: frozenset[str]) -> set[str]:
     return needed
 
 
-def _remove(config: Config, label: str) -> None:
-    left = [b.label for b in backups(config)]
-    if label not in left:
+def _remove(config: Config, backup: Physical) -> None:
+    number = backup.repository
+    left = [b.label for b in backups(config) if b.repository == number]
+    if backup.label not in left:
         return
     # Without a number of fulls `expire --set` leaves all WAL, whatever the retention by time is.
-    fulls = sum(1 for other in left if "_" not in other and other != label)
+    fulls = sum(1 for other in left if "_" not in other and other != backup.label)
     archive = [
-        "--repo1-retention-archive-type=full",
-        f"--repo1-retention-archive={max(1, fulls)}",
+        f"--repo{number}-retention-archive-type=full",
+        f"--repo{number}-retention-archive={max(1, fulls)}",
     ]
-    pgbackrest(config, f"--set={label}", *archive, "expire")
+    pgbackrest(config, _at(number), f"--set={backup.label}", *archive, "expire")
 
 
-def archive_id(config: Config) -> str:
-    """Where the repository has the WAL of the cluster that it belongs to now."""
-    return _archive(_newest(config))
+def archive_id(config: Config, number: int = 0) -> str:
+    """Where a repository, or the present one, has the WAL of the cluster that it belongs to now."""
+    return _archive(_newest(config, number or present(config)))
 
 
-def segments(config: Config, archive: str) -> set[str]:
-    """The WAL segments of one cluster; another one's have the same names."""
-    found = (re.match(r".*/([0-9A-F]{24})-", path) for path in _files(config, archive))
+def segments(config: Config, number: int, archive: str) -> set[str]:
+    """The WAL segments that a repository has of a cluster; another one's have the same names."""
+    found = (re.match(r".*/([0-9A-F]{24})-", path) for path in _files(config, number, archive))
     return {match[1] for match in found if match}
 
 
-def _files(config: Config, archive: str) -> list[str]:
+def _files(config: Config, number: int, archive: str) -> list[str]:
     place = f"archive/{config.stack}/{archive}"
-    listing = json.loads(pgbackrest(config, "repo-ls", "--recurse", "--output=json", place))
+    arguments = [_at(number), "repo-ls", "--recurse", "--output=json", place]
+    listing = json.loads(pgbackrest(config, *arguments))
     return [path for path, entry in listing.items() if entry["type"] == "file"]
 
 
@@ -228,19 +253,20 @@ def on_history(config: Config, candidates: list[Physical], timeline: int = 0) ->
     """
     if not candidates:
         return []
-    archive = candidates[-1].archive
-    names = [path.rsplit("/", 1)[-1] for path in _files(config, archive)]
+    last = candidates[-1]
+    names = [path.rsplit("/", 1)[-1] for path in _files(config, last.repository, last.archive)]
     newest = max((int(name[:8], 16) for name in names if len(name) >= 8), default=1)
     followed = timeline or newest
-    left = _history(config, archive, followed) if f"{followed:08X}.history" in names else {}
-    own = [backup for backup in candidates if backup.archive == archive]
+    left = _history(config, last, followed) if f"{followed:08X}.history" in names else {}
+    own = [backup for backup in candidates if backup.cluster == last.cluster]
     return [backup for backup in own if backup.timeline == followed or backup.reaches(left)]
 
 
-def _history(config: Config, archive: str, timeline: int) -> dict[int, int]:
+def _history(config: Config, backup: Physical, timeline: int) -> dict[int, int]:
     """The timelines that a timeline comes from, and at which LSN each was left."""
-    place = f"archive/{config.stack}/{archive}/{timeline:08X}.history"
-    rows = re.findall(r"(?m)^(\d+)\t(\S+)", pgbackrest(config, "repo-get", place))
+    place = f"archive/{config.stack}/{backup.archive}/{timeline:08X}.history"
+    said = pgbackrest(config, _at(backup.repository), "repo-get", place)
+    rows = re.findall(r"(?m)^(\d+)\t(\S+)", said)
     return {int(parent): _number(lsn) for parent, lsn in rows}
 
 
@@ -256,7 +282,7 @@ def wait_archived(config: Config, segment: str) -> None:
         Failed: it has not arrived after `ARCHIVE_SECONDS`.
     """
     end, archive = time.monotonic() + ARCHIVE_SECONDS, archive_id(config)
-    while segment not in segments(config, archive):
+    while segment not in segments(config, present(config), archive):
         if time.monotonic() > end:
             raise Failed(
                 f"WAL segment {segment} has not been archived after {ARCHIVE_SECONDS} s; "
@@ -265,8 +291,8 @@ def wait_archived(config: Config, segment: str) -> None:
         time.sleep(0.5)
 
 
-def require_whole(config: Config, archive: str, first: str, last: str) -> None:
-    """Checks that the repository has every WAL segment between two; the last one is there.
+def require_whole(config: Config, base: Physical, last: str) -> None:
+    """Checks that a backup's repository has all WAL from its first to a last one, which is there.
 
     An earlier one may be on its way: PostgreSQL lists what is to be archived while it goes on
     writing, and can find a segment that was completed meanwhile before the one before it.
@@ -275,23 +301,24 @@ def require_whole(config: Config, archive: str, first: str, last: str) -> None:
         Failed: one is missing, for `LATE_SECONDS` after the last one was there.
     """
     end = time.monotonic() + LATE_SECONDS
-    while lost := missing(config, archive, first, last):
+    while lost := missing(config, base, last):
         if time.monotonic() > end:
             raise Failed(f"WAL segment {lost[0]} is missing in the repository ({len(lost)} in all)")
         time.sleep(0.5)
 
 
-def missing(config: Config, archive: str, first: str, last: str) -> list[str]:
-    """The WAL segments between two (both included) that the repository lacks.
+def missing(config: Config, base: Physical, last: str) -> list[str]:
+    """The WAL segments from a backup's first to a last one that its repository lacks.
 
     pgBackRest's own `verify` and `check` pass over a deleted segment in silence.
 
     Raises:
         Failed: they are of different timelines, so nothing leads from one to the other.
     """
+    first = base.wal_start
     if first[:8] != last[:8]:
         raise Failed(f"WAL segments {first} and {last} are of different timelines")
-    there = segments(config, archive)
+    there = segments(config, base.repository, base.archive)
     return [name for name in _range(first, last) if name not in there]
 
 
@@ -315,7 +342,7 @@ def up_to(first: str, timeline: int, end: str) -> list[tuple[str, str]]:
 
 
 def verify(config: Config) -> None:
-    """Checks every file of the repository against its checksum.
+    """Checks every file of each repository against its checksum.
 
     `verify` exits with 0 on corruption and says nothing on an empty repository.
 
@@ -324,7 +351,8 @@ def verify(config: Config) -> None:
     """
     if not backups(config):
         raise Failed("the repository holds no backup")
-    said = pgbackrest(config, "verify", "--output=text").strip()
-    bad = [line for line in said.splitlines() if line.strip()]
-    if bad:
-        raise Failed(f"the repository is damaged: {bad[-1].strip()}")
+    for place in config.repositories:
+        said = pgbackrest(config, _at(place.number), "verify", "--output=text").strip()
+        bad = [line for line in said.splitlines() if line.strip()]
+        if bad:
+            raise Failed(f"the repository is damaged: {bad[-1].strip()}")

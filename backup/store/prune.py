@@ -12,7 +12,7 @@ from backup import retention
 from backup.config import Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest
-from backup.store.bucket import REPOSITORY, Away, Listed, bucket_of
+from backup.store.bucket import Away, Listed, bucket_of
 from backup.store.layout import Item, key_of, labels_of, repository_of, stored_manifests, summary
 from backup.store.mirror import LIMIT, Run
 from backup.store.state import remembered
@@ -75,9 +75,12 @@ def _expired_files(config: Config, run: Run, keep: Iterable[str], log: Log) -> l
     if lost or not all(_is_current(run, item) for item in repository.infos):
         log.line(f"S3: the repository's copies stay: {sorted(lost) or 'they are not up to date'}")
         return []
+    own = {label.split("/")[0] for label in here}
+    places = (key.rsplit("/", 4) for key in run.listed if key.endswith("/backup.manifest"))
     stanzas = tuple(
-        f"{REPOSITORY}/{kind}/{label.split('/')[0]}/"
-        for label in here
+        f"{root}/{kind}/{stanza}/"
+        for root, _, stanza, *_ in places
+        if stanza in own
         for kind in ("archive", "backup")
     )
     gone = {key for key in run.listed if key.startswith(stanzas)} - repository.keys()

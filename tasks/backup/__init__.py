@@ -6,6 +6,7 @@ from tasks.backup.files import missing_certificate, missing_configuration, missi
 from tasks.backup.health import rows
 from tasks.backup.leaves import LEAVES
 from tasks.backup.packages import packages_of
+from tasks.backup.passphrase import numbers
 from tasks.backup.probes import probes_of
 from tasks.backup.repository import new_stanza
 from tasks.backup.rules import (
@@ -104,6 +105,8 @@ def deploy() -> None:
     configure()
 
 
+_KEEPER = Keeper(scripts_dir=scripts_dir, pinned=present_pins, repositories=numbers)
+
 COMPONENT = Component(
     group="backup",
     settings=BackupSettings,
@@ -120,5 +123,5 @@ COMPONENT = Component(
     checks=checks,
     rows=rows,
     leaves=LEAVES,
-    serves={PostgresSettings: Keeper(scripts_dir=scripts_dir, pinned=present_pins)},
+    serves={PostgresSettings: _KEEPER},
 )

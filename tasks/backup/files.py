@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
+from tasks.backup.passphrase import Repository, first, old_backups, repositories
 from tasks.backup.program import (
     CONFIG,
     CONFIG_SECRETS,
@@ -34,11 +38,20 @@ def _certificate(pinned: str) -> list[Entry]:
 
 
 def missing_configuration(node: Node) -> Change | None:
-    entries = _own_files(node, trusted_certificate(node), is_pinned=bool(pinned_certificate(node)))
+    entries = _own_files(
+        node,
+        trusted_certificate(node),
+        repositories(node),
+        is_pinned=bool(pinned_certificate(node)),
+    )
     said = node.read("backup")
-    written = files.compare(entries, said["files"])
-    left = left_modules(entries, said["program"])
-    return written.followed_by(left) if written and left else written or left
+    steps = [
+        old_backups(node),
+        files.compare(entries, said["files"]),
+        left_modules(entries, said["program"]),
+    ]
+    due = [each for each in steps if each]
+    return reduce(Change.followed_by, due) if due else None
 
 
 def missing_passwords(node: Node) -> Change | None:
@@ -61,15 +74,19 @@ def files_of(node: Node) -> list[Entry]:
     ]
 
 
-def _own_files(node: Node, certificate: str = "", *, is_pinned: bool) -> list[Entry]:
+def _own_files(
+    node: Node, certificate: str = "", places: Sequence[Repository] = (), *, is_pinned: bool
+) -> list[Entry]:
     chosen = node.the(BackupSettings)
+    others = [each.place for each in places] if places != [first(node)] else []
+    told = configuration(node, others, is_pinned=is_pinned)
     return [
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
         *program(chosen),
-        File(CONFIG, configuration(node, is_pinned=is_pinned), mode="600", secret=CONFIG_SECRETS),
+        File(CONFIG, told, mode="600", secret=CONFIG_SECRETS),
         File("/etc/cron.d/datatier-backup", schedule(node)),
-        *repository(node, certificate),
-        *(entry for service in services_of(node) for entry in node.place.files(service)),
+        *repository(node, certificate, places),
+        *(entry for service in services_of(node, places) for entry in node.place.files(service)),
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from backup.arguments import SCRIPTS
-from backup.config import JOBS
+from backup.config import JOBS, Place
 from tasks.backup.server import TRUSTED, like, server_of, version_of
-from tasks.backup.settings import SIGNING_SECRET, BackupSettings, FurtherBucket
+from tasks.backup.settings import PASSPHRASE, SIGNING_SECRET, BackupSettings, FurtherBucket
 from tasks.core import hide
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
@@ -39,7 +39,7 @@ CONFIG = "/etc/datatier/backup.json"
 # The address of a webhook or heartbeat is its password.
 CONFIG_SECRETS = (
     r'^ *"(?:(?:admin_)?password(?:_previous)?|user_password|replica_password_sha256|secret_key'
-    r'|access_key|signing_key(?:_previous)?|encryption_passphrase|webhook|command|heartbeat)"'
+    r'|access_key|signing_key(?:_previous)?|encryption_passphrase(?:_previous)?|webhook|command|heartbeat)"'
     r': "(.*)",?$'
 )
 
@@ -114,17 +114,33 @@ def _absent(everything: Estate) -> set[str]:
     return postgres if everything.having(RedisSettings) else {*postgres, "redis"}
 
 
-def configuration(node: Node, *, is_pinned: bool = False) -> str:
-    """What the program knows of the estate, as JSON."""
+def passphrases(node: Node) -> tuple[str, str]:
+    """The present one, and that of before while it is replaced; empty where there is none."""
+    chosen = node.the(BackupSettings).encryption_passphrase
+    now = chosen.get_secret_value() if chosen else ""
+    before = node.estate.secrets.stated(previous(PASSPHRASE)) or ""
+    if before:
+        hide.secret(before)
+    return now, before if before != now else ""
+
+
+def configuration(node: Node, places: Sequence[Place] = (), *, is_pinned: bool = False) -> str:
+    """What the program knows of the estate, as JSON.
+
+    Args:
+        places: the repositories, if there is another one than the first.
+    """
     chosen = node.the(BackupSettings)
-    passphrase = chosen.encryption_passphrase
+    passphrase, before = passphrases(node)
     content = {
         "stack": node.stack.stack_name,
         "host": node.name,
         "directory": chosen.dir,
         "retention_days": chosen.retention_days,
         "retention_min_full": chosen.retention_min_full,
-        "encryption_passphrase": passphrase.get_secret_value() if passphrase else "",
+        "encryption_passphrase": passphrase,
+        **({"encryption_passphrase_previous": before} if before else {}),
+        **({"repositories": [list(each) for each in places]} if places else {}),
         "alerts": {
             "webhook": chosen.alert_webhook,
             "command": chosen.alert_command,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.backup.passphrase import Repository, first, repositories, root
 from tasks.backup.server import like, server_of, version_of
 from tasks.backup.settings import BackupSettings
 from tasks.core.change import Change
@@ -25,18 +27,17 @@ def trusted_certificate(node: Node) -> str:
     return archive.trusted(node, "backup", server, "postgres")
 
 
-def archived(node: Node, number: int = 1) -> str:
-    """Where the repository has the WAL of a cluster."""
-    place = f"{node.the(BackupSettings).dir}/pgbackrest/archive/{archive.stanza(node)}"
-    return f"{place}/{version_of(node)}-{number}"
+def archived(node: Node, place: Repository, number: int = 1) -> str:
+    """Where a repository has the WAL of a cluster."""
+    return f"{place.path}/archive/{archive.stanza(node)}/{version_of(node)}-{number}"
 
 
-def repository(node: Node, certificate: str = "") -> list[Entry]:
+def repository(node: Node, certificate: str = "", places: Sequence[Repository] = ()) -> list[Entry]:
     """pgBackRest's configuration for backups, and the one that restores to scratch."""
     server = server_of(node)
     if server is None:
         return []
-    common = _repository_options(node)
+    common = _repository_options(node, places or [first(node)])
     cluster: dict[str, str | int] = {
         "pg1-path": data_directory(server, like(node)),
         "pg1-port": server.the(PostgresSettings).port,
@@ -50,18 +51,31 @@ def repository(node: Node, certificate: str = "") -> list[Entry]:
         cluster = {**cluster, **archive.peer("pg1", server)}
     return [
         *entries,
-        Directory(str(common["repo1-path"]), mode="750", user="postgres", group="postgres"),
+        Directory(root(node), mode="750", user="postgres", group="postgres"),
         archive.config_file(node, common, cluster),
         archive.config_file(node, scratch, {"pg1-path": "/nonexistent"}, SCRATCH),
     ]
 
 
-def _repository_options(node: Node) -> dict[str, str | int]:
-    chosen = node.the(BackupSettings)
-    options: dict[str, str | int] = {
-        "repo1-path": f"{chosen.dir}/pgbackrest",
-        "repo1-retention-full-type": "time",
-        "repo1-retention-full": chosen.retention_days,
+def _repository_options(node: Node, places: Sequence[Repository]) -> dict[str, str | int]:
+    paths: dict[str, str | int] = {}
+    ciphers: dict[str, str | int] = {}
+    for each in sorted(places, key=lambda each: each.number):
+        name = f"repo{each.number}"
+        paths |= {
+            f"{name}-path": each.path,
+            f"{name}-retention-full-type": "time",
+            f"{name}-retention-full": node.the(BackupSettings).retention_days,
+        }
+        if version_of(node) >= 17:
+            ciphers |= {f"{name}-bundle": "y", f"{name}-block": "y"}
+        if each.passphrase:
+            ciphers |= {
+                f"{name}-cipher-type": "aes-256-cbc",
+                f"{name}-cipher-pass": each.passphrase,
+            }
+    return {
+        **paths,
         # Nothing expires until it was verified: clean-up decides, not the backup itself.
         "expire-auto": "n",
         "start-fast": "y",
@@ -71,15 +85,8 @@ def _repository_options(node: Node) -> dict[str, str | int]:
         "compress-type": "zst",
         "log-level-file": "off",
         "lock-path": archive.LOCKS,
+        **ciphers,
     }
-    if version_of(node) >= 17:
-        options |= {"repo1-bundle": "y", "repo1-block": "y"}
-    if chosen.encryption_passphrase is not None:
-        options |= {
-            "repo1-cipher-type": "aes-256-cbc",
-            "repo1-cipher-pass": chosen.encryption_passphrase.get_secret_value(),
-        }
-    return options
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,8 @@ def new_stanza(node: Node) -> Change | None:
     found: Stanza = node.read("backup")["stanza"]
     values = _values(node)
     server = archive.service(node).systemd_unit if archive.is_remote(node) else ""
-    script = shell("new-stanza", "backup", **values, server=server, wal=archived(node))
+    wal = "\n".join(archived(node, place) for place in repositories(node))
+    script = shell("new-stanza", "backup", **values, server=server, wal=wal)
     if found.is_strange:
         lines = [f"{values['repository']}: give to postgres what is in it"]
         return Change(lines, shell("give-repository", "backup", **values) + script)
@@ -116,5 +124,4 @@ def new_stanza(node: Node) -> Change | None:
 
 
 def _values(node: Node) -> dict[str, str]:
-    repository = f"{node.the(BackupSettings).dir}/pgbackrest"
-    return {"stanza": archive.stanza(node), "repository": repository}
+    return {"stanza": archive.stanza(node), "repository": root(node)}

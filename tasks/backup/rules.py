@@ -7,9 +7,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from backup.store.signed import signer_of
-from tasks.backup.program import CONFIG, access_key, secret_key
+from tasks.backup.program import CONFIG, access_key, passphrases, secret_key
 from tasks.backup.server import server_of
-from tasks.backup.settings import NOT_VISIBLE, SIGNING_SECRET, VISIBLE, BackupSettings
+from tasks.backup.settings import (
+    NOT_VISIBLE,
+    PASSPHRASE,
+    SIGNING_SECRET,
+    VISIBLE,
+    BackupSettings,
+)
 from tasks.core.estate import HOST, Estate, Node
 from tasks.core.preflight import Listener
 from tasks.core.releases import RELEASES
@@ -29,6 +35,10 @@ def secret_names(node: Node) -> list[str]:
 def rotates(node: Node) -> dict[str, str]:
     """What rotates, by the names of tasks."""
     names = [SIGNING_SECRET] if node.the(BackupSettings).s3_bucket else []
+    # One of the settings is changed there, and in Docker there is one repository.
+    names_of_both = (PASSPHRASE, previous(PASSPHRASE))
+    if any(map(node.estate.secrets.stated, names_of_both)) and node.container is None:
+        names.append(PASSPHRASE)
     return {name.lower(): name for name in names}
 
 
@@ -104,6 +114,7 @@ def checks(node: Node) -> list[Problem]:
         *_other_releases(node),
         *_old_python(node),
         *other_passphrase(node, before, there=found["artifacts"]),
+        *given_up_early(node, before, found["unready"]),
         *signed_before(node, before, found["signers"]),
         *(Problem(node.name, "backup_dir", why) for why in found["occupied"]),
         *archive.rivals(node, node.read(HOST)["rivals"]),
@@ -161,16 +172,37 @@ def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[P
         configuration: what the program is told now.
         there: whether there are backups.
     """
-    now = node.the(BackupSettings).encryption_passphrase
+    wanted, coming_from = passphrases(node)
     before = re.search(rb'"encryption_passphrase": (".*")', configuration)
-    wanted = now.get_secret_value() if now else ""
-    if not there or before is None or json.loads(before[1]) == wanted:
+    rotates = node.container is None and bool(wanted and coming_from)
+    known = {wanted, coming_from} if rotates else {wanted}
+    if not there or before is None or json.loads(before[1]) in known:
         return []
     message = (
         f"does not match the passphrase of the backups in {node.the(BackupSettings).dir}: "
         "put that one back, or move them away"
     )
     return [Problem(node.name, "backup_encryption_passphrase", message)]
+
+
+def given_up_early(node: Node, configuration: bytes, unready: str) -> Iterator[Problem]:
+    """A passphrase may not go before backups with the new one are known to restore.
+
+    Args:
+        configuration: what the program is told now.
+        unready: why they are not.
+    """
+    _, before = passphrases(node)
+    going = re.search(rb'"encryption_passphrase_previous": (".*")', configuration)
+    if not going or json.loads(going[1]) == before:
+        return
+    if before:
+        message = "is not the one that is being replaced: put that back, and finish first"
+    elif unready:
+        message = f"{unready}; put it back, and finish then"
+    else:
+        return
+    yield Problem(node.name, previous(PASSPHRASE), message)
 
 
 def signed_before(node: Node, configuration: bytes, signers: Sequence[str]) -> Iterator[Problem]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
+from tasks.backup.passphrase import Repository, first, repositories
 from tasks.backup.repository import archived, trusted_certificate
 from tasks.backup.server import server_of
 from tasks.core import services
@@ -14,7 +16,7 @@ from tasks.core.places import Service
 from tasks.postgres import archive
 
 
-def services_of(node: Node) -> list[Service]:
+def services_of(node: Node, places: Sequence[Repository] = ()) -> list[Service]:
     cron = Service(
         name="cron",
         description="cron",
@@ -28,17 +30,21 @@ def services_of(node: Node) -> list[Service]:
         ready="grep -qsxz /usr/sbin/cron /proc/[0-9]*/cmdline",
         reload=":",
     )
-    return [cron, _server(node)] if archive.is_remote(node) else [cron]
+    return [cron, _server(node, places or [first(node)])] if archive.is_remote(node) else [cron]
 
 
-def _server(node: Node) -> Service:
+def _server(node: Node, repositories: Sequence[Repository]) -> Service:
     """For PostgreSQL's host, which adds WAL, reads backups, and neither makes nor removes any.
 
     In pgBackRest's protocol it may have any file of postgres's written, read or removed. What it
     can write is made before its start: the WAL of each cluster, never archive.info beside that,
     without which no backup restores.
     """
-    places = (f"-{archived(node, number)}" for number in range(1, _CLUSTERS + 1))
+    places = (
+        f"-{archived(node, each, number)}"
+        for each in repositories
+        for number in range(1, _CLUSTERS + 1)
+    )
     return replace(archive.service(node), writes=(archive.LOCKS.rpartition("/")[0], *places))
 
 
@@ -51,7 +57,7 @@ def due_activation(node: Node) -> Change | None:
         services.activation(
             service, node.place, restart=_link(node) if service.name == "pgbackrest" else ""
         )
-        for service in services_of(node)
+        for service in services_of(node, repositories(node))
     ]
     return services.compare(wanted, node.read("backup")["services"], node.place)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from backup import cron
-from tasks.core.secrets import Secrets
+from tasks.core.secrets import Secrets, previous
 from tasks.core.settings import Line, Model, Secret, Settings, StackSettings, matching, wrong
 
 # Owner and mode of the directory become ours, so it has to be one without another use.
@@ -150,7 +150,8 @@ class BackupSettings(Settings):
     [backup.md](backup.md#a-second-bucket). Change: live."""
     encryption_passphrase: Secret | None = None
     """Encrypts every artifact and the repository. Default: `BACKUP_ENCRYPTION_PASSPHRASE`, else
-    none. Change: refused once there are backups."""
+    none. Change: by [rotation](secrets.md#the-passphrase-of-backups); else refused once there are
+    backups."""
     alert_webhook: Url = ""
     """URL that gets alerts as JSON. Change: live."""
     alert_command: Line = ""
@@ -160,6 +161,8 @@ class BackupSettings(Settings):
     prune: bool = False
     """On a host that left the group, jobs and program go; backups stay. Change: its jobs end."""
 
+
+PASSPHRASE = "BACKUP_ENCRYPTION_PASSPHRASE"
 
 # Tells our copies in the bucket from what anybody else puts there.
 SIGNING_SECRET = "BACKUP_SIGNING_KEY"
@@ -176,12 +179,15 @@ _ENVIRONMENT = {
     "BACKUP_S3_REGION": "s3_region",
     "AWS_ACCESS_KEY_ID": "s3_access_key",
     "AWS_SECRET_ACCESS_KEY": "s3_secret_key",
-    "BACKUP_ENCRYPTION_PASSPHRASE": "encryption_passphrase",
+    PASSPHRASE: "encryption_passphrase",
 }
 
 
 def defaults(stack: StackSettings, store: Secrets, _given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: store.find(name) for name, key in _ENVIRONMENT.items()}
+    if store.stated(previous(PASSPHRASE)):
+        # The first one is chosen, another one may be generated.
+        chosen[_ENVIRONMENT[PASSPHRASE]] = store.get(PASSPHRASE)
     # Two estates may share a bucket without overwriting each other's.
     prefix = {"s3_prefix": stack.stack_name}
     return {**prefix, **{key: value for key, value in chosen.items() if value}}

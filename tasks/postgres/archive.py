@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tasks.core import certificates
@@ -169,6 +170,14 @@ def tls(node: Node, other: Node, certificate: str) -> tuple[dict[str, str | int]
     return options, [Directory(HOME, mode="750", group="postgres"), accepted]
 
 
+def repositories(node: Node, other: Node) -> list[int]:
+    """What pgBackRest calls those that WAL goes to; while the other host is away, as it stands."""
+    if other in node.estate.active:
+        return keeper().repositories(other)
+    text = node.read("postgres")["files"][CONFIG].content.decode()
+    return [int(number) for number in re.findall(r"(?m)^repo(\d)-host=", text)] or [1]
+
+
 def peer(prefix: str, other: Node) -> dict[str, str | int]:
     """Options that reach the other host; prefix is 'repo1' or 'pg1'."""
     return {
@@ -188,7 +197,7 @@ def config_file(
     content = render(
         "backup/pgbackrest.conf.j2", common=common, stanza=stanza(node), cluster=cluster
     )
-    return File(path, content, mode="640", group="postgres", secret=r"^repo1-cipher-pass=(.*)$")
+    return File(path, content, mode="640", group="postgres", secret=r"^repo\d-cipher-pass=(.*)$")
 
 
 def _ping(node: Node) -> str:

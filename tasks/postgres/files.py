@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -168,12 +169,15 @@ def archiving_files(node: Node, certificate: str) -> list[Entry]:
     if keeper is None or not archive.is_remote(node):
         return []
     options, entries = archive.tls(node, keeper, certificate)
+    # Without a certificate it is not known yet what the other host has.
+    numbers = archive.repositories(node, keeper) if certificate else [1]
     cluster: dict[str, str | int] = {
         "pg1-path": data_directory(node),
         "pg1-port": node.the(PostgresSettings).port,
         "pg1-socket-path": "/var/run/postgresql",
     }
-    common = {**options, **archive.peer("repo1", keeper), "log-level-file": "off"}
+    peers = [archive.peer(f"repo{number}", keeper) for number in numbers]
+    common = {**options, **ChainMap(*reversed(peers)), "log-level-file": "off"}
     return [*entries, archive.config_file(node, common, cluster)]
 
 

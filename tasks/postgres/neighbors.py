@@ -45,10 +45,12 @@ class Keeper:
     Attributes:
         scripts_dir: where its scripts are on a host.
         pinned: the certificates of PostgreSQL that another host takes, as it stands.
+        repositories: what pgBackRest calls those that WAL goes to.
     """
 
     scripts_dir: Callable[[Node], str]
     pinned: Callable[[Node], str]
+    repositories: Callable[[Node], list[int]]
 
 
 def pooler() -> Pooler:

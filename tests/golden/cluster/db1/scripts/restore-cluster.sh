@@ -209,21 +209,24 @@ trap 'fail "stopped by a signal; run it again"' INT TERM HUP
 # --- What there is -------------------------------------------------------------------------------
 
 # Lines of "cluster SYSTEM-IDENTIFIER" and
-# "backup LABEL STOP SIZE TIMELINE STOP-LSN ARCHIVE LAST-WAL".
+# "backup LABEL STOP SIZE TIMELINE STOP-LSN ARCHIVE LAST-WAL SYSTEM-IDENTIFIER REPOSITORY".
 describe() {
   perl -MJSON::PP -e '
     my ($stanza) = @{decode_json(join "", <STDIN>)} or die "no stanza\n";
+    exit if $stanza->{status}{code} == 2;
     die "$stanza->{status}{message}\n" if $stanza->{status}{code};
     print "cluster $_->{\"system-id\"}\n" for @{$stanza->{db}};
+    my %cluster = map { $_->{id} => $_->{"system-id"} } @{$stanza->{db}};
     my %archive = map { $_->{database}{id} => $_->{id} } @{$stanza->{archive}};
     print "backup $_->{label} $_->{timestamp}{stop} $_->{info}{size} ",
       substr($_->{archive}{stop}, 0, 8), " ", $_->{lsn}{stop} // "FFFFFFFF/FFFFFFFF", " ",
-      $archive{$_->{database}{id}} // "none", " ", $_->{archive}{stop}, "\n" for grep { !$_->{error} } @{$stanza->{backup}};
+      $archive{$_->{database}{id}} // "none", " ", $_->{archive}{stop}, " ",
+      $cluster{$_->{database}{id}}, " ", $_->{database}{"repo-key"}, "\n" for grep { !$_->{error} } @{$stanza->{backup}};
   ' 2>&1
 }
 # repo-ls and repo-get, of the archive that belongs to the backup.
 archive() {
-  repository --log-level-stderr=error "$1" "archive/$stanza/$archive${2:+/$2}" ||
+  repository --log-level-stderr=error --repo="$number" "$1" "archive/$stanza/$archive${2:+/$2}" ||
     fail "the repository does not answer"
 }
 # The last segment of a timeline in the archive, if there is one.
@@ -237,18 +240,24 @@ last_segment() {
 # Of the backups that ended in time the last one from which the timeline can be reached: it was
 # made on that timeline, or on an earlier one before that was left.
 choose_backup() {
-  said=$(repository --log-level-stderr=error info --output=json 2>&1) ||
-    fail "the repository does not answer: $(echo "$said" | head -n 1)"
-  known=$(echo "$said" | describe) || fail "the repository has nothing to restore: $known"
+  known=''
+  # Asked for all at once, pgBackRest of Debian 12 reads the second with the passphrase of the first.
+  for number in $(sed -nE 's/^repo([0-9])-(path|host)=.*/\1/p' /etc/pgbackrest.conf); do
+    said=$(repository --log-level-stderr=error --repo="$number" info --output=json 2>&1) ||
+      fail "the repository does not answer: $(echo "$said" | head -n 1)"
+    said=$(echo "$said" | describe) || fail "the repository has nothing to restore: $said"
+    known=$(printf '%s\n' "$known" "$said")
+  done
   cluster=$(echo "$known" | awk '$1 == "cluster" { id = $2 } END { print id }')
   candidates=$(echo "$known" | awk -v before="${before:-$(date +%s)0}" -v wanted="$wanted" '
-    $1 == "backup" && $3 < before && (wanted == "" || $2 == wanted)')
+    $1 == "backup" && $3 < before && (wanted == "" || $2 == wanted)' | sort -k 2,2)
   none="the repository has no backup${wanted:+ $wanted}${before:+ that ended before $(instant \
     "$before")}"
   [ -n "$candidates" ] || fail "$none"
   # Timelines of another cluster have the same numbers.
-  archive=$(echo "$candidates" | awk 'END { print $7 }')
-  candidates=$(echo "$candidates" | awk -v archive="$archive" '$7 == archive')
+  set -- $(echo "$candidates" | awk 'END { print $7, $9, $10 }')
+  archive=$1 number=$3
+  candidates=$(echo "$candidates" | awk -v of="$2" '$9 "" == of ""')
   histories=$(archive repo-ls) || exit
   histories=$(echo "$histories" | sed -nE 's/^([0-9A-F]{8})\.history$/\1/p')
   case $timeline in
@@ -270,10 +279,10 @@ choose_backup() {
     }
     $1 == "left" && NF > 2 { left[sprintf("%08X", $2)] = position($3) }
     $1 == "backup" && (wanted != "" || $5 "" == followed "" ||
-      ($5 in left && position($6) <= left[$5])) { line = $2 " " $4 " " $8 }
+      ($5 in left && position($6) <= left[$5])) { line = $2 " " $4 " " $8 " " $10 }
     END { print line }')
-  [ $# = 3 ] || fail "$none from which timeline $((0x$followed)) can be reached"
-  label=$1 size=$2 last_wal=$3
+  [ $# = 4 ] || fail "$none from which timeline $((0x$followed)) can be reached"
+  label=$1 size=$2 last_wal=$3 number=$4
   room=$(df --output=avail -B1 "${data%/*}" | tail -n 1)
   needed=$((size + 268435456))
   [ "$room" -ge "$needed" ] || fail "${data%/*} has $((room >> 20)) MB free and $label needs" \
@@ -367,7 +376,7 @@ as_postgres chmod 700 "$data"
 beside sh -c 'rm -f "$2"; echo "$1" >"$2"' sh "$stamp" "$marker"
 # restore TYPE TARGET; the end of a backup is on its own timeline.
 restore() {
-  as_postgres pgbackrest --stanza="$stanza" --set="$label" --type="$1" ${2:+"--target=$2"} $action \
+  as_postgres pgbackrest --stanza="$stanza" --repo="$number" --set="$label" --type="$1" ${2:+"--target=$2"} $action \
     "$path=$follow" --process-max=2 $delta restore 9>&- ||
     fail "pgBackRest could not restore $label"
   say "$label is restored"
@@ -429,7 +438,7 @@ last_commit() {
   while [ -z "$commit" ] && [ "$n" -ge "$first" ]; do
     segment=$(printf '%08X%08X%08X' "$parent" $((n >> 8)) $((n & 255)))
     from=$(printf '%X/%X' $((n >> 8)) $(((n & 255) << 24)))
-    repository archive-get "$segment" "$wal/$segment" || fail "WAL segment $segment is missing"
+    repository --repo="$number" archive-get "$segment" "$wal/$segment" || fail "WAL segment $segment is missing"
     said=$(as_postgres "$bin/pg_waldump" --rmgr=Transaction --path="$wal" --timeline="$parent" \
       --start="$from" --end="$to") || fail "pg_waldump cannot read $segment"
     commit=$(echo "$said" | sed -n 's/.* lsn: \([0-9A-F/]*\), prev .* desc: COMMIT.*/\1/p' |

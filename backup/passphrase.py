@@ -1,0 +1,104 @@
+"""A passphrase that was replaced: whether it may go, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from backup import crypt
+from backup.config import Config, Place
+from backup.job import Failed, locked, run, stamp
+from backup.manifest import Manifest
+from backup.postgres import repository
+from backup.retention import directory_of, intact, on_disk
+
+_DRILLED = "restored in a drill"
+
+
+def unready(config: Config) -> str:
+    """Why the passphrase of before may not go yet; empty when it may.
+
+    Each newest backup has to open with the present one, and a drill has to have restored it.
+    """
+    if _is_going(config):
+        return ""
+    newest = {(m.kind, m.of): m for m in on_disk(config) if m.kind in ("full", "redis")}
+    for kind, of in _expected(config):
+        manifest = newest.get((kind, of))
+        what = f"of {of}" if of != "redis" else "of Redis"
+        if manifest is None or not _is_of_present(config, manifest):
+            return f"no backup {what} was made with the new passphrase yet: make one"
+        if _DRILLED not in {each.what for each in manifest.verified}:
+            return f"{manifest.name} was not restored by a drill yet: backup.sh drill"
+    return ""
+
+
+def _expected(config: Config) -> Iterator[tuple[str, str]]:
+    yield from (("full", database) for database in config.databases)
+    if config.redis is not None:
+        yield "redis", "redis"
+
+
+def _is_of_present(config: Config, manifest: Manifest) -> bool:
+    path = manifest.path(directory_of(config, manifest))
+    return intact(manifest, path.parent) and crypt.opens(config.encryption_passphrase, path)
+
+
+def set_aside(config: Config) -> Path:
+    """Moves what only the passphrase of before opens to a directory like `/backups`.
+
+    Interrupted, it goes on.
+
+    Returns:
+        That directory.
+
+    Raises:
+        Failed: the present passphrase does not open enough, see `unready`.
+    """
+    if why := unready(config):
+        raise Failed(why)
+    place = config.directory / f"before_{config.repositories[0].name or stamp()}"
+    with locked("postgres"), locked("redis"), locked("mirror"):
+        if not _is_going(config):
+            _move_artifacts(config, place)
+        for each in _others(config):
+            _move_repository(config.repository / each.name, place / config.repository.name)
+    return place
+
+
+def _is_going(config: Config) -> bool:
+    """Whether the repository of before is on its way already: then what was in it went first."""
+    return any(not (config.repository / name / "backup").exists() for _, name in _others(config))
+
+
+def _others(config: Config) -> tuple[Place, ...]:
+    return config.repositories[1:]
+
+
+def _move_artifacts(config: Config, place: Path) -> None:
+    for manifest in on_disk(config):
+        directory = directory_of(config, manifest)
+        if _goes(config, manifest, directory):
+            target = place / directory.name
+            target.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for path in (manifest.path(directory), manifest.beside(directory)):
+                if path.exists():
+                    path.rename(target / path.name)
+
+
+def _goes(config: Config, manifest: Manifest, directory: Path) -> bool:
+    """An increment goes with the physical backup that it builds on."""
+    if not manifest.sha256:
+        there = {b.label: b.repository for b in repository.backups(config)}
+        return there.get(manifest.facts["label"]) != repository.present(config)
+    path = manifest.path(directory)
+    return not path.exists() or not crypt.opens(config.encryption_passphrase, path)
+
+
+def _move_repository(root: Path, place: Path) -> None:
+    """What is in either is postgres's, and is not followed; the way there is root's."""
+    owner = ["-o", repository.USER, "-g", repository.USER]
+    run(["install", "-d", "-m", "750", *owner, str(place)])
+    for name in ("backup", "archive"):
+        if (root / name).exists():
+            (root / name).rename(place / name)

@@ -1,0 +1,111 @@
+"""A passphrase that is replaced: both open backups, and what only the old one opens is kept."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from backup import crypt, job, passphrase
+from backup.config import Config, Place
+from backup.job import Failed
+from backup.manifest import Verification
+from backup.redis import rdb
+from tests.unit.backup import builders
+
+OLD, NEW, CONTENT = "old passphrase", "new passphrase", b"content" * 1000
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Only Redis, in the middle of a rotation."""
+    monkeypatch.setattr(job, "LOCKS", tmp_path / "locks")
+    made = builders.config(tmp_path / "backups", postgres=None)
+    return replace(made, encryption_passphrase=NEW, encryption_passphrase_previous=OLD)
+
+
+def written(config: Config, passphrase: str, stamp: str, *verified: str) -> Path:
+    """A snapshot and its manifest."""
+    path = config.artifacts("redis") / f"redis_{stamp}.rdb.gz.gpg"
+    own = replace(config, encryption_passphrase=passphrase)
+    with path.open("wb") as file, crypt.writer(own, file) as sealed:
+        sealed.write(gzip.compress(CONTENT))
+    moment = datetime.strptime(f"{stamp}+0000", "%Y%m%d_%H%M%S%z")
+    manifest = builders.manifest("redis", "redis", moment)
+    checks = tuple(Verification(what, manifest.ended) for what in verified)
+    replace(manifest, name=path.name, bytes=path.stat().st_size, sha256="x", verified=checks).write(
+        path.parent
+    )
+    return path
+
+
+@pytest.mark.parametrize("passphrase", [OLD, NEW])
+def test_both_passphrases_open(config: Config, passphrase: str) -> None:
+    path = written(config, passphrase, "20260101_000000")
+    assert b"".join(rdb.unpack(config, path)) == CONTENT
+
+
+def test_without_the_old_one_its_backups_stay_closed(config: Config) -> None:
+    path = written(config, OLD, "20260101_000000")
+    with pytest.raises(Failed, match="decryption of"):
+        list(rdb.unpack(replace(config, encryption_passphrase_previous=""), path))
+
+
+def test_what_is_written_opens_with_the_new_one_alone(config: Config) -> None:
+    path = written(config, NEW, "20260101_000000")
+    assert (crypt.opens(NEW, path), crypt.opens(OLD, path)) == (True, False)
+
+
+def test_a_damaged_one_opens_with_neither(config: Config) -> None:
+    path = written(config, OLD, "20260101_000000")
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(Failed, match="decryption of"):
+        list(rdb.unpack(config, path))
+
+
+def test_the_old_one_stays_until_a_new_backup_was_restored(config: Config) -> None:
+    written(config, OLD, "20260101_000000", "restored in a drill")
+    assert "no backup of Redis was made with the new" in passphrase.unready(config)
+    written(config, NEW, "20260102_000000", "unpacked")
+    assert passphrase.unready(config).startswith(
+        "redis_20260102_000000.rdb.gz.gpg was not restored"
+    )
+    with pytest.raises(Failed, match="was not restored by a drill yet"):
+        passphrase.set_aside(config)
+    written(config, NEW, "20260102_000000", "unpacked", "restored in a drill")
+    assert passphrase.unready(config) == ""
+
+
+def test_what_only_the_old_one_opens_is_kept_beside(config: Config) -> None:
+    old = written(config, OLD, "20260101_000000")
+    new = written(config, NEW, "20260102_000000", "restored in a drill")
+    content = old.read_bytes()
+    place = passphrase.set_aside(config)
+    assert sorted(path.name for path in (place / "redis").iterdir()) == [
+        old.name,
+        f"{old.name}.manifest.json",
+    ]
+    assert (place / "redis" / old.name).read_bytes() == content
+    assert new.exists() and not old.exists()
+    assert b"".join(rdb.unpack(replace(config, encryption_passphrase_previous=""), new)) == CONTENT
+
+
+def test_interrupted_among_repositories_it_goes_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is asked nothing any more: its index went first."""
+    monkeypatch.setattr(
+        passphrase, "run", lambda it: Path(it[-1]).mkdir(parents=True, exist_ok=True)
+    )
+    both = replace(config, repositories=(Place(2, "2-ab"), Place(1)))
+    root = both.repository
+    for name in ("archive", "2-ab/archive", "2-ab/backup"):
+        (root / name).mkdir(parents=True)
+    assert passphrase.unready(both) == ""
+    place = passphrase.set_aside(both)
+    assert [path.name for path in (place / "pgbackrest").iterdir()] == ["archive"]
+    assert sorted(path.name for path in root.iterdir()) == ["2-ab"]
+    assert passphrase.set_aside(both) == place
