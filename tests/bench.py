@@ -137,8 +137,60 @@ def first(lab: Lab, release: Release, table: Table) -> None:
     table.add_row(release, str(len(names)), figures)
 
 
+_BINARIES = "/usr/lib/postgresql/15/bin"
+_LOADS = ("-S", "-N")
+_TLS = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/etc/datatier/tls/ca.pem"}
+
+
+def encrypted(lab: Lab, table: Table) -> None:
+    """Adds rows: load through the pooler and runs without changes, with TLS against without."""
+    with tempfile.TemporaryDirectory() as clear, tempfile.TemporaryDirectory() as private:
+        estates = []
+        for name, directory in (("clear", clear), ("private", private)):
+            host, project = lab.installed_host(name), Project(Path(directory))
+            project.settings({"tls_enabled": name == "private"})
+            project.inventory(embedded(name, host))
+            project.deploy()
+            estates.append((host, project, _TLS if name == "private" else {}))
+            pgbench(host, project, {}, "-i -q -s 5", "127.0.0.1:5432")
+        for load in _LOADS:
+            rates = [
+                [pgbench(*estate, f"{load} -c 10 -T 10 -n") for estate in estates]
+                for _ in range(ROUNDS)
+            ]
+            table.add_row(f"pgbench {load}, transactions/s", *compared(rates))
+        runs = [
+            [seconds(project, "-y", "inventory.py", "deploy.py") for _, project, _ in estates]
+            for _ in range(ROUNDS)
+        ]
+        table.add_row("no-op run, s", *compared(runs))
+
+
+def compared(rounds: list[list[float]]) -> list[str]:
+    """The medians without and with TLS, and that of the rounds' ratios."""
+    clear, private = zip(*rounds, strict=True)
+    ratio = statistics.median(b / a for a, b in rounds)
+    return [f"{statistics.median(clear):.1f}", f"{statistics.median(private):.1f}", f"{ratio:.2f}"]
+
+
+def pgbench(
+    host: Host, project: Project, variables: dict[str, str], options: str, server: str = ""
+) -> float:
+    """Transactions a second, from the host itself through the pooler at its address."""
+    address, port = (server or f"{host.address}:6432").split(":")
+    values = {**variables, "PGPASSWORD": project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]}
+    script = "".join(
+        f"{name}={shlex.quote(value)}\nexport {name}\n" for name, value in values.items()
+    )
+    command = f"{_BINARIES}/pgbench -h {address} -p {port} -U psscript {options} psscript"
+    said = host.run(f'eval "$(cat)"; {command}', stdin=script, timeout=120)
+    rate = re.search(r"tps = ([0-9.]+)", said.stdout)
+    return float(rate.group(1)) if rate else 0.0
+
+
 def main() -> None:
-    """Measures one host, six, and one with the stack in containers; a restore, and first runs."""
+    """Measures one host, six, and the stack in containers; a restore, first runs, and TLS."""
+    secured = Table("what", "in clear", "over TLS", "ratio")
     restores = Table("restore of a dump / gunzip and psql", "processor time of clients")
     firsts = Table("release", "packages", "first deployment / apt-get install")
     table = Table("estate", "no-op run", "range", "x bare connection", "commands", "by sshd's log")
@@ -150,6 +202,7 @@ def main() -> None:
     ):
         for release in ("debian12", "debian13"):
             first(lab, release, firsts)
+        encrypted(lab, secured)
         hosts = [*lab.hosts(7), lab.engine_host("engine", "debian13")]
         for host in hosts:
             host.run("echo 'LogLevel VERBOSE' >>/etc/ssh/sshd_config; systemctl restart ssh")
@@ -163,7 +216,7 @@ def main() -> None:
         containers = Project(Path(boxed))
         containers.inventory({"docker": [("engine", hosts[7].ssh_data())]})
         measure("one host, the stack in Docker", containers, hosts[7:], table)
-    Console(file=sys.stdout, width=120).print(table, restores, firsts)
+    Console(file=sys.stdout, width=120).print(table, restores, firsts, secured)
 
 
 if __name__ == "__main__":
