@@ -70,6 +70,7 @@ def configure() -> None:
     activate()
     _converge_inside()
     _applications()
+    _extend()
 
 
 @on(DockerSettings)
@@ -108,6 +109,15 @@ def _converge_inside(node: Node) -> None:
         lambda: within({w: sentinel_passwords.exact(w) for w in watchers}),
     )
     converge("Backup: repository", lambda: within({keeper: backup_repository.new_stanza(keeper)}))
+
+
+@on(DockerSettings)
+def _extend(node: Node) -> None:
+    server = one(inside_of(node), PostgresSettings)
+    converge(
+        "PostgreSQL: extensions",
+        lambda: within({server: postgres_content.missing_extensions(server)}),
+    )
 
 
 @on(DockerSettings)
@@ -157,6 +167,7 @@ def deploy() -> None:
     activate()
     _converge_inside()
     _applications()
+    _extend()
 
 
 COMPONENT = Component(

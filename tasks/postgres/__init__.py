@@ -9,7 +9,7 @@ from tasks.core.packages import install_packages
 from tasks.postgres import link
 from tasks.postgres.activation import due_activation, takings
 from tasks.postgres.certify import certify
-from tasks.postgres.content import missing_content, prune
+from tasks.postgres.content import missing_content, missing_extensions, prune
 from tasks.postgres.files import missing_configuration, trials
 from tasks.postgres.health import rows
 from tasks.postgres.leaves import LEAVES, around, beside
@@ -28,9 +28,15 @@ def install(node: Node) -> None:
     converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
 
 
-@on(PostgresSettings)
-def configure(node: Node) -> None:
+def configure() -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
+    serve()
+    extend()
+
+
+@on(PostgresSettings)
+def serve(node: Node) -> None:
+    """All of `configure` but for extensions that cannot be created: poolers need none of these."""
     converge(
         "PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")), room="postgres"
     )
@@ -44,6 +50,12 @@ def configure(node: Node) -> None:
     activate()
     converge("PostgreSQL: roles and databases", lambda: missing_content(node), room="postgres")
     prune(node, lambda: node.read("postgres")["server"])
+
+
+@on(PostgresSettings)
+def extend(node: Node) -> None:
+    """Fails where an extension could not be created, after what does not depend on it."""
+    converge("PostgreSQL: extensions", lambda: missing_extensions(node), room="postgres")
 
 
 @on(PostgresSettings)

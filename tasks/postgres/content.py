@@ -32,6 +32,14 @@ def missing_content(node: Node) -> Change | None:
     )
 
 
+def missing_extensions(node: Node) -> Change | None:
+    """What the run could not create before, when all that does not depend on it is done."""
+    if not node.host.state.is_executing:
+        return None
+    server: sql.Server = node.read("postgres")["server"]
+    return sql.extensions(server, wanted(node)[1], data_directory(node))
+
+
 # They enter by their grants only.
 _COMPONENTS = frozenset({archive.ROLE, LOOKUP_ROLE, *logins_of(LOOKUP_ROLE)})
 

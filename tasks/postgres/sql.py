@@ -380,10 +380,15 @@ def compare(
     if forgets and server.keeps_passwords:
         line = "pg_stat_statements: reset, because it keeps statements with passwords"
         steps.insert(0, Step(line, _RESET))
+    return _change(steps, data_directory)
+
+
+def _change(steps: Sequence[Step], data_directory: str) -> Change | None:
     if not steps:
         return None
     variables = {"DATA": data_directory, "SQL": _script(steps)}
-    return Change([step.line for step in steps], psql.SHELL + shell("apply", "postgres"), variables)
+    lines = [step.line for step in steps if step.line]
+    return Change(lines, psql.SHELL + shell("apply", "postgres"), variables)
 
 
 # Its counters are one for all databases and follow no transaction. In an application's database
@@ -488,11 +493,33 @@ def _steps(
         without = closed | squatters(server).keys()
         served = [database.name for database in databases if database.name not in without]
         yield from _lookups(server, served)
-    yield from _extensions(server, [each for each in databases if each.name not in closed])
+    extensions = [*_extensions(server, databases)]
+    if extensions:
+        # One that cannot be created keeps no other one waiting: see `extensions`.
+        yield Step("", "\\set ON_ERROR_STOP off", extensions[0].database)
+    yield from extensions
+
+
+def extensions(server: Server, databases: Iterable[Database], data_directory: str) -> Change | None:
+    """The extensions that could not be created, once more: the first that still cannot is told."""
+    steps = [
+        Step(step.line, _naming(step), step.database)
+        for step in (_extensions(server, databases) if server.kind == "up" else ())
+    ]
+    return _change(steps, data_directory)
+
+
+def _naming(step: Step) -> str:
+    """Its statement, whose error says of what it is."""
+    create = step.statement.removeprefix(":open\n").removesuffix("\n:closed")
+    what = literal(step.line.removesuffix(": create"))
+    caught = f"EXCEPTION WHEN OTHERS THEN RAISE '%: %', {what}, SQLERRM; END"
+    return f":open\nDO $datatier$ BEGIN {create} {caught} $datatier$;\n:closed"
 
 
 def _extensions(server: Server, databases: Iterable[Database]) -> Iterator[Step]:
-    for database in databases:
+    closed = closed_databases(server)
+    for database in [each for each in databases if each.name not in closed]:
         inside = server.databases.get(database.name, {})
         missing = sorted(set(database.extensions) - set(inside.get("extensions", [])))
         if missing and inside.get("bare"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.project import PYINFRA, Data, Project, Run, footprint
-from tests.e2e.proof import Stack, admin, main_process, redis, said
+from tests.e2e.proof import Stack, admin, main_process, psql, redis, said
 from tests.e2e.wait import eventually
 from tests.lab import OPERATOR_PASSWORD, Host, Lab
 from tests.lab.images import Release
@@ -763,6 +763,41 @@ def test_a_line_that_the_server_refuses(
         (before["redis"][0], "hz\n20"),
     ]
     assert after["pgbouncer"] == (before["pgbouncer"][0], "21")
+
+
+# --- What one thing must not keep from others -----------------------------------------------------
+
+_BROKEN = """
+cd /usr/share/postgresql/15/extension
+echo "CREATE FUNCTION broken() RETURNS int AS '\\$libdir/broken' LANGUAGE C" >broken--1.0.sql
+echo "default_version = '1.0'" >broken.control
+"""
+
+
+def test_an_extension_that_cannot_be_created_keeps_nothing_else_waiting(
+    estate: Estate, settings: Project
+) -> None:
+    """Its package is there, and not whole: the new database is served, and has the others."""
+    db = estate.host("db1")
+    shop = {"owner": "psscript", "extensions": ["broken", "citext"]}
+    databases = {"psscript": {"owner": "psscript"}, "shop": shop}
+    settings.settings({"postgres_databases": databases, "pgbouncer_default_pool_size": 21})
+    db.run(_BROKEN)
+    for _ in range(2):
+        estate.fails(("[db1]", "extension broken in shop: could not access file", "broken"))
+        assert _pool_size(estate) == "21"
+        found = "SELECT string_agg(extname, ' ' ORDER BY extname) FROM pg_extension"
+        assert admin(db, found, "shop") == "citext pg_stat_statements plpgsql"
+        secret = estate.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+        assert (
+            said(psql(db, "SELECT current_database()", password=secret, database="shop")) == "shop"
+        )
+        drift = settings.drift()
+        assert (drift.code, "extension broken in shop: create" in drift.stdout) == (2, True)
+    db.run("echo 'CREATE TABLE whole ()' >/usr/share/postgresql/15/extension/broken--1.0.sql")
+    assert estate.repairs() == {("PostgreSQL: roles and databases", "db1")}
+    admin(db, "DROP DATABASE shop WITH (FORCE)", "postgres")
+    db.run("rm /usr/share/postgresql/15/extension/broken*")
 
 
 # --- Somebody's hands ----------------------------------------------------------------------------

@@ -460,7 +460,7 @@ def test_extensions_are_created_in_their_own_database() -> None:
     assert lines_and_sql(there, [], wanted) == (
         ["extension hstore in shop: create", "extension hstore in stock: create",
          "extension pg_trgm in stock: create"],
-        ['\\connect "dbname=\'shop\'"', ":closed", ":open",
+        ['\\connect "dbname=\'shop\'"', ":closed", "\\set ON_ERROR_STOP off", ":open",
          'CREATE EXTENSION "hstore" SCHEMA public CASCADE;', ":closed",
          '\\connect "dbname=\'stock\'"', ":closed", ":open",
          'CREATE EXTENSION "hstore" SCHEMA public CASCADE;', ":closed", ":open",
@@ -626,6 +626,17 @@ def test_a_bare_host_gets_the_full_plan() -> None:
         "password lookup of PgBouncer in shop: create",
         "extension pg_trgm in shop: create",
     ]
+
+
+def test_an_extension_that_cannot_be_created_is_tried_again_by_its_name() -> None:
+    there = server(databases={"shop": {"allows": True}}, inside={"shop": {"extensions": []}})
+    wanted = [Database("shop", "app", ("it's",))]
+    change = sql.extensions(there, wanted, DATA)
+    assert change is not None and change.lines == ["extension it's in shop: create"]
+    assert "ON_ERROR_STOP" not in change.variables["SQL"]
+    assert "RAISE '%: %', 'extension it''s in shop', SQLERRM" in change.variables["SQL"]
+    assert sql.extensions(there, [Database("shop", "app")], DATA) is None
+    assert sql.extensions(Server("down"), wanted, DATA) is None
 
 
 def test_a_schema_that_its_owner_dropped_is_there_again_for_extensions() -> None:
