@@ -7,7 +7,7 @@ from tasks.core.component import Component
 from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
 from tasks.firewall.health import rows
-from tasks.firewall.leaves import LEAVES
+from tasks.firewall.leaves import LEAVES, beside
 from tasks.firewall.probes import PACKAGES, probes_of
 from tasks.firewall.rules import checks, cuts
 from tasks.firewall.service import due_rules
@@ -23,7 +23,7 @@ def install(node: Node) -> None:
 @on(FirewallSettings)
 def configure(node: Node) -> None:
     """Writes the rules and loads them."""
-    converge("Firewall: rules", lambda: due_rules(node))
+    converge("Firewall: rules", lambda: due_rules(node), notices=lambda: beside(node))
 
 
 def deploy() -> None:
@@ -42,4 +42,5 @@ COMPONENT = Component(
     cuts=cuts,
     rows=rows,
     leaves=LEAVES,
+    beside=beside,
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from tasks.core import leavings, traces
 from tasks.core.change import Line
 from tasks.core.estate import Node
 from tasks.core.traces import Here, Leaves
@@ -18,6 +21,14 @@ def _here(node: Node) -> Here:
 
 def _pruned(_node: Node, _owner: str) -> tuple[Line, str]:
     return Line("firewall: turn off; its rules, file and unit go", "none"), _UNLOAD
+
+
+def beside(node: Node) -> Iterator[str]:
+    """Services that left the settings and stay: no rule names their ports any more."""
+    for owner in leavings.surplus(node):
+        is_there = traces.is_service(leavings.found(node).paths[owner])
+        if is_there and not leavings.prunes(node, owner):
+            yield f"{leavings.title(owner)}: the firewall no longer closes its port"
 
 
 LEAVES = Leaves(

@@ -51,7 +51,7 @@ def _ways(node: Node) -> Probe[dict[str, Address]]:
     others = " ".join(other.address for other in asked_by(node))
 
     def parse(lines: list[str]) -> dict[str, Address]:
-        found = [re.match(r"(\S+) .*\bsrc (\S+)", line) for line in lines]
+        found = [re.match(r"([0-9a-f:.]+) .*\bsrc (\S+)", line) for line in lines]
         return {str(ip_address(each[1])): ip_address(each[2]) for each in found if each}
 
     return Probe(shell("ways", "firewall", others=others), parse)

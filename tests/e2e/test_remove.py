@@ -22,9 +22,30 @@ DATA = ("/var/lib/postgresql/15/main", "/var/lib/redis/6379", "/backups")
 
 
 @pytest.fixture(scope="module")
-def stack(lab: Lab, project: Project) -> Stack:
-    """The whole stack on one host, with a row and a key in it."""
+def host(lab: Lab) -> Host:
+    """A host with a firewall of its own."""
     host = lab.installed_host("whole")
+    host.run("DEBIAN_FRONTEND=noninteractive apt-get -qq install ufw", timeout=300)
+    host.run("ufw allow 22/tcp && ufw --force enable")
+    return host
+
+
+@pytest.fixture(scope="module")
+def others(host: Host) -> str:
+    """The rules of that firewall before ours was there."""
+    return _rules_of_others(host)
+
+
+def _rules_of_others(host: Host) -> str:
+    saved = "{ iptables-save; ip6tables-save; } | grep -v '^#' | sed 's/ \\[.*//'"
+    rules = host.run(saved).stdout
+    assert "ufw-user-input" in rules
+    return rules
+
+
+@pytest.fixture(scope="module")
+def stack(host: Host, project: Project, others: str) -> Stack:
+    """The whole stack on one host, with a row and a key in it."""
     project.inventory(embedded("whole", host))
     project.settings(SETTINGS)
     project.deploy()
@@ -48,6 +69,16 @@ def _check_gone(host: Host) -> None:
     assert "datatier" not in host.run("nft list tables").stdout
     assert host.run("ls -d /etc/cron.d/datatier* /usr/lib/datatier", check=False).stdout == ""
     assert host.run("systemctl is-active cron").stdout.strip() == "active"
+
+
+def test_another_firewall_goes_on(stack: Stack, others: str) -> None:
+    """Its rules are as they were, and ours stay whatever it does."""
+    host, table = stack.host, "nft list table inet datatier"
+    assert _rules_of_others(host) == others
+    ours = host.run(table).stdout
+    for act in ("ufw reload", "ufw disable", "ufw --force enable"):
+        host.run(act)
+        assert host.run(table).stdout == ours, act
 
 
 def test_refused_while_a_backup_job_runs(stack: Stack, project: Project) -> None:
@@ -130,7 +161,9 @@ def _killed_at(project: Project, operation: str) -> None:
         run.kill()
 
 
-def test_an_interrupted_removal_is_finished_by_the_next(stack: Stack, project: Project) -> None:
+def test_an_interrupted_removal_is_finished_by_the_next(
+    stack: Stack, project: Project, others: str
+) -> None:
     """The plan names everything; what is left is in the plan of the next run, until nothing is."""
     # As a first drill makes it.
     stack.host.run("useradd --system --gid nogroup datatier-scratch")
@@ -147,6 +180,7 @@ def test_an_interrupted_removal_is_finished_by_the_next(stack: Stack, project: P
     assert project.deploy(TASK).changed == plan.planned
     assert project.deploy(TASK).changed == project.plan(TASK).planned == set()
     _check_gone(stack.host)
+    assert _rules_of_others(stack.host) == others
     assert stack.host.run("id datatier-scratch", check=False).returncode == 1
     words = list(project.secrets.values())
     places = ("/etc", "/var/lib", "/usr/local", "/opt", "/root", "/run")

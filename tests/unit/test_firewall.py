@@ -12,7 +12,8 @@ import pytest
 from tasks.core.component import components
 from tasks.core.estate import Estate, Node
 from tasks.core.preflight import Holder, System, kernel_names
-from tasks.firewall import files, rules, service
+from tasks.core.traces import Traces
+from tasks.firewall import files, leaves, probes, rules, service
 from tasks.firewall.probes import Table
 from tasks.firewall.settings import FirewallSettings
 from tests.unit import golden, helpers
@@ -227,3 +228,33 @@ def test_a_host_that_comes_from_another_address_is_refused(
     ways = {"10.0.0.1": ip_address(source), "10.0.0.3": ip_address("172.16.0.9")}
     node.reader = lambda _group: {"ways": ways}
     assert [str(each) for each in rules.cuts(node, [])] == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(
+    ("prune", "said"), [(False, ["redis-6380: the firewall no longer closes its port"]), (True, [])]
+)
+def test_a_service_that_left_the_settings_is_named(
+    tmp_path: Path, prune: bool, said: list[str]
+) -> None:
+    """No rule closes its port; what this run removes has none, and a file listens nowhere."""
+    node = helpers.node(cluster(tmp_path, redis_prune=prune), "cache1")
+    paths = {
+        "redis-6380": ("/var/lib/datatier/redis-6380.active",),
+        "redis-cli": ("/etc/redis/redis-cli.auth",),
+        "pgbouncer": ("/etc/pgbouncer/pgbouncer.ini",),
+    }
+    node.reader = lambda _group: {"traces": Traces(paths)}
+    assert list(leaves.beside(node)) == said
+
+
+def test_ways_are_those_to_other_machines(tmp_path: Path) -> None:
+    """As ip writes them; what is on the host itself comes in by the loopback."""
+    lines = [
+        "10.0.0.1 via 10.9.0.1 dev eth0 src 10.0.0.2 uid 0 \\    cache ",
+        "fd00:0::6 from :: dev eth0 proto ra src fd00::2 metric 256 pref medium",
+        "local 10.0.0.4 dev lo src 10.0.0.4 uid 0 \\    cache <local> ",
+        "10.0.0.5 dev tun0 uid 0 ",
+    ]
+    node = helpers.node(cluster(tmp_path), "pool1")
+    ways = {"10.0.0.1": ip_address("10.0.0.2"), "fd00::6": ip_address("fd00::2")}
+    assert probes.probes_of(node)["ways"].parse(lines) == ways
