@@ -38,8 +38,8 @@ class Interruptible(Project):
         """Runs pyinfra in the directory and returns what it did, whatever its exit code."""
         return self._struck("", "", *arguments, stdin=stdin, timeout=timeout)
 
-    def interrupt(self, strike: Strike, moment: str) -> Run:
-        """A deployment that is interrupted once, unless it has ended before.
+    def interrupt(self, strike: Strike, moment: str, task: str = "deploy.py") -> Run:
+        """A deployment, or another task, that is interrupted once, unless it has ended before.
 
         Args:
             moment: `after:N`, between two operations when N changes have been made on all hosts
@@ -47,7 +47,7 @@ class Interruptible(Project):
                 host, and at the latest when it has ended. An operation that finds nothing to do is
                 no change: it leaves a host as it was.
         """
-        return self._struck(strike, moment, "-y", "--json", "inventory.py", "deploy.py")
+        return self._struck(strike, moment, "-y", "--json", "inventory.py", task)
 
     def _struck(
         self, strike: str, moment: str, *arguments: str, stdin: str = "", timeout: float = 300

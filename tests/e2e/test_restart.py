@@ -707,9 +707,10 @@ def _check_another(estate: Estate, known: Path) -> None:
 
 
 @contextmanager
-def _logins(estate: Estate) -> Iterator[list[object]]:
+def _logins(estate: Estate, login: tuple[str, str] | None = None) -> Iterator[list[object]]:
     """New clients of both poolers all the time, which fail for no one."""
     served = list[object]()
+    role, password = login or ("psscript", estate.password)
 
     def work(done: threading.Event) -> None:
         while not done.wait(PAUSE_SECONDS):
@@ -717,8 +718,9 @@ def _logins(estate: Estate) -> Iterator[list[object]]:
                 with psycopg.connect(
                     host=host.address,
                     port=6432,
-                    user="psscript",
-                    password=estate.password,
+                    user=role,
+                    password=password,
+                    dbname="psscript",
                     connect_timeout=10,
                 ) as client:
                     served.append(client.execute("SELECT 1").fetchone())
@@ -763,11 +765,14 @@ def _from_db(estate: Estate) -> Done:
     )
 
 
-def _step_by_step(estate: Estate) -> None:
+def _step_by_step(
+    estate: Estate, task: str = "deploy.py", ask: Callable[[Estate], Done] | None = _from_db
+) -> None:
     """Runs that are killed after each change, until one ends."""
     for _ in range(40):
-        run = estate.project.interrupt("kill", "after:1")
-        said(_from_db(estate))
+        run = estate.project.interrupt("kill", "after:1", task)
+        if ask:
+            said(ask(estate))
         if not estate.project.is_struck:
             assert run.code == 0, run.output
             return
@@ -812,3 +817,39 @@ def test_servers_go_over_to_own_certificates_and_back(
         is_own = "tls_key" in settings
         assert (_verifies(estate, estate.pool, 6432, mine) == "('psscript',)") is is_own
         assert (_verifies(estate, estate.db, 5432, mine) == "('psscript',)") is is_own
+
+
+# --- Rotation ------------------------------------------------------------------------------------
+
+_ROTATING: Data = {
+    "postgres_roles": {"psscript": {"rotating": True}},
+    # New links to the server all the time, which look passwords up.
+    "pgbouncer_server_lifetime": 1,
+}
+
+
+def test_rotation_is_interrupted_at_every_boundary(estate: Estate) -> None:
+    """Of the superuser, of poolers' lookup and of an application; its clients see none of it."""
+    project, before = estate.project, estate.project.secrets
+    project.settings(_ROTATING)
+    project.deploy()
+    roles = {
+        "postgres": "POSTGRES_PASSWORD",
+        "pgbouncer": "PGBOUNCER_AUTH_PASSWORD",
+        "psscript": "POSTGRES_ROLE_PSSCRIPT_PASSWORD",
+    }
+    with _logins(estate, ("psscript", before[roles["psscript"]])) as served:
+        for name in roles.values():
+            _step_by_step(estate, f"tasks.rotate.{name.lower()}", ask=None)
+            assert project.secrets[f"{name}_PREVIOUS"] == before[name]
+            assert project.deploy().changed == set()
+    assert len(served) > 50
+    coming = ("psscript_a", project.secrets["POSTGRES_ROLE_PSSCRIPT_A_PASSWORD"])
+    with _logins(estate, coming) as served:
+        _step_by_step(estate, "tasks.rotate.finish", ask=None)
+    assert len(served) > 10
+    assert project.deploy().changed == project.plan().planned == set()
+    assert not [name for name in project.secrets if name.endswith("_PREVIOUS")]
+    for role, name in roles.items():
+        old = psql(estate.db, "SELECT 1", role=role, password=before[name], port=5432)
+        assert re.search("authentication failed|not permitted", old.stderr), (role, old)
