@@ -7,13 +7,15 @@ import getpass
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BufferedReader
@@ -22,6 +24,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from backup import job, outcome, recovery, retention
 from backup.config import Alerts, Config
@@ -68,6 +71,16 @@ class Moto:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def checks_rights(self, since: str) -> None:
+        """From that many requests on; `inf` is never."""
+        ask = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/moto-api/reset-auth",
+            data=since.encode(),
+            headers={"Content-Type": "text/plain"},
+            method="POST",
+        )
+        urllib.request.urlopen(ask).close()
 
 
 class Wire:
@@ -1316,6 +1329,69 @@ def test_no_thief_removes_what_is_locked(
     store.mirror(back, log)
     fetch(vault, tmp_path / "now", log)
     assert tree(tmp_path / "now") == tree(back.directory)
+
+
+@contextlib.contextmanager
+def limited(moto: Moto, vault: Config) -> Iterator[Config]:
+    """With credentials that have the documented rights alone, at a store that enforces them."""
+    assert vault.s3 is not None
+    section = (ROOT / "docs/backup.md").read_text().partition("The credentials of the host need")[2]
+    granted = re.findall(r"`(s3:\w+)`", section.partition("Do not give")[0])
+    resources = [f"arn:aws:s3:::{vault.s3.bucket}{each}" for each in ("", "/*")]
+    allowed = {"Effect": "Allow", "Action": granted, "Resource": resources}
+    iam = SESSION.client(
+        "iam",
+        region_name="us-east-1",
+        endpoint_url=f"http://127.0.0.1:{moto.port}",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    iam.create_user(UserName="host")
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    iam.put_user_policy(UserName="host", PolicyName="documented", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="host")["AccessKey"]
+    own = {"access_key": key["AccessKeyId"], "secret_key": key["SecretAccessKey"]}
+    moto.checks_rights("0")
+    try:
+        yield replace(vault, s3=replace(vault.s3, **own))
+    finally:
+        moto.checks_rights("inf")
+
+
+def test_documented_rights_suffice_and_remove_no_version(
+    vault: Config, log: Log, moto: Moto, tmp_path: Path
+) -> None:
+    """Of these the store tells all but those of locks from each other."""
+    estate(vault)
+    with limited(moto, vault) as host:
+        assert host.s3 is not None
+        store.mirror(host, log)
+        store.prune(host, log)
+        fetch(host, tmp_path / "back", log)
+        thief = SESSION.client(
+            "s3",
+            region_name=host.s3.region,
+            endpoint_url=host.s3.endpoint,
+            aws_access_key_id=host.s3.access_key,
+            aws_secret_access_key=host.s3.secret_key,
+        )
+        name = host.s3.bucket
+        version, *_ = versions(host, thief)
+        this = {"Bucket": name, "Key": version["Key"]}
+        rule = {"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}
+        attempts: tuple[Callable[[], Any], ...] = (
+            lambda: thief.delete_object(**this, VersionId=version["VersionId"]),
+            lambda: thief.put_bucket_lifecycle_configuration(
+                Bucket=name, LifecycleConfiguration={"Rules": [rule]}
+            ),
+            lambda: thief.put_bucket_policy(Bucket=name, Policy="{}"),
+            lambda: thief.delete_bucket(Bucket=name),
+        )
+        for attempt in attempts:
+            with pytest.raises(ClientError, match="AccessDenied"):
+                attempt()
+        thief.delete_object(**this)  # only hides it
+        assert version["VersionId"] in {each["VersionId"] for each in versions(host, thief)}
 
 
 def test_large_objects_are_locked(
