@@ -218,7 +218,7 @@ def test_gate_finds_what_somebody_stopped(site: Site) -> None:
 
 def _chosen(site: Site) -> dict[str, str]:
     """What all servers say, without what changes by itself."""
-    times = ("info-refresh", "-reply", "-time", "link-pending-commands")
+    times = ("info-refresh", "-reply", "-sent", "-time", "link-pending-commands")
     return {name: value for name, value in site.live().items() if not name.endswith(times)}
 
 
