@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.backup_site import Site, site
+from tests.e2e import proof
+from tests.e2e.backup_site import DATABASES, Site, site
 from tests.e2e.project import Project
 from tests.e2e.wait import eventually
 from tests.lab import Lab
@@ -315,6 +316,45 @@ def test_bytes_of_no_encoding_come_back(estate: Site, backed_up: dict[str, str])
         estate.sql("ALTER DATABASE shop_before RENAME TO shop", "postgres")
         estate.project.deploy()
     estate.done("postgres-backup.sh full")
+
+
+# What an estate may set for all that its applications do.
+_FOR_ALL = {
+    **dict.fromkeys(("idle_session_timeout", "idle_in_transaction_session_timeout"), "300ms"),
+    **dict.fromkeys(("default_transaction_read_only", "default_transaction_deferrable"), "on"),
+    "default_transaction_isolation": "serializable",
+    "search_path": "nowhere",
+    "session_preload_libraries": "auto_explain",
+    "auto_explain.log_min_duration": 0,
+    "temp_file_limit": "1kB",
+    "row_security": "off",
+    "datestyle": "German",
+    "intervalstyle": "sql_standard",
+    "bytea_output": "escape",
+}
+
+
+def test_what_an_estate_sets_for_all_sessions_ends_no_job(
+    estate: Site, backed_up: dict[str, str]
+) -> None:
+    """pgBackRest's session, which is idle while it copies files, is nobody's forgotten one."""
+    usual = {"postgres_databases": DATABASES}
+    for_all = {"postgres_statement_timeout": "1s", "postgres_extra": _FOR_ALL}
+    content = estate.rows("shop")
+    estate.project.settings({**usual, **for_all})
+    try:
+        estate.project.deploy()
+        assert estate.project.plan().planned == set()
+        assert proof.admin(estate.db, "SHOW idle_session_timeout") == "0"
+        estate.done("postgres-backup.sh full")
+        estate.done("postgres-backup.sh incremental")
+        incremental = estate.manifests("incremental")[-1]["name"]
+        estate.done(f"restore-postgres.sh {DIRECTORY}/{newest(estate)['shop']}")
+        estate.done(f"restore-postgres.sh --incremental {incremental} --database shop")
+        assert estate.rows("shop") == content
+    finally:
+        estate.project.settings(usual)
+        estate.project.deploy()
 
 
 def test_a_scratch_server_never_fills_the_disk(estate: Site, backed_up: dict[str, str]) -> None:
