@@ -114,12 +114,21 @@ class _Command(StringCommand):
 def command(script: str, variables: Mapping[str, str] | None = None) -> StringCommand:
     """The command that runs `script` with `variables` set from its standard input."""
     if not variables:
-        return _Command(f"{_LOCALE}\n{script}")
-    return _Command(f'{_LOCALE}\neval "$(cat)"\n{script}', _stdin=assignments(variables))
+        return _Command(f"{_PLAIN}\n{script}")
+    return _Command(f'{_PLAIN}\neval "$(cat)"\n{script}', _stdin=assignments(variables))
 
 
+# What a user's shell has for libpq, psql and redis-cli would lead them to another server.
+_CLIENTS = """
+PGHOST PGHOSTADDR PGPORT PGDATABASE PGUSER PGPASSWORD PGPASSFILE PGSERVICE PGSERVICEFILE PGOPTIONS
+PGSYSCONFDIR PGAPPNAME PGCLIENTENCODING PGDATESTYLE PGTZ PGGEQO PGCONNECT_TIMEOUT PGREQUIREAUTH
+PGCHANNELBINDING PGREQUIREPEER PGTARGETSESSIONATTRS PGLOADBALANCEHOSTS PGSSLMODE PGREQUIRESSL
+PGSSLNEGOTIATION PGSSLCERT PGSSLKEY PGSSLCERTMODE PGSSLROOTCERT PGSSLCRL PGSSLCRLDIR PGSSLSNI
+PGSSLMINPROTOCOLVERSION PGSSLMAXPROTOCOLVERSION PGGSSENCMODE PGDATA PGCLUSTER
+REDISCLI_AUTH REDISCLI_RCFILE
+"""
 # What is printed is read by us. With LANGUAGE C.UTF-8 would speak that language.
-_LOCALE = "unset LANGUAGE; export LC_ALL=C.UTF-8"
+_PLAIN = f"unset LANGUAGE {' '.join(_CLIENTS.split())}; export LC_ALL=C.UTF-8"
 
 
 def run(

@@ -248,6 +248,15 @@ def test_a_command_speaks_english(variables: dict[str, str]) -> None:
     assert helpers.shell(f"{german} {quoted(script)} </dev/null").stdout == "C.UTF-8 unset\n"
 
 
+@pytest.mark.parametrize("variables", [{}, {"A": "b"}])
+def test_a_command_asks_our_servers(variables: dict[str, str]) -> None:
+    """Whatever a line of .bashrc says for psql and redis-cli."""
+    others = "env PGHOST=10.0.0.1 PGPORT=1 PGOPTIONS='-c x=y' PGSSLMODE=require REDISCLI_AUTH=z"
+    look = "env | grep -E '^(PG|REDISCLI)' || echo none"
+    script = remote.command(look, variables).get_raw_value()
+    assert helpers.shell(f"{others} sh -c {quoted(script)} </dev/null").stdout == "none\n"
+
+
 def test_a_command_without_variables_leaves_standard_input_alone() -> None:
     command = remote.command("echo x")
     assert command.get_raw_value().endswith("\necho x")
