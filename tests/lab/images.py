@@ -4,8 +4,10 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from typing import Literal
 
+from tests.lab import loader
 from tests.lab.archive import Entry, pack
 from tests.lab.process import LabError, call, docker, pipe, say
 from tests.lab.registry import apt_settings, proxies
@@ -134,6 +136,24 @@ def base_image(release: Release) -> str:
         return _base_image(release)
 
 
+def inner_image(release: Release) -> str:
+    """Debian alone, for engines of hosts: programs of their containers start as those of hosts."""
+    base = base_image(release)
+    with locked(f"image-{release}"):
+        container = docker("create", base, "true").stdout.strip()
+        files = loader.files(base, container)
+        docker("rm", container)
+        if not files:
+            return base
+        text = f"FROM {base}\nLABEL {IMAGE_LABEL}=inner\nCOPY usr /usr\n"
+        base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
+        content = pack(files).hex()
+        tag = f"datatier-lab/inner-{release}:{digest(base_id, text, content)}"
+        if not _exists(tag):
+            _build(tag, [Entry("Dockerfile", text.encode()), *files])
+    return tag
+
+
 def remove_images() -> None:
     """Remove every image the lab built."""
     listed = docker("images", "-q", "--no-trunc", "--filter", f"label={IMAGE_LABEL}").stdout
@@ -153,7 +173,7 @@ def _made(kind: str, release: Release, base: str, files: dict[str, str]) -> str:
     base_id = docker("image", "inspect", "--format", "{{.Id}}", base).stdout
     tag = f"datatier-lab/{kind}-{release}:{digest(base_id, *files.values())}"
     if not _exists(tag):
-        _build(tag, files)
+        _build(tag, [Entry(name, text.encode()) for name, text in files.items()])
     return tag
 
 
@@ -166,9 +186,9 @@ def _exists(image: str) -> bool:
     return docker("image", "inspect", image, check=False).returncode == 0
 
 
-def _build(tag: str, files: dict[str, str]) -> None:
+def _build(tag: str, files: Iterable[Entry]) -> None:
     say(f"building {tag}")
-    context = pack(Entry(name, text.encode()) for name, text in files.items())
+    context = pack(files)
     arguments = [word for name, value in proxies().items() for word in _build_arg(name, value)]
     docker("build", "--rm", "-t", tag, *arguments, "-", data=context, timeout=1800)
 
