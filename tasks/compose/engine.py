@@ -72,6 +72,12 @@ class Engine:
         return [container for container in self.containers if container.service == service]
 
 
+# One command for two questions: which containers are the project's, and who has which ports.
+_EACH = (
+    '{{.ID}} {{.Label "com.docker.compose.project"}} {{.Label "com.docker.compose.oneoff"}}'
+    ' ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.Ports}}'
+)
+
 _CONTAINER = (
     'container|{{index .Config.Labels "com.docker.compose.service"}}|{{.Name}}'
     '|{{index .Config.Labels "com.docker.compose.config-hash"}}|{{.State.Status}}'
@@ -110,6 +116,7 @@ def probe(node: Node, images: Mapping[str, str]) -> Probe[Engine]:
         "others": _OTHERS,
         "override": OVERRIDE,
         "of_container": _CONTAINER,
+        "of_each": _EACH,
         "of_image": _IMAGE,
         "of_network": _NETWORK,
         "images": " ".join(dict.fromkeys(images.values())),

@@ -18,10 +18,10 @@ case $version in 1.*) glue=_ ;; *) glue=- ;; esac
 for f in $others; do [ ! -e "$project/$f" ] || echo "instead|$f"; done
 ! grep -qs '^ *COMPOSE_FILE *=' "$project/.env" || echo 'instead|COMPOSE_FILE in .env'
 [ ! -e "$project/$override" ] || echo override
-ids=$(docker ps -aq --filter label=com.docker.compose.project="$stack" \
-  --filter label=com.docker.compose.oneoff=False)
+all=$(docker ps -a --format "$of_each")
+ids=$(echo "$all" | sed -n "s/^\([0-9a-f]*\) $stack False ports|.*/\1/p")
 if [ -n "$ids" ]; then docker inspect -f "$of_container" $ids; fi
-docker ps --format 'ports|{{.Names}}|{{.Label "com.docker.compose.project"}}|{{.Ports}}'
+echo "$all" | sed -n 's/^.* ports|/ports|/p'
 docker network ls -q | xargs -r docker network inspect -f "$of_network"
 ls -d "${engine#*|}/volumes/${stack}_postgres_data/_data/"[0-9]* 2>/dev/null |
   sed -n 's,^/.*/\([0-9]*\)$,cluster|\1,p'
