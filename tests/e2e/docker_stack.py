@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e import standin
 from tests.e2e.project import Data, Project
-from tests.e2e.proof import Done, said
+from tests.e2e.proof import NEWEST, Done, said
 from tests.e2e.wait import eventually
 from tests.lab import Host
 
@@ -56,6 +56,8 @@ class Container:
 
 
 Containers = Mapping[str, Container]
+# A service, a port, and the words of a command.
+Question = tuple[str, int, str]
 
 
 def describe(project: Project, host: Host, user: str = "root", **data: Any) -> None:
@@ -175,7 +177,7 @@ class DockerStack:
         self, service: str, variable: str, secret: str, command: str, stdin: str = ""
     ) -> Done:
         """A client in a service's container, which gets a password in a variable."""
-        script = f"IFS= read -r {variable}; export {variable}; exec {command}"
+        script = f"{NEWEST}IFS= read -r {variable}; export {variable}; exec {command}"
         inside = f"timeout 15 docker exec -i {STACK}_{service} sh -c {shlex.quote(script)}"
         return self.host.run(inside, stdin=f"{secret}\n{stdin}", check=False)
 
@@ -188,7 +190,7 @@ class DockerStack:
         """A client of the pooler that asks ten times a second until the host has this file."""
         asks = "SELECT extract(epoch FROM clock_timestamp());"
         client = f"psql -XAtqw -v ON_ERROR_STOP=1 -h 127.0.0.1 -p 6432 -U {STACK} -d {STACK}"
-        inside = f"IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client}"
+        inside = f"{NEWEST}IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client}"
         loop = "cat; " + _WAITS.format(until=until, does=f"echo '{asks}'")
         names = f"docker ps -q --filter label={_LABEL}.service=pgbouncer"
         asked = f"bash -c {shlex.quote(loop)}"
@@ -222,23 +224,24 @@ class DockerStack:
         return said(self.client(service, "REDISCLI_AUTH", self.redis_password, client))
 
     def asked(self, services: Iterable[str], *words: str, port: int = 6379) -> dict[str, str]:
-        """What each of them answers a client in the network; one `docker exec` is enough."""
+        """What each of them answers a client in the network."""
         names = list(services)
-        stdin = "".join(f"{name} {port} {' '.join(words)}\n" for name in names)
+        told = self.told([(name, port, " ".join(words)) for name in names])
+        return dict(zip(names, told, strict=True))
+
+    def told(self, questions: Sequence[Question]) -> list[str]:
+        """The answers to questions of a client in the network; one `docker exec` is enough."""
+        stdin = "".join(f"{service} {port} {words}\n" for service, port, words in questions)
         client = f"sh -c {shlex.quote(_ASK)}"
         done = self.client("backup-service", "REDISCLI_AUTH", self.redis_password, client, stdin)
         assert done.returncode == 0, done.stderr.strip() or done.stdout.strip()
         answers = done.stdout.removesuffix("----\n").split("----\n")
-        return {name: each.strip() for name, each in zip(names, answers, strict=True)}
+        assert len(answers) == len(questions), answers
+        return [each.strip() for each in answers]
 
     def replication(self, service: str) -> dict[str, str]:
         """INFO replication of an instance."""
         return _pairs(self.redis(service, "INFO", "replication"))
-
-    def sentinels(self, what: str) -> dict[str, list[dict[str, str]]]:
-        """What each Sentinel knows: of its MASTER, or of its REPLICAS, one after the other."""
-        told = self.asked(SENTINELS, "SENTINEL", what, "mymaster", port=26379)
-        return {name: _pieces(answer) for name, answer in told.items()}
 
     def sentinel(self, service: str, what: str = "MASTER") -> list[dict[str, str]]:
         """What a Sentinel knows: of its MASTER, or of its REPLICAS, one after the other."""
@@ -247,16 +250,8 @@ class DockerStack:
     @property
     def master(self) -> str:
         """The service that is master, by what all instances that run say themselves."""
-        return self._master(containers(self.host))
-
-    def _master(self, now: Containers) -> str:
-        prefixes = "redis-master", "redis-replica-"
-        instances = [s for s in now.items() if s[0].startswith(prefixes)]
-        running = [name for name, container in instances if container.status == "running"]
-        told = self.asked(running, "INFO", "replication")
-        found = [name for name in running if _pairs(told[name])["role"] == "master"]
-        assert len(found) == 1, found
-        return found[0]
+        running = _running(containers(self.host))
+        return _master(running, [*self.asked(running, "INFO", "replication").values()])
 
     def write(self, word: str) -> None:
         """Writes a row and a key that must still be there whatever happens next."""
@@ -273,19 +268,12 @@ class DockerStack:
     def check_quorum(self, replicas: int = 2) -> None:
         """Asserts that every Sentinel sees the master, its replicas and the other Sentinels."""
         now = containers(self.host)
-        address = now[self._master(now)].address
-        for (seen,) in self.sentinels("MASTER").values():
-            assert (seen["ip"], seen["flags"]) == (address, "master"), seen
-            assert seen["num-other-sentinels"] == "2", seen
-        for known in self.sentinels("REPLICAS").values():
-            up = [replica for replica in known if replica["flags"] == "slave"]
-            assert len(up) == replicas, up
+        running = _running(now)
+        _check_quorum(now, running, self.told(_questions(running)), replicas)
 
     def check_well(self) -> None:
         """Asserts that every container is healthy, and that applications answer."""
-        now = {name: (c.status, c.health) for name, c in containers(self.host).items()}
-        sick = {name: now.get(name) for name in SERVICES if now.get(name) != _WELL}
-        assert sick == {}
+        _check_healthy(containers(self.host))
         self.check_apps()
 
     def check_apps(self) -> None:
@@ -295,10 +283,55 @@ class DockerStack:
         assert standin.ask(self.host, APPS["backend"], "/health") == (200, "ok")
 
     def check_all(self, word: str) -> None:
-        """Asserts all of it."""
-        self.check_well()
-        self.check_data(word)
-        self.check_quorum()
+        """Asserts all of it; the engine is asked once, and so are Redis and the Sentinels."""
+        now = containers(self.host)
+        _check_healthy(now)
+        self.check_apps()
+        assert self.sql("SELECT word FROM kept") == word
+        running = _running(now)
+        keys = [(name, 6379, "GET kept") for name in REDIS]
+        told = self.told([*keys, *_questions(running)])
+        assert told[: len(keys)] == [word] * len(keys)
+        _check_quorum(now, running, told[len(keys) :], replicas=2)
+
+
+def _check_healthy(now: Containers) -> None:
+    states = {name: (c.status, c.health) for name, c in now.items()}
+    assert {name: states.get(name) for name in SERVICES if states.get(name) != _WELL} == {}
+
+
+def _running(now: Containers) -> list[str]:
+    """The instances of Redis that run."""
+    prefixes = "redis-master", "redis-replica-"
+    return [n for n, c in now.items() if n.startswith(prefixes) and c.status == "running"]
+
+
+def _master(running: Sequence[str], told: Sequence[str]) -> str:
+    found = [n for n, said in zip(running, told, strict=True) if _pairs(said)["role"] == "master"]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def _questions(running: Sequence[str]) -> list[Question]:
+    """What instances know of replication, and each Sentinel of the master and its replicas."""
+    return [
+        *((name, 6379, "INFO replication") for name in running),
+        *((name, 26379, "SENTINEL MASTER mymaster") for name in SENTINELS),
+        *((name, 26379, "SENTINEL REPLICAS mymaster") for name in SENTINELS),
+    ]
+
+
+def _check_quorum(
+    now: Containers, running: Sequence[str], told: Sequence[str], replicas: int
+) -> None:
+    roles, views = told[: len(running)], [*map(_pieces, told[len(running) :])]
+    address = now[_master(running, roles)].address
+    for (seen,) in views[: len(SENTINELS)]:
+        assert (seen["ip"], seen["flags"]) == (address, "master"), seen
+        assert seen["num-other-sentinels"] == "2", seen
+    for known in views[len(SENTINELS) :]:
+        up = [replica for replica in known if replica["flags"] == "slave"]
+        assert len(up) == replicas, up
 
 
 def _pairs(text: str) -> dict[str, str]:

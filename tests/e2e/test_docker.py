@@ -42,8 +42,8 @@ BACKED_UP, LOST = "written before the backup", "written after the backup"
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
     """A Debian 13 host with an engine; the applications' image is in a registry."""
-    host = lab.engine_host("containers", "debian13")
-    standin.build(host)
+    store = standin.store(lab, "debian13", ("debian13",))
+    host = lab.engine_host("containers", "debian13", store=store)
     standin.publish(host)
     return host
 
@@ -463,7 +463,6 @@ def test_after_the_failover_a_run_changes_nothing(site: Site) -> None:
     site.look()
     master = site.stack.master
     assert master != "redis-master"
-    assert site.project.plan().planned == set()
     site.changes_nothing()
     assert site.restarted() == set()
     assert site.stack.master == master

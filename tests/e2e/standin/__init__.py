@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import Host
+from tests.lab import Host, Lab
+from tests.lab.images import Release
 
 IMAGE = "standin:1"
 _DIRECTORY = Path(__file__).parent
@@ -25,8 +27,12 @@ def content() -> str:
     return "".join((_DIRECTORY / name).read_text() for name in _FILES)
 
 
-def build(host: Host) -> str:
+def build(host: Host, more: str = "") -> str:
     """Builds the image in a host's own Docker engine, which has debian:trixie-slim.
+
+    Args:
+        more: packages that it has as well. With `curl` a health check takes a third of what one
+            by Python takes.
 
     Returns:
         The image's name, for the `image` of frontend, backend and ai-service in `apps`.
@@ -34,8 +40,13 @@ def build(host: Host) -> str:
     host.run(f"mkdir -p {_BUILT_IN}")
     for name in _FILES:
         host.put(_DIRECTORY / name, f"{_BUILT_IN}/{name}")
-    host.run(f"docker build -q -t {IMAGE} {_BUILT_IN}", timeout=600)
+    host.run(f"docker build -q --build-arg MORE={more} -t {IMAGE} {_BUILT_IN}", timeout=600)
     return IMAGE
+
+
+def store(lab: Lab, release: Release, bases: Sequence[Release]) -> str:
+    """What an engine has that has Debian's images of `bases`, and this one: for Lab.engine_host."""
+    return lab.filled_store(build, release, bases, content())
 
 
 def publish(host: Host) -> str:
