@@ -104,7 +104,7 @@ class Stanza:
 
 def stanza_probe(node: Node) -> Probe[Stanza]:
     """Whether the repository knows the cluster, and is pgBackRest's to read."""
-    script = shell("stanza", "backup", **_values(node))
+    script = shell("stanza", "backup", **_values(node), server=_server(node))
     return Probe(script, lambda lines: Stanza("ok" in lines, "strange" in lines))
 
 
@@ -114,13 +114,17 @@ def new_stanza(node: Node) -> Change | None:
         return None
     found: Stanza = node.read("backup")["stanza"]
     values = _values(node)
-    server = archive.service(node).systemd_unit if archive.is_remote(node) else ""
     wal = "\n".join(archived(node, place) for place in repositories(node))
-    script = shell("new-stanza", "backup", **values, server=server, wal=wal)
+    script = shell("new-stanza", "backup", **values, server=_server(node), wal=wal)
     if found.is_strange:
         lines = [f"{values['repository']}: give to postgres what is in it"]
         return Change(lines, shell("give-repository", "backup", **values) + script)
     return None if found.is_known else Change([f"stanza {values['stanza']}: create"], script)
+
+
+def _server(node: Node) -> str:
+    """The unit of pgBackRest's server, where it has one."""
+    return archive.service(node).systemd_unit if archive.is_remote(node) else ""
 
 
 def _values(node: Node) -> dict[str, str]:
