@@ -320,7 +320,81 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     assert rows(site.stack) == wanted
 
 
-# --- (d) A copy of /backups, no bucket -----------------------------------------------------------
+# --- (d) Another passphrase ----------------------------------------------------------------------
+
+
+def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
+    """Every moment comes back while it is replaced; what the old one alone opens is kept."""
+    old = site.project.secrets["BACKUP_ENCRYPTION_PASSPHRASE"]
+    site.done("postgres-backup.sh full")
+    write(site.stack, "before the rotation")
+    archive(site.db)
+    points = [(_moment(site), rows(site.stack))]
+    rotated = site.project.deploy("tasks.rotate.backup_encryption_passphrase")
+    assert ("deploy.py | Backup: repository", site.keeper.name) in rotated.changed
+    assert site.deploy() == set()
+    write(site.stack, "in the middle")
+    archive(site.db)
+    points.append((_moment(site), rows(site.stack)))
+    assert "was made with the new passphrase yet: make one" in _finished(site, code=1)
+
+    site.done("redis-backup.sh")
+    assert "of the passphrase before" in site.done("postgres-backup.sh incremental").stderr
+    write(site.stack, "later")
+    site.done("postgres-backup.sh incremental")
+    for moment, wanted in points:
+        site.done(f"restore-postgres.sh --time '{moment}' --database psscript")
+        assert rows(site.stack) == wanted
+    for which in ("--latest", f"--time '{points[1][0]}'"):
+        succeeded(script(site.db, f"restore-cluster.sh {which} --yes"))
+        eventually(lambda: rows(site.stack), 20)
+    assert rows(site.stack) == points[1][1]
+    site.done("postgres-backup.sh incremental")
+    assert "was not restored by a drill yet" in _finished(site, code=1)
+    site.done("backup.sh drill")
+
+    lock = "flock /run/datatier/backup-mirror.lock sleep 600"
+    site.keeper.run(f"setsid -f {lock} >/dev/null 2>&1; sleep 1")
+    assert "another mirror job is running" in _finished(site, code=1)
+    site.keeper.run(f"pkill -f '^{lock}'; pkill -f '^sleep 600'")
+    _finished(site, code=0)
+    assert site.deploy() == set()
+    write(site.stack, "after the rotation")
+    site.done("postgres-backup.sh incremental")
+    for command in ("verify", "status"):
+        site.done(f"backup.sh {command}")
+    assert any(key.startswith("estate/pgbackrest/2-") for key in store.listed())
+    grep = f"grep -rlF '{old}' /etc /var/lib/datatier || true"
+    assert [host.run(grep).stdout for host in (site.db, site.keeper)] == ["", ""]
+    _require_kept(site, old)
+
+
+def _moment(site: Site) -> str:
+    return said(site.keeper.run("sleep 1; date -u '+%F %T+00'; sleep 1"))
+
+
+def _finished(site: Site, *, code: int) -> str:
+    run = site.project.pyinfra("-y", "inventory.py", "tasks.rotate.finish")
+    assert run.code == code, run.output
+    return run.output
+
+
+def _require_kept(site: Site, passphrase: str) -> None:
+    """All that was made with it, with gpg and pgBackRest alone."""
+    (place,) = site.keeper.run("ls -d /backups/before_*").stdout.split()
+    opened = "gpg --batch --pinentry-mode loopback --passphrase-fd 0 -d"
+    find = f"ls {place}/postgres/psscript_full_*.gpg | head -n 1"
+    read = f"{opened} $({find}) 2>/dev/null | gunzip | tail -c 200"
+    text = site.keeper.run(read, stdin=f"{passphrase}\n").stdout
+    assert "PostgreSQL database dump complete" in text
+    options = f"--repo1-path={place}/pgbackrest --repo1-cipher-type=aes-256-cbc"
+    ask = f"PGBACKREST_REPO1_CIPHER_PASS='{passphrase}' pgbackrest --config=/dev/null {options}"
+    for command in ("verify --output=text", "info"):
+        done = site.keeper.run(f"cd /tmp && {ask} --stanza=psscript {command}", user="postgres")
+        assert ("full backup: " in done.stdout) == (command == "info"), done.stdout
+
+
+# --- (e) A copy of /backups, no bucket -----------------------------------------------------------
 
 _RUNBOOK = re.compile(r"### From a copy of `/backups`\n(.*?)\n#", re.S)
 # A bare host has numbers only for the owners in an archive, and gives them to others.
