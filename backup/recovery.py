@@ -67,7 +67,8 @@ def fetch_all(
 def _is_elsewhere(config: Config) -> bool:
     """Whether a repository of before the host was lost is not yet in its configuration."""
     known = {name for _, name in config.repositories}
-    return any(path.name not in known for path in config.repository.glob("[12]-*"))
+    found = config.repository.glob("[12]-*/archive")
+    return any(path.parent.name not in known for path in found)
 
 
 def _let_in(config: Config) -> None:
