@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from tests.e2e import links, standin
@@ -12,7 +14,7 @@ from tests.e2e.project import Data, Project
 from tests.e2e.proof import Done
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
-from tests.lab import Lab
+from tests.lab import Host, Lab
 
 KEPT = "written before anything left"
 SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
@@ -52,6 +54,51 @@ def _is_favoured(site: Site) -> None:
     for each in SENTINELS:
         seen = site.stack.sentinel(each, "REPLICAS")
         assert sorted(r["slave-priority"] for r in seen)[0] == "1", seen
+
+
+# Where containers of a kind listen, at their own addresses.
+INSIDE = {"postgres": 5432, "pgbouncer": 6432, "redis-master": 6379, "redis-sentinel-1": 26379}
+
+
+def _reached(client: Host, places: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    tried = {
+        place: client.run(f"timeout 5 bash -c ': <>/dev/tcp/{place[0]}/{place[1]}'", check=False)
+        for place in places
+    }
+    refused = [each.stderr for each in tried.values() if each.returncode]
+    assert all("Connection refused" in each for each in refused), refused
+    return {place for place, each in tried.items() if not each.returncode}
+
+
+def test_strangers_reach_no_container(site: Site, lab: Lab) -> None:
+    """Neither by a port of the host nor, as a neighbor, at its own address; others' are open."""
+    host, stranger, found = site.host, lab.host("stranger"), containers(site.host)
+    stranger.run(f"ip route add 172.25.0.0/16 via {host.address}")
+    host.run(f"docker run -d --name theirs -e PORT=6379 -p 16379:6379 {standin.IMAGE}")
+    ours = {(found[service].address, port) for service, port in INSIDE.items()}
+    # As Docker does for a port that is published at this address.
+    to = f"-d {host.address} -p tcp --dport 6380 -j DNAT --to {found['redis-master'].address}:6379"
+    host.run(f"iptables -t nat -I PREROUTING {to}")
+    ours |= {(host.address, 6380)}
+    theirs = {(host.address, 16379)}
+    eventually(lambda: _is_reached(stranger, ours | theirs), 30)
+    site.changes({"firewall_enabled": True}, "firewall: load (its table is missing)")
+    assert _reached(stranger, ours | theirs) == theirs
+    # Some kernels have the host look at what containers tell each other.
+    host.run("sysctl -qw net.bridge.bridge-nf-call-iptables=1 2>/dev/null || :")
+    neighbor = f"docker exec {found['redis-master'].id} timeout 5 bash -c"
+    host.run(f"{neighbor} ': <>/dev/tcp/{found['postgres'].address}/5432'")
+    site.changes({"firewall_allow": [stranger.address]}, "firewall: load (new rules)")
+    assert _reached(stranger, ours | theirs) == ours | theirs
+    site.changes({"firewall_enabled": False, "firewall_allow": []})
+    assert _reached(stranger, ours | theirs) == ours | theirs
+    assert "datatier" not in host.run("nft list tables").stdout
+    host.run(f"docker rm -f theirs; iptables -t nat -D PREROUTING {to}")
+    stranger.remove()
+
+
+def _is_reached(client: Host, places: set[tuple[str, int]]) -> None:
+    assert _reached(client, places) == places
 
 
 def test_a_master_that_leaves_the_settings_hands_over_first(site: Site) -> None:
