@@ -282,6 +282,14 @@ def _check_nothing_is_left_to_do(machine: Host) -> None:
     assert _changed(run) == set()
 
 
+def test_units_count_for_nothing_where_another_init_boots(machine: Host, stack: Stack) -> None:
+    """Packages bring systemctl to many a machine, and enable units that never start there."""
+    machine.run("DEBIAN_FRONTEND=noninteractive apt-get -q -y install systemd", timeout=300)
+    enabled = machine.run("systemctl is-enabled redis-server.service", check=False)
+    assert enabled.stdout.strip() == "enabled"
+    _check_nothing_is_left_to_do(machine)
+
+
 def test_it_comes_off_and_comes_back_without_systemd(machine: Host, stack: Stack) -> None:
     """No process, no service, no secret in a file is left; a deployment finds the data."""
     _check_comes_off(machine, stack, "")

@@ -1,5 +1,6 @@
 # Units that start at the next boot, each with its port. What is masked starts never.
 at_boot() { # NAMES [MARK]: beginnings as grep -E takes them; units that have the mark are left out
+  [ -d /run/systemd/system ] || return 0 # another init boots none of them
   units=$(printf '%s\n' /etc/systemd/system/*.wants/* | sed 's,.*/,,' | grep -E "^($1)")
   # shellcheck disable=SC2086  # names of units have no blanks
   ours=$([ -z "${2:-}" ] || { cd /etc/systemd/system && grep -ls "$2" $units </dev/null | paste -s -d ' '; })
