@@ -10,6 +10,7 @@ from typing import Any
 
 from backup.config import Config
 from backup.job import Failed, run
+from backup.postgres import session
 
 USER = "postgres"
 ARCHIVE_SECONDS = 120
@@ -64,7 +65,14 @@ def pgbackrest(config: Config, *arguments: str) -> str:
         Failed: it exited with something else than 0.
     """
     limit = LIST_SECONDS if _LISTS & {*arguments} else None
-    return run(["pgbackrest", f"--stanza={config.stack}", *arguments], user=USER, timeout=limit)
+    command = ["pgbackrest", f"--stanza={config.stack}", *arguments]
+    return run(command, user=USER, env=_session(config), timeout=limit)
+
+
+def _session(config: Config) -> dict[str, str]:
+    """Its session says nothing of limits by itself, and is idle while files are copied."""
+    postgres = config.postgres
+    return {"PGOPTIONS": session.options(postgres, superuser=True)} if postgres else {}
 
 
 def _at(number: int) -> str:

@@ -11,7 +11,7 @@ from tasks.core.change import Change, converge
 from tasks.core.estate import Node
 from tasks.postgres import archive, parameters, rights, rotating, sql, surplus
 from tasks.postgres.files import TRACKING, configuration
-from tasks.postgres.layout import OURS, cluster_version, configuration_directory, data_directory
+from tasks.postgres.layout import OURS, configuration_directory, data_directory
 from tasks.postgres.secrets import role_password
 from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, Role, logins_of
 
@@ -186,7 +186,7 @@ def wanted(node: Node) -> tuple[list[sql.Role], list[sql.Database]]:
     """The roles and databases of the settings, and those of the components."""
     chosen = node.the(PostgresSettings)
     roles = [
-        _superuser(node),
+        _superuser(chosen),
         *(role_of(node, name, role) for name, role in rotating.roles_of(node).items()),
     ]
     if _is_pooled(node):
@@ -230,20 +230,9 @@ def _backup_role(node: Node) -> sql.Role:
     )
 
 
-def _superuser(node: Node) -> sql.Role:
+def _superuser(chosen: PostgresSettings) -> sql.Role:
     everything = {key: True for key in sql.ATTRIBUTES}
-    password = node.the(PostgresSettings).password.get_secret_value()
-    settings = _UNLIMITED | ({"transaction_timeout": "0"} if cluster_version(node) >= 17 else {})
-    return sql.Role(sql.SUPERUSER, password, everything, settings=settings)
-
-
-# pgBackRest's sessions say nothing of these, and are idle while files are copied. What an estate
-# sets for its applications, in postgresql.conf too, would end its backups.
-_UNLIMITED = {
-    **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_session_timeout"), "0"),
-    "idle_in_transaction_session_timeout": "0",
-    "default_transaction_read_only": "off",
-}
+    return sql.Role("postgres", chosen.password.get_secret_value(), everything)
 
 
 def role_of(node: Node, name: str, role: Role) -> sql.Role:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -193,4 +194,19 @@ def _quoted(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def services_of(node: Node) -> list[Service]:
-    return [service_of(node), *([archive.service(node)] if archive.is_remote(node) else [])]
+    return [service_of(node), *([_archiving(node)] if archive.is_remote(node) else [])]
+
+
+# pgBackRest's sessions say nothing of these, and are idle while files are copied. What an estate
+# sets for its applications would end its backups.
+_UNLIMITED = {
+    **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_session_timeout"), "0"),
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "off",
+}
+
+
+def _archiving(node: Node) -> Service:
+    chosen = _UNLIMITED | ({"transaction_timeout": "0"} if cluster_version(node) >= 17 else {})
+    options = " ".join(f"-c {name}={value}" for name, value in chosen.items())
+    return replace(archive.service(node), exports={"PGOPTIONS": options})

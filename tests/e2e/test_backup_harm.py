@@ -345,7 +345,7 @@ def test_what_an_estate_sets_for_all_sessions_ends_no_job(
     try:
         estate.project.deploy()
         assert estate.project.plan().planned == set()
-        assert proof.admin(estate.db, "SHOW idle_session_timeout") == "0"
+        assert proof.admin(estate.db, "SHOW idle_session_timeout") == "300ms"
         estate.done("postgres-backup.sh full")
         estate.done("postgres-backup.sh incremental")
         incremental = estate.manifests("incremental")[-1]["name"]

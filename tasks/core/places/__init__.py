@@ -25,6 +25,7 @@ class Service:
         unit: a unit that the distribution ships; it then gets a drop-in only.
         enabled_by: the unit whose enablement starts this one at boot, if not its own.
         before_start: commands run as the service's user before every start.
+        exports: its environment; no secrets.
         open_files: limit of file descriptors.
         umask: of the program and what it starts (runit only).
         configuration: the files that a reload makes it take.
@@ -57,6 +58,7 @@ class Service:
     unit: str = ""
     enabled_by: str = ""
     before_start: tuple[str, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=dict)
     open_files: int = 65536
     umask: str = "077"
     runtime_directory: str = ""
