@@ -75,8 +75,14 @@ loaded() { # PORT
     case $pong in LOADING*) sleep 1 ;; *) return 1 ;; esac
   done
 }
+# One that is busy says nothing of the password.
+not_let_in() { # SERVICE
+  [ -n "$pong" ] || { echo "$1 does not answer: it may be loading its data; see its log" >&2; exit 1; }
+  echo "$1 does not accept the password of the settings" >&2
+  exit 1
+}
 config_set() { # PORT COMMAND SERVICE KEY...
-  loaded "$1" || { echo "$3 does not accept the password of the settings" >&2; exit 1; }
+  loaded "$1" || not_let_in "$3"
   port=$1 command=$2 service=$3; shift 3
   # Hands may have taken the right to what follows; the password is its own matter.
   [ -n "$as" ] || /usr/bin/redis-cli $via -p "$port" ACL SETUSER default on '~*' '&*' +@all >/dev/null 2>&1 || :

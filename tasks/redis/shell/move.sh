@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2154
 # An instance takes another way to listen, or to reach its master.
 move() { # PORT SERVICE COMMANDS
-  accepted "$1" || { echo "$2 does not accept the password of the settings" >&2; exit 1; }
+  loaded "$1" || not_let_in "$2"
   took=$(printf '%s\n' "$3" | /usr/bin/redis-cli $as $via --no-raw -p "$1" 2>&1) || :
   case $took in
     *'(error)'* | *ERR* | '') ;;
