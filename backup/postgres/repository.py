@@ -10,7 +10,7 @@ from typing import Any
 
 from backup.config import Config
 from backup.job import Failed, run
-from backup.postgres import session
+from backup.postgres.options import for_pgbackrest
 
 USER = "postgres"
 ARCHIVE_SECONDS = 120
@@ -66,13 +66,7 @@ def pgbackrest(config: Config, *arguments: str) -> str:
     """
     limit = LIST_SECONDS if _LISTS & {*arguments} else None
     command = ["pgbackrest", f"--stanza={config.stack}", *arguments]
-    return run(command, user=USER, env=_session(config), timeout=limit)
-
-
-def _session(config: Config) -> dict[str, str]:
-    """Its session says nothing of limits by itself, and is idle while files are copied."""
-    postgres = config.postgres
-    return {"PGOPTIONS": session.options(postgres, superuser=True)} if postgres else {}
+    return run(command, user=USER, env=for_pgbackrest(config.postgres), timeout=limit)
 
 
 def _at(number: int) -> str:

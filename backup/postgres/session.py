@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 
 from backup import listener
-from backup.config import SUPERUSERS_OPTIONS, Endpoint, Pooler, Postgres, present_postgres
+from backup.config import Endpoint, Pooler, Postgres, present_postgres
 from backup.job import Failed
+from backup.postgres.options import start_options
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -23,42 +24,8 @@ POOLERS = "/etc/datatier/poolers.pem"
 _SCRAM = "require_auth=scram-sha-256" if psycopg.pq.version() >= 160000 else ""
 
 _CONNECT_SECONDS = 10
-# A session that waits for a lock holds up all who come after it, so ours gives up; a dump, which
-# only reads, may wait for a migration.
-_LOCK_TIMEOUT = "1min"
+# Longer than other sessions do: a dump, which only reads, may wait for a migration.
 _DUMP_LOCK_TIMEOUT = "10min"
-
-# Given at the start, where they win over what is set for the database or the role.
-_OPTIONS = {
-    "search_path": "pg_catalog,pg_temp",
-    "local_preload_libraries": "",
-    "statement_timeout": "0",
-    "lock_timeout": _LOCK_TIMEOUT,
-    "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
-    "default_transaction_read_only": "off",
-    "default_transaction_isolation": "read committed",
-    "default_transaction_deferrable": "off",
-    "row_security": "off",
-    "standard_conforming_strings": "on",
-    "quote_all_identifiers": "off",
-    "default_tablespace": "",
-    "temp_tablespaces": "",
-    "default_table_access_method": "heap",
-    "client_min_messages": "notice",
-    "DateStyle": "ISO",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "xmloption": "content",
-    "transform_null_equals": "off",
-    "array_nulls": "on",
-    "backslash_quote": "safe_encoding",
-    "exit_on_error": "off",
-}
-# From 17.
-_TRANSACTION_TIMEOUT = 17
-_EVENT_TRIGGERS = 17
 
 
 class Unreachable(Failed):
@@ -72,24 +39,6 @@ class Login:
     user: str
     password: str
     role: str = "none"
-
-
-def options(postgres: Postgres, *, superuser: bool, role: str = "none") -> str:
-    """The start options of a session, as PGOPTIONS and a connection string take them."""
-    chosen = {**_OPTIONS, "role": role}
-    if postgres.version >= _TRANSACTION_TIMEOUT:
-        chosen["transaction_timeout"] = "0"
-    if superuser:
-        chosen |= SUPERUSERS_OPTIONS
-        # No trigger and no event trigger of others runs with a superuser's rights.
-        chosen["session_replication_role"] = "replica"
-        if postgres.version >= _EVENT_TRIGGERS:
-            chosen["event_triggers"] = "off"
-    return " ".join(f"-c {key}={_escaped(value)}" for key, value in chosen.items())
-
-
-def _escaped(value: str) -> str:
-    return "".join(f"\\{each}" if each in " \\\t\n\r\f\v" else each for each in value)
 
 
 def login(postgres: Postgres, *, admin: bool) -> Login:
@@ -177,7 +126,7 @@ def connect_as(
             connect_timeout=_CONNECT_SECONDS,
             client_encoding="UTF8",
             autocommit=True,
-            options=options(postgres, superuser=superuser, role=who.role),
+            options=start_options(postgres, superuser=superuser, role=who.role),
             sslmode="verify-full" if postgres.certificate else None,
             sslrootcert=postgres.certificate or None,
         )
@@ -246,7 +195,7 @@ def tool(
             # Not the client encoding that is set for the database, in which it may not fit.
             command.append(f"--encoding={_encoding(postgres, database, admin=admin)}")
     environment = {
-        "PGOPTIONS": options(postgres, superuser=admin),
+        "PGOPTIONS": start_options(postgres, superuser=admin),
         "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS),
         # Not root's, whose certificates it could not open: it would go on without encryption.
         "HOME": "/nonexistent",

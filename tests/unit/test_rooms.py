@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -131,3 +133,20 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
     assert late == {("tasks.one", "tasks.one.a")}
     with pytest.raises(ValueError, match="cycle"):
         TopologicalSorter(graph).prepare()
+
+
+_WITHOUT = """
+import sys
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("psycopg", "redis", "boto3"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import tasks.stack
+"""
+
+
+def test_a_controller_needs_nothing_that_only_backup_hosts_have() -> None:
+    """The tests have it all in one environment; `make setup` installs requirements.txt alone."""
+    done = subprocess.run([sys.executable, "-c", _WITHOUT], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

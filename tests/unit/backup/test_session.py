@@ -9,6 +9,7 @@ import pytest
 
 from backup.config import Postgres
 from backup.postgres import session
+from backup.postgres.options import start_options
 from backup.postgres.properties import elements
 from tests.unit.backup.builders import config
 
@@ -34,7 +35,7 @@ def test_a_tool_gets_our_options_and_no_password_of_the_superuser(
 
 
 def test_no_lock_is_waited_for_without_end(server: Postgres) -> None:
-    assert "-c lock_timeout=1min" in session.options(server, superuser=True)
+    assert "-c lock_timeout=1min" in start_options(server, superuser=True)
     for name in ("pg_dump", "pg_dumpall"):
         assert "--lock-wait-timeout=10min" in session.tool(server, name)[0]
 
@@ -43,15 +44,15 @@ def test_no_lock_is_waited_for_without_end(server: Postgres) -> None:
 def test_only_what_a_release_knows_is_set_at_the_start(
     server: Postgres, version: int, known: bool
 ) -> None:
-    chosen = session.options(replace(server, version=version), superuser=True)
+    chosen = start_options(replace(server, version=version), superuser=True)
     assert ("transaction_timeout" in chosen, "event_triggers=off" in chosen) == (known, known)
     # They are a superuser's to set.
-    chosen = session.options(replace(server, version=version), superuser=False)
+    chosen = start_options(replace(server, version=version), superuser=False)
     assert "event_triggers" not in chosen and "session_replication_role" not in chosen
 
 
 def test_the_name_of_a_role_stays_one_word(server: Postgres) -> None:
-    assert "-c role=a\\ b\\\\c" in session.options(server, superuser=False, role="a b\\c")
+    assert "-c role=a\\ b\\\\c" in start_options(server, superuser=False, role="a b\\c")
 
 
 @pytest.mark.parametrize(
