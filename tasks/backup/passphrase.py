@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cache
 
 from backup.config import Place
-from tasks.backup.program import CONFIG, LIBRARY, passphrases
+from tasks.backup.program import CONFIG, LIBRARY, configured, passphrases
 from tasks.backup.server import server_of
 from tasks.backup.settings import BackupSettings
 from tasks.core.change import Change
@@ -101,8 +100,10 @@ def unready_probe() -> Probe[str]:
 
 def old_backups(node: Node) -> Change | None:
     """Sets aside what only the passphrase of before opens, when that is taken away."""
-    told = node.read("backup")["files"][CONFIG].content
-    if passphrases(node)[1] or not re.search(rb'"encryption_passphrase_previous"', told):
+    going = configured(
+        node.read("backup")["files"][CONFIG].content, "encryption_passphrase_previous"
+    )
+    if passphrases(node)[1] or going is None:
         return None
     where = f"{node.the(BackupSettings).dir}/before_*"
     lines = [f"backups that only the passphrase of before opens: move to {where}"]

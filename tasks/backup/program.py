@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,12 @@ def passphrases(node: Node) -> tuple[str, str]:
     if before:
         hide.secret(before)
     return now, before if before != now else ""
+
+
+def configured(configuration: bytes, key: str) -> str | None:
+    """A text that the program has in its configuration now."""
+    found = re.search(rf'"{key}": (".*")'.encode(), configuration)
+    return str(json.loads(found[1])) if found else None
 
 
 def configuration(node: Node, places: Sequence[Place] = (), *, is_pinned: bool = False) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from backup.store.signed import signer_of
-from tasks.backup.program import CONFIG, access_key, passphrases, secret_key
+from tasks.backup.program import CONFIG, access_key, configured, passphrases, secret_key
 from tasks.backup.server import server_of
 from tasks.backup.settings import (
     NOT_VISIBLE,
@@ -173,10 +173,10 @@ def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[P
         there: whether there are backups.
     """
     wanted, coming_from = passphrases(node)
-    before = re.search(rb'"encryption_passphrase": (".*")', configuration)
+    before = configured(configuration, "encryption_passphrase")
     rotates = node.container is None and bool(wanted and coming_from)
     known = {wanted, coming_from} if rotates else {wanted}
-    if not there or before is None or json.loads(before[1]) in known:
+    if not there or before is None or before in known:
         return []
     message = (
         f"does not match the passphrase of the backups in {node.the(BackupSettings).dir}: "
@@ -193,8 +193,8 @@ def given_up_early(node: Node, configuration: bytes, unready: str) -> Iterator[P
         unready: why they are not.
     """
     _, before = passphrases(node)
-    going = re.search(rb'"encryption_passphrase_previous": (".*")', configuration)
-    if not going or json.loads(going[1]) == before:
+    going = configured(configuration, "encryption_passphrase_previous")
+    if going is None or going == before:
         return
     if before:
         message = "is not the one that is being replaced: put that back, and finish first"

@@ -31,7 +31,8 @@ def name_faults() -> None:
         try:
             return parse(client, hostname, *given, **named)
         except (OSError, EOFError, ssh.SSHException) as error:
-            found = (ssh.get_ssh_config(named.get("ssh_config_file")) or _NOTHING).lookup(hostname)
+            config = ssh.get_ssh_config(named.get("ssh_config_file"))
+            found = config.lookup(hostname) if config else {}
             way = found.get("proxycommand") or found.get("proxyjump") or "ssh's configuration"
             raise ssh.SSHException(f"on the way, {way}: {_why(error)}") from error
 
@@ -46,14 +47,6 @@ def name_faults() -> None:
             raise ssh.SSHException(f"on the way, {' '.join(way.cmd)}: {why}") from error
 
     ssh.SSHClient.parse_config, ssh.SSHClient.connect = parsed, connected
-
-
-class _NOTHING:
-    """No configuration of ssh."""
-
-    @staticmethod
-    def lookup(_hostname: str) -> dict[str, str]:
-        return {}
 
 
 def _why(error: Exception) -> str:

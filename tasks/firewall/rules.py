@@ -89,15 +89,17 @@ def _shared_ports(node: Node, holders: Sequence[Holder]) -> Iterator[Problem]:
 
 def _other_ways(node: Node) -> Iterator[Problem]:
     """Hosts that would not let this one in: it comes to them from another address."""
-    for address, source in node.read("firewall")["ways"].items():
-        for other in asked_by(node):
-            is_known = any(source in each for each in other.the(FirewallSettings).allowed)
-            if other.address == address and str(source) != node.address and not is_known:
-                message = (
-                    f"{node.name} connects to {other.name} from {source}, "
-                    f"which is not its address: add {source} to firewall_allow"
-                )
-                yield Problem(node.name, "address", message)
+    ways = node.read("firewall")["ways"]
+    for other in asked_by(node):
+        source = ways.get(other.address)
+        if source is None or str(source) == node.address:
+            continue
+        if not any(source in each for each in other.the(FirewallSettings).allowed):
+            message = (
+                f"{node.name} connects to {other.name} from {source}, "
+                f"which is not its address: add {source} to firewall_allow"
+            )
+            yield Problem(node.name, "address", message)
 
 
 def asked_by(node: Node) -> Iterator[Node]:
