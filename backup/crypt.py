@@ -26,7 +26,9 @@ def writer(config: Config, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     if not config.encryption_passphrase:
         yield raw
         return
-    how = ["--symmetric", "--cipher-algo", "AES256"]
+    # The most that the format knows, and what gpg chose itself: after a second in which an agent
+    # that was started for that alone measured the machine.
+    how = ["--symmetric", "--cipher-algo", "AES256", "--s2k-count", "65011712"]
     with _gpg(config.encryption_passphrase, how, subprocess.PIPE, raw) as gpg:
         assert gpg.stdin is not None
         # It ends early where it cannot write; what it says of that is the reason then.
@@ -81,7 +83,7 @@ def _gpg(
     readable, writable = os.pipe()
     os.write(writable, passphrase.encode() + b"\n")
     os.close(writable)
-    # gpg makes no ~/.gnupg of its own under --no-options, and leaves an agent running in its home.
+    # gpg makes no ~/.gnupg of its own under --no-options.
     home = tempfile.mkdtemp(prefix="datatier-gpg-")
     command = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-options"]
     command += ["--pinentry-mode", "loopback", "--no-symkey-cache"]
@@ -100,7 +102,6 @@ def _gpg(
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], capture_output=True)
         shutil.rmtree(home, ignore_errors=True)
 
 

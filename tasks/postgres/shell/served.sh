@@ -1,7 +1,7 @@
 # What the server uses is asked of the server: a file may have been written and not loaded yet.
-served=$(timeout 3 openssl s_client -starttls postgres -connect "$place" </dev/null \
-  2>/dev/null | openssl x509 2>/dev/null) || served=
+first() { sed -n '/^-----BEGIN CERT/,/^-----END/p; /^-----END/q' "$@"; }
+served=$(timeout 3 openssl s_client -starttls postgres -connect "$place" </dev/null 2>/dev/null | first)
 for keys in $homes; do
-  if [ -s "$keys/certificate.pem" ] && [ -n "$served" ] &&
-    [ "$served" = "$(openssl x509 -in "$keys/certificate.pem")" ]; then echo "$served"; fi
+  if [ -s "$keys/certificate.pem" ] && [ "$served" = "$(first "$keys/certificate.pem")" ]
+  then echo "$served"; fi
 done
