@@ -9,13 +9,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e import proof
-from tests.e2e.backup_site import DATABASES, Site, site
+from tests.e2e.backup_site import DATABASES, OF_AN_APPLICATION, Site, site
 from tests.e2e.project import Project
 from tests.e2e.wait import eventually
 from tests.lab import Lab
@@ -332,29 +333,62 @@ _FOR_ALL = {
     "intervalstyle": "sql_standard",
     "bytea_output": "escape",
 }
+# The health table logs in as that role, as its clients do: limits that it meets would end it too.
+_OF_A_ROLE = OF_AN_APPLICATION | dict.fromkeys(("statement_timeout", "idle_session_timeout"), "20s")
 
 
 def test_what_an_estate_sets_for_all_sessions_ends_no_job(
     estate: Site, backed_up: dict[str, str]
 ) -> None:
-    """pgBackRest's session, which is idle while it copies files, is nobody's forgotten one."""
+    """pgBackRest's session, which is idle while it copies files, is nobody's forgotten one.
+
+    Meanwhile the application's role has settings of its own, and others in each database.
+    """
     usual = {"postgres_databases": DATABASES}
     for_all = {"postgres_statement_timeout": "1s", "postgres_extra": _FOR_ALL}
+    roles = {"psscript": {"settings": _OF_A_ROLE}}
     content = estate.rows("shop")
-    estate.project.settings({**usual, **for_all})
+    estate.project.settings({**usual, **for_all, "postgres_roles": roles})
     try:
         estate.project.deploy()
         assert estate.project.plan().planned == set()
         assert proof.admin(estate.db, "SHOW idle_session_timeout") == "300ms"
+        _set_in_each_database(estate)
         estate.done("postgres-backup.sh full")
+        estate.done("backup.sh drill")
         estate.done("postgres-backup.sh incremental")
         incremental = estate.manifests("incremental")[-1]["name"]
         estate.done(f"restore-postgres.sh {DIRECTORY}/{newest(estate)['shop']}")
         estate.done(f"restore-postgres.sh --incremental {incremental} --database shop")
         assert estate.rows("shop") == content
+        assert _set_of_roles(estate, "psscript")["everywhere"] == len(_OF_A_ROLE)
+        assert _set_of_roles(estate, "guest")["shop"] == len(_OF_A_ROLE)
+        # A setting of a role in one database is none of the settings.
+        assert estate.project.deploy().changed == {("PostgreSQL: roles and databases", "db")}
+        assert not _set_of_roles(estate, "psscript").keys() & {"psscript", "shop"}
+        assert estate.project.deploy().changed == set()
     finally:
+        estate.sql("DROP ROLE IF EXISTS guest")
         estate.project.settings(usual)
         estate.project.deploy()
+
+
+def _set_in_each_database(estate: Site) -> None:
+    """Gives the application's role, and one that a hand has made, settings in every database."""
+    estate.sql("CREATE ROLE guest LOGIN")
+    for role, database in product(("psscript", "guest"), ("psscript", "shop")):
+        inside = f"ALTER ROLE {role} IN DATABASE {database} SET"
+        # Of a path one value is a list.
+        estate.sql("; ".join(f"{inside} {k} = '{v}'" for k, v in _OF_A_ROLE.items()))
+
+
+def _set_of_roles(estate: Site, role: str) -> dict[str, int]:
+    """How many settings a role has, by database."""
+    ask = "SELECT coalesce(datname, 'everywhere') || '=' || cardinality(setconfig)"
+    ask += " FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase"
+    ask += f" WHERE setrole = '{role}'::regrole"
+    pairs = (line.split("=") for line in estate.sql(ask).splitlines())
+    return {name: int(count) for name, count in pairs}
 
 
 def test_a_scratch_server_never_fills_the_disk(estate: Site, backed_up: dict[str, str]) -> None:
