@@ -17,7 +17,7 @@ import redis
 # No server of the estate is known by it.
 ANOTHER_NAME = "another.example"
 CONSOLE = "pgbouncer"
-_PORTS = {"PostgreSQL": 5432, "PgBouncer": 6432, "Redis": 6379, "Sentinel": 26379}
+_PORTS = {"PostgreSQL": 5432, "PgBouncer": 6432, "Redis": 6379, "Sentinel": 26379, "Replica": 6379}
 # What asks PostgreSQL, and so PgBouncer, to go on with TLS.
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
@@ -29,13 +29,14 @@ class Servers:
     postgres: str
     pooler: str
     cache: str
+    replica: str
     authority: str
     secrets: Mapping[str, str] = field(repr=False)
 
     @property
     def places(self) -> dict[str, tuple[str, int]]:
         """Its ports."""
-        addresses = (self.postgres, self.pooler, self.cache, self.cache)
+        addresses = (self.postgres, self.pooler, self.cache, self.cache, self.replica)
         pairs = zip(_PORTS.items(), addresses, strict=True)
         return {name: (address, port) for (name, port), address in pairs}
 
@@ -167,6 +168,7 @@ def allowed() -> Iterator[Request]:
         yield Request(statement, "accepted", partial(sql, statement=statement))
     for words in ("SET cache:a b", "GET cache:a", "PING"):
         yield Request(words, "accepted", _command(words))
+    yield Request("Replica: GET", "accepted", _command("GET cache:a", at="Replica"))
     known = partial(command, at="Sentinel", user="default")
     yield Request("Sentinel: PING", "accepted", lambda servers: known(servers, "PING"))
     for at in _PORTS:
@@ -191,7 +193,7 @@ def _wire() -> Iterator[Request]:
         yield Request(f"{at}: another name", "Hostname mismatch", another)
         foreign = partial(handshake, at=at, is_foreign=True)
         yield Request(f"{at}: another authority", "certificate verify failed", foreign)
-    for at in ("Redis", "Sentinel"):
+    for at in ("Redis", "Sentinel", "Replica"):
         for sent in (b"PING\r\n", b"*1\r\n$4\r\nPING\r\n", b"INFO\r\n", b"AUTH x\r\n"):
             send = partial(in_clear, sent=sent, at=at)
             yield Request(f"{at} in clear: {sent!r}", r"reset by peer|answered: b''$", send)
@@ -297,26 +299,32 @@ REPLICAOF NO ONE; RESTORE cache:k 0 x; SAVE; SCRIPT FLUSH; SHUTDOWN NOSAVE; SLAV
 SLOWLOG GET; SORT cache:k; SWAPDB 0 1; SYNC; GET other:key; SET other:key x; DEL kept
 """
 _ORDERS = "PING; INFO; SENTINEL FAILOVER mymaster; SENTINEL SET mymaster quorum 1; SHUTDOWN"
+_NO_SUCH_LOGIN = "WRONGPASS|invalid username-password"
 _NO_RIGHT = "no permissions|command not allowed|NOAUTH|Authentication required"
 
 
 def _commands() -> Iterator[Request]:
-    for words in _lines(_HARM):
-        yield Request(f"cache: {words}", _NO_RIGHT, _command(words))
+    for at in ("Redis", "Replica"):
+        for words in _lines(_HARM):
+            yield Request(f"{at}: cache, {words}", _NO_RIGHT, _command(words, at=at))
+        for user in ("cache", "default"):
+            send = _command("PING", at=at, user=user, password="wrong")
+            yield Request(f"{at}: {user}, wrong password", _NO_SUCH_LOGIN, send)
+    for words in ("SET cache:a c", "DEL cache:a", "EXPIRE cache:a 0"):
+        yield Request(
+            f"Replica: cache, {words}", "read only replica", _command(words, at="Replica")
+        )
     for words in ("GET cache:a", "CONFIG GET *", "HELLO 3", "INFO"):
         send = _command(words, password="none")
         yield Request(f"Redis without a password: {words}", f"{_NO_RIGHT}|HELLO must", send)
     for user in ("cache", "default"):
-        wrong = "WRONGPASS|invalid username-password"
-        send = _command("PING", user=user, password="wrong")
-        yield Request(f"Redis: {user}, wrong password", wrong, send)
         send = _command("PING", at="Sentinel", user=user, password="wrong")
-        yield Request(f"Sentinel: {user}, wrong password", wrong, send)
+        yield Request(f"Sentinel: {user}, wrong password", _NO_SUCH_LOGIN, send)
     for words in _lines(_ORDERS):
         send = _command(words, at="Sentinel", password="none")
         yield Request(f"Sentinel without a password: {words}", _NO_RIGHT, send)
         send = _command(words, at="Sentinel")
-        yield Request(f"Sentinel: cache, {words}", "WRONGPASS|invalid username-password", send)
+        yield Request(f"Sentinel: cache, {words}", _NO_SUCH_LOGIN, send)
 
 
 def _lines(text: str) -> list[str]:

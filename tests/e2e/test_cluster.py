@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import re
@@ -13,13 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import redis
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from tasks.tls import authority
+from tasks.tls.probes import ROOT as TLS
 from tests import authorities
 from tests.e2e import applications, proof, strangers, website
 from tests.e2e.applications import Application
@@ -205,21 +211,140 @@ def test_no_service_answers_in_clear(estate: Estate) -> None:
 
 def test_what_nobody_may_is_refused(estate: Estate, tmp_path: Path) -> None:
     """By this machine, which is in no group, with the right passwords and with wrong ones."""
-    authority = tmp_path / "ca.pem"
-    authority.write_text(estate.hosts["cache1"].run(f"cat {proof.AUTHORITY}").stdout)
-    servers = strangers.Servers(
-        postgres=estate.hosts["db1"].address,
-        pooler=estate.hosts["pool1"].address,
-        cache=estate.hosts["cache1"].address,
-        authority=str(authority),
-        secrets=estate.project.secrets,
-    )
+    servers = _servers(estate, tmp_path)
     for request in strangers.allowed():
         assert request.accepted(servers) is None, request.name
     every = {request.name: request.accepted(servers) for request in strangers.requests()}
-    assert len(every) > 150
+    assert len(every) > 200
     assert {name: said for name, said in every.items() if said is not None} == {}
     estate.check_whole("cache1")
+
+
+def _servers(estate: Estate, directory: Path) -> strangers.Servers:
+    """Where a stranger finds the estate's servers, who has got its file of the authority."""
+    verifying = directory / "ca.pem"
+    verifying.write_text(estate.hosts["cache1"].run(f"cat {proof.AUTHORITY}").stdout)
+    return strangers.Servers(
+        postgres=estate.hosts["db1"].address,
+        pooler=estate.hosts["pool1"].address,
+        cache=estate.hosts["cache1"].address,
+        replica=estate.hosts["cache2"].address,
+        authority=str(verifying),
+        secrets=estate.project.secrets,
+    )
+
+
+# Where pgBackRest's servers listen, who has the key that each trusts, and what that one asks.
+_ARCHIVES = {
+    "backup1": ("db1", "repo1", "info"),
+    "db1": ("backup1", "pg1", "check --no-archive-check"),
+}
+_HOME = "/etc/datatier/pgbackrest"
+
+
+def test_pgbackrest_knows_one_host_and_no_other(estate: Estate) -> None:
+    """Not by a certificate of the estate, by one under the right name, or by one that is over."""
+    for name, (client, side, order) in _ARCHIVES.items():
+        asking = estate.hosts[client]
+        own = load_pem_private_key(asking.run(f"cat {_HOME}/key.pem").stdout.encode(), None)
+        names = [asking.address]
+        foreign = authorities.make(asking.address, names=names)
+        over = authorities.make(asking.address, names=names, days=(-20, -3), key=own)
+        other = estate.hosts["cache1"]
+        pairs = [(made.pem, made.secret()) for made in (foreign, over)]
+        files = (other.run(f"cat {TLS}/redis/{file}.pem").stdout for file in ("certificate", "key"))
+        pairs.append((next(files), next(files)))
+        for certificate, key in pairs:
+            said = _archive(asking, side, order, certificate, key)
+            assert "alert unknown ca" in said, (name, said)
+        mine = (asking.run(f"cat {_HOME}/{file}.pem").stdout for file in ("certificate", "key"))
+        assert "TLS" not in _archive(asking, side, order, next(mine), next(mine))
+        place = f"{estate.hosts[name].address}:8432"
+        talk = f"openssl s_client -tls1_1 -connect {place} </dev/null 2>&1"
+        assert "Cipher is (NONE)" in asking.run(talk, check=False).stdout
+    another = "cd /tmp; pgbackrest --stanza=other info"
+    assert "access denied" in estate.hosts["db1"].run(another, user="postgres").stdout
+
+
+def _archive(host: Host, side: str, order: str, certificate: str, key: str) -> str:
+    """What pgBackRest of a host is answered that shows another certificate."""
+    place = "/var/lib/postgresql/shown"
+    host.run(
+        f"install -d -o postgres -m 700 {place}; cat >{place}/certificate.pem", stdin=certificate
+    )
+    host.run(f"cat >{place}/key.pem; chown postgres {place}/*; chmod 600 {place}/*", stdin=key)
+    shown = (
+        f"--{side}-host-cert-file={place}/certificate.pem --{side}-host-key-file={place}/key.pem"
+    )
+    ask = f"cd /tmp; pgbackrest --stanza=psscript {shown} {order} 2>&1"
+    said = host.run(ask, user="postgres", check=False).stdout
+    host.run(f"rm -r {place}")
+    return said
+
+
+# Servers that show the certificate of their host, and the hosts.
+_SHOWING = {"postgres": "db1", "pgbouncer": "pool1", "redis": "cache1"}
+
+
+def test_what_has_expired_is_refused_told_and_renewed(estate: Estate, tmp_path: Path) -> None:
+    """By clients, by the pooler, replicas and backups of the estate; nothing is lost meanwhile."""
+    for service, name in _SHOWING.items():
+        _expire(estate.hosts[name], service)
+    db1, pool1, cache1 = (estate.hosts[name] for name in _SHOWING.values())
+    db1.run("systemctl reload postgresql@15-main")
+    pool1.run("systemctl restart pgbouncer")
+    with redis.Redis(
+        cache1.address, ssl=True, ssl_cert_reqs="none", password=estate.password
+    ) as before:
+        place = f"{TLS}/redis"
+        before.config_set(
+            "tls-cert-file", f"{place}/certificate.pem", "tls-key-file", f"{place}/key.pem"
+        )
+        before.execute_command("CLIENT KILL TYPE replica")
+    cache1.run("systemctl restart redis-sentinel-26379")
+    servers = _servers(estate, tmp_path)
+    for at in ("PostgreSQL", "PgBouncer", "Redis", "Sentinel"):
+        assert "certificate has expired" in strangers.handshake(servers, at=at), at
+    # Who does not verify the pooler finds that the pooler verifies PostgreSQL.
+    eventually(lambda: _has_no_server(servers), 10)
+    eventually(lambda: _has_no_master(estate, "cache2"), 10)
+    backup = estate.hosts["backup1"].run("/scripts/postgres-backup.sh full 2>&1", check=False)
+    assert backup.returncode and "certificate verify failed" in backup.stdout
+    table = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+    assert table.code == 1
+    for row in (
+        r"pgbouncer +pool1 .*FAILS",
+        r"redis-6379 +cache1 .*FAILS  clients refuse its certificate",
+        r"redis-sentinel-26379 +cache1 .*FAILS  clients refuse its certificate",
+        *(f"certificates +{name} .*FAILS .*has expired" for name in _SHOWING.values()),
+    ):
+        assert re.search(row, table.stdout), (row, table.stdout)
+    run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert "not healthy: backup-service on backup1" in run.output
+    estate.hosts["backup1"].run("/scripts/postgres-backup.sh full", timeout=180)
+    assert estate.sql("SELECT 1") == "1"
+    eventually(lambda: estate.check_whole("cache1"), 30)
+    _check_kept(estate)
+
+
+def _expire(host: Host, service: str) -> None:
+    """The estate's authority has signed for a host's key long ago."""
+    place = f"{TLS}/{service}"
+    key = host.run(f"openssl pkey -in {place}/key.pem -pubout -outform DER | base64 -w0").stdout
+    names = [host.address, "127.0.0.1", "::1", host.name]
+    signed = authority.of(CANARIES["TLS_CA_SECRET"]).sign(
+        base64.b64decode(key), names, datetime.now(UTC) - timedelta(days=740)
+    )
+    host.run(f"cat >{place}/certificate.pem", stdin=signed)
+
+
+def _has_no_server(servers: strangers.Servers) -> None:
+    said = strangers.sql(servers, "SELECT 1", sslmode="require")
+    assert "server login" in said or "certificate" in said, said
+
+
+def _has_no_master(estate: Estate, name: str) -> None:
+    assert estate.replication(name)["master_link_status"] == "down"
 
 
 def _url(estate: Estate) -> str:

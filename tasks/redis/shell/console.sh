@@ -20,10 +20,10 @@ accepted() { # PORT [NAME COMMANDS]...
     [ -n "$REDISCLI_AUTH" ] || continue
     export REDISCLI_AUTH
     ask_all "$@"
-    # Hands may have turned TLS off, and who listens here is the user redis.
-    if [ -z "$said" ] && [ -n "$via" ] && in_clear 127.0.0.1 "$asked"; then
-      via=
-      ask_all "$@"
+    # Hands may have turned TLS off, or the certificate is over: who listens here is the user redis.
+    if [ -z "$said" ] && [ -n "$via" ]; then
+      if in_clear 127.0.0.1 "$asked"; then via=; ask_all "$@"
+      elif [ -n "$said_clear" ]; then via='--tls --insecure'; ask_all "$@"; fi
     fi
     pong=${said%%
 *}
