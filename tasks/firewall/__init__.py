@@ -10,7 +10,7 @@ from tasks.firewall.health import rows
 from tasks.firewall.leaves import LEAVES, beside
 from tasks.firewall.probes import PACKAGES, probes_of
 from tasks.firewall.rules import checks, cuts
-from tasks.firewall.service import due_rules
+from tasks.firewall.service import due_opening, due_rules
 from tasks.firewall.settings import FirewallSettings
 
 
@@ -24,6 +24,12 @@ def install(node: Node) -> None:
 def configure(node: Node) -> None:
     """Writes the rules and loads them."""
     converge("Firewall: rules", lambda: due_rules(node), notices=lambda: beside(node))
+
+
+@on(FirewallSettings)
+def settle(node: Node) -> None:
+    """Opens the ports at which services listened before this run."""
+    converge("Firewall: ports of before", lambda: due_opening(node))
 
 
 def deploy() -> None:

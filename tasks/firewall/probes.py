@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from tasks.core import files
 from tasks.core.estate import Node
 from tasks.core.packages import Packages
+from tasks.core.preflight import Holder, listeners_probe
 from tasks.core.remote import Probe
 from tasks.core.scripts import shell
-from tasks.firewall.files import BESIDE, EMPTIES_ALL, NAME, files_of, rules_text
+from tasks.firewall.files import BESIDE, EMPTIES_ALL, NAME, RULES, files_of, rules_text
 from tasks.firewall.rules import asked_by
 
 Address = IPv4Address | IPv6Address
@@ -32,10 +34,24 @@ class Table:
     now: tuple[str, ...] = ()
     starts: bool = False
 
+    def without(self, ports: Collection[int]) -> Table:
+        """The same without what the kernel has of ports that the settings do not name.
+
+        If it does not close them, they are left: it has other rules than the file.
+        """
+        if not all(any(f"tcp dport {p} reject" in rule for rule in self.now) for p in ports):
+            return self
+        return replace(
+            self,
+            now=tuple(
+                rule for rule in self.now if not any(f"tcp dport {port} " in rule for port in ports)
+            ),
+        )
+
 
 def table_functions(node: Node) -> str:
-    """Shell: wanted_table, present_table."""
-    return shell("table", "firewall", rules=rules_text(node))
+    """Shell: wanted_table, present_table, former_ports."""
+    return shell("table", "firewall", rules=rules_text(node), written=RULES)
 
 
 def _table(lines: list[str]) -> Table:
@@ -57,6 +73,12 @@ def _ways(node: Node) -> Probe[dict[str, Address]]:
     return Probe(shell("ways", "firewall", others=others), parse)
 
 
+def _former(node: Node) -> Probe[list[Holder]]:
+    """Who listens at the ports that the settings do not name any more."""
+    script = table_functions(node) + shell("former", "firewall") + shell("listeners")
+    return replace(listeners_probe([]), script=script)
+
+
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
     """The probes of a host that has a firewall."""
     read = table_functions(node) + shell("read", "firewall", unit=NAME, other=EMPTIES_ALL)
@@ -65,4 +87,5 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe(files_of(node)),
         "table": Probe(read, _table),
         "ways": _ways(node),
+        "former": _former(node),
     }

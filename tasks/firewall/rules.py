@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -10,6 +11,8 @@ from tasks.core.estate import Node
 from tasks.core.preflight import Holder, Listener, address_of
 from tasks.core.settings import Problem
 from tasks.firewall.settings import FirewallSettings, Network
+
+_REFUSED = r"(?m)^\t\ttcp dport (\d+) reject with tcp reset$"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,24 @@ def openings(node: Node) -> list[Opening]:
         for listener in sorted(_closed(node), key=lambda each: each.port)
         for networks in [{*allowed, *_clients(node, listener)}]
     ]
+
+
+def former(node: Node, text: str) -> list[Opening]:
+    """The ports that the file of a host names and its settings do not, open to fewer than before.
+
+    Args:
+        text: the file.
+    """
+    now = {each.port for each in openings(node)}
+    gone = dict.fromkeys(p for p in map(int, re.findall(_REFUSED, text)) if p not in now)
+    hosts = {other.address for other in node.estate.nodes if other is not node}
+    found = []
+    for port in gone:
+        said = re.findall(rf"(?m)^\t\ttcp dport {port} ip6? saddr {{ (.*) }} accept$", text)
+        before = {address for each in said for address in each.split(", ")}
+        networks = {*node.the(FirewallSettings).allowed, *map(ip_network, before & hosts)}
+        found.append(Opening(port, _of(4, networks), _of(6, networks)))
+    return found
 
 
 def _closed(node: Node) -> Iterator[Listener]:

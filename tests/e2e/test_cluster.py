@@ -10,9 +10,10 @@ import shlex
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -465,6 +466,41 @@ def test_strangers_reach_no_port(estate: Estate) -> None:
     estate.check_whole("cache1")
     estate.project.deploy("tasks.health.verify")
     assert "inet other" in estate.hosts["db1"].run("nft list tables").stdout
+
+
+def test_a_port_that_moves_is_never_open(estate: Estate) -> None:
+    """Neither the one of before, as long as the pooler has it, nor the new one."""
+    place, project = estate.hosts["pool1"].address, estate.project
+    with _knocking([(place, 6432), (place, 6433)]) as knocked:
+        for port in (6433, 6432):
+            estate.choose(pgbouncer_listen_port=port)
+            plan = project.plan("deploy.py", "--limit", "pool1")
+            assert ("Firewall: ports of before", "pool1") in plan.planned
+            assert plan.planned == project.deploy("deploy.py", "--limit", "pool1").changed
+    assert len(knocked) > 20 and set(knocked) == {False}
+    assert _connect(estate, "db1", "pool1").returncode == 0
+    assert project.plan().planned == set()
+
+
+@contextmanager
+def _knocking(places: Sequence[tuple[str, int]]) -> Iterator[list[bool]]:
+    """Whether this machine was let in at one of these places, asked until the block ends."""
+    knocked, done = list[bool](), threading.Event()
+
+    def knock() -> None:
+        while not done.wait(0.05):
+            for place in places:
+                with socket.socket() as client:
+                    client.settimeout(5)
+                    knocked.append(client.connect_ex(place) == 0)
+
+    worker = threading.Thread(target=knock)
+    worker.start()
+    try:
+        yield knocked
+    finally:
+        done.set()
+        worker.join()
 
 
 @pytest.mark.parametrize("name", ["db1", "pool1"])

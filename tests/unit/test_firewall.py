@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tasks.core.change import Change
 from tasks.core.component import components
 from tasks.core.estate import Estate, Node
+from tasks.core.files import Found
 from tasks.core.preflight import Holder, System, kernel_names
 from tasks.core.traces import Traces
 from tasks.firewall import files, leaves, probes, rules, service
@@ -231,7 +233,7 @@ def test_a_host_that_comes_from_another_address_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("prune", "said"), [(False, ["redis-6380: the firewall no longer closes its port"]), (True, [])]
+    ("prune", "said"), [(False, ["redis-6380: the firewall does not close its port"]), (True, [])]
 )
 def test_a_service_that_left_the_settings_is_named(
     tmp_path: Path, prune: bool, said: list[str]
@@ -243,8 +245,84 @@ def test_a_service_that_left_the_settings_is_named(
         "redis-cli": ("/etc/redis/redis-cli.auth",),
         "pgbouncer": ("/etc/pgbouncer/pgbouncer.ini",),
     }
-    node.reader = lambda _group: {"traces": Traces(paths)}
+    node.reader = lambda _group: {"traces": Traces(paths), "former": []}
     assert list(leaves.beside(node)) == said
+    closed = [holder(6380, "0.0.0.0", "redis-6380.service")]
+    node.reader = lambda _group: {"traces": Traces(paths), "former": closed}
+    assert list(leaves.beside(node)) == []
+    assert leaves.held(node) == ({} if prune else {6380: "redis-6380"})
+
+
+# What the file of a host has of before: two hosts of the estate, one that left it, and networks.
+FORMER = """
+\t\ttcp dport 5433 ip saddr { 10.0.0.1, 10.0.0.7, 10.0.0.99, 172.16.0.0/12 } accept
+\t\ttcp dport 5433 ip6 saddr { fd00::6, fd00:9::/64 } accept
+\t\ttcp dport 5433 reject with tcp reset
+\t\ttcp dport 6432 reject with tcp reset
+\t\ttcp dport 6440 reject with tcp reset
+\t\ttcp dport 22 accept
+"""
+
+
+def test_a_port_of_before_is_open_to_no_others_than_now(tmp_path: Path) -> None:
+    """To hosts of the estate that reached it, and to whom the settings let in now."""
+    node = helpers.node(cluster(tmp_path), "pool1")
+    v4, v6 = ("192.168.0.0/16",), ("fd00:8::/64",)
+    assert rules.former(node, FORMER) == [
+        rules.Opening(5433, ("10.0.0.1", "10.0.0.7", *v4), ("fd00::6", *v6)),
+        rules.Opening(6440, v4, v6),
+    ]
+    text = files.rules_text(node, rules.former(node, FORMER))
+    assert rules.former(node, text) == rules.former(node, FORMER)
+    assert rules.former(node, files.rules_text(node)) == []
+
+
+def test_a_port_of_before_opens_when_who_listened_there_has_moved(tmp_path: Path) -> None:
+    """It is closed with the new one, and last of all it goes; not that of a service left behind."""
+    node = helpers.node(cluster(tmp_path), "pool1")
+    held, text = list[Holder](), [FORMER]
+
+    def read(_group: str) -> dict[str, Any]:
+        mine = {entry.path: Found("missing") for entry in files.files_of(node)}
+        return {
+            "files": {**mine, files.RULES: Found("file", content=text[0].encode())},
+            "table": Table(("a",), ("b",), starts=True),
+            "former": held,
+            "traces": Traces({"redis-5433": ("/var/lib/datatier/redis-5433.active",)}),
+        }
+
+    node.reader = read
+    begun = service.due_rules(node)
+    assert begun and "tcp dport 5433 reject" in str(begun) and "dport 6440 reject" in str(begun)
+    text[0] = files.rules_text(node, rules.former(node, FORMER))
+    opened = service.due_opening(node)
+    assert opened and opened_by(opened) == {"5433", "6440"}
+    assert opened.lines[-1] == "firewall: load (5433, 6440: no longer a port of the settings)"
+    held.append(holder(5433, "0.0.0.0", "redis-5433.service"))
+    held.append(holder(6440, "0.0.0.0", "pgbouncer.service"))
+    opened = service.due_opening(node)
+    assert opened and opened_by(opened) == {"6440"}
+    text[0] = files.rules_text(node, rules.former(node, FORMER)[:1])
+    assert service.due_opening(node) is None
+
+
+def opened_by(change: Change) -> set[str]:
+    """The ports that the new file does not close any more."""
+    said = [re.match(r"-\t\ttcp dport (\d+) reject", line) for line in change.diff]
+    return {match[1] for match in said if match}
+
+
+def test_rules_of_ports_of_before_are_no_difference(tmp_path: Path) -> None:
+    """As long as the kernel closes them."""
+    now = (
+        "a",
+        "\ttcp dport 5433 ip saddr 10.0.0.1 accept",
+        "\ttcp dport 5433 reject with tcp reset",
+    )
+    table = Table(("a",), now, starts=True)
+    assert list(service._why(table.without({5433}), is_new=False)) == []
+    assert list(service._why(table.without(set()), is_new=False)) != []
+    assert list(service._why(Table(("a",), now[:2]).without({5433}), is_new=False)) != []
 
 
 def test_ways_are_those_to_other_machines(tmp_path: Path) -> None:
