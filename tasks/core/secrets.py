@@ -231,7 +231,7 @@ class Secrets:
 def _why(told: str) -> str:
     """The last line of what a program told that is an error, or else the last one."""
     lines = told.strip().splitlines()
-    errors = [line for line in lines if re.search(r"(?i)\berror\b", line)]
+    errors = [line for line in lines if re.search(r"(?i)\b(error|failed)\b", line)]
     return next(iter(errors[-1:] or lines[-1:]), "")
 
 

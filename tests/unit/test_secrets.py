@@ -336,6 +336,10 @@ def test_a_command_runs_once_for_all_hosts(env: Path) -> None:
         ("echo ...; echo no key >&2; exit 3", "ended with 3: no key"),
         ("exit 3", "ended with 3: it does not say why"),
         (
+            "printf 'Recovery failed: no key\\n  helps,\\n  but none were.\\n' >&2; exit 128",
+            "ended with 128: Recovery failed: no key",
+        ),
+        (
             "printf 'error: no key\\nerrors: see the page' >&2; exit 1",
             "ended with 1: error: no key",
         ),
