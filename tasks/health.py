@@ -42,6 +42,9 @@ class Row:
     cluster: str = ""
 
 
+# Of a server that is not ours: a pooler that leads there is not well either.
+_ELSEWHERE = "elsewhere"
+
 Place = tuple[str, str]
 
 
@@ -90,7 +93,7 @@ def _row(check: Check, line: str) -> Row:
     answer, _, served = said.rpartition("\tcluster ")
     cluster, _, data = served.partition(" ")
     if check.data and data and data != check.data:
-        return Row(check, False, f"the server there has its data in {shown(data)}")
+        return Row(check, False, f"the server there has its data in {shown(data)}", _ELSEWHERE)
     return Row(check, status == "0", shown(answer).replace("\t", " "), cluster)
 
 

@@ -11,10 +11,15 @@ from tasks.redis import acl, tls
 from tasks.redis.activation import kept_data
 from tasks.redis.console import SHELL
 from tasks.redis.sentinels import endpoints, master_name
-from tasks.redis.settings import RedisSettings, logins
+from tasks.redis.settings import RedisSettings, addresses, logins
 
 # What runs is the truth: a stranger at the address of the table has to be refused.
 LOOK = SHELL + shell("look", "redis")
+
+
+def instances(node: Node) -> str:
+    """Who may lead here; '' for a project, which may have been scaled."""
+    return "" if node.place.given else " ".join(map(str, addresses(node.estate)))
 
 
 def rows(node: Node) -> Iterator[Check]:
@@ -25,6 +30,7 @@ def rows(node: Node) -> Iterator[Check]:
         "sentinels": " ".join(map(str, endpoints(node.estate))),
         "name": master_name(node.estate),
         "acl_users": " ".join([*acl.OWN, *chosen.users]),
+        "instances": instances(node),
     }
     for port in chosen.ports:
         kept = {key: f"{key} {value}" for key, value in kept_data(node, port).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from tasks.core.estate import Estate, Node
@@ -9,7 +10,7 @@ from tasks.core.remote import Probe
 from tasks.core.scripts import shell
 from tasks.redis import acl, tls
 from tasks.redis.console import LINK, SHELL
-from tasks.redis.sentinels import endpoints, master_name
+from tasks.redis.sentinels import endpoints, master_name, watched
 from tasks.redis.settings import RedisSettings, addresses, every_user, logins
 from tasks.redis.topology import Address, Instance, User, Watcher, master
 
@@ -76,16 +77,32 @@ def current_master(everything: Estate) -> Address:
     Raises:
         Unreadable: none knows, or they disagree.
     """
-    answers: list[Address] = []
-    instances: list[Instance] = []
+    members = [node for node in everything.having(RedisSettings) if node in everything.active]
+    named = [each.master for node in members for each in node.read("redis")["sentinels"]]
+    answers = [each for each in named if not leads_others(everything, each)]
+    return master(answers, [*_instances(everything)], addresses(everything)[0])
+
+
+def _instances(everything: Estate) -> Iterator[Instance]:
     for node in everything.having(RedisSettings):
         if node in everything.active:
-            said = node.read("redis")
-            answers += [watcher.master for watcher in said["sentinels"]]
-            instances += said["roles"]
+            yield from node.read("redis")["roles"]
         else:
-            instances += [
-                Instance(Address(node.address, port), "unseen")
-                for port in node.the(RedisSettings).ports
-            ]
-    return master(answers, instances, addresses(everything)[0])
+            for port in node.the(RedisSettings).ports:
+                yield Instance(Address(node.address, port), "unseen")
+
+
+def leads_others(everything: Estate, leader: Address) -> bool:
+    """Whether who is named as our master leads a set of others: none of ours has to do with it.
+
+    A master that left the settings leads ours still, and Sentinels know them as its replicas.
+    """
+    ours = {*addresses(everything)}
+    if leader in ours:
+        return False
+    found = [*_instances(everything)]
+    kinds = {each.kind for each in found}
+    if "unseen" in kinds or "present" not in kinds or leader in {each.follows for each in found}:
+        return False
+    known = [members for master, members in watched(everything) if master == leader]
+    return bool(known) and not any(members & ours for members in known)

@@ -99,6 +99,8 @@ def obstacle(everything: Estate, leader: Address, is_starting: bool) -> str:
     watchers = [watcher for each in said for watcher in each["sentinels"]]
     quorums = [watcher.quorum for watcher in watchers if watcher.master == leader]
     if not any(quorum.startswith("OK") for quorum in quorums):
+        if watchers and not quorums:
+            return f"the Sentinels watch {watchers[0].master}: run tasks.sentinel.deploy first"
         silence = "no Sentinel answers with the password of the settings"
         why = quorums[0].rstrip(". ") if quorums else silence
         return f"{why}: bring the Sentinels up first"

@@ -55,6 +55,17 @@ def master_name(everything: Estate) -> str:
     return nodes[0].the(SentinelSettings).master_name if nodes else "mymaster"
 
 
+def watched(everything: Estate) -> Iterator[tuple[Address, set[Address]]]:
+    """Each master that a Sentinel in reach watches as ours, and it with the replicas it knows."""
+    for node in everything.having(SentinelSettings):
+        said = node.read("sentinel") if node in everything.active else {"monitors": {}}
+        for port, live in said["monitors"].items():
+            if live and "ip" in live:
+                master = Address(live["ip"], int(live["port"]))
+                view = said["views"].get(port)
+                yield master, {master, *(view.replicas if view else ())}
+
+
 def monitors(everything: Estate) -> Iterator[Mapping[str, str] | None]:
     """What each Sentinel in reach knows of the master; None for one that does not answer."""
     for node in everything.having(SentinelSettings):

@@ -8,7 +8,7 @@ from tasks.core.check import Check
 from tasks.core.estate import Node
 from tasks.core.scripts import shell
 from tasks.redis import tls
-from tasks.redis.health import LOOK
+from tasks.redis.health import LOOK, instances
 from tasks.redis.sentinels import SentinelSettings, endpoints
 from tasks.redis.settings import addresses
 from tasks.sentinel.orders import master_password
@@ -22,6 +22,7 @@ def rows(node: Node) -> Iterator[Check]:
         "name": chosen.master_name,
         # A project may have been scaled, and Sentinel forgets no replica.
         "may_have_more": "1" if node.place.given else "",
+        "instances": instances(node),
         "replicas": str(len(addresses(node.estate)) - 1),
         "sentinels": str(len(endpoints(node.estate)) - 1),
     }

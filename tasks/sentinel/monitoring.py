@@ -13,9 +13,10 @@ from tasks.redis import acl
 from tasks.redis.acl import quote
 from tasks.redis.console import SHELL
 from tasks.redis.files import known_first
-from tasks.redis.leader import current_master
+from tasks.redis.leader import current_master, leads_others
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
+from tasks.redis.topology import Address
 from tasks.sentinel.activation import takings
 from tasks.sentinel.forget import is_locked
 from tasks.sentinel.orders import ORDER, login_password, master_password, name_of, secrets_of
@@ -73,10 +74,9 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
         "parallel-syncs": chosen.parallel_syncs,
     }
     orders = []
-    if scripts := [key for key in _SCRIPTS if live.get(key)]:
+    if why := _unfit(node, live):
         # At run time Sentinel takes no other; what it knows of a master goes with it.
-        line = f"forget {name}, which has a {' and a '.join(scripts)}"
-        orders.append((line, f"SENTINEL REMOVE {name}"))
+        orders.append((f"forget {name}, which {why}", f"SENTINEL REMOVE {name}"))
         gone = {"name", "auth", "login", *wanted}
         live = {key: value for key, value in live.items() if key not in gone}
     is_known = "name" in live
@@ -93,6 +93,18 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
 
 
 _SCRIPTS = "notification-script", "client-reconfig-script"
+
+
+def _unfit(node: Node, live: Mapping[str, str]) -> str:
+    """Why what it watches cannot be set right; '' where it can."""
+    if scripts := [key for key in _SCRIPTS if live.get(key)]:
+        return f"has a {' and a '.join(scripts)}"
+    if "ip" not in live:
+        return ""
+    leader = Address(live["ip"], int(live["port"]))
+    is_others = leads_others(node.estate, leader)
+    return f"is {leader} there, and leads no instance of ours" if is_others else ""
+
 
 # In milliseconds, as Redis has them (sentinel.c): no key of its file says them.
 _PERIODS = {

@@ -273,6 +273,76 @@ def test_gate_names_who_wins_over_a_unit(site: Site) -> None:
     assert _gate(site) == (0, [])
 
 
+# --- Others behind an address of ours -------------------------------------------------------------
+
+_OTHER = "/etc/postgresql/15/other"
+_OTHERS = f"""
+pg_createcluster -p 5433 15 other >/dev/null
+echo 'local all all trust' >{_OTHER}/pg_hba.conf
+pg_ctlcluster 15 other start
+runuser -u postgres -- sh -c 'pg_dumpall -s | psql -qp 5433' >/dev/null 2>&1
+systemd-run -q --unit=other-redis --uid=redis redis-server --port 7001 --protected-mode no --save ''
+"""
+_POOLER = "/etc/pgbouncer/pgbouncer.ini"
+_SENTINELS = (26379, 26380, 26381)
+
+
+def _failing(site: Site) -> dict[str, str]:
+    """What the rows of the table say that fail."""
+    run = site.project.pyinfra("inventory.py", "tasks.health.verify")
+    # A long answer goes on in the next line.
+    lines = re.sub(r"\s*\n {50,}", " ", run.stdout).splitlines()
+    return {line.split()[0]: line.partition("FAILS")[2] for line in lines if "FAILS" in line}
+
+
+def test_another_server_behind_an_address_is_a_row_of_the_table(site: Site) -> None:
+    """A PostgreSQL at our port or behind the pooler, a master that a replica follows."""
+    host = site.host
+    host.run(_OTHERS)
+    host.run(
+        f"sed -i.ours 's/ port=5432 / port=5433 /' {_POOLER}; systemctl restart pgbouncer;"
+        " systemctl stop 'redis-sentinel-*'"
+    )
+    host.run(f"redis-cli -p 6380 REPLICAOF {host.address} 7001")
+    failing = _failing(site)
+    assert "leads to another PostgreSQL (cluster " in failing.pop("pgbouncer")
+    follows = f"follows {host.address}:7001, which is not in the inventory"
+    assert follows in failing.pop("redis-6380")
+    assert failing.keys() == {f"redis-sentinel-{port}" for port in _SENTINELS}
+    host.run(
+        f"redis-cli -p 6380 REPLICAOF {host.address} 6379;"
+        f" systemctl start {' '.join(f'redis-sentinel-{port}' for port in _SENTINELS)};"
+        f" mv {_POOLER}.ours {_POOLER}; systemctl stop postgresql@15-main postgresql@15-other;"
+        f" sed -i 's/5433/5432/' {_OTHER}/postgresql.conf; systemctl start postgresql@15-other;"
+        " systemctl restart pgbouncer"
+    )
+    failing = _failing(site)
+    assert "held by postgres (pid " in failing["postgres"]
+    assert "postgresql@15-other.service)" in failing["postgres"]
+    assert "leads to another PostgreSQL (cluster " in failing["pgbouncer"]
+    host.run("pg_dropcluster --stop 15 other; systemctl start postgresql@15-main")
+    assert _gate(site) == (0, [])
+
+
+def test_sentinels_that_watch_the_master_of_others_watch_ours_again(site: Site) -> None:
+    """Under our name: clients would be led there. The table says so, and a run sets it back."""
+    host, before = site.host, _chosen(site)
+    for port in _SENTINELS:
+        ask = f"redis-cli -p {port} SENTINEL"
+        host.run(f"{ask} REMOVE mymaster && {ask} MONITOR mymaster {host.address} 7001 2")
+    watches = f"watches {host.address}:7001, which is not in the inventory"
+    failing = _failing(site)
+    assert all(watches in failing[f"redis-sentinel-{port}"] for port in _SENTINELS), failing
+    _, due = _gate(site)
+    others = f"forget mymaster, which is {host.address}:7001 there, and leads no instance of ours"
+    for port in _SENTINELS:
+        assert (f"redis-sentinel-{port}: {others}", "none") in due
+    assert {operation for operation, _ in site.project.deploy().changed} == {"Sentinel: monitoring"}
+    assert _gate(site) == (0, [])
+    assert _chosen(site) == before
+    host.run("systemctl stop other-redis")
+
+
 def test_a_master_that_takes_no_writes_is_not_well(site: Site) -> None:
     """Its memory is full, or replicas that it has to have are missing: it says so itself."""
     leads = "for p in 6379 6380 6381; do redis-cli -p $p ROLE | grep -qx master && echo $p; done"

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.core.estate import Estate
 from tasks.core.remote import Unreadable
-from tasks.redis.topology import Address, Instance, master
+from tasks.redis.leader import current_master
+from tasks.redis.topology import Address, Instance, Watcher, master
+from tasks.sentinel.forget import View
+from tests.unit import helpers
+from tests.unit.test_components import knows
 
 A, B, C = (Address(f"10.0.0.{number}", 6379) for number in (1, 2, 3))
 
@@ -101,3 +109,42 @@ def test_it_is_never_a_guess(
         assert len(answers) > 1 or (not answers and len(named) != 1 and not nothing_ran)
     else:
         assert {chosen} == (answers or named or {first})
+
+
+def estate(directory: Path, live: Mapping[str, str], known: Mapping[Address, str]) -> Estate:
+    """Three instances, and a Sentinel that watches a master and knows these replicas of it."""
+    hosts = {name: {"address": each.ip} for name, each in zip("abc", (A, B, C), strict=True)}
+    made = helpers.estate(hosts, {"redis": ["a", "b", "c"], "sentinel": ["a"]}, directory)
+    for node in made.nodes:
+        node.host.state.activate_host(node.host)
+    knows(made.nodes[0], "sentinel", monitors={26379: live}, views={26379: View(replicas=known)})
+    return made
+
+
+OTHER, ELSE = Address("10.0.0.9", 7001), Address("10.0.0.9", 7002)
+WATCHED = {"name": "mymaster", "ip": OTHER.ip, "port": str(OTHER.port)}
+
+
+@pytest.mark.parametrize(
+    ("instances", "known", "led_by"),
+    [
+        # Clients would be led to servers of others.
+        ([leader(A), follower(B, A), follower(C, A)], [ELSE], A),
+        ([leader(A), follower(B, A), follower(C, A)], [], A),
+        # It has left the settings, and its data are the newest.
+        ([leader(A), follower(B, A), follower(C, A)], [B], OTHER),
+        ([follower(A, OTHER), follower(B, OTHER), follower(C, OTHER)], [ELSE], OTHER),
+        ([leader(A), follower(B, OTHER), follower(C, A)], [], OTHER),
+        (absent(A, B, C), [], OTHER),
+    ],
+)
+def test_a_master_of_others_is_not_ours(
+    instances: list[Instance], known: list[Address], led_by: Address, tmp_path: Path
+) -> None:
+    everything = estate(tmp_path, WATCHED, dict.fromkeys(known, "slave"))
+    for node, instance in zip(everything.nodes, instances, strict=True):
+        knows(node, "redis", roles=[instance], sentinels=[Watcher(OTHER, "OK")])
+    assert current_master(everything) == led_by
+    # Who is not reached may follow it.
+    everything.active = everything.active[:2]
+    assert current_master(everything) == OTHER

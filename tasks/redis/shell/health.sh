@@ -22,7 +22,7 @@ leader=$(for sentinel in $sentinels; do
   case $named in [0-9]*) echo $named; break ;; esac
 done)
 printf '%s\n' "$said" | awk -v known="$acl_users" -v appendonly="$appendonly" -v save="$save" \
-  -v leader="${leader:-$me}" -v me="$me" "$PARTS$LOOK"'
+  -v leader="${leader:-$me}" -v me="$me" -v instances=" $instances " "$PARTS$LOOK"'
   part == "kept" && listed {
     if (names++ % 2 == 0) { key = word; next }
     line = key " " word
@@ -36,7 +36,9 @@ printf '%s\n' "$said" | awk -v known="$acl_users" -v appendonly="$appendonly" -v
     if (v["role"] == "master") print "master, " v["connected_slaves"] " replicas" also()
     else {
       up = v["master_link_status"] == "up"
-      print "replica of " v["master_host"] ":" v["master_port"] (up ? "" : ", link down") also()
+      followed = v["master_host"] ":" v["master_port"]
+      if (is_foreign(followed)) wrong("follows " followed ", which is not in the inventory")
+      print "replica of " followed (up ? "" : ", link down") also()
       exit !up
     }
   }'

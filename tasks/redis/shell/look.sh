@@ -13,7 +13,8 @@ speaks_as_wanted() {
   [ "${REDIS_TLS:-}" = "${via:+yes}" ] ||
     { echo "speaks $([ -n "$via" ] || echo 'no ')TLS: the next run changes that"; exit 1; }
 }
-# For awk, after PARTS: users beside those in `known`, and one of them that is not there.
+# For awk, after PARTS: users beside those in `known`, and one of them that is not there; and whether
+# an address is none of the `instances`, where these are known.
 # shellcheck disable=SC2034  # of the scripts that come after
 LOOK='
   function wrong(line) { print line; exit 1 }
@@ -25,6 +26,9 @@ LOOK='
     count = split(known, all, " ")
     for (n = 1; n <= count; n++) if (!(all[n] in there)) return all[n]
     return ""
+  }
+  function is_foreign(address) {
+    return instances ~ /[^ ]/ && !index(instances, " " address " ")
   }
   BEGIN { expected["default"]; for (n = split(known, all, " "); n; n--) expected[all[n]] }
   part == "users" && listed && word ~ /^user / {

@@ -7,7 +7,7 @@ accepted "$port" users 'ACL LIST' quorum "SENTINEL CKQUORUM $name" id 'SENTINEL 
 asks_for_password "$address" "$port"
 speaks_as_wanted
 answer=$(printf '%s\n' "$said" | awk -v replicas="$replicas" -v sentinels="$sentinels" \
-  -v more="$may_have_more" -v name="$name" "$PARTS$LOOK"'
+  -v more="$may_have_more" -v name="$name" -v instances=" $instances " "$PARTS$LOOK"'
   part == "quorum" { quorum = $0; sub(/^\(error\) /, "", quorum) }
   part == "id" { id = substr($0, 2, length($0) - 2) }
   part == "watched" && /^ +2\) "/ && word != name { others = others "," word }
@@ -16,6 +16,8 @@ answer=$(printf '%s\n' "$said" | awk -v replicas="$replicas" -v sentinels="$sent
     v[key] = word
   }
   END {
+    if (v["ip"] != "" && is_foreign(v["ip"] ":" v["port"]))
+      wrong("- watches " v["ip"] ":" v["port"] ", which is not in the inventory")
     if (quorum !~ /^OK/) wrong("- " quorum)
     print id " master " v["ip"] ":" v["port"] ", " v["num-slaves"] " replicas, " \
       v["num-other-sentinels"] " other Sentinels" also() \
