@@ -37,7 +37,8 @@ from backup.redis import backups as redis
 from backup.store import copies as store
 from backup.text import shown
 
-Work = Callable[[Config, argparse.Namespace, Log], None]
+# What they return is the exit code; nothing is done.
+Work = Callable[[Config, argparse.Namespace, Log], int | None]
 
 
 def _postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
@@ -73,8 +74,8 @@ def _copy_and_prune(config: Config, arguments: argparse.Namespace, log: Log) -> 
             store.prune(each, log)
 
 
-def _health(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
-    health.check(config, log)
+def _health(config: Config, arguments: argparse.Namespace, log: Log) -> int:
+    return health.check(config, log, as_json=arguments.json)
 
 
 def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -> None:
@@ -202,7 +203,7 @@ def main() -> int:
         config = Config.load()
     except (OSError, ValueError, LookupError, TypeError) as error:
         print(f"no usable configuration: {error}", file=sys.stderr)
-        return FAILED
+        return health.UNKNOWN if arguments.job == "health" else FAILED
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     os.umask(0o077)
@@ -228,12 +229,12 @@ def _look(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
 
 def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
     name = " ".join(filter(None, [arguments.job, getattr(arguments, "type", None)]))
-    log, started = log_of(config, name), outcome.now()
+    log, started, code = log_of(config, name), outcome.now(), None
     try:
         incomplete = None
         with locked(job.lock) if job.lock else contextlib.nullcontext():
             try:
-                job.run(config, arguments, log)
+                code = job.run(config, arguments, log)
             except Incomplete as part:
                 incomplete = part
         if job.then:
@@ -247,22 +248,23 @@ def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
         log.line(str(wrong))
         return WRONG_USE
     except (Failed, KeyboardInterrupt) as failure:
-        return _failed(config, log, name, started, str(failure) or "interrupted")
+        _failed(config, log, name, started, str(failure) or "interrupted")
+        return getattr(failure, "code", FAILED)
     except Exception as error:
-        return _failed(config, log, name, started, f"{type(error).__name__}: {error}")
+        _failed(config, log, name, started, f"{type(error).__name__}: {error}")
+        return FAILED
     if not getattr(arguments, "dry_run", False):
         # It ends with a full of its own.
         outcome.note(config, "postgres full" if name == "adopt" else name, started)
     alert.succeeded(config, name, log)
-    return DONE
+    return code or DONE
 
 
-def _failed(config: Config, log: Log, name: str, started: str, message: str) -> int:
+def _failed(config: Config, log: Log, name: str, started: str, message: str) -> None:
     message += _scarcity(config)
     outcome.note(config, name, started, message)
     log.line(f"FAILED: {message}")
     alert.failed(config, name, f"{message} (at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)", log)
-    return FAILED
 
 
 def _scarcity(config: Config) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use, 75 another run holds the lock."
+_HEALTH_CODES = (
+    "Exit codes, as of monitoring plug-ins: 0 ok, 1 warning, 2 critical, 3 unknown; "
+    "75 another run holds the lock."
+)
 
 # The documented script of a job; the others are words of backup.sh.
 SCRIPTS = {
@@ -47,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     jobs.add("redis", "back up Redis: a snapshot from a healthy replica")
     cleanup = jobs.add("cleanup", "remove what the retention rules no longer keep")
     cleanup.add_argument("--dry-run", action="store_true", help="list it and remove nothing")
-    jobs.add("health", "check every service and the age of the backups")
+    checked = jobs.add("health", "check every service and the age of the backups")
+    checked.epilog = _HEALTH_CODES
+    checked.add_argument("--json", action="store_true", help="tell all of it as JSON")
     _restore_postgres(jobs.add("restore-postgres", "restore databases, or one table"))
     _restore_redis(jobs.add("restore-redis", "restore Redis over replication"))
     jobs.add("list", "list all backups and what is known of them")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -177,6 +177,13 @@ class Place(NamedTuple):
     name: str = ""
 
 
+class Limits(NamedTuple):
+    """From which number on something is a warning, and from which it is critical; 0 is never."""
+
+    warning: float
+    critical: float
+
+
 @dataclass(frozen=True)
 class Alerts:
     """Whom to tell; empty strings are silent."""
@@ -193,6 +200,7 @@ class Config:
     Attributes:
         encryption_passphrase_previous: backups of before open with it, while it is rotated.
         repositories: one for each passphrase, that of the present one first.
+        limits: of the health check, by what they measure.
     """
 
     stack: str
@@ -209,6 +217,7 @@ class Config:
     s3_further: tuple[S3, ...] = ()
     encryption_passphrase_previous: str = ""
     repositories: tuple[Place, ...] = (Place(1),)
+    limits: Mapping[str, Limits] = field(default_factory=dict)
 
     def hidden(self, text: str) -> str:
         """The text as it may be logged, printed or sent: without any value of a secret."""
@@ -259,6 +268,7 @@ class Config:
                 "s3": S3(**raw["s3"]) if raw["s3"] else None,
                 "s3_further": tuple(S3(**bucket) for bucket in raw["s3_further"]),
                 "repositories": tuple(Place(*each) for each in raw.get("repositories", [[1]])),
+                "limits": {what: Limits(*pair) for what, pair in raw["limits"].items()},
             }
         )
 
@@ -301,7 +311,7 @@ def _endpoints(rows: list[list[Any]]) -> tuple[Endpoint, ...]:
 def _postgres(raw: dict[str, Any] | None) -> Postgres | None:
     if raw is None:
         return None
-    values = {field.name: raw[field.name] for field in fields(Postgres) if field.name in raw}
+    values = {each.name: raw[each.name] for each in fields(Postgres) if each.name in raw}
     values["databases"] = tuple(raw["databases"])
     rows = raw["poolers"]
     values["poolers"] = tuple(Pooler(Endpoint(host, port), *how) for host, port, *how in rows)

@@ -32,6 +32,8 @@ _GIST = 400
 class Failed(Exception):
     """A step did not do what it should; the message is one line for an operator."""
 
+    code = FAILED
+
 
 class Incomplete(Failed):
     """A part could not be done; what was done counts, and what follows a job follows it."""

@@ -275,34 +275,6 @@ def _point_latest(directory: Path, manifest: Manifest) -> None:
 # --- Health and drill ----------------------------------------------------------------------------
 
 
-def probe(config: Config, endpoint: Endpoint) -> str:
-    """What an instance says of itself.
-
-    Raises:
-        Failed: it does not answer, or is a replica without a link.
-    """
-    found = roles.node(endpoint, configured(config).login)
-    if found is None:
-        raise Failed("no answer")
-    if not found.healthy:
-        raise Failed(f"{found.role}, not in step with its master")
-    return f"{found.role}, {found.keys} keys"
-
-
-def probe_sentinel(config: Config, endpoint: Endpoint) -> str:
-    """What a Sentinel says of the master.
-
-    Raises:
-        Failed: it does not answer, watches nothing, or takes the master for down.
-    """
-    found = roles.monitor(configured(config), endpoint)
-    if found is None:
-        raise Failed("no answer, or no master")
-    if "down" in found.flags:
-        raise Failed(f"master {found.master} is {found.flags}")
-    return f"master {found.master}, {found.others} other Sentinels"
-
-
 def drill(config: Config, log: Log) -> dict[str, Any]:
     """Loads the newest snapshot in a scratch server and counts its keys; times in seconds.
 

@@ -195,7 +195,11 @@ def node(endpoint: Endpoint, login: Login) -> Node | None:
 
 def node_of(client: Client, endpoint: Endpoint) -> Node:
     """The same over a connection that is there."""
-    info = client.info()
+    return told(client.info(), endpoint)
+
+
+def told(info: dict[str, Any], endpoint: Endpoint) -> Node:
+    """The same from its answer to INFO."""
     replica = info["role"] == "slave"
     healthy = info["loading"] == 0
     if replica:

@@ -21,6 +21,7 @@ from tasks.backup.rules import (
 from tasks.backup.server import extra_of, present_pins, server_of, side_of
 from tasks.backup.service import due_activation
 from tasks.backup.settings import BackupSettings, defaults
+from tasks.backup.thresholds import HealthSettings
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, here, on
@@ -110,6 +111,7 @@ _KEEPER = Keeper(scripts_dir=scripts_dir, pinned=present_pins, repositories=numb
 COMPONENT = Component(
     group="backup",
     settings=BackupSettings,
+    further=(HealthSettings,),
     is_confined=True,
     defaults=defaults,
     secrets=secret_names,

@@ -12,6 +12,7 @@ from backup.arguments import SCRIPTS
 from backup.config import JOBS, Place
 from tasks.backup.server import TRUSTED, like, server_of, version_of
 from tasks.backup.settings import PASSPHRASE, SIGNING_SECRET, BackupSettings, FurtherBucket
+from tasks.backup.thresholds import HealthSettings
 from tasks.core import hide
 from tasks.core.change import Change
 from tasks.core.estate import Estate, Node
@@ -153,6 +154,7 @@ def configuration(node: Node, places: Sequence[Place] = (), *, is_pinned: bool =
             "command": chosen.alert_command,
             "heartbeat": chosen.heartbeat_url,
         },
+        "limits": node.the(HealthSettings).limits,
         "postgres": _postgres(node, TRUSTED if is_pinned else ""),
         "redis": _redis(node.estate),
         "s3": _s3(node),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from tasks.backup.settings import BackupSettings
+from tasks.backup.thresholds import HealthSettings
 from tasks.compose.settings import PORTS, DockerSettings
 from tasks.core.estate import Estate, Node
 from tasks.core.places.container import RECORDS, Container
@@ -50,12 +51,12 @@ def _containers(node: Node, inside: Estate, chosen: DockerSettings) -> Iterator[
     stack, network = node.stack.stack_name, ipaddress.IPv4Network(chosen.subnet)
     _, given = network.subnets()
 
-    def container(service: str, group: str, offset: int, port: int, settings: Settings) -> Node:
+    def container(service: str, group: str, offset: int, port: int, *settings: Settings) -> Node:
         return Node(
             node.host,
             node.stack,
             str(network.network_address + offset),
-            {type(settings): settings},
+            {type(each): each for each in settings},
             inside,
             frozenset({group}),
             system=System(chosen.release),
@@ -78,7 +79,8 @@ def _containers(node: Node, inside: Estate, chosen: DockerSettings) -> Iterator[
     for number, port in enumerate(_published(sentinel)):
         each = sentinel.model_copy(update={"ports": (SENTINEL_PORT,)})
         yield container(f"redis-sentinel-{number + 1}", "sentinel", _SENTINEL + number, port, each)
-    yield container("backup-service", "backup", _BACKUP, 0, node.the(BackupSettings))
+    keeper = node.the(BackupSettings), node.the(HealthSettings)
+    yield container("backup-service", "backup", _BACKUP, 0, *keeper)
 
 
 def address_of(chosen: DockerSettings, service: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from tasks.apps.settings import AppsSettings
 from tasks.backup.settings import BackupSettings
@@ -58,7 +58,8 @@ def roles_of(node: Node) -> dict[str, str]:
         SentinelSettings: "redis",
         BackupSettings: "backup",
     }
-    roles = {c.service: of[cast(Any, s)] for c in inside_of(node).nodes for s in c.settings}
+    containers = inside_of(node).nodes
+    roles = {c.service: role for c in containers for s, role in of.items() if s in c.settings}
     return {
         **roles,
         "redis-replica": "redis",

@@ -47,6 +47,7 @@ class Component:
     Attributes:
         group: hosts of this inventory group carry it.
         settings: its keys.
+        further: more keys of its own, with prefixes of theirs.
         is_confined: systemd takes from its services what they never do, where it can.
         everywhere: a host carries it by `enabled` of its settings, not by a group; else it goes.
         defaults: values for fields that the user left out, secrets among them.
@@ -78,6 +79,7 @@ class Component:
 
     group: str
     settings: type[Settings]
+    further: tuple[type[Settings], ...] = ()
     is_confined: bool = False
     everywhere: bool = False
     defaults: Callable[[StackSettings, Secrets, Mapping[str, Any]], dict[str, Any]] = _no_defaults
@@ -105,6 +107,12 @@ class Component:
     pruning: Callable[[Node], Callable[[], None]] = lambda _node: lambda: None
     contain: Callable[[Node], None] | None = None
     dotenv: Callable[[Mapping[str, object]], Path] | None = None
+
+
+def keys() -> Iterator[type[Settings]]:
+    """The keys of all components."""
+    for component in components():
+        yield from (component.settings, *component.further)
 
 
 def components() -> list[Component]:

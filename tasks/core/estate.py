@@ -33,7 +33,7 @@ from tasks.core import (
 )
 from tasks.core.asking import Refusal
 from tasks.core.change import Change
-from tasks.core.component import Component, components
+from tasks.core.component import Component, components, keys
 from tasks.core.hide import shown
 from tasks.core.leavings import HOST
 from tasks.core.offer import Offer, Reach
@@ -205,18 +205,20 @@ class Estate:
             prefix = component.settings.prefix
             given = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
             defaults = component.defaults(stack, self.secrets, given)
-            chosen, problems = component.settings.of(host.name, data, defaults)
-            self.problems += problems
-            if chosen is None:
-                whole = False
-            elif not component.everywhere or cast(Any, chosen).enabled:
-                settings[component.settings] = chosen
+            for kind in (component.settings, *component.further):
+                preset = defaults if kind is component.settings else {}
+                chosen, problems = kind.of(host.name, data, preset)
+                self.problems += problems
+                if chosen is None:
+                    whole = False
+                elif not component.everywhere or cast(Any, chosen).enabled:
+                    settings[kind] = chosen
         hide.word(host.name, stack.stack_name)
         hide.secret(*hide.secrets_in(settings.values()), *hide.secrets_in(data))
         self.problems += _unknown_groups(host)
         known = [
             *StackSettings.model_fields,
-            *(c.settings.key_of(f) for c in components() for f in c.settings.model_fields),
+            *(each.key_of(field) for each in keys() for field in each.model_fields),
         ]
         self.problems += unknown_keys(
             host.name,
@@ -349,7 +351,7 @@ def _names(state: State) -> Iterator[str]:
 
 
 def _prefixes() -> tuple[str, ...]:
-    return tuple(c.settings.prefix for c in components() if c.settings.prefix)
+    return tuple(each.prefix for each in keys() if each.prefix)
 
 
 def _address(host: Host, stack: StackSettings) -> tuple[str, list[Problem]]:

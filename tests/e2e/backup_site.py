@@ -98,10 +98,10 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def refused(self, command: str) -> str:
+    def refused(self, command: str, code: int = 1) -> str:
         """What a script said that must have failed."""
         done = self.script(command)
-        assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done.stderr
 
     def sql(self, query: str, database: str = "psscript") -> str:

@@ -404,7 +404,7 @@ def test_a_scratch_server_never_fills_the_disk(estate: Site, backed_up: dict[str
 def test_wal_that_cannot_be_archived_is_seen(estate: Site, backed_up: dict[str, str]) -> None:
     def is_seen() -> None:
         done = estate.script("health-check.sh")
-        assert done.returncode == 1 and "could not be archived" in done.stdout, done.stdout
+        assert done.returncode == 2 and "could not be archived" in done.stdout, done.stdout
 
     def is_over() -> None:
         assert estate.script("health-check.sh").returncode == 0

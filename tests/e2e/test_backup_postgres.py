@@ -233,7 +233,7 @@ def test_another_server_gets_no_password_from_the_backup_host(estate: Site) -> N
     for key, path in zip(("ssl_cert_file", "ssl_key_file"), snakeoil, strict=True):
         estate.sql(f"ALTER SYSTEM SET {key} = '{path}'")
     estate.sql("SELECT pg_reload_conf()")
-    eventually(lambda: estate.refused("health-check.sh"), 10)
+    eventually(lambda: estate.refused("health-check.sh", 2), 10)
     assert "certificate verify failed" in estate.script("health-check.sh").stdout
     for key in ("ssl_cert_file", "ssl_key_file"):
         estate.sql(f"ALTER SYSTEM RESET {key}")

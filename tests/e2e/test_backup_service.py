@@ -109,7 +109,7 @@ def test_cron_starts_every_job_and_its_output_is_kept(estate: Site, receiver: Re
             assert f" {job}[" in said, job
         assert estate.manifests("full")
         health = estate.keeper.run("cat /backups/logs/health.log").stdout
-        assert "ok    postgres" in health
+        assert "ok        postgres" in health
         assert estate.keeper.run("cat /backups/logs/cron.log").stdout
         assert receiver.heartbeats
         # Those of the first minute may have failed for want of a full; a deployment says so.
@@ -143,7 +143,7 @@ def test_a_failure_is_told_and_so_is_its_end(estate: Site, receiver: Receiver) -
         estate.refused("postgres-backup.sh full")
         receiver.told("postgres full", "failed")
         before = receiver.heartbeats
-        estate.refused("health-check.sh")
+        estate.refused("health-check.sh", 2)
         receiver.told("health", "failed")
         assert receiver.heartbeats == before
     finally:

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from tasks.apps.settings import App, AppsSettings
 from tasks.backup.settings import BackupSettings, FurtherBucket
+from tasks.backup.thresholds import HealthSettings
 from tasks.compose.settings import DockerSettings
 from tasks.core.settings import Model, Settings, StackSettings
 from tasks.firewall.settings import FirewallSettings
@@ -39,6 +40,7 @@ MODELS: tuple[type[Model], ...] = (
     SentinelSettings,
     BackupSettings,
     FurtherBucket,
+    HealthSettings,
     DockerSettings,
     AppsSettings,
     App,

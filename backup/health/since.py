@@ -1,0 +1,55 @@
+"""What the last run found: since when each row has its level, and what others may read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from backup import outcome
+from backup.config import Config
+from backup.health.row import Row, worst
+from backup.manifest import durably
+
+_FILE = "health.json"
+
+
+def dated(config: Config, rows: Iterable[Row]) -> list[Row]:
+    """The rows, each with the moment from which on it has had its level."""
+    now = outcome.now()
+    before = _before(config)
+    return [replace(row, since=before.get((row.name, row.level.name.lower()), now)) for row in rows]
+
+
+def _before(config: Config) -> dict[tuple[str, str], str]:
+    try:
+        told = json.loads((config.logs / _FILE).read_bytes())
+        return {(row["check"], row["level"]): str(row["since"]) for row in told["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def report(rows: list[Row]) -> dict[str, Any]:
+    """The rows for a program."""
+    return {
+        "time": outcome.now(),
+        "level": worst(rows).name.lower(),
+        "rows": [
+            {
+                "check": row.name,
+                "level": row.level.name.lower(),
+                "since": row.since,
+                "said": row.said,
+                "limit": row.limit,
+            }
+            for row in rows
+        ],
+    }
+
+
+def keep(config: Config, rows: list[Row]) -> None:
+    """Writes them down for the next run; a full disk hides nothing."""
+    with contextlib.suppress(OSError):
+        durably(config.logs / _FILE, json.dumps(report(rows), indent=2).encode() + b"\n")

@@ -1,0 +1,282 @@
+"""Story: each fault turns its row of the health check and no other, until it is mended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e.project import Project, embedded
+from tests.e2e.proof import Stack
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+# Nothing takes minutes here; these are hours and minutes of an operator's.
+SHORT: dict[str, list[float]] = {
+    "archive_queue": [0, 0.01],
+    "transaction": [0.02, 0],
+    "slots": [0.01, 0],
+    "idle_in_transaction": [1, 0],
+    "lock_wait": [0, 0.5],
+    "pool_wait": [0.5, 0],
+    "connections": [50, 0],
+}
+
+
+def _lowered(limits: dict[str, list[float]]) -> str:
+    """Shell: other limits in the configuration of the program."""
+    return f"""python3 - <<'_END_'
+import json
+path = "/etc/datatier/backup.json"
+told = json.load(open(path))
+told["limits"] |= {limits!r}
+json.dump(told, open(path, "w"))
+_END_
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab, project: Project) -> Stack:
+    """The whole stack on one host, with a full; its limits are reached within seconds."""
+    host = lab.installed_host("whole", "debian13")
+    project.inventory(embedded("whole", host))
+    extra = {"max_prepared_transactions": 2}
+    project.settings({**NO_SCHEDULES, "redis_maxmemory": "100mb", "postgres_extra": extra})
+    project.deploy()
+    host.run("/scripts/postgres-backup.sh full")
+    host.run(_lowered(SHORT))
+    return Stack(host, project.secrets)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to a host, how it is undone, and the rows that are not well meanwhile."""
+
+    name: str
+    do: str
+    undo: str
+    critical: tuple[str, ...] = ()
+    warning: tuple[str, ...] = ()
+
+
+def sql(text: str) -> str:
+    """Shell: a statement of the superuser in the database of the settings."""
+    return f"runuser -u postgres -- psql -Xqd psscript <<'_SQL_'\n{text}\n_SQL_\n"
+
+
+def session(text: str) -> str:
+    """Shell: statements of a session that stays, until `ENDED`."""
+    return (
+        f"(printf '%s\\n' \"{text}\"; exec sleep 60) | setsid runuser -u postgres -- "
+        "psql -Xqd psscript >/dev/null 2>&1 </dev/stdin &\n"
+    )
+
+
+ENDED = "pkill -x psql || true\n" + sql(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    " AND usename IN ('postgres', 'psscript') AND backend_type = 'client backend'"
+)
+HELD = (
+    'until runuser -u postgres -- psql -XAtqd psscript -c "SELECT 1 FROM pg_locks'
+    " WHERE relation = 'held'::regclass AND granted\" | grep -q 1; do sleep 0.1; done\n"
+)
+LATE = "kill -{} $(systemctl show -p MainPID --value {})"
+
+POSTGRES, POOLER = "postgres", "pgbouncer 127.0.0.1:6432"
+
+FAULTS = (
+    Fault(
+        "postgres is down",
+        "systemctl stop postgresql@17-main",
+        "systemctl start postgresql@17-main",
+        critical=(POSTGRES,),
+    ),
+    Fault(
+        "postgres hangs",
+        LATE.format("STOP", "postgresql@17-main"),
+        LATE.format("CONT", "postgresql@17-main"),
+        critical=(POSTGRES,),
+    ),
+    Fault(
+        "the pooler is down",
+        "systemctl stop pgbouncer",
+        "systemctl start pgbouncer",
+        critical=(POOLER,),
+    ),
+    Fault(
+        "the pooler hangs",
+        LATE.format("STOP", "pgbouncer"),
+        LATE.format("CONT", "pgbouncer"),
+        critical=(POOLER,),
+    ),
+    Fault(
+        "idle in a transaction",
+        session("BEGIN; SELECT 1;"),
+        ENDED,
+        warning=("postgres idle in transaction",),
+    ),
+    Fault(
+        "a long transaction",
+        session("SELECT pg_sleep(50);"),
+        ENDED,
+        warning=("postgres long transaction",),
+    ),
+    Fault(
+        "a lock is waited for",
+        sql("CREATE TABLE held (id int)")
+        + session("BEGIN; LOCK TABLE held; SELECT pg_sleep(50);")
+        + HELD
+        + session("BEGIN; LOCK TABLE held;"),
+        ENDED + sql("DROP TABLE held"),
+        critical=("postgres lock wait",),
+        warning=("postgres long transaction",),
+    ),
+    Fault(
+        "a slot keeps what nobody reads",
+        sql(
+            "SELECT pg_create_physical_replication_slot('gone', true);"
+            " CREATE TABLE filler AS SELECT generate_series(1, 20000) AS id; DROP TABLE filler"
+        ),
+        sql("SELECT pg_drop_replication_slot('gone')"),
+        warning=("postgres slots",),
+    ),
+    Fault(
+        "an archive that cannot be written",
+        "cd /backups/pgbackrest/archive/psscript/17-1; chown -R root .; chmod 755 .\n"
+        + sql("SELECT pg_switch_wal(), txid_current()")
+        + sql("SELECT pg_switch_wal()"),
+        "chown -R postgres /backups/pgbackrest/archive/psscript/17-1\n"
+        + sql("SELECT txid_current(); SELECT pg_switch_wal()"),
+        critical=("wal archive", "wal archive queue"),
+    ),
+    Fault(
+        "a setting that waits for a restart",
+        sql("ALTER SYSTEM SET max_connections = 90") + sql("SELECT pg_reload_conf()"),
+        sql("ALTER SYSTEM RESET max_connections") + sql("SELECT pg_reload_conf()"),
+        warning=("postgres settings",),
+    ),
+    Fault(
+        "a sequence that ends",
+        sql("CREATE SEQUENCE short AS smallint; SELECT setval('short', 32000)"),
+        sql("DROP SEQUENCE short"),
+        critical=("postgres psscript sequences",),
+    ),
+    Fault(
+        "an index that is not valid",
+        sql("CREATE TABLE twice AS SELECT 1 AS id FROM generate_series(1, 2)")
+        + sql("CREATE UNIQUE INDEX CONCURRENTLY once ON twice (id)")
+        + "true",
+        sql("DROP TABLE twice"),
+        warning=("postgres psscript indexes",),
+    ),
+    Fault(
+        "another version of the collations",
+        sql(
+            "CREATE DATABASE sorted TEMPLATE template0 LOCALE 'C.UTF-8'"
+            " LOCALE_PROVIDER icu ICU_LOCALE 'en'"
+        )
+        + sql("UPDATE pg_database SET datcollversion = '1' WHERE datname = 'sorted'"),
+        sql("DROP DATABASE sorted"),
+        warning=("postgres collations",),
+    ),
+    Fault(
+        "a pool that is full",
+        "for one in $(seq 32); do echo 'SELECT pg_sleep(20)' | PGPASSWORD=$ROLE setsid"
+        " psql -Xqh 127.0.0.1 -p 6432 -U psscript psscript >/dev/null 2>&1 & done",
+        ENDED,
+        warning=(f"{POOLER} waiting", "postgres long transaction"),
+    ),
+    Fault(
+        "most connections are used",
+        "setsid runuser -u postgres -- python3 -c 'import psycopg, time;"
+        ' every = [psycopg.connect("dbname=psscript") for _ in range(60)]; time.sleep(50)\''
+        " >/dev/null 2>&1 &",
+        ENDED,
+        warning=("postgres connections",),
+    ),
+    Fault(
+        "a transaction waits to be committed",
+        sql("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'one'"),
+        sql("ROLLBACK PREPARED 'one'"),
+        warning=("postgres prepared transaction",),
+    ),
+    Fault(
+        "a page that is not what was written",
+        sql("CREATE TABLE bad AS SELECT generate_series(1, 1000) AS id")
+        + "path=$(runuser -u postgres -- psql -XAtqd psscript -c"
+        " \"SELECT pg_relation_filepath('bad')\")\n"
+        "systemctl stop postgresql@17-main\n"
+        "printf damaged | dd of=/var/lib/postgresql/17/main/$path bs=1 seek=4000 conv=notrunc"
+        " status=none\n"
+        "systemctl start postgresql@17-main\n" + sql("SELECT count(*) FROM bad") + "true",
+        sql("DROP TABLE bad") + sql("SELECT pg_stat_reset()"),
+        critical=("postgres checksums",),
+    ),
+    Fault(
+        "limits that are reached by what there is",
+        _lowered({"disk": [1, 0], "transaction_ids": [0.00001, 0]}),
+        _lowered({"disk": [85, 95], "transaction_ids": [500, 1200]}),
+        warning=("disk /backups", "inodes /backups", "postgres transaction ids"),
+    ),
+    Fault(
+        "a replica is down",
+        "systemctl stop redis-6381",
+        "systemctl start redis-6381",
+        critical=("redis {address}:6381",),
+    ),
+    Fault(
+        "a replica hangs",
+        LATE.format("STOP", "redis-6381"),
+        LATE.format("CONT", "redis-6381"),
+        critical=("redis {address}:6381",),
+    ),
+    Fault(
+        "memory is nearly used",
+        "redis-cli -p 6380 CONFIG SET maxmemory 1200000",
+        "redis-cli -p 6380 CONFIG SET maxmemory 104857600",
+        critical=("redis {address}:6380 memory",),
+    ),
+    Fault(
+        "a save that fails",
+        "chmod 555 /var/lib/redis/6380; redis-cli -p 6380 BGSAVE",
+        "chmod 750 /var/lib/redis/6380; redis-cli -p 6380 SAVE",
+        critical=("redis {address}:6380 disk",),
+    ),
+    Fault(
+        "two Sentinels are down",
+        "systemctl stop redis-sentinel-26380 redis-sentinel-26381",
+        "systemctl start redis-sentinel-26380 redis-sentinel-26381",
+        critical=(
+            "redis-sentinel {address}:26379 quorum",
+            "redis-sentinel {address}:26380",
+            "redis-sentinel {address}:26381",
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_turns_its_row_and_no_other(stack: Stack, fault: Fault) -> None:
+    """The exit code is that of the worst; all are well again when it is over."""
+    host = stack.host
+    levels = dict.fromkeys(fault.critical, "critical") | dict.fromkeys(fault.warning, "warning")
+    wanted = {name.format(address=host.address): level for name, level in levels.items()}
+    secret = f"ROLE='{stack.secrets['POSTGRES_ROLE_PSSCRIPT_PASSWORD']}'\n"
+    host.run("exec sh -s", stdin=secret + fault.do)
+    try:
+        # Some need a second or two to be one.
+        eventually(lambda: _shows(host, wanted, 2 if fault.critical else 1), 15)
+    finally:
+        host.run("exec sh -s", stdin=fault.undo)
+    eventually(lambda: _shows(host, {}, 0), 20)
+
+
+def _shows(host: Host, wanted: dict[str, str], code: int) -> None:
+    done = host.run("/scripts/health-check.sh --json", check=False)
+    rows = json.loads(done.stdout)["rows"]
+    ill = {row["check"]: row for row in rows if row["level"] != "ok"}
+    assert {name: row["level"] for name, row in ill.items()} == wanted, ill
+    assert done.returncode == code
+    assert all(row["said"] and row["since"] for row in rows)
