@@ -20,6 +20,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 USER = "postgres"
 # The certificates of PgBouncers on other hosts.
 POOLERS = "/etc/datatier/poolers.pem"
+# The user's own certificate is for other servers: PgBouncer refuses who shows it.
+NO_FILE = "/nonexistent"
 # A server that asks for the password in clear is none of ours; libpq of 15 cannot be told so.
 _SCRAM = "require_auth=scram-sha-256" if psycopg.pq.version() >= 160000 else ""
 
@@ -129,6 +131,8 @@ def connect_as(
             options=start_options(postgres, superuser=superuser, role=who.role),
             sslmode="verify-full" if postgres.certificate else None,
             sslrootcert=postgres.certificate or None,
+            sslcert=NO_FILE,
+            sslcrl=NO_FILE,
         )
         # Only some minor releases know it, and as a start option it would lock us out of others.
         connection.execute(
@@ -168,6 +172,8 @@ def _console(pooler: Pooler, who: Login, timeout: int) -> Connection:
             autocommit=True,
             sslmode=pooler.sslmode or None,
             sslrootcert=POOLERS if pooler.sslmode else None,
+            sslcert=NO_FILE,
+            sslcrl=NO_FILE,
         )
     except psycopg.OperationalError as error:
         raise Failed(f"PgBouncer at {pooler}: {error}") from None

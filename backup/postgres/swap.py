@@ -16,7 +16,7 @@ from backup.job import Failed, Log, stamp
 from backup.postgres import backups as pg
 from backup.postgres import properties
 from backup.postgres.properties import Properties
-from backup.postgres.session import POOLERS, USER, Connection, quoted
+from backup.postgres.session import NO_FILE, POOLERS, USER, Connection, quoted
 
 # How long PgBouncer may take to let running transactions finish before the swap is given up.
 PAUSE_SECONDS = 30
@@ -169,6 +169,8 @@ def _console(live: Postgres, pooler: Pooler, **more: str) -> dict[str, str]:
         "POOLER_PORT": str(pooler.place.port),
         "POOLER_PASSWORD": live.admin_password,
         "PGREQUIREAUTH": "scram-sha-256",
+        "PGSSLCERT": NO_FILE,
+        "PGSSLCRL": NO_FILE,
         **verified,
         **more,
     }

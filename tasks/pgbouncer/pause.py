@@ -18,6 +18,8 @@ from tasks.pgbouncer.settings import PgbouncerSettings
 # `query_wait_timeout`: half of it is for the restart itself.
 _PAUSE_SECONDS = 30
 
+_NO_OTHERS = "PGSSLCERT=/nonexistent PGSSLCRL=/nonexistent"
+
 
 def holds(server: Node, pooler: Node) -> bool:
     """Whether clients of a pooler can wait for the server.
@@ -106,8 +108,9 @@ def console(server: Node, pooler: Node) -> str:
     psql = f'LC_ALL=C runuser -u postgres -- timeout "$2" {ask}'
     if pooler is server:
         return f"{psql} -U pgbouncer -h {SOCKETS} -p {port}"
-    # Less than the shortest time that a command has; and not root's HOME, which it cannot open.
+    # Less than the shortest time that a command has; and no certificate of the user's home:
+    # PgBouncer refuses who shows one.
     secret = "PGCONNECT_TIMEOUT=3 PGREQUIREAUTH=scram-sha-256 PGPASSWORD=$CONSOLE_PASSWORD"
     if verified := sslmode(pooler, server):
-        secret = f"HOME=/nonexistent PGSSLMODE={verified} PGSSLROOTCERT={TRUSTED} {secret}"
+        secret = f"{_NO_OTHERS} PGSSLMODE={verified} PGSSLROOTCERT={TRUSTED} {secret}"
     return f"{secret} {psql} -U postgres -h {pooler.address} -p {port}"

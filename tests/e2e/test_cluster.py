@@ -795,12 +795,27 @@ def test_max_connections_restarts_postgres_once(estate: Estate) -> None:
     before, starts = estate.processes(), _starts(estate)
     estate.choose(postgres_max_connections=120)
     wanted = _on_database("PostgreSQL: configuration", "PostgreSQL: service")
-    assert estate.project.deploy().changed == wanted
+    with _own_certificate(estate.hosts["db1"], "postgres", mode="600"):
+        assert estate.project.deploy().changed == wanted
     assert estate.sql("SHOW max_connections") == "120"
     assert _starts(estate) == starts + 1
     after = estate.processes()
     assert {key for key in after if after[key] != before[key]} == {"db1/postgresql@15-main.service"}
     assert estate.project.plan().planned == set()
+
+
+@contextmanager
+def _own_certificate(host: Host, user: str, *, mode: str) -> Iterator[None]:
+    """A user has one for other servers, where libpq looks for it."""
+    made = authorities.make("a user of other servers")
+    place = f"{host.run(f'getent passwd {user} | cut -d: -f6').stdout.strip()}/.postgresql"
+    host.run(f"install -d {place}; cat >{place}/postgresql.crt", stdin=made.pem)
+    host.run(f"cat >{place}/postgresql.key", stdin=made.secret())
+    host.run(f"chown -R {user} {place}; chmod {mode} {place}/postgresql.key")
+    try:
+        yield
+    finally:
+        host.run(f"rm -r {place}")
 
 
 def _starts(estate: Estate) -> int:
@@ -896,7 +911,8 @@ def _script(estate: Estate, line: str) -> str:
 def test_backups_restore(estate: Estate) -> None:
     """A drill; then what was lost comes back in the running servers, from a host of its own."""
     estate.sql("CREATE TABLE kept AS SELECT 'backed up' AS word")
-    _script(estate, "postgres-backup.sh full")
+    with _own_certificate(estate.hosts["backup1"], "root", mode="644"):
+        _script(estate, "postgres-backup.sh full")
     _script(estate, "redis-backup.sh")
     _script(estate, "backup.sh drill")
     drill = json.loads(estate.hosts["backup1"].run("cat /backups/logs/drill.json").stdout)
