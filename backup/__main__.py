@@ -27,6 +27,7 @@ from backup.job import (
     Incomplete,
     Log,
     WrongUse,
+    forget_environment,
     locked,
     log_of,
     waited,
@@ -207,6 +208,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     os.umask(0o077)
+    forget_environment()
     job = _JOBS[arguments.job]
     if arguments.job in _READS:
         return _look(config, job, arguments)

@@ -153,6 +153,13 @@ def _as(user: str) -> list[str]:
     return ["runuser", "-u", user, "--"] if user and os.geteuid() == 0 else []
 
 
+def forget_environment() -> None:
+    """What the caller's shell says for clients and programs would lead ours elsewhere."""
+    for name in [*os.environ]:
+        if name.startswith(("PG", "REDISCLI_")) or name in ("POSIXLY_CORRECT", "TMPDIR"):
+            del os.environ[name]
+
+
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """What a program gets: messages that we can read, and of PostgreSQL's only what is given."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}

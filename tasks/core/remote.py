@@ -118,17 +118,20 @@ def command(script: str, variables: Mapping[str, str] | None = None) -> StringCo
     return _Command(f'{_PLAIN}\neval "$(cat)"\n{script}', _stdin=assignments(variables))
 
 
-# What a user's shell has for libpq, psql and redis-cli would lead them to another server.
+# What a user's shell has for programs that we ask would lead them to another server or place.
 _CLIENTS = """
 PGHOST PGHOSTADDR PGPORT PGDATABASE PGUSER PGPASSWORD PGPASSFILE PGSERVICE PGSERVICEFILE PGOPTIONS
 PGSYSCONFDIR PGAPPNAME PGCLIENTENCODING PGDATESTYLE PGTZ PGGEQO PGCONNECT_TIMEOUT PGREQUIREAUTH
 PGCHANNELBINDING PGREQUIREPEER PGTARGETSESSIONATTRS PGLOADBALANCEHOSTS PGSSLMODE PGREQUIRESSL
 PGSSLNEGOTIATION PGSSLCERT PGSSLKEY PGSSLCERTMODE PGSSLROOTCERT PGSSLCRL PGSSLCRLDIR PGSSLSNI
 PGSSLMINPROTOCOLVERSION PGSSLMAXPROTOCOLVERSION PGGSSENCMODE PGDATA PGCLUSTER
-REDISCLI_AUTH REDISCLI_RCFILE
+PGBACKREST_CONFIG PGBACKREST_CONFIG_PATH PGBACKREST_STANZA PGBACKREST_REPO PGBACKREST_REPO1_PATH
+PGBACKREST_REPO1_HOST PGBACKREST_PG1_PATH PGBACKREST_LOG_LEVEL_CONSOLE
+REDISCLI_AUTH REDISCLI_RCFILE TMPDIR
 """
-# What is printed is read by us. With LANGUAGE C.UTF-8 would speak that language.
-_PLAIN = f"unset LANGUAGE {' '.join(_CLIENTS.split())}; export LC_ALL=C.UTF-8"
+# What is printed is read by us. With LANGUAGE C.UTF-8 would speak that language, and GNU programs
+# write otherwise where they are told to do as POSIX says.
+_PLAIN = f"unset LANGUAGE POSIXLY_CORRECT {' '.join(_CLIENTS.split())}; export LC_ALL=C.UTF-8"
 
 
 def run(

@@ -252,7 +252,8 @@ def test_a_command_speaks_english(variables: dict[str, str]) -> None:
 def test_a_command_asks_our_servers(variables: dict[str, str]) -> None:
     """Whatever a line of .bashrc says for psql and redis-cli."""
     others = "env PGHOST=10.0.0.1 PGPORT=1 PGOPTIONS='-c x=y' PGSSLMODE=require REDISCLI_AUTH=z"
-    look = "env | grep -E '^(PG|REDISCLI)' || echo none"
+    others += " POSIXLY_CORRECT=1 TMPDIR=/nowhere PGBACKREST_STANZA=other"
+    look = "env | grep -E '^(PG|REDISCLI|POSIX|TMP)' || echo none"
     script = remote.command(look, variables).get_raw_value()
     assert helpers.shell(f"{others} sh -c {quoted(script)} </dev/null").stdout == "none\n"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from backup.job import program, run
+from backup.job import forget_environment, program, run
 
 SAYS = ["sh", "-c", 'echo "$LC_ALL ${LANGUAGE-unset} ${PGHOST-unset}"']
 
@@ -19,3 +21,14 @@ def test_programs_speak_english_and_inherit_nothing_of_postgres(
     with program(SAYS, {}) as started:
         assert started.process.stdout is not None
         assert started.process.stdout.read() == b"C.UTF-8 unset unset\n"
+
+
+def test_what_the_callers_shell_says_for_clients_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libpq in this process reads them as well, and a drill would wait for a service so named."""
+    led = ("PGSERVICE", "PGHOST", "PGBACKREST_STANZA", "REDISCLI_AUTH", "TMPDIR", "POSIXLY_CORRECT")
+    for name in (*led, "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "elsewhere")
+    forget_environment()
+    assert [name for name in (*led, "HTTPS_PROXY") if name in os.environ] == ["HTTPS_PROXY"]

@@ -3,6 +3,9 @@
 # Restores the whole cluster in place, from the repository; docs/recovery.md says when.
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# What the caller's shell says for psql and pgBackRest would lead them elsewhere.
+# shellcheck disable=SC2046  # names of variables
+unset TMPDIR POSIXLY_CORRECT $(env | sed -n 's/^\(PG[A-Z0-9_]*\)=.*/\1/p')
 umask 077
 cd /
 
