@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,20 +14,17 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from backup import cron
+from backup import channels, cron
+from backup.channels import Notice
 from backup.config import Config
 from backup.job import Log, log_of
 from backup.manifest import Manifest, durably
 
 TRIES = 3
 BACKOFF = (1.0, 3.0)  # seconds between tries
-COMMAND_SECONDS = 30.0
 
 # Characters of a message or detail; the kernel takes 128 KiB per environment variable.
 LENGTH = 4_000
-
-# A failure that lasts is repeated after a day.
-REMIND = timedelta(days=1)
 
 # The job whose success says that everything is well: it looks at the age of every backup too.
 HEARTBEAT_AFTER = "health"
@@ -41,17 +36,6 @@ GRACE = timedelta(hours=1)
 SKEW = timedelta(hours=1)
 
 _STATE = "alerts.json"
-
-
-@dataclass(frozen=True)
-class Notice:
-    """What is told; status is 'failed' or 'recovered', time is UTC, ISO 8601."""
-
-    event: str
-    status: str
-    message: str
-    time: str
-    details: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,7 @@ class Overdue:
 def alert(
     config: Config, event: str, message: str, details: Mapping[str, str] | None = None
 ) -> None:
-    """Tells of a failure, unless the same has been told within a day.
+    """Tells of a failure, unless the same has been told within the time after which it is repeated.
 
     Messages that differ only in numbers are the same. Nothing is ever raised: what goes wrong
     is in the log, and what was not delivered is tried again at the next call.
@@ -83,7 +67,12 @@ def alert(
     """
     notice = _notice(config, event, "failed", message, details or {})
     known = re.sub(r"\d+", "#", notice.message)
-    _tell(config, notice, lambda told: _due(told.get(known)), lambda told: {**told, known: _now()})
+    _tell(
+        config,
+        notice,
+        lambda told: _due(config, told.get(known)),
+        lambda told: {**told, known: _now()},
+    )
 
 
 def recovered(config: Config, event: str, message: str = "") -> None:
@@ -110,7 +99,7 @@ def heartbeat(config: Config) -> None:
     """Asks for the dead man's switch URL, if there is one; never raises."""
     if config.alerts.heartbeat:
         with _harmless(_Quiet(config)):
-            _tried(config, "heartbeat", lambda: _send(config.alerts.heartbeat))
+            _tried(config, "heartbeat", lambda: channels.ask(config.alerts.heartbeat))
 
 
 def reconcile(config: Config, found: Iterable[Overdue]) -> None:
@@ -140,11 +129,12 @@ def _redacted(config: Config, text: str) -> str:
     return config.hidden(text).replace("\0", "")[:LENGTH]
 
 
-def _due(last: str | None) -> bool:
+def _due(config: Config, last: str | None) -> bool:
     if last is None:
         return True
     age = datetime.now(UTC) - datetime.fromisoformat(last)
-    return not timedelta(0) <= age < REMIND
+    # A clock that was set back would silence it for good.
+    return age < timedelta(0) or (bool(config.alerts.repeat) and age >= config.alerts.repeat)
 
 
 _Told = dict[str, str]
@@ -159,19 +149,10 @@ def _tell(
     """Sends on every channel that wants it; each channel remembers what it has delivered."""
     with _harmless(_Quiet(config)):
         told = _read(config)["told"]
-        for channel, send in _channels(config).items():
+        for channel, send in channels.of(config).items():
             before = told.get(channel, {}).get(notice.event, {})
             if wanted(before) and _tried(config, channel, partial(send, config, notice)):
                 _remember(config, channel, notice.event, after(before))
-
-
-def _channels(config: Config) -> dict[str, Callable[[Config, Notice], None]]:
-    channels: dict[str, Callable[[Config, Notice], None]] = {}
-    if config.alerts.webhook:
-        channels["webhook"] = _post
-    if config.alerts.command:
-        channels["command"] = _command
-    return channels
 
 
 def _tried(config: Config, channel: str, send: Callable[[], None]) -> bool:
@@ -214,70 +195,6 @@ class _Quiet:
     def line(self, message: str) -> None:
         with contextlib.suppress(OSError):
             log_of(self._config, "alert").line(message)
-
-
-# --- Channels ------------------------------------------------------------------------------------
-
-
-def _send(url: str, body: bytes | None = None) -> None:
-    from backup import web
-
-    web.send(url, body)
-
-
-def _post(config: Config, notice: Notice) -> None:
-    body = {
-        "host": config.host,
-        "stack": config.stack,
-        "event": notice.event,
-        "status": notice.status,
-        "message": notice.message,
-        "time": notice.time,
-        "details": dict(notice.details),
-        # What Slack, Mattermost and Rocket.Chat show.
-        "text": _headline(config, notice),
-    }
-    _send(config.alerts.webhook, json.dumps(body).encode())
-
-
-def _headline(config: Config, notice: Notice) -> str:
-    return f"{config.stack} on {config.host}: {notice.event} {notice.status}: {notice.message}"
-
-
-def _command(config: Config, notice: Notice) -> None:
-    """Runs the command in a shell; what is said reaches it where no process list shows it."""
-    lines = [_headline(config, notice), *(f"{k}: {v}" for k, v in notice.details.items())]
-    environment = {
-        **os.environ,
-        "DATATIER_HOST": config.host,
-        "DATATIER_STACK": config.stack,
-        "DATATIER_EVENT": notice.event,
-        "DATATIER_STATUS": notice.status,
-        "DATATIER_MESSAGE": notice.message,
-        "DATATIER_TIME": notice.time,
-        "DATATIER_DETAILS": json.dumps(dict(notice.details)),
-    }
-    # Output to nowhere: a command's leftover child must not keep a pipe of ours open.
-    with subprocess.Popen(
-        ["/bin/sh", "-c", config.alerts.command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd="/",
-        start_new_session=True,
-    ) as process:
-        _feed(process, "\n".join(lines).encode() + b"\n")
-
-
-def _feed(process: subprocess.Popen[bytes], text: bytes) -> None:
-    try:
-        process.communicate(text, timeout=COMMAND_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, "alert command")
 
 
 # --- State ---------------------------------------------------------------------------------------

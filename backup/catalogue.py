@@ -6,7 +6,7 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backup import alert, outcome, recovery, retention
+from backup import alert, channels, outcome, recovery, retention
 from backup.config import CRONTAB, Config
 from backup.job import Failed, Log
 from backup.manifest import SUFFIX, Manifest, all_of, update
@@ -107,8 +107,9 @@ def lacking(config: Config, manifests: list[Manifest]) -> list[str]:
 
 
 def _silent(config: Config) -> list[str]:
-    alerts = config.alerts
-    is_told = alerts.webhook or alerts.command or alerts.heartbeat
+    if config.alerts.mail and not channels.SENDMAIL.exists():
+        return [f"alerts cannot be mailed: {channels.SENDMAIL} is missing; install a mail server"]
+    is_told = channels.of(config) or config.alerts.heartbeat
     return [] if is_told else ["no alert channel is set (backup_alert_webhook)"]
 
 

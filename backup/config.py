@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -186,11 +187,24 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Alerts:
-    """Whom to tell; empty strings are silent."""
+    """Whom to tell; empty strings are silent.
+
+    Attributes:
+        webhook_format: 'json', 'slack' or 'alertmanager'.
+        repeat_hours: after so many a failure that lasts is told again; 0 is never.
+    """
 
     webhook: str = ""
     command: str = ""
     heartbeat: str = ""
+    mail: str = ""
+    webhook_format: str = "json"
+    repeat_hours: int = 24
+
+    @property
+    def repeat(self) -> timedelta:
+        """The same, as a span."""
+        return timedelta(hours=self.repeat_hours)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,10 @@ def configuration(node: Node, places: Sequence[Place] = (), *, is_pinned: bool =
         **({"repositories": [list(each) for each in places]} if places else {}),
         "alerts": {
             "webhook": chosen.alert_webhook,
+            "webhook_format": chosen.alert_webhook_format,
             "command": chosen.alert_command,
+            "mail": chosen.alert_mail,
+            "repeat_hours": chosen.alert_repeat,
             "heartbeat": chosen.heartbeat_url,
         },
         "limits": node.the(HealthSettings).limits,

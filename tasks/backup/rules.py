@@ -63,6 +63,9 @@ def contradictions(everything: Estate) -> list[Problem]:
         if f"{chosen.scripts_dir}/".startswith(f"{chosen.dir}/"):
             message = f"should not be inside backup_dir ({chosen.dir})"
             problems.append(Problem(node.name, "backup_scripts_dir", message))
+        if chosen.alert_mail and node.container is not None:
+            message = "a container has no sendmail: set backup_alert_webhook"
+            problems.append(Problem(node.name, "backup_alert_mail", message))
         if chosen.s3_bucket and not (chosen.s3_access_key and chosen.s3_secret_key):
             message = "needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env"
             problems.append(Problem(node.name, "backup_s3_bucket", message))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -56,6 +56,15 @@ Visible = Annotated[Line, matching(VISIBLE.pattern, NOT_VISIBLE)]
 
 Url = Annotated[
     Line, matching(r"(https?://\S+)?", "should be a URL that begins with http:// or https://")
+]
+
+
+_ADDRESS = r"[A-Za-z0-9._%+-]+(@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*)?"
+Mail = Annotated[
+    Line,
+    matching(
+        f"({_ADDRESS}(, ?{_ADDRESS})*)?", "should be a mail address such as 'ops@example.org'"
+    ),
 ]
 
 
@@ -153,9 +162,17 @@ class BackupSettings(Settings):
     none. Change: by [rotation](secrets.md#the-passphrase-of-backups); else refused once there are
     backups."""
     alert_webhook: Url = ""
-    """URL that gets alerts as JSON. Change: live."""
+    """URL that gets alerts. Change: live."""
+    alert_webhook_format: Literal["json", "slack", "alertmanager"] = "json"
+    """What it gets: all of it as JSON, Slack's shape, or that of Alertmanager's `/api/v2/alerts`.
+    Change: live."""
     alert_command: Line = ""
     """Shell command that gets alerts. Change: live."""
+    alert_mail: Mail = ""
+    """Addresses, with a comma between two, that the host's `sendmail` sends alerts to.
+    Change: live."""
+    alert_repeat: Annotated[int, Field(ge=0, le=8760)] = 24
+    """Hours after which a failure that lasts is told again; 0 for never. Change: live."""
     heartbeat_url: Url = ""
     """URL requested after every healthy check. Change: live."""
     prune: bool = False

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backup import alert, outcome, web
+from backup import alert, channels, outcome, web
 from backup.alert import Overdue, overdue
 from backup.config import Alerts, Config
 from backup.job import log_of
@@ -28,7 +29,7 @@ class Receiver:
     """A real HTTP server: what it got, and how it answers (status codes, then 200)."""
 
     def __init__(self) -> None:
-        self.got: list[tuple[str, str, dict[str, Any]]] = []
+        self.got: list[tuple[str, str, Any]] = []
         self.answers: list[int] = []
         self.delay = 0.0
         outer = self
@@ -60,7 +61,7 @@ class Receiver:
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setattr(alert, "BACKOFF", (0.01, 0.02))
     monkeypatch.setattr(web, "HTTP_SECONDS", 0.5)
-    monkeypatch.setattr(alert, "COMMAND_SECONDS", 1.0)
+    monkeypatch.setattr(channels, "COMMAND_SECONDS", 1.0)
     made = Receiver()
     yield made
     made.stop()
@@ -95,6 +96,42 @@ def test_a_failure_is_posted(here: Config, receiver: Receiver) -> None:
         "text": "stack on db1: postgres full failed: disk full",
     }
     assert logged(here) == ""
+
+
+def test_slack_gets_its_shape_and_no_more(here: Config, receiver: Receiver) -> None:
+    chosen = replace(here.alerts, webhook_format="slack")
+    alert.alert(replace(here, alerts=chosen), "health", "unhealthy: postgres", {"a": "b"})
+    assert [body for *_, body in receiver.got] == [
+        {"text": "stack on db1: health failed: unhealthy: postgres"}
+    ]
+
+
+def test_alertmanager_is_told_until_when_and_of_the_end(here: Config, receiver: Receiver) -> None:
+    here = replace(here, alerts=replace(here.alerts, webhook_format="alertmanager"))
+    alert.alert(here, "health warning", "warning: disk /backups", {"disk /backups": "91 % used"})
+    alert.recovered(here, "health warning")
+    (first,), (last,) = (body for *_, body in receiver.got)
+    assert (
+        first["labels"]
+        == last["labels"]
+        == {
+            "alertname": "Datatier",
+            "event": "health warning",
+            "instance": "db1",
+            "severity": "warning",
+            "stack": "stack",
+        }
+    )
+    assert first["annotations"] == {
+        "summary": "warning: disk /backups",
+        "description": "disk /backups: 91 % used",
+    }
+    for each in (first, last):
+        begun = datetime.now(UTC) - datetime.fromisoformat(each["startsAt"])
+        assert timedelta(0) <= begun < timedelta(minutes=1)
+    ends = [datetime.fromisoformat(each["endsAt"]) - datetime.now(UTC) for each in (first, last)]
+    assert timedelta(hours=24.9) < ends[0] < timedelta(hours=25.1)
+    assert ends[1] < timedelta(minutes=1)
 
 
 def test_nothing_configured_is_silent(here: Config, receiver: Receiver) -> None:
@@ -193,15 +230,19 @@ def test_the_same_failure_is_told_once_and_its_recovery_once(
     assert statuses(receiver)[-1] == ("health", "failed") and len(receiver.got) == 5
 
 
-def test_a_failure_that_lasts_is_told_again_after_a_day(
-    here: Config, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("hours", "age", "told"), [(24, 23.9, 1), (24, 24.1, 2), (2, 2.1, 2), (0, 5000, 1)]
+)
+def test_a_failure_that_lasts_is_told_again_when_the_settings_say(
+    here: Config, receiver: Receiver, hours: int, age: float, told: int
 ) -> None:
+    here = replace(here, alerts=replace(here.alerts, repeat_hours=hours))
     alert.alert(here, "x", "y")
+    before = (datetime.now(UTC) - timedelta(hours=age)).isoformat(timespec="seconds")
+    state = here.logs / "alerts.json"
+    state.write_text(re.sub(r'("y": )"[^"]+"', f'\\1"{before}"', state.read_text()))
     alert.alert(here, "x", "y")
-    assert len(receiver.got) == 1
-    monkeypatch.setattr(alert, "REMIND", timedelta(0))
-    alert.alert(here, "x", "y")
-    assert len(receiver.got) == 2
+    assert len(receiver.got) == told
 
 
 def test_a_recovery_that_did_not_arrive_is_told_later(here: Config, receiver: Receiver) -> None:
@@ -292,6 +333,25 @@ def runs(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
+
+
+def test_mail_is_a_letter_for_sendmail(
+    here: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, letter = tmp_path / "sendmail", tmp_path / "letter"
+    program.write_text(f'#!/bin/sh\n{{ echo "$*"; cat; }} >{letter}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(channels, "SENDMAIL", program)
+    told = replace(here, alerts=Alerts(mail="ops@example.org, root"))
+    alert.alert(told, "redis", "no\nBcc: thief@example.org", {"host": "größer"})
+    arguments, _, content = letter.read_bytes().partition(b"\n")
+    assert arguments == b"-t -oi"
+    got = message_from_bytes(content, policy=policy.default)
+    assert (got["To"], got["Bcc"]) == ("ops@example.org, root", None)
+    assert got["Subject"] == "stack on db1: redis failed: no Bcc: thief@example.org"
+    assert got["Auto-Submitted"] == "auto-generated"
+    assert "host: größer" in got.get_content()
+    assert logged(told) == ""
 
 
 def test_a_command_that_fails_is_logged(here: Config) -> None:
