@@ -15,6 +15,7 @@ from pyinfra import logger
 from pyinfra.api.arguments import pop_global_arguments
 
 from tasks.core import remote
+from tasks.core.component import components
 from tasks.core.releases import RELEASES, Release
 from tasks.core.remote import Batches, Output, Probe, Unreadable
 from tasks.core.scripts import shell
@@ -286,4 +287,5 @@ def intruders(node: Node, listeners: Sequence[Listener]) -> list[Problem]:
 
 
 def _cut_off(node: Node, holders: Sequence[Holder]) -> list[Problem]:
-    return [each for component in node.components() for each in component.cuts(node, holders)]
+    asked = [c for c in components() if c.everywhere or c.settings in node.settings]
+    return [each for component in asked for each in component.cuts(node, holders)]

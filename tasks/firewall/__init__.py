@@ -8,7 +8,7 @@ from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
 from tasks.firewall.health import rows
 from tasks.firewall.leaves import LEAVES, beside
-from tasks.firewall.probes import PACKAGES, probes_of
+from tasks.firewall.probes import PACKAGES, around, probes_of
 from tasks.firewall.rules import checks, cuts
 from tasks.firewall.service import due_opening, due_rules
 from tasks.firewall.settings import FirewallSettings
@@ -44,6 +44,7 @@ COMPONENT = Component(
     everywhere=True,
     packages=lambda _node: PACKAGES,
     probes=probes_of,
+    around=around,
     checks=checks,
     cuts=cuts,
     rows=rows,

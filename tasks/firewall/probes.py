@@ -62,9 +62,13 @@ def _table(lines: list[str]) -> Table:
     return Table(wanted, now, starts)
 
 
-def _ways(node: Node) -> Probe[dict[str, Address]]:
-    """From which address the host comes to others; nothing where it does not say."""
+def around(node: Node) -> dict[str, Probe[Any]]:
+    """From which address a host comes to those with a firewall; nothing where it does not say."""
     others = " ".join(other.address for other in asked_by(node))
+    return {"ways": _ways(others)} if others else {}
+
+
+def _ways(others: str) -> Probe[dict[str, Address]]:
 
     def parse(lines: list[str]) -> dict[str, Address]:
         found = [re.match(r"([0-9a-f:.]+) .*\bsrc (\S+)", line) for line in lines]
@@ -86,6 +90,5 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "tool": Probe("command -v nft || command -v apt-get || :", bool),
         "files": files.probe(files_of(node)),
         "table": Probe(read, _table),
-        "ways": _ways(node),
         "former": _former(node),
     }

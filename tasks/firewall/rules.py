@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from tasks.core.estate import Node
+from tasks.core.leavings import HOST
 from tasks.core.preflight import Holder, Listener, address_of
 from tasks.core.settings import Problem
 from tasks.firewall.settings import FirewallSettings, Network
@@ -91,7 +92,8 @@ def _word(network: Network) -> str:
 
 def cuts(node: Node, holders: Sequence[Holder]) -> list[Problem]:
     """What others have at a port of ours, SSH perhaps, and ways that do not begin at `address`."""
-    return [*_shared_ports(node, holders), *_other_ways(node)]
+    closed = _shared_ports(node, holders) if node.of(FirewallSettings) else ()
+    return [*closed, *_other_ways(node)]
 
 
 def _shared_ports(node: Node, holders: Sequence[Holder]) -> Iterator[Problem]:
@@ -110,9 +112,8 @@ def _shared_ports(node: Node, holders: Sequence[Holder]) -> Iterator[Problem]:
 
 def _other_ways(node: Node) -> Iterator[Problem]:
     """Hosts that would not let this one in: it comes to them from another address."""
-    ways = node.read("firewall")["ways"]
     for other in asked_by(node):
-        source = ways.get(other.address)
+        source = node.read(HOST)["ways"].get(other.address)
         if source is None or str(source) == node.address:
             continue
         if not any(source in each for each in other.the(FirewallSettings).allowed):

@@ -38,6 +38,7 @@ GROUPS = {
     "backup": ["backup1"],
     "apps": ["app1"],
 }
+ON = {"firewall_enabled": True}
 APP = {"name": "web", "port": 8000, "command": "/usr/bin/web"}
 
 
@@ -232,6 +233,18 @@ def test_a_host_that_comes_from_another_address_is_refused(
     assert [str(each) for each in rules.cuts(node, [])] == ([sentence] if sentence else [])
 
 
+def test_a_host_without_a_firewall_is_asked_as_well(tmp_path: Path) -> None:
+    """Those that have one would not let it in; what others have at its own ports is let be."""
+    chosen = {name: {"address": address} for name, address in HOSTS.items()}
+    made = helpers.estate({**chosen, "db1": {**chosen["db1"], **ON}}, GROUPS, tmp_path)
+    node = helpers.node(made, "pool1")
+    assert set(probes.around(node)) == {"ways"}
+    node.reader = lambda _group: {"ways": {"10.0.0.1": ip_address("172.16.0.9")}}
+    (problem,) = rules.cuts(node, [holder(6432, "192.0.2.7", "ssh.service")])
+    assert "pool1 connects to db1 from 172.16.0.9" in str(problem)
+    assert probes.around(helpers.node(made, "cache1")) == {}
+
+
 @pytest.mark.parametrize(
     ("prune", "said"), [(False, ["redis-6380: the firewall does not close its port"]), (True, [])]
 )
@@ -335,4 +348,4 @@ def test_ways_are_those_to_other_machines(tmp_path: Path) -> None:
     ]
     node = helpers.node(cluster(tmp_path), "pool1")
     ways = {"10.0.0.1": ip_address("10.0.0.2"), "fd00::6": ip_address("fd00::2")}
-    assert probes.probes_of(node)["ways"].parse(lines) == ways
+    assert probes.around(node)["ways"].parse(lines) == ways
