@@ -19,6 +19,9 @@ from backup.store.layout import Item, labels_of, repository_of
 from backup.store.signed import Entry, Signed
 from backup.store.state import State, remembered
 
+_SERVER = "pgbackrest.service"
+_SYSTEMD = Path("/run/systemd/system")
+
 
 def fetch_all(
     config: Config, log: Log, *, unsigned: bool = False, older: bool = False, as_of: str = ""
@@ -78,8 +81,8 @@ def _let_in(config: Config) -> None:
         wal = f"archive/{config.stack}/{repository.archive_id(config, number)}"
         place = config.repository / name / wal
         run(["mkdir", "-p", "-m", "750", str(place)], user=repository.USER)
-    if is_far and Path("/run/systemd/system").is_dir():
-        run(["systemctl", "restart", "pgbackrest.service"])
+    if is_far and _SYSTEMD.is_dir():
+        run(["systemctl", "restart", _SERVER])
 
 
 def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:
@@ -187,12 +190,37 @@ def stranger(config: Config, known: str) -> str:
     )
 
 
+def _require_room(config: Config) -> None:
+    """Asserts that pgBackRest's server may write the WAL of one more cluster: its unit lists them.
+
+    Raises:
+        Failed: it may not, and archiving would stop.
+    """
+    if config.postgres is None or config.postgres.local or not _SYSTEMD.is_dir():
+        return
+    if not stranger(config, repository.system_identifier(config)):
+        return
+    show = ["systemctl", "show", "--property=ReadWritePaths", "--value", _SERVER]
+    places = [path.lstrip("-") for path in run(show).split()]
+    for number, name in config.repositories:
+        last = int(repository.archive_id(config, number).rpartition("-")[2])
+        own = f"{config.repository / name / 'archive' / config.stack}/"
+        known = [int(path.rpartition("-")[2]) for path in places if path.startswith(own)]
+        if known and last >= max(known):
+            raise Failed(
+                f"{config.repository / name} has had {last} clusters, and the unit of "
+                f"{_SERVER} lets PostgreSQL's host write to no more: move {config.repository} "
+                "away, which keeps its backups, and deploy"
+            )
+
+
 def adopt(config: Config, log: Log) -> None:
     """Starts over: from now on the repository is of the cluster that runs; old backups stay.
 
     Raises:
-        Failed: pgBackRest refuses, or the full backup failed.
+        Failed: pgBackRest or the unit of its server refuses, or the full backup failed.
     """
+    _require_room(config)
     with log.step("stanza for the new cluster"):
         repository.pgbackrest(config, "stanza-upgrade")
         _let_in(config)

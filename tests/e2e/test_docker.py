@@ -173,6 +173,21 @@ def test_containers_have_few_rights(site: Site) -> None:
             assert root == "ro", service
 
 
+def test_what_commands_leave_behind_ends(site: Site) -> None:
+    """A program whose parent has gone, as of a check that took too long, stays no zombie."""
+    ours = [name for name in SERVICES if name not in APPS]
+    for name in ours:
+        left = "sleep 0.7 & exec true"
+        site.host.run(f"docker exec {STACK}_{name} sh -c {shlex.quote(left)}")
+
+    def gone() -> None:
+        pids = {containers(site.host)[name].pid for name in ours}
+        told = site.host.run("ps -eo ppid=,comm= | grep sleep || :").stdout.splitlines()
+        assert [line for line in told if int(line.split()[0]) in pids] == []
+
+    eventually(gone, SETTLE_SECONDS)
+
+
 @pytest.mark.parametrize("port", [*PORTS, *APPS.values()])
 def test_nothing_listens_to_the_network(site: Site, port: int) -> None:
     """What is published is published to the host itself."""
