@@ -158,6 +158,8 @@ def forget_environment() -> None:
     for name in [*os.environ]:
         if name.startswith(("PG", "REDISCLI_")) or name in ("POSIXLY_CORRECT", "TMPDIR"):
             del os.environ[name]
+    # ssh hands on the caller's, and Redis 8 does not start with a locale that the host has not.
+    os.environ["LC_ALL"] = "C.UTF-8"
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -92,6 +92,19 @@ def _instances(everything: Estate) -> Iterator[Instance]:
                 yield Instance(Address(node.address, port), "unseen")
 
 
+def leader_above(everything: Estate, watched: Address) -> Address | None:
+    """Who leads an instance of ours that a Sentinel takes for the master; None where it may be.
+
+    A Sentinel that comes back late, or that a hand has told so, stays there.
+    """
+    found = [*_instances(everything)]
+    leaders = {each.follows or each.address for each in found if each.kind == "present"}
+    is_known = len(leaders) == 1 and "unseen" not in {each.kind for each in found}
+    leader = next(iter(leaders)) if is_known else watched
+    ours = {each.address for each in found}
+    return leader if leader != watched and {leader, watched} <= ours else None
+
+
 def leads_others(everything: Estate, leader: Address) -> bool:
     """Whether who is named as our master leads a set of others: none of ours has to do with it.
 

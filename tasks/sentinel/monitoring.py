@@ -13,7 +13,7 @@ from tasks.redis import acl
 from tasks.redis.acl import quote
 from tasks.redis.console import SHELL
 from tasks.redis.files import known_first
-from tasks.redis.leader import current_master, leads_others
+from tasks.redis.leader import current_master, leader_above, leads_others
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 from tasks.redis.topology import Address
@@ -73,7 +73,7 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
         "failover-timeout": chosen.failover_timeout,
         "parallel-syncs": chosen.parallel_syncs,
     }
-    orders = []
+    orders, was = [], live
     if why := _unfit(node, live):
         # At run time Sentinel takes no other; what it knows of a master goes with it.
         orders.append((f"forget {name}, which {why}", f"SENTINEL REMOVE {name}"))
@@ -81,7 +81,7 @@ def _orders(node: Node, port: int, live: Mapping[str, str]) -> list[tuple[str, s
         live = {key: value for key, value in live.items() if key not in gone}
     is_known = "name" in live
     if not is_known:
-        leader = current_master(node.estate)
+        leader = _leader_above(node, was) or current_master(node.estate)
         command = f"SENTINEL MONITOR {name} {leader.ip} {leader.port} {chosen.quorum}"
         orders.append((f"monitor {name} at {leader}, quorum {chosen.quorum}", command))
     for key, value in wanted.items():
@@ -101,9 +101,17 @@ def _unfit(node: Node, live: Mapping[str, str]) -> str:
         return f"has a {' and a '.join(scripts)}"
     if "ip" not in live:
         return ""
-    leader = Address(live["ip"], int(live["port"]))
-    is_others = leads_others(node.estate, leader)
-    return f"is {leader} there, and leads no instance of ours" if is_others else ""
+    watched = Address(live["ip"], int(live["port"]))
+    if leader := _leader_above(node, live):
+        return f"is {watched} there, a replica of {leader}"
+    is_others = leads_others(node.estate, watched)
+    return f"is {watched} there, and leads no instance of ours" if is_others else ""
+
+
+def _leader_above(node: Node, live: Mapping[str, str]) -> Address | None:
+    if "ip" not in live:
+        return None
+    return leader_above(node.estate, Address(live["ip"], int(live["port"])))
 
 
 # In milliseconds, as Redis has them (sentinel.c): no key of its file says them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,13 +15,15 @@ from tests.e2e.project import Project, Run, embedded
 from tests.e2e.proof import (
     SERVICES,
     CommandLines,
+    Done,
     Stack,
     command_lines,
     main_process,
     readers,
+    said,
 )
 from tests.e2e.wait import eventually
-from tests.lab import OPERATOR_PASSWORD, Lab
+from tests.lab import OPERATOR_PASSWORD, Host, Lab
 from tests.lab.images import installed_image
 from tests.lab.process import docker
 
@@ -54,6 +57,30 @@ ESTATES = estates(
 once_a_release = pytest.mark.parametrize("site", ESTATES[:2], indirect=True)
 
 
+# What people have exported for their own servers, and what an administrator's psql does.
+_EXPORTED = """
+PGHOST=203.0.113.9
+PGPORT=9
+PGUSER=guest
+PGPASSWORD=guess
+PGSERVICE=elsewhere
+PGSSLMODE=verify-full
+PGOPTIONS="-c search_path=nowhere -c statement_timeout=1"
+PGBACKREST_STANZA=other
+REDISCLI_AUTH=guess
+POSIXLY_CORRECT=1
+TMPDIR=/nowhere
+"""
+_PSQLRC = "\\timing on\n\\pset format html\nSELECT 1/0;\n"
+
+
+def _mislead(host: Host) -> None:
+    """Leads psql, pgBackRest and redis-cli elsewhere, for every session over SSH."""
+    host.run("cat >>/etc/environment", stdin=_EXPORTED)
+    for home in ("/root", "/home/deploy", "/home/operator"):
+        host.run(f"cat >{home}/.psqlrc", stdin=_PSQLRC)
+
+
 @pytest.fixture(scope="module", params=ESTATES)
 def site(
     request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory
@@ -62,6 +89,7 @@ def site(
     release, user = request.param
     name = f"{user}-on-{release}"
     host = lab.host(name, release)
+    _mislead(host)
     project = Project(tmp_path_factory.mktemp(name))
     sudo = {"_sudo_password": OPERATOR_PASSWORD} if user == "operator" else {}
     project.inventory(embedded(name, host, user, **sudo))
@@ -89,6 +117,19 @@ def test_second_run_changes_nothing(site: Site) -> None:
     again = site.project.plan("deploy.py", "--diff")
     assert again.planned == set()
     assert "/dev/null" not in again.stderr and "@@" not in again.stderr
+
+
+@once_a_release
+def test_what_a_user_has_exported_leads_no_job_elsewhere(site: Site) -> None:
+    """A backup by hand, over SSH, where psql alone is led to another server."""
+
+    def asked(command: str) -> Done:
+        words = [*site.stack.host.ssh_command(), command]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+
+    assert said(asked("printenv PGHOST PGSERVICE")) == "203.0.113.9\nelsewhere"
+    assert asked("psql -c 'SELECT 1'").returncode == 2
+    said(asked("/scripts/postgres-backup.sh full"))
 
 
 def test_an_installed_host_has_what_was_installed(site: Site) -> None:

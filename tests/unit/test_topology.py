@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.core.estate import Estate
 from tasks.core.remote import Unreadable
-from tasks.redis.leader import current_master
+from tasks.redis.leader import current_master, leader_above
 from tasks.redis.topology import Address, Instance, Watcher, master
 from tasks.sentinel.forget import View
 from tests.unit import helpers
@@ -148,3 +148,25 @@ def test_a_master_of_others_is_not_ours(
     # Who is not reached may follow it.
     everything.active = everything.active[:2]
     assert current_master(everything) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("instances", "watched", "led_by"),
+    [
+        ([leader(A), follower(B, A), follower(C, A)], B, A),
+        ([leader(A), follower(B, A), follower(C, A)], A, None),
+        # A failover is under way.
+        ([leader(A), leader(B), follower(C, A)], A, None),
+        ([leader(A), follower(B, A), *unseen(C)], B, None),
+        # A master that left the settings.
+        ([follower(A, OTHER), follower(B, OTHER), follower(C, OTHER)], A, None),
+        (absent(A, B, C), A, None),
+    ],
+)
+def test_a_sentinel_that_takes_a_replica_for_the_master(
+    instances: list[Instance], watched: Address, led_by: Address | None, tmp_path: Path
+) -> None:
+    everything = estate(tmp_path, {}, {})
+    for node, instance in zip(everything.nodes, instances, strict=True):
+        knows(node, "redis", roles=[instance], sentinels=[])
+    assert leader_above(everything, watched) == led_by

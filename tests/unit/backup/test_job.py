@@ -30,5 +30,7 @@ def test_what_the_callers_shell_says_for_clients_is_forgotten(
     led = ("PGSERVICE", "PGHOST", "PGBACKREST_STANZA", "REDISCLI_AUTH", "TMPDIR", "POSIXLY_CORRECT")
     for name in (*led, "HTTPS_PROXY"):
         monkeypatch.setenv(name, "elsewhere")
+    monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
     forget_environment()
+    assert os.environ["LC_ALL"] == "C.UTF-8"
     assert [name for name in (*led, "HTTPS_PROXY") if name in os.environ] == ["HTTPS_PROXY"]
