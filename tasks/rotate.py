@@ -58,6 +58,8 @@ def _deployed(change: Callable[[Estate], str]) -> None:
 def _turned(estate: Estate, name: str) -> str:
     offered = estate.rotates()
     if name not in offered:
+        if estate.secrets.stated(name.upper()):
+            return f"{name.upper()}: does not rotate here; docs/secrets.md says what does"
         close = get_close_matches(name, offered, n=1)
         return f"tasks.rotate.{name}: no such secret to rotate{f' ({close[0]}?)' if close else ''}"
     why = estate.secrets.turn(offered[name])

@@ -364,6 +364,25 @@ def test_a_stranger_at_the_address_of_ours_is_a_row_of_the_table(estate: Estate)
     assert estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify").code == 0
 
 
+def test_a_server_that_cannot_start_is_told_with_its_reason(estate: Estate) -> None:
+    """PostgreSQL's own `ALTER SYSTEM` takes what it then cannot start with."""
+    db, unit = estate.host("db1"), "postgresql@15-main"
+    admin(db, "ALTER SYSTEM SET shared_preload_libraries = '\"\"'")
+    db.run(f"systemctl restart {unit}", check=False)
+    try:
+        failing = f'[ "$(systemctl show -p NRestarts --value {unit})" -gt 2 ]'
+        eventually(lambda: db.run(failing), 30)
+        drift = estate.project.drift()
+        estate.fails(("postgres ends again and again as it starts", "could not access file"))
+    finally:
+        auto = "/var/lib/postgresql/15/main/postgresql.auto.conf"
+        db.run(f"sed -i /shared_preload_libraries/d {auto}")
+    assert drift.code == 2 and "postgres: start" in drift.output
+    eventually(lambda: said(db.run("pg_isready", check=False)), 30)
+    assert estate.project.deploy().changed <= {("PostgreSQL: service", "db1")}
+    assert estate.project.drift().code == 0
+
+
 # --- A full disk ---------------------------------------------------------------------------------
 
 

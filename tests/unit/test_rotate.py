@@ -68,6 +68,11 @@ def test_a_turn_and_its_end(tmp_path: Path) -> None:
     assert rotate._turned(everything, "redis_pasword") == (
         "tasks.rotate.redis_pasword: no such secret to rotate (redis_password?)"
     )
+    with (tmp_path / ".env").open("a") as env:
+        env.write("AWS_SECRET_ACCESS_KEY=of-a-bucket\n")
+    assert rotate._turned(estate(tmp_path), "aws_secret_access_key") == (
+        "AWS_SECRET_ACCESS_KEY: does not rotate here; docs/secrets.md says what does"
+    )
     assert rotate._turned(everything, "redis_password") == ""
     assert everything.secrets.renamed["REDIS_PASSWORD"][0] == "REDIS_PASSWORD_PREVIOUS"
     everything.secrets.get("REDIS_PASSWORD")

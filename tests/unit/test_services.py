@@ -312,7 +312,7 @@ def test_a_container_has_the_records_of_before() -> None:
 def test_every_place_can_do_the_same() -> None:
     """What steps and removals call."""
     of_steps = "enable_service start_service restart_service stop_service last_log"
-    of_steps += " is_starting is_started"
+    of_steps += " is_failing is_starting is_started"
     for place in PLACES:
         for script, names in (
             (place.functions(), of_steps),

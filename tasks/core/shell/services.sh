@@ -4,6 +4,10 @@ answer() {
   begin=$(uptime_seconds)
   until (ready) >/dev/null 2>&1 </dev/null; do
     waited=$(($(uptime_seconds) - begin)) limit=$start_seconds
+    if [ "$waited" -ge 5 ] && is_failing "$2"; then
+      echo "$1 ends again and again as it starts; its log ends with: $(last_log "$@")" >&2
+      exit 1
+    fi
     if [ "$waited" -ge "$limit" ] && is_starting "$2"; then limit=$((5 * limit)); fi
     if [ "$waited" -ge "$limit" ]; then
       echo "$1 does not answer after $limit s; its log ends with: $(last_log "$@")" >&2

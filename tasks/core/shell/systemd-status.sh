@@ -1,4 +1,4 @@
-asked=$(systemctl show -p ActiveState,SubState,UID,FragmentPath,DropInPaths $units) || exit 1
+asked=$(systemctl show -p ActiveState,SubState,NRestarts,UID,FragmentPath,DropInPaths $units) || exit 1
 unloaded=
 for u in $units; do
   for f in /etc/systemd/system/"$u".d/*.conf /etc/systemd/system/"${u%%@*}"@.service.d/*.conf; do
@@ -36,6 +36,8 @@ printf '%s\n\n' "$asked" | awk -v users="$users" -v units="$units" -v unloaded="
           !index(v["DropInPaths"] " ", file " ")) files[++n] = file
     }
     for (i = 1; i <= n; i++) take(files[i], is_ours(files[i]))
+    # It begins again and again: `start` is the state of a server that reads its data.
+    if (v["ActiveState"] == "activating" && v["NRestarts"] > 2) v["SubState"] = "failing"
     printf "ActiveState=%s SubState=%s", v["ActiveState"], v["SubState"]
     runs_as = v["UID"] ~ /^[0-9]+$/ ? name[v["UID"]] : ""
     if (runs_as && runs_as != user[count]) printf " as %s", runs_as

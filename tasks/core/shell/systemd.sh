@@ -23,6 +23,8 @@ restart_service() { # NAME UNIT
 }
 started() { systemctl show -p InvocationID --value "$1"; }
 has_job() { [ -n "$(systemctl show -p Job --value "$1")" ]; }
+# Since it was told to start: who reads much data may be killed for it once, or twice.
+is_failing() { [ "$(systemctl show -p NRestarts --value "$1")" -ge 3 ]; }
 is_starting() { [ "$(systemctl is-active "$1")" = activating ]; }
 # Another process may answer in its place, and keep it from its start.
 is_started() {
