@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.e2e.project import PYINFRA, Data, Project, Run, footprint
@@ -381,6 +384,96 @@ def test_a_server_that_cannot_start_is_told_with_its_reason(estate: Estate) -> N
     eventually(lambda: said(db.run("pg_isready", check=False)), 30)
     assert estate.project.deploy().changed <= {("PostgreSQL: service", "db1")}
     assert estate.project.drift().code == 0
+
+
+def test_a_redis_that_reads_its_data_is_waited_for(estate: Estate, settings: Project) -> None:
+    """It answers `LOADING`, which is neither silence nor a wrong password."""
+    cache, password = estate.host("cache1"), estate.secrets["REDIS_PASSWORD"]
+    ask = partial(redis, cache, 6379, password=password)
+    said(ask("EVAL", "for i = 1, 20000 do redis.call('SET', 'read:' .. i, i) end", "0"))
+    # Microseconds.
+    settings.settings({"redis_extra": {"key-load-delay": 500}})
+    settings.deploy()
+    cache.run("systemctl restart --no-block redis-6379")
+
+    def loads() -> None:
+        assert "LOADING" in ask("PING").stderr + ask("PING").stdout
+
+    eventually(loads, 10)
+    settings.settings({"redis_extra": {"key-load-delay": 500}, "redis_maxmemory": "222mb"})
+    run = estate.run()
+    assert run.code == 0 and "accept the password" not in run.output, run.output
+    assert (_maxmemory(estate), said(ask("DBSIZE"))) == (str(222 * 1024**2), "20000")
+    assert estate.project.deploy().changed == set()
+    said(ask("FLUSHALL"))
+
+
+# --- Who else gets in ----------------------------------------------------------------------------
+
+
+def test_each_gets_in_as_the_documentation_says(
+    estate: Estate, settings: Project, lab: Lab, tmp_path: Path
+) -> None:
+    """Those of docs/change.md; a clone of a colleague changes nothing."""
+    db, cache = estate.host("db1"), estate.host("cache1")
+    access = {
+        "postgres_roles": {
+            "psscript": {},
+            "reader": {
+                "member_of": ["pg_read_all_data"],
+                "settings": {"default_transaction_read_only": "on"},
+            },
+        },
+        "redis_users": {
+            "cache": {"commands": ["+@read", "+@write", "-@dangerous"], "keys": ["cache:*"]}
+        },
+        "postgres_listen_addresses": f"localhost, {db.address}",
+        "postgres_hba": [f"hostssl psscript psscript {lab.gateway}/32 scram-sha-256"],
+    }
+    settings.settings(access)
+    settings.deploy()
+    role, reader = (estate.secrets[f"POSTGRES_ROLE_{n}_PASSWORD"] for n in ("PSSCRIPT", "READER"))
+    said(psql(db, "CREATE TABLE IF NOT EXISTS seen AS SELECT 1 AS id", password=role))
+
+    read = partial(psql, db, role="reader", password=reader)
+    assert said(read("SELECT id FROM seen")) == "1"
+    for statement in ("DELETE FROM seen", "CREATE TEMPORARY TABLE own (id int)"):
+        assert "read-only transaction" in read(statement).stderr
+        anyway = read(f"SET transaction_read_only = off; {statement}")
+        assert "permission denied" in anyway.stderr, anyway
+
+    ask = partial(
+        redis, cache, 6379, "--user", "cache", password=estate.secrets["REDIS_USER_CACHE_PASSWORD"]
+    )
+    assert said(ask("SET", "cache:one", "1")) == "OK"
+    for words in (("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "GET", "*")):
+        assert "NOPERM" in ask(*words).stdout + ask(*words).stderr
+
+    # This machine is the other host.
+    for port, mode in ((6432, "prefer"), (5432, "require")):
+        client = psycopg.connect(
+            host=db.address,
+            port=port,
+            dbname="psscript",
+            user="psscript",
+            password=role,
+            sslmode=mode,
+        )
+        with client:
+            assert client.execute("SELECT id FROM seen").fetchone() == (1,)
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+        psycopg.connect(
+            host=db.address, port=5432, dbname="psscript", user="reader", password=reader
+        )
+
+    colleague = Project(tmp_path / "clone")
+    for name in ("inventory.py", "group_data/all.py"):
+        shutil.copy(settings.directory / name, colleague.directory / name)
+    refused = colleague.pyinfra("-y", "inventory.py", "deploy.py")
+    assert refused.code == 1 and "replace_secrets" in refused.output
+    shutil.copy2(settings.directory / ".env", colleague.directory)
+    assert colleague.deploy().changed == set()
+    said(psql(db, "DROP TABLE seen", password=role))
 
 
 # --- A full disk ---------------------------------------------------------------------------------
