@@ -199,7 +199,7 @@ def main() -> int:
     arguments = parser().parse_args()
     if os.geteuid() != 0:
         print("run this as root", file=sys.stderr)
-        return WRONG_USE
+        return health.UNKNOWN if arguments.job == "health" else WRONG_USE
     try:
         config = Config.load()
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -11,7 +11,7 @@ from functools import partial
 from backup import alert, outcome
 from backup.config import Config
 from backup.health import backups, disk, pgbouncer, postgres, redis, since
-from backup.health.asking import Probe, answers
+from backup.health.asking import SECONDS, Probe, answers
 from backup.health.row import Level, Row, worst
 from backup.job import Failed, Log
 from backup.redis.restore import repair
@@ -70,7 +70,8 @@ def _rows(config: Config, log: Log) -> list[Row]:
 def _probes(config: Config) -> Iterator[Probe]:
     yield Probe("disk", partial(disk.rows, config))
     if config.postgres is not None:
-        yield Probe("postgres", partial(postgres.rows, config))
+        seconds = SECONDS + len(config.databases)
+        yield Probe("postgres", partial(postgres.rows, config), seconds)
         for pooler in config.postgres.poolers:
             name = f"pgbouncer {pooler}"
             yield Probe(name, partial(pgbouncer.rows, config, pooler, name))

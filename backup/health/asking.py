@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backup.health.row import Level, Row
 
+# For the first row, which says whether there was an answer.
 SECONDS = 5.0
 
 
 @dataclass
 class Probe:
-    """Whom to ask; the first row says whether there was an answer.
+    """Whom to ask.
 
     Attributes:
-        name: of that row.
-        ask: it returns the rows, or raises what the first row then says.
+        name: of the first row.
+        ask: it gives the rows one by one, or raises what the first row then says.
+        seconds: in which all of them have to be there.
     """
 
     name: str
     ask: Callable[[], Iterable[Row]]
+    seconds: float = SECONDS
     rows: list[Row] = field(default_factory=list)
 
     def run(self) -> None:
-        """Asks; the rows are there when it is done."""
+        """Asks; `rows` has what there is at any moment."""
         try:
-            self.rows = list(self.ask())
+            for row in self.ask():
+                self.rows.append(row)
         except Exception as failure:
-            self.rows = [Row(self.name, Level.CRITICAL, " ".join(str(failure).split()))]
+            self.rows.append(self.ended(" ".join(str(failure).split())))
+
+    def ended(self, why: str) -> Row:
+        """The row that says why there is no further one."""
+        if self.rows:
+            return Row(f"{self.name}: the rest", Level.UNKNOWN, why)
+        return Row(self.name, Level.CRITICAL, why)
 
 
 def answers(probes: Sequence[Probe], meanwhile: Probe) -> list[Row]:
@@ -40,13 +50,21 @@ def answers(probes: Sequence[Probe], meanwhile: Probe) -> list[Row]:
         meanwhile: this thread asks it, and it may take its time.
     """
     threads = [threading.Thread(target=probe.run, daemon=True) for probe in probes]
-    end = time.monotonic() + SECONDS
+    begun = time.monotonic()
     for thread in threads:
         thread.start()
     meanwhile.run()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    late = f"no answer within {SECONDS:g} s"
-    # What a thread that is late finds in the end belongs to no run.
-    found = [list(probe.rows) or [Row(probe.name, Level.CRITICAL, late)] for probe in probes]
-    return [row for rows in (*found, meanwhile.rows) for row in rows]
+    found = [row for each in zip(probes, threads, strict=True) for row in _awaited(*each, begun)]
+    return [*found, *meanwhile.rows]
+
+
+def _awaited(probe: Probe, thread: threading.Thread, begun: float) -> Iterator[Row]:
+    for seconds in (SECONDS, probe.seconds):
+        thread.join(max(0.0, begun + seconds - time.monotonic()))
+        # What comes later belongs to no run.
+        rows, is_late = list(probe.rows), thread.is_alive()
+        if not is_late or not rows:
+            break
+    yield from rows
+    if is_late:
+        yield probe.ended(f"no answer within {seconds:g} s")

@@ -92,7 +92,8 @@ OF_THE_SERVER = (
         b"""
         SELECT extract(epoch FROM clock_timestamp() - state_change) AS seconds,
           format('%s in %s, pid %s', usename, datname, pid)
-        FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY 1 DESC LIMIT 1
+        FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND usename <> current_user
+        ORDER BY 1 DESC LIMIT 1
         """,
     ),
     Measure(

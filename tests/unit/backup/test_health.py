@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +77,25 @@ def test_who_hangs_makes_no_other_late_or_wrong(monkeypatch: pytest.MonkeyPatch)
     def fail() -> list[Row]:
         raise Failed("no\nanswer")
 
+    def stop() -> Iterator[Row]:
+        yield Row("stops", Level.OK, "yes")
+        raise Failed("no more")
+
+    def slow() -> Iterator[Row]:
+        yield Row("slow", Level.OK, "yes")
+        time.sleep(0.4)
+        yield Row("late", Level.OK, "in time")
+
+    def stuck() -> Iterator[Row]:
+        yield Row("stuck", Level.OK, "yes")
+        yield from hang()
+
     probes = [
         asking.Probe("hangs", hang),
         asking.Probe("fails", fail),
+        asking.Probe("stops", stop),
+        asking.Probe("slow", slow, 5),
+        asking.Probe("stuck", stuck, 0.3),
         asking.Probe("well", lambda: [Row("well", Level.OK, "yes"), Row("more", Level.OK, "")]),
     ]
     own = asking.Probe("own", lambda: [Row("own", Level.OK, "")])
@@ -86,6 +104,12 @@ def test_who_hangs_makes_no_other_late_or_wrong(monkeypatch: pytest.MonkeyPatch)
     assert [(row.name, row.level) for row in rows] == [
         ("hangs", Level.CRITICAL),
         ("fails", Level.CRITICAL),
+        ("stops", Level.OK),
+        ("stops: the rest", Level.UNKNOWN),
+        ("slow", Level.OK),
+        ("late", Level.OK),
+        ("stuck", Level.OK),
+        ("stuck: the rest", Level.UNKNOWN),
         ("well", Level.OK),
         ("more", Level.OK),
         ("own", Level.OK),
