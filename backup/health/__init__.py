@@ -44,14 +44,15 @@ def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
     Raises:
         Unwell: at the end, naming every row that is critical or unknown.
     """
-    rows = since.dated(config, [_clean(config, row) for row in _rows(config, log)])
+    now = outcome.now()
+    rows = since.dated(config, [_clean(config, row) for row in _rows(config, log)], now)
     since.keep(config, rows)
     _note(config, rows)
     told = json.dumps(since.report(rows), indent=2) if as_json else "\n".join(map(_line, rows))
     # A reader that has gone hides nothing of what follows.
     with contextlib.suppress(OSError):
         print(told, flush=True)
-    _warn(config, [row for row in rows if row.level is Level.WARNING])
+    _warn(config, [row for row in rows if row.level is Level.WARNING], now)
     found = worst(rows)
     if bad := [row.name for row in rows if row.level > Level.WARNING]:
         raise Unwell(f"unhealthy: {', '.join(bad)}", found)
@@ -110,10 +111,15 @@ def _line(row: Row) -> str:
     return f"{mark:8}  {row.name}: {row.said}{limit}{since}"
 
 
-def _warn(config: Config, rows: list[Row]) -> None:
-    """Tells of what is not wrong yet; what is wrong is told as the failure of the job."""
-    if rows:
-        names = ", ".join(row.name for row in rows)
-        alert.alert(config, _WARNINGS, f"warning: {names}", {row.name: row.said for row in rows})
-    else:
+def _warn(config: Config, rows: list[Row], now: str) -> None:
+    """Tells of what is not wrong yet; what is wrong is told as the failure of the job.
+
+    A warning is told when it is found again: what comes and goes would be told all day.
+    """
+    lasting = [row for row in rows if row.since != now]
+    if lasting:
+        names = ", ".join(row.name for row in lasting)
+        details = {row.name: row.said for row in lasting}
+        alert.alert(config, _WARNINGS, f"warning: {names}", details)
+    elif not rows:
         alert.recovered(config, _WARNINGS, "no warning is left")

@@ -81,7 +81,8 @@ OF_THE_SERVER = (
             ELSE format('%s keeps %s', slot_name, pg_size_pretty(kept)) END
         FROM pg_replication_slots, LATERAL (
           SELECT coalesce(wal_status IN ('lost', 'unreserved'), false) AS broken,
-            coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0) AS kept) AS found
+            coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+              ELSE pg_current_wal_lsn() END, restart_lsn), 0) AS kept) AS found
         ORDER BY 1 DESC LIMIT 1
         """,
     ),
@@ -100,13 +101,13 @@ OF_THE_SERVER = (
         "postgres long transaction",
         "transaction",
         "min",
-        # Dumps are ours, and who is idle in one has a row of its own.
+        # Dumps are ours. That it is idle now has a row of its own, and makes it no shorter.
         b"""
-        SELECT extract(epoch FROM clock_timestamp() - xact_start) / 60,
+        SELECT extract(epoch FROM CASE WHEN state LIKE 'idle in transaction%' THEN state_change
+            ELSE clock_timestamp() END - xact_start) / 60,
           format('%s in %s, pid %s', usename, datname, pid)
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename <> current_user
-          AND xact_start IS NOT NULL AND state NOT LIKE 'idle in transaction%'
-        ORDER BY 1 DESC LIMIT 1
+          AND xact_start IS NOT NULL ORDER BY 1 DESC LIMIT 1
         """,
     ),
     Measure(
@@ -146,7 +147,9 @@ OF_THE_SERVER = (
         b"""
         SELECT count(*), 'of another version than the indexes of ' || string_agg(datname, ', ')
         FROM pg_database WHERE datallowconn
-          AND datcollversion <> pg_database_collation_actual_version(oid) HAVING count(*) > 0
+          AND datcollversion IS NOT NULL
+          AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
+        HAVING count(*) > 0
         """,
     ),
     Measure(
@@ -175,10 +178,11 @@ OF_A_DATABASE = (
         "indexes",
         _ONE_IS_A_WARNING,
         "",
-        # One that is being made is not valid yet.
+        # One that is being made is not valid yet, nor that of a table whose partitions lack theirs.
         b"""
         SELECT count(*), 'not valid: ' || string_agg(indexrelid::regclass::text, ', ')
-        FROM pg_index WHERE NOT indisvalid AND indexrelid NOT IN (
+        FROM pg_index JOIN pg_class ON oid = indexrelid AND relkind = 'i'
+        WHERE NOT indisvalid AND indexrelid NOT IN (
           SELECT index_relid FROM pg_stat_progress_create_index WHERE index_relid IS NOT NULL)
         HAVING count(*) > 0
         """,

@@ -16,9 +16,8 @@ from backup.manifest import durably
 _FILE = "health.json"
 
 
-def dated(config: Config, rows: Iterable[Row]) -> list[Row]:
+def dated(config: Config, rows: Iterable[Row], now: str) -> list[Row]:
     """The rows, each with the moment from which on it has had its level."""
-    now = outcome.now()
     before = _before(config)
     return [replace(row, since=before.get((row.name, row.level.name.lower()), now)) for row in rows]
 

@@ -47,6 +47,13 @@ def stack(lab: Lab, project: Project) -> Stack:
     project.deploy()
     host.run("/scripts/postgres-backup.sh full")
     host.run(_lowered(SHORT))
+    # An index of the whole table is not valid before all partitions have theirs, which is no fault.
+    host.run(
+        sql(
+            "CREATE TABLE parts (id int) PARTITION BY RANGE (id); CREATE INDEX ON ONLY parts (id);"
+            " CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (9)"
+        )
+    )
     return Stack(host, project.secrets)
 
 
@@ -116,6 +123,12 @@ FAULTS = (
         session("BEGIN; SELECT 1;"),
         ENDED,
         warning=("postgres idle in transaction",),
+    ),
+    Fault(
+        "a transaction that has worked long and waits now",
+        session("BEGIN; SELECT pg_sleep(3);"),
+        ENDED,
+        warning=("postgres idle in transaction", "postgres long transaction"),
     ),
     Fault(
         "a long transaction",

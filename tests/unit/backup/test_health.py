@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import threading
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from backup.config import Limits
+from backup import health
+from backup.config import Alerts, Limits
 from backup.health import asking, disk, since
 from backup.health.row import Level, Row, measured, worst
 from backup.job import Failed
 from tests.unit import helpers
 from tests.unit.backup import builders
+
+NOW = "2026-01-02T00:00:00+00:00"
 
 
 @pytest.mark.parametrize(
@@ -48,10 +52,39 @@ def test_a_row_says_since_when_it_has_its_level(tmp_path: Path) -> None:
     config.logs.mkdir(parents=True, exist_ok=True)
     first = [replace(row, since="2026-01-01T00:00:00+00:00") for row in _rows(Level.WARNING)]
     since.keep(config, first)
-    again = since.dated(config, _rows(Level.WARNING))
+    again = since.dated(config, _rows(Level.WARNING), NOW)
     assert [row.since for row in again] == ["2026-01-01T00:00:00+00:00"] * 2
-    other = since.dated(config, [*_rows(Level.WARNING)[:1], *_rows(Level.OK)[1:]])
+    other = since.dated(config, [*_rows(Level.WARNING)[:1], *_rows(Level.OK)[1:]], NOW)
     assert [row.since == "2026-01-01T00:00:00+00:00" for row in other] == [True, False]
+
+
+def test_a_warning_is_told_when_it_is_found_again(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    alerts = Alerts(command=f'echo "$DATATIER_STATUS $DATATIER_MESSAGE" >>{told}')
+    config = builders.config(tmp_path / "backups", alerts=alerts)
+    config.logs.mkdir(parents=True, exist_ok=True)
+
+    def check(*rows: Row) -> None:
+        now = f"2026-01-01T00:0{next(minutes)}:00+00:00"
+        found = since.dated(config, rows, now)
+        since.keep(config, found)
+        health._warn(config, found, now)
+
+    minutes = itertools.count()
+    first, other = _rows(Level.WARNING)
+    check(first)
+    check()
+    check(first)
+    assert not told.exists()
+    check(first, other)
+    check(first, other)
+    check(first, other)
+    check()
+    assert told.read_text().splitlines() == [
+        "failed warning: one",
+        "failed warning: one, other",
+        "recovered no warning is left",
+    ]
 
 
 def _rows(level: Level) -> list[Row]:
@@ -63,7 +96,7 @@ def test_a_file_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> Non
     config = builders.config(tmp_path)
     config.logs.mkdir(parents=True, exist_ok=True)
     (config.logs / "health.json").write_bytes(os.fsencode(content))
-    assert since.dated(config, _rows(Level.OK))[0].since.startswith("20")
+    assert since.dated(config, _rows(Level.OK), NOW)[0].since == NOW
 
 
 def test_who_hangs_makes_no_other_late_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
