@@ -370,6 +370,7 @@ def test_a_stranger_at_the_address_of_ours_is_a_row_of_the_table(estate: Estate)
 def test_a_server_that_cannot_start_is_told_with_its_reason(estate: Estate) -> None:
     """PostgreSQL's own `ALTER SYSTEM` takes what it then cannot start with."""
     db, unit = estate.host("db1"), "postgresql@15-main"
+    estate.project.deploy()
     admin(db, "ALTER SYSTEM SET shared_preload_libraries = '\"\"'")
     db.run(f"systemctl restart {unit}", check=False)
     try:
