@@ -256,7 +256,7 @@ def test_nothing_restarts_where_nobody_could_replace_the_master(site: Site) -> N
         eventually(lambda: _has_no_quorum(site, SENTINELS[0]), 30)
         site.refuses(f"{begins}NOQUORUM 1 usable Sentinels", **rolls)
     site.settles(KEPT)
-    with _docker(site, followers, "kill -s STOP", "kill -s CONT"):
+    with _hung(site, followers):
         site.stack.redis(leader, "CLIENT", "KILL", "TYPE", "replica")
         site.refuses(f"{begins}no replica is online: bring one up first", **rolls)
     site.settles(KEPT)
@@ -273,6 +273,18 @@ def _docker(site: Site, services: Iterable[str], begin: str, end: str) -> Iterat
         yield
     finally:
         site.host.run(f"docker {end} {_names(services)}")
+
+
+@contextmanager
+def _hung(site: Site, services: Iterable[str]) -> Iterator[None]:
+    """Their servers hang; the first process of a container is the engine's init."""
+    of = "pid=$(docker inspect -f '{{.State.Pid}}' $each); cat /proc/$pid/task/$pid/children"
+    servers = site.host.run(f"for each in {_names(services)}; do {of}; done").stdout.split()
+    site.host.run(f"kill -STOP {' '.join(servers)}")
+    try:
+        yield
+    finally:
+        site.host.run(f"kill -CONT {' '.join(servers)}")
 
 
 def _names(services: Iterable[str]) -> str:
