@@ -176,6 +176,7 @@ restart_service() { # NAME UNIT
 }
 started() { systemctl show -p InvocationID --value "$1"; }
 has_job() { [ -n "$(systemctl show -p Job --value "$1")" ]; }
+is_failing() { [ "$(systemctl show -p NRestarts --value "$1")" -ge 3 ]; }
 is_starting() { [ "$(systemctl is-active "$1")" = activating ]; }
 is_started() {
   for _ in $(seq 300); do
@@ -198,10 +199,12 @@ own_again() { # UNIT
       "$f"
   done
 }
-last_log() { # NAME UNIT: its own last words, without systemd's about it
-  said=$(journalctl -q -n 30 -o cat -u "$2" | grep -v "^$2: \|^[SF][a-z]* .*$2" | tail -n 3)
-  [ -n "$said" ] || said=$(journalctl -q -n 3 -o cat -u "$2")
-  printf '%s' "$said" | tr '\n' ' '
+last_log() { # NAME UNIT: its own last words, without systemd's about it; its reason, if it says one
+  said=$(journalctl -q -n 30 -o cat -u "$2" | grep -v "^$2: \|^[SF][a-z]* .*$2" || :)
+  why=$(printf '%s\n' "$said" | grep ' \(FATAL\|PANIC\): ' | tail -n 1)
+  [ -n "$why" ] || why=$(printf '%s\n' "$said" | tail -n 3)
+  [ -n "$why" ] || why=$(journalctl -q -n 3 -o cat -u "$2")
+  printf '%s' "$why" | tr '\n' ' '
 }
 
 install -d -m 700 /run/datatier
