@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -46,9 +45,10 @@ def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
     """
     now = outcome.now()
     rows = since.dated(config, [_clean(config, row) for row in _rows(config, log)], now)
-    since.keep(config, rows)
+    report = since.report(rows, now)
+    since.keep(config, report)
     _note(config, rows)
-    told = json.dumps(since.report(rows), indent=2) if as_json else "\n".join(map(_line, rows))
+    told = report if as_json else "\n".join(map(_line, rows))
     # A reader that has gone hides nothing of what follows.
     with contextlib.suppress(OSError):
         print(told, flush=True)
@@ -65,7 +65,9 @@ def _rows(config: Config, log: Log) -> list[Row]:
         # What one left that was killed would only look like trouble in what follows.
         restored.run()
     own = Probe("backup-service", partial(backups.rows, config))
-    return [*restored.rows, *answers(list(_probes(config)), meanwhile=own)]
+    found = answers(list(_probes(config)), meanwhile=own)
+    agreement = [redis.agreement(found)] if config.redis is not None else []
+    return [*restored.rows, *found, *agreement]
 
 
 def _probes(config: Config) -> Iterator[Probe]:
@@ -83,8 +85,6 @@ def _probes(config: Config) -> Iterator[Probe]:
         for sentinel in config.redis.sentinels:
             name = f"redis-sentinel {sentinel}"
             yield Probe(name, partial(redis.sentinel_rows, config, sentinel, name))
-        name = "redis-sentinel agreement"
-        yield Probe(name, partial(redis.agreement, config, name))
 
 
 def _restored(config: Config, log: Log) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis import exceptions
@@ -67,7 +67,8 @@ def sentinel_rows(config: Config, endpoint: Endpoint, name: str) -> Iterator[Row
         raise Failed("no answer, or no master")
     if "down" in found.flags:
         raise Failed(f"master {found.master} is {found.flags}")
-    yield Row(name, Level.OK, f"master {found.master}, {found.others} other Sentinels")
+    said = f"master {found.master}, {found.others} other Sentinels"
+    yield Row(name, Level.OK, said, master=str(found.master))
     yield _quorum(redis, endpoint, f"{name} quorum")
 
 
@@ -82,10 +83,9 @@ def _quorum(redis: Redis, endpoint: Endpoint, name: str) -> Row:
         client.close()
 
 
-def agreement(config: Config, name: str) -> Iterator[Row]:
-    """Whether all Sentinels that answer name the same master."""
-    redis = configured(config)
-    named = {str(place) for each in redis.sentinels if (place := roles.named(redis, each))}
+def agreement(rows: Sequence[Row]) -> Row:
+    """Whether all Sentinels that have answered name the same master."""
+    named = {row.master for row in rows if row.master}
     is_split = len(named) > 1
     said = f"they name {' and '.join(sorted(named))}" if is_split else f"{len(named)} master"
-    yield Row(name, Level.CRITICAL if is_split else Level.OK, said)
+    return Row("redis-sentinel agreement", Level.CRITICAL if is_split else Level.OK, said)

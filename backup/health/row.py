@@ -16,6 +16,11 @@ class Level(IntEnum):
     CRITICAL = 2
     UNKNOWN = 3
 
+    @property
+    def word(self) -> str:
+        """As programs read it."""
+        return self.name.lower()
+
 
 # The first that there is speaks for all.
 WORST_FIRST = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING)
@@ -27,6 +32,7 @@ class Row:
 
     Attributes:
         since: from when on it has had this level; UTC, ISO 8601.
+        master: whom a Sentinel names.
     """
 
     name: str
@@ -34,20 +40,19 @@ class Row:
     said: str
     limit: str = ""
     since: str = ""
+    master: str = ""
 
 
 def measured(name: str, value: float, said: str, limits: Limits, unit: str) -> Row:
     """A row for a number: the limit that it has reached is its level."""
-    level = Level.OK
-    for reached, limit in ((Level.WARNING, limits.warning), (Level.CRITICAL, limits.critical)):
-        if limit and value >= limit:
-            level = reached
-    told = [
-        f"{word} {limit:g} {unit}"
-        for word, limit in zip(("warning", "critical"), limits, strict=True)
+    chosen = {
+        level: limit
+        for level, limit in zip((Level.WARNING, Level.CRITICAL), limits, strict=True)
         if limit
-    ]
-    return Row(name, level, said, ", ".join(told))
+    }
+    level = max((level for level, limit in chosen.items() if value >= limit), default=Level.OK)
+    told = ", ".join(f"{level.word} {limit:g} {unit}" for level, limit in chosen.items())
+    return Row(name, level, said, told)
 
 
 def worst(rows: list[Row]) -> Level:

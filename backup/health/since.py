@@ -6,9 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from backup import outcome
 from backup.config import Config
 from backup.health.row import Row, worst
 from backup.manifest import durably
@@ -19,7 +17,7 @@ _FILE = "health.json"
 def dated(config: Config, rows: Iterable[Row], now: str) -> list[Row]:
     """The rows, each with the moment from which on it has had its level."""
     before = _before(config)
-    return [replace(row, since=before.get((row.name, row.level.name.lower()), now)) for row in rows]
+    return [replace(row, since=before.get((row.name, row.level.word), now)) for row in rows]
 
 
 def _before(config: Config) -> dict[tuple[str, str], str]:
@@ -30,15 +28,15 @@ def _before(config: Config) -> dict[tuple[str, str], str]:
         return {}
 
 
-def report(rows: list[Row]) -> dict[str, Any]:
-    """The rows for a program."""
-    return {
-        "time": outcome.now(),
-        "level": worst(rows).name.lower(),
+def report(rows: list[Row], now: str) -> str:
+    """The rows for a program, as JSON."""
+    told = {
+        "time": now,
+        "level": worst(rows).word,
         "rows": [
             {
                 "check": row.name,
-                "level": row.level.name.lower(),
+                "level": row.level.word,
                 "since": row.since,
                 "said": row.said,
                 "limit": row.limit,
@@ -46,9 +44,10 @@ def report(rows: list[Row]) -> dict[str, Any]:
             for row in rows
         ],
     }
+    return json.dumps(told, indent=2)
 
 
-def keep(config: Config, rows: list[Row]) -> None:
-    """Writes them down for the next run; a full disk hides nothing."""
+def keep(config: Config, told: str) -> None:
+    """Writes the report down for the next run; a full disk hides nothing."""
     with contextlib.suppress(OSError):
-        durably(config.logs / _FILE, json.dumps(report(rows), indent=2).encode() + b"\n")
+        durably(config.logs / _FILE, told.encode() + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -91,33 +92,24 @@ HELD = (
 )
 LATE = "kill -{} $(systemctl show -p MainPID --value {})"
 
-POSTGRES, POOLER = "postgres", "pgbouncer 127.0.0.1:6432"
+POOLER = "pgbouncer 127.0.0.1:6432"
+
+
+def outages(name: str, unit: str, row: str) -> Iterator[Fault]:
+    """A server that is down, and one that hangs."""
+    yield Fault(
+        f"{name} is down", f"systemctl stop {unit}", f"systemctl start {unit}", critical=(row,)
+    )
+    yield Fault(
+        f"{name} hangs", LATE.format("STOP", unit), LATE.format("CONT", unit), critical=(row,)
+    )
+
 
 FAULTS = (
-    Fault(
-        "postgres is down",
-        "systemctl stop postgresql@17-main",
-        "systemctl start postgresql@17-main",
-        critical=(POSTGRES,),
-    ),
-    Fault(
-        "postgres hangs",
-        LATE.format("STOP", "postgresql@17-main"),
-        LATE.format("CONT", "postgresql@17-main"),
-        critical=(POSTGRES,),
-    ),
-    Fault(
-        "the pooler is down",
-        "systemctl stop pgbouncer",
-        "systemctl start pgbouncer",
-        critical=(POOLER,),
-    ),
-    Fault(
-        "the pooler hangs",
-        LATE.format("STOP", "pgbouncer"),
-        LATE.format("CONT", "pgbouncer"),
-        critical=(POOLER,),
-    ),
+    *outages("postgres", "postgresql@17-main", "postgres"),
+    *outages("the pooler", "pgbouncer", POOLER),
+    *outages("a replica", "redis-6381", "redis {address}:6381"),
+    *outages("a Sentinel", "redis-sentinel-26381", "redis-sentinel {address}:26381"),
     Fault(
         "idle in a transaction",
         session("BEGIN; SELECT 1;"),
@@ -232,18 +224,6 @@ FAULTS = (
         _lowered({"disk": [1, 0], "transaction_ids": [0.00001, 0]}),
         _lowered({"disk": [85, 95], "transaction_ids": [500, 1200]}),
         warning=("disk /backups", "inodes /backups", "postgres transaction ids"),
-    ),
-    Fault(
-        "a replica is down",
-        "systemctl stop redis-6381",
-        "systemctl start redis-6381",
-        critical=("redis {address}:6381",),
-    ),
-    Fault(
-        "a replica hangs",
-        LATE.format("STOP", "redis-6381"),
-        LATE.format("CONT", "redis-6381"),
-        critical=("redis {address}:6381",),
     ),
     Fault(
         "memory is nearly used",

@@ -16,6 +16,7 @@ import pytest
 from backup import health
 from backup.config import Alerts, Limits
 from backup.health import asking, disk, since
+from backup.health.redis import agreement
 from backup.health.row import Level, Row, measured, worst
 from backup.job import Failed
 from tests.unit import helpers
@@ -47,11 +48,19 @@ def test_what_is_critical_speaks_for_all_and_unknown_before_a_warning() -> None:
     assert worst([*rows, Row("it", Level.CRITICAL, "")]) is Level.CRITICAL
 
 
+def test_sentinels_that_name_two_masters_disagree() -> None:
+    rows = [Row(f"redis-sentinel {n}", Level.OK, "", master=m) for n, m in enumerate("aab")]
+    silent = Row("redis-sentinel 3", Level.CRITICAL, "no answer")
+    assert agreement([*rows[:2], silent]).level is Level.OK
+    split = agreement([*rows, silent])
+    assert (split.level, split.said) == (Level.CRITICAL, "they name a and b")
+
+
 def test_a_row_says_since_when_it_has_its_level(tmp_path: Path) -> None:
     config = builders.config(tmp_path)
     config.logs.mkdir(parents=True, exist_ok=True)
     first = [replace(row, since="2026-01-01T00:00:00+00:00") for row in _rows(Level.WARNING)]
-    since.keep(config, first)
+    since.keep(config, since.report(first, NOW))
     again = since.dated(config, _rows(Level.WARNING), NOW)
     assert [row.since for row in again] == ["2026-01-01T00:00:00+00:00"] * 2
     other = since.dated(config, [*_rows(Level.WARNING)[:1], *_rows(Level.OK)[1:]], NOW)
@@ -67,7 +76,7 @@ def test_a_warning_is_told_when_it_is_found_again(tmp_path: Path) -> None:
     def check(*rows: Row) -> None:
         now = f"2026-01-01T00:0{next(minutes)}:00+00:00"
         found = since.dated(config, rows, now)
-        since.keep(config, found)
+        since.keep(config, since.report(found, now))
         health._warn(config, found, now)
 
     minutes = itertools.count()
