@@ -37,7 +37,8 @@ def _memory(name: str, info: dict[str, Any], limits: Limits) -> Row:
     said = f"{used >> 20} MB of {room >> 20} MB"
     # A cache is meant to be full.
     if not room or info["maxmemory_policy"] != "noeviction":
-        return Row(name, Level.OK, said if room else f"{used >> 20} MB, without a limit")
+        said = said if room else f"{used >> 20} MB, without a limit"
+        return Row(name, Level.OK, said, value=used >> 20, unit="MB")
     return measured(name, 100 * used / room, said, limits, "%")
 
 

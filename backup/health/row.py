@@ -31,6 +31,7 @@ class Row:
     """What was looked at, how it is, and why; the limits that it was measured by, if any.
 
     Attributes:
+        value: the number that was measured, in `unit`; None where nothing was.
         since: from when on it has had this level; UTC, ISO 8601.
         master: whom a Sentinel names.
     """
@@ -39,6 +40,8 @@ class Row:
     level: Level
     said: str
     limit: str = ""
+    value: float | None = None
+    unit: str = ""
     since: str = ""
     master: str = ""
 
@@ -52,7 +55,7 @@ def measured(name: str, value: float, said: str, limits: Limits, unit: str) -> R
     }
     level = max((level for level, limit in chosen.items() if value >= limit), default=Level.OK)
     told = ", ".join(f"{level.word} {limit:g} {unit}" for level, limit in chosen.items())
-    return Row(name, level, said, told)
+    return Row(name, level, said, told, value, unit)
 
 
 def worst(rows: list[Row]) -> Level:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from math import isfinite
 
 from backup.config import Config
 from backup.health.row import Row, worst
@@ -40,6 +41,8 @@ def report(rows: list[Row], now: str) -> str:
                 "since": row.since,
                 "said": row.said,
                 "limit": row.limit,
+                "value": row.value if row.value is None or isfinite(row.value) else None,
+                "unit": row.unit,
             }
             for row in rows
         ],

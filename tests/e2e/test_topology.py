@@ -219,11 +219,12 @@ def test_nobody_of_the_inventory_is_forgotten_for_being_down(estate: Estate) -> 
     two.run("systemctl stop redis-6379 redis-sentinel-26380 redis-sentinel-26381")
     three.run("systemctl stop redis-6380")
 
-    def seen() -> None:
-        lines = estate.redis("one", 26379, "SENTINEL", "REPLICAS", proof.MASTER_NAME)
-        assert lines.count("s_down,slave") == 2
+    def down_are(count: int, *ports: tuple[str, int]) -> None:
+        for name, port in ports:
+            lines = estate.redis(name, port, "SENTINEL", "REPLICAS", proof.MASTER_NAME)
+            assert lines.count("s_down,slave") == count
 
-    eventually(seen, FOUND_SECONDS)
+    eventually(lambda: down_are(2, ("one", 26379)), FOUND_SECONDS)
     estate.describe()
     given = _given(("sentinel_prune=true",))
     run = estate.project.pyinfra("-y", *given, "inventory.py", "deploy.py")
@@ -232,6 +233,9 @@ def test_nobody_of_the_inventory_is_forgotten_for_being_down(estate: Estate) -> 
     check_lines(run, [(f"{name}: sentinel_prune: {down}",) for name in NAMES])
     two.run("systemctl start redis-6379 redis-sentinel-26380 redis-sentinel-26381")
     three.run("systemctl start redis-6380")
+    # A Sentinel notices a second later.
+    everywhere = [*((name, 26379) for name in NAMES), ("two", 26380), ("two", 26381)]
+    eventually(lambda: down_are(0, *everywhere), FOUND_SECONDS)
 
 
 def test_services_are_removed(estate: Estate) -> None:
