@@ -9,7 +9,7 @@ from functools import partial
 
 from backup import alert, outcome
 from backup.config import Config
-from backup.health import backups, disk, pgbouncer, postgres, redis, since
+from backup.health import backups, disk, history, pgbouncer, postgres, redis, since
 from backup.health.asking import SECONDS, Probe, answers
 from backup.health.row import Level, Row, worst
 from backup.job import Failed, Log
@@ -53,6 +53,7 @@ def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
     with contextlib.suppress(OSError):
         print(told, flush=True)
     _warn(config, [row for row in rows if row.level is Level.WARNING], now)
+    _show(config, log, rows, now)
     found = worst(rows)
     if bad := [row.name for row in rows if row.level > Level.WARNING]:
         raise Unwell(f"unhealthy: {', '.join(bad)}", found)
@@ -109,6 +110,15 @@ def _line(row: Row) -> str:
     limit = f" ({row.limit})" if row.limit and row.level is not Level.OK else ""
     since = "" if row.level is Level.OK else f"; since {row.since}"
     return f"{mark:8}  {row.name}: {row.said}{limit}{since}"
+
+
+def _show(config: Config, log: Log, rows: list[Row], now: str) -> None:
+    """What can be looked at afterwards; that it fails is in the log, and changes nothing else."""
+    for what, write in {"history": history.add}.items():
+        try:
+            write(config, log, rows, now)
+        except Exception as failure:
+            log.line(f"{what}: not written: {failure}")
 
 
 def _warn(config: Config, rows: list[Row], now: str) -> None:
