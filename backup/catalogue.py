@@ -30,7 +30,7 @@ def show(config: Config) -> None:
             manifest.stamp,
             manifest.kind,
             manifest.of or "-",
-            _size(manifest.bytes),
+            size(manifest.bytes),
             ", ".join(check.what for check in manifest.verified) or "no",
             ", ".join(manifest.copies) or "local",
             manifest.name,
@@ -44,7 +44,8 @@ def show(config: Config) -> None:
         )
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Bytes, as people read them."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
@@ -63,7 +64,7 @@ def status(config: Config) -> None:
     found = everything(config)
     newest = {(m.kind, m.of): m for m in found if m.kind != "globals"}
     for (kind, of), manifest in sorted(newest.items()):
-        print(f"{kind:12} {of:20} {manifest.ended}  {_size(manifest.bytes)}  {manifest.name}")
+        print(f"{kind:12} {of:20} {manifest.ended}  {size(manifest.bytes)}  {manifest.name}")
     for check in outcome.CHECKS:
         print(f"{check:12} {_told(outcome.last(config, check))}")
     for words in lacking(config, found):

@@ -9,7 +9,7 @@ from functools import partial
 
 from backup import alert, outcome
 from backup.config import Config
-from backup.health import backups, disk, history, pgbouncer, postgres, redis, since
+from backup.health import backups, disk, history, page, pgbouncer, postgres, redis, since
 from backup.health.asking import SECONDS, Probe, answers
 from backup.health.row import Level, Row, worst
 from backup.job import Failed, Log
@@ -114,7 +114,7 @@ def _line(row: Row) -> str:
 
 def _show(config: Config, log: Log, rows: list[Row], now: str) -> None:
     """What can be looked at afterwards; that it fails is in the log, and changes nothing else."""
-    for what, write in {"history": history.add}.items():
+    for what, write in {"history": history.add, "status page": page.write}.items():
         try:
             write(config, log, rows, now)
         except Exception as failure:

@@ -6,11 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from backup.health.row import Level, Row
+from backup.job import Failed
 
 # For the first row, which says whether there was an answer.
 SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -68,3 +72,28 @@ def _awaited(probe: Probe, thread: threading.Thread, begun: float) -> Iterator[R
     yield from rows
     if is_late:
         yield probe.ended(f"no answer within {seconds:g} s")
+
+
+def within(ask: Callable[[], T]) -> T:
+    """What one that may hang says within the seconds that everyone has.
+
+    Raises:
+        Failed: it has said nothing; or whatever it raises.
+    """
+    said: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            said.append(ask())
+        except Exception as failure:
+            failed.append(failure)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if failed:
+        raise failed[0]
+    if not said:
+        raise Failed(f"no answer within {SECONDS:g} s")
+    return said[0]

@@ -27,7 +27,9 @@ def rows(config: Config, endpoint: Endpoint, name: str) -> Iterator[Row]:
     found = roles.told(info, endpoint)
     if not found.healthy:
         raise Failed(f"{found.role}, not in step with its master")
-    yield Row(name, Level.OK, f"{found.role}, {found.keys} keys")
+    follows = str(found.follows or "")
+    of = f" of {follows}" if follows else ""
+    yield Row(name, Level.OK, f"{found.role}{of}, {found.keys} keys", follows=follows)
     yield _memory(f"{name} memory", info, config.limits["redis_memory"])
     yield _kept(f"{name} disk", info)
 

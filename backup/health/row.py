@@ -34,6 +34,7 @@ class Row:
         value: the number that was measured, in `unit`; None where nothing was.
         since: from when on it has had this level; UTC, ISO 8601.
         master: whom a Sentinel names.
+        follows: whom a replica follows.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     unit: str = ""
     since: str = ""
     master: str = ""
+    follows: str = ""
 
 
 def measured(name: str, value: float, said: str, limits: Limits, unit: str) -> Row:
@@ -54,7 +56,7 @@ def measured(name: str, value: float, said: str, limits: Limits, unit: str) -> R
         if limit
     }
     level = max((level for level, limit in chosen.items() if value >= limit), default=Level.OK)
-    told = ", ".join(f"{level.word} {limit:g} {unit}" for level, limit in chosen.items())
+    told = ", ".join(f"{level.word} {limit:g} {unit}".rstrip() for level, limit in chosen.items())
     return Row(name, level, said, told, value, unit)
 
 

@@ -48,7 +48,10 @@ CONFIG_SECRETS = (
 
 def program(chosen: BackupSettings) -> list[Entry]:
     """The program, the scripts that start it, and how its logs are kept short."""
-    modules = sorted([*PROGRAM.rglob("*.py"), *PROGRAM.rglob("*.sh")])
+    kinds = ("*.py", "*.sh", "*.html")
+    # What the status page says of what to do.
+    remedies = PROGRAM.parent / "docs" / "health.md"
+    modules = sorted([remedies, *(path for kind in kinds for path in PROGRAM.rglob(kind))])
     directories = sorted({path.parent for path in modules})
     logrotate = render("backup/logrotate.j2", logs=f"{chosen.dir}/logs")
     return [

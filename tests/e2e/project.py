@@ -68,7 +68,7 @@ class Project:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("backup", "tasks", "templates", "config.py", "deploy.py"):
+        for name in ("backup", "docs", "tasks", "templates", "config.py", "deploy.py"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html.parser import HTMLParser
 
 import pytest
 
@@ -273,3 +275,93 @@ def _shows(host: Host, wanted: dict[str, str], code: int) -> None:
     assert {name: row["level"] for name, row in ill.items()} == wanted, ill
     assert done.returncode == code
     assert all(row["said"] and row["since"] for row in rows)
+
+
+def _page(host: Host, code: int = 0) -> str:
+    """What the status page says after a run of the check, without its markup."""
+    done = host.run("/scripts/health-check.sh", check=False)
+    assert done.returncode == code, done.stdout
+    return Text(host.run("cat /backups/status.html").stdout).said
+
+
+class Text(HTMLParser):
+    """The text of a page whose elements are closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said, self.open = "", list[str]()
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+def test_the_status_page_names_a_fault_and_its_remedy(stack: Stack) -> None:
+    """Until it is mended, and to those who may read logs."""
+    host = stack.host
+    host.run(sql("CREATE SEQUENCE short AS smallint; SELECT setval('short', 32000)"))
+    try:
+        wrong, topology = _page(host, 2).split("What is wrong now")[1].split("Topology")[:2]
+    finally:
+        host.run(sql("DROP SEQUENCE short"))
+    assert "critical postgres psscript sequences" in wrong
+    assert "What to do: ALTER SEQUENCE … AS bigint, and the column's type too" in wrong
+    assert re.search(r"postgres on .*ok pgbouncer .*ok redis \S+:6379: master", topology)
+    assert "replica of " in topology and "full of psscriptNewest: 2" in topology
+    well = _page(host)
+    assert "all is well" in well and "What is wrong" not in well
+    assert host.run("stat -c '%a %U %G' /backups/status.html").stdout.split() == [
+        *("640", "root", "adm")
+    ]
+    page = host.run("cat /backups/status.html").stdout
+    assert not [name for name, secret in stack.secrets.items() if secret in page]
+
+
+def test_slow_queries_are_shown_without_secrets(stack: Stack) -> None:
+    """Also those that were kept while utility statements were tracked, and literals that stayed."""
+    host = stack.host
+    host.run(
+        sql(
+            "SELECT public.pg_stat_statements_reset();"
+            "SET pg_stat_statements.track_utility = on;"
+            "CREATE ROLE canary PASSWORD 'canary-of-a-role'; ALTER ROLE canary PASSWORD 'canary-2';"
+        )
+        + sql("SELECT pg_sleep(0.2) /* canary-of-a-comment */")
+        + sql("DROP ROLE canary; RESET pg_stat_statements.track_utility")
+    )
+    kept = "SELECT count(*) FROM public.pg_stat_statements WHERE query LIKE '%canary%'"
+    assert int(host.run(sql(kept).replace("-Xqd", "-XAtqd")).stdout) >= 3
+    slow = _page(host).split("Slow queries")[1]
+    assert "SELECT pg_sleep($1)psscriptpostgres1" in slow
+    assert "(not shown: no query)" in slow
+    assert "canary" not in slow
+    host.run(sql("SELECT public.pg_stat_statements_reset()"))
+
+
+def test_a_history_that_is_damaged_and_a_page_that_cannot_be_written(stack: Stack) -> None:
+    """Neither turns a row or the exit code, and both are in the log."""
+    host = stack.host
+    host.run("echo damaged >/backups/logs/history.sqlite; rm /backups/status.html")
+    host.run("mkdir /backups/status.html")
+    host.run("/scripts/health-check.sh")
+    host.run("rmdir /backups/status.html")
+    log = host.run("tail -n 5 /backups/logs/backup.log").stdout
+    assert "history.sqlite is damaged" in log and "status page: not written: " in log
+    assert host.run("cat /backups/logs/history.sqlite.damaged").stdout == "damaged\n"
+    read = """
+import sqlite3
+file = sqlite3.connect("/backups/logs/history.sqlite")
+print(*file.execute("SELECT count(*) FROM found WHERE name = 'postgres connections'").fetchone())
+"""
+    # Once for each length of interval.
+    assert host.run("python3 -", stdin=read).stdout == "3\n"
+    assert "24 hours: at most" in _page(host)

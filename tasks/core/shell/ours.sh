@@ -11,7 +11,7 @@ ours_in() { # DIRECTORY NAMES
     ls -A "$1" | grep -xE "$2" | sed "s|^|$1/|"
   elif [ -e "$1" ]; then echo "$1"; fi
 }
-in_backups='postgres|redis|logs|pgbackrest|scratch|\.[^/]*\.(json|lock|partial)'
+in_backups='postgres|redis|logs|pgbackrest|scratch|status\.html|\.[^/]*\.(json|lock|partial)'
 in_docker='backup|images|pgbackrest|pgbouncer|postgres|redis|secrets'
 # Whether others use what is to be a backup directory, or the one of containers' files.
 has_others_backups() { # DIRECTORY

@@ -1,0 +1,123 @@
+"""The status page: one file that a browser shows without network and script."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Template
+
+from backup import catalogue, cron, outcome
+from backup.config import Config
+from backup.health import history, parts, remedies, slow, trends
+from backup.health.html import tag, written
+from backup.health.parts import View
+from backup.health.row import Level, Row, worst
+from backup.job import Log
+from backup.manifest import finish
+from backup.text import shown
+
+FILE = "status.html"
+# Debian's group of those who may read logs.
+_READERS = "adm"
+_TEMPLATE = Path(__file__).with_name("page.html")
+# Lines of trends: a page of a hundred hosts is to be read too.
+_TRENDS = 24
+
+_WINDOWS = (
+    trends.Window("24 hours", history.DAY, history.FINE),
+    trends.Window("30 days", 30 * history.DAY, history.HOUR),
+)
+
+
+def write(config: Config, log: Log, rows: Sequence[Row], now: str) -> None:
+    """Writes the page; who reads it meanwhile has the one before."""
+    content = text(view(config, log, rows, datetime.fromisoformat(now)))
+    _put(config.directory / FILE, content.encode())
+
+
+def view(config: Config, log: Log, rows: Sequence[Row], now: datetime) -> View:
+    """What the page shows."""
+    since = now - parts.BACKUPS
+    return View(
+        config=config,
+        now=now,
+        old_after=_old_after(config.schedules.get("health", ""), now),
+        rows=rows,
+        remedies=remedies.remedies(),
+        backups=[m for m in catalogue.everything(config) if _ended(m.ended) >= since],
+        checks={check: outcome.last(config, check) for check in outcome.CHECKS},
+        trends=_trends(config, log, rows, int(now.timestamp())),
+        slow=_slow(config, rows),
+    )
+
+
+def _ended(moment: str) -> datetime:
+    try:
+        return datetime.fromisoformat(moment).astimezone(UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _old_after(schedule: str, now: datetime) -> timedelta | None:
+    """How long it is the newest: for two runs and a few minutes; None without a schedule."""
+    if not schedule:
+        return None
+    known, local = cron.parse(schedule), now.astimezone().replace(tzinfo=None)
+    last = known.last(local)
+    return 2 * (last - known.last(last - timedelta(minutes=1))) + timedelta(minutes=5)
+
+
+def _trends(config: Config, log: Log, rows: Sequence[Row], until: int) -> list[parts.Trend]:
+    chosen = trends.drawn(rows)[:_TRENDS]
+    names, found = [row.name for row in chosen], []
+    try:
+        for window in _WINDOWS:
+            begin = until - window.span
+            found.append(history.points(config, log, names, window.step, begin, until))
+    except (OSError, sqlite3.Error) as failure:
+        # A page without them is better than none.
+        log.line(f"status page: no trends: {failure}")
+        return []
+    windows = list(zip(_WINDOWS, found, strict=True))
+    return [parts.Trend(row, [(w, known[row.name]) for w, known in windows]) for row in chosen]
+
+
+def _slow(config: Config, rows: Sequence[Row]) -> list[slow.Statement] | str:
+    """The statements, or why there are none."""
+    if not any(row.name == "postgres" and row.level is Level.OK for row in rows):
+        return "PostgreSQL does not answer."
+    try:
+        return slow.statements(config)
+    except Exception as failure:
+        return f"Not known: {failure}"
+
+
+def text(seen: View) -> str:
+    """The page as HTML."""
+
+    def harmless(said: str) -> str:
+        return shown(seen.config.hidden(said))
+
+    level = worst(list(seen.rows)).word
+    title = tag("title", f"{level}: {seen.config.stack}")
+    body = tag("body", *parts.all_of(seen))
+    template = Template(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.substitute(title=written(title, harmless), body=written(body, harmless))
+
+
+def _put(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        with contextlib.suppress(KeyError, PermissionError):
+            os.fchown(descriptor, -1, grp.getgrnam(_READERS).gr_gid)
+            os.fchmod(descriptor, 0o640)
+        os.fsync(descriptor)
+    finish(partial, path)
