@@ -4,6 +4,7 @@ from tasks import (
     apps,
     backup,
     compose,
+    exporter,
     firewall,
     health,
     packages,
@@ -26,6 +27,7 @@ pgbouncer.deploy()
 redis.deploy()
 sentinel.deploy()
 backup.configure()
+exporter.deploy()
 postgres.settle()
 redis.settle()
 sentinel.settle()

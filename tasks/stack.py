@@ -1,6 +1,17 @@
 """The stack: the only list of its components, in the order in which they are deployed."""
 
-from tasks import apps, backup, compose, firewall, pgbouncer, postgres, redis, sentinel, tls
+from tasks import (
+    apps,
+    backup,
+    compose,
+    exporter,
+    firewall,
+    pgbouncer,
+    postgres,
+    redis,
+    sentinel,
+    tls,
+)
 
 COMPONENTS = (
     firewall.COMPONENT,
@@ -10,6 +21,7 @@ COMPONENTS = (
     redis.COMPONENT,
     sentinel.COMPONENT,
     backup.COMPONENT,
+    exporter.COMPONENT,
     apps.COMPONENT,
     compose.COMPONENT,
 )

@@ -18,6 +18,7 @@ from tasks.backup.settings import BackupSettings, FurtherBucket
 from tasks.backup.thresholds import HealthSettings
 from tasks.compose.settings import DockerSettings
 from tasks.core.settings import Model, Settings, StackSettings
+from tasks.exporter.settings import ExporterSettings
 from tasks.firewall.settings import FirewallSettings
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres.settings import Database, PostgresSettings, Role
@@ -46,6 +47,7 @@ MODELS: tuple[type[Model], ...] = (
     App,
     FirewallSettings,
     TlsSettings,
+    ExporterSettings,
 )
 # A comment names the class whose table follows it.
 _PLACE = re.compile(r"(<!-- (\w+) -->\n)\n?(?:\|.*\n)*")

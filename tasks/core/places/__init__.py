@@ -41,7 +41,8 @@ class Service:
         unit_template, run_template: what its unit and its runit program are made from.
         scripts: further ones of its runit directory, by name; they restart nothing.
         confined: the kernel refuses what it never does, from its next start on (systemd only);
-            `mostly` for one whose code and data may come from elsewhere.
+            `mostly` for one whose code and data may come from elsewhere, `measures` for one
+            that reads what its whole host is, and writes nothing.
         writes: all that it can write; empty for what its user can (systemd only).
     """
 
@@ -72,7 +73,7 @@ class Service:
     unit_template: str = "service/unit.service.j2"
     run_template: str = "service/run.j2"
     scripts: Mapping[str, str] = field(default_factory=dict)
-    confined: Literal["", "mostly", "wholly"] = ""
+    confined: Literal["", "mostly", "wholly", "measures"] = ""
     writes: tuple[str, ...] = ()
 
     @property
