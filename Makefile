@@ -1,10 +1,10 @@
-# The commands to remember: deploy, drift, init, test, check, lab, lab-down, bench.
+# The commands to remember: deploy, drift, status, init, test, check, lab, lab-down, bench.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 UNIT := $(BIN)/pytest tests/unit -q -n 2
 
-.PHONY: deploy drift ca init setup setup-dev test unit check lab lab-down bench lock
+.PHONY: deploy drift status ca init setup setup-dev test unit check lab lab-down bench lock
 
 deploy: setup
 	$(BIN)/pyinfra -y inventory.py deploy.py
@@ -12,6 +12,10 @@ deploy: setup
 # What differs from the settings; `make drift INVENTORY=inventory/cluster.py`.
 drift: setup
 	$(BIN)/python -m tasks.drift $(or $(INVENTORY),inventory.py)
+
+# Fetches the status page of the backup host; `make status INVENTORY=inventory/cluster.py`.
+status: setup
+	$(BIN)/pyinfra -y $(or $(INVENTORY),inventory.py) tasks.status.fetch
 
 # What clients verify servers with: `make -s ca >ca.pem`.
 ca: setup

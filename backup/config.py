@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Self
 from backup.text import forms, hidden
 
 PATH = Path("/etc/datatier/backup.json")
+# In the directory of the backups.
+STATUS_PAGE = "status.html"
 CRONTAB = Path("/etc/cron.d/datatier-backup")
 
 # What cron starts, by the name of its schedule.

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from backup import catalogue, cron, outcome
-from backup.config import Config
+from backup.config import STATUS_PAGE, Config
 from backup.health import history, parts, remedies, slow, trends
 from backup.health.html import tag, written
 from backup.health.parts import View
@@ -21,7 +21,6 @@ from backup.job import Log
 from backup.manifest import finish
 from backup.text import shown
 
-FILE = "status.html"
 # Debian's group of those who may read logs.
 _READERS = "adm"
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -37,7 +36,7 @@ _WINDOWS = (
 def write(config: Config, log: Log, rows: Sequence[Row], now: str) -> None:
     """Writes the page; who reads it meanwhile has the one before."""
     content = text(view(config, log, rows, datetime.fromisoformat(now)))
-    _put(config.directory / FILE, content.encode())
+    _put(config.directory / STATUS_PAGE, content.encode())
 
 
 def view(config: Config, log: Log, rows: Sequence[Row], now: datetime) -> View:

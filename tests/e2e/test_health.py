@@ -365,3 +365,22 @@ print(*file.execute("SELECT count(*) FROM found WHERE name = 'postgres connectio
     # Once for each length of interval.
     assert host.run("python3 -", stdin=read).stdout == "3\n"
     assert "24 hours: at most" in _page(host)
+
+
+def test_the_page_is_fetched_with_its_age(stack: Stack, project: Project) -> None:
+    """Whole, and for no one else to read; one that is old, or not there, is told."""
+    host, command = stack.host, ("inventory.py", "tasks.status.fetch")
+    host.run("/scripts/health-check.sh")
+    run = project.pyinfra("-y", *command)
+    fetched = project.directory / "status-whole.html"
+    assert run.code == 0 and f"{fetched}: written 0 min ago" in run.output
+    assert fetched.read_text() == host.run("cat /backups/status.html").stdout
+    assert fetched.stat().st_mode & 0o777 == 0o600
+    host.run("touch -d '40 minutes ago' /backups/status.html")
+    assert (
+        "written 40 min ago: old, the health check does not run"
+        in project.pyinfra("-y", *command).output
+    )
+    host.run("rm /backups/status.html")
+    run = project.pyinfra("-y", *command)
+    assert run.code == 1 and "/backups/status.html is not there: run health-check.sh" in run.output

@@ -31,6 +31,7 @@ ARROWS = {
     "packages": {"core"},
     "remove": {"core"},
     "rotate": {"core"},
+    "status": {"core", "backup", "compose"},
     "stack": {
         "postgres",
         "pgbouncer",
