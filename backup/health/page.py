@@ -93,7 +93,7 @@ def _slow(config: Config, rows: Sequence[Row]) -> list[slow.Statement] | str:
     try:
         return slow.statements(config)
     except Exception as failure:
-        return f"Not known: {failure}"
+        return " ".join(f"Not known: {failure}".split())
 
 
 def text(seen: View) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 from psycopg import sql
 
 from backup.config import Config
 from backup.health.asking import within
 from backup.job import Failed
+from backup.manifest import durably
 from backup.postgres import backups
 from backup.postgres.session import Connection, connect
 
@@ -31,6 +34,7 @@ _LITERAL = re.compile(
   | [eE]'(?:[^'\\]|''|\\.)*(?:'|\\?\Z)
   | '(?:[^'\\]|'')*(?:'|\\.*\Z|\Z)
   | (?P<other>"(?:[^"]|"")*(?:"|\Z)|[^\W\d][\w$]*|\$\d+)
+  | (?P<number>\d[\w.]*)
   | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z)
     """,
     re.VERBOSE | re.DOTALL,
@@ -45,14 +49,21 @@ WHERE proname = 'pg_stat_statements' AND lanname = 'c' AND rolsuper
   AND probin = '$libdir/pg_stat_statements'
 """
 # The view of that name is not to be read: views of others run with our rights.
-_QUERY = """
-SELECT s.queryid::text, coalesce(datname, '-'), coalesce(rolname, '-'), s.calls,
-  s.total_exec_time, s.mean_exec_time, s.rows, left(coalesce(s.query, ''), {length})
-FROM {function}(true) AS s
+_NUMBERS = """
+SELECT concat_ws(' ', s.queryid, s.dbid, s.userid), s.queryid::text, coalesce(datname, '-'),
+  coalesce(rolname, '-'), s.calls, s.total_exec_time, s.mean_exec_time, s.rows
+FROM {function}(false) AS s
   LEFT JOIN pg_database AS d ON d.oid = s.dbid LEFT JOIN pg_roles AS r ON r.oid = s.userid
 WHERE rolname IS DISTINCT FROM current_user
 ORDER BY s.total_exec_time DESC LIMIT {most}
 """
+# The server reads the texts of all, which may be hundreds of megabytes: only for one that is new.
+_TEXTS = """
+SELECT found.key, left(coalesce(s.query, ''), {length})
+FROM {function}(true) AS s, concat_ws(' ', s.queryid, s.dbid, s.userid) AS found(key)
+WHERE found.key = ANY ({keys})
+"""
+_FILE = "statements.json"
 
 
 @dataclass(frozen=True)
@@ -88,17 +99,34 @@ def _statements(config: Config) -> list[Statement]:
         with connect(server, database) as connection:
             connection.execute("SET statement_timeout = '3s'")
             if found := connection.execute(_FUNCTION).fetchone():
-                return _read(connection, *found)
+                return _read(config, connection, sql.Identifier(*found))
     raise Failed("no database has the extension pg_stat_statements")
 
 
-def _read(connection: Connection, schema: str, name: str) -> list[Statement]:
-    query = sql.SQL(_QUERY).format(
-        function=sql.Identifier(schema, name), length=sql.Literal(_READ), most=sql.Literal(_MOST)
-    )
-    rows = connection.execute(query).fetchall()
-    found = [Statement(*row) for row in rows]
-    return [replace(each, text=harmless(each.text)) for each in found]
+def _read(config: Config, connection: Connection, function: sql.Identifier) -> list[Statement]:
+    query = sql.SQL(_NUMBERS).format(function=function, most=sql.Literal(_MOST))
+    numbers = {key: rest for key, *rest in connection.execute(query).fetchall()}
+    texts = _known(config)
+    if not numbers.keys() <= texts.keys():
+        query = sql.SQL(_TEXTS).format(
+            function=function, length=sql.Literal(_READ), keys=sql.Literal([*numbers])
+        )
+        found = connection.execute(query).fetchall()
+        texts = dict.fromkeys(numbers, "") | {key: harmless(text) for key, text in found}
+        durably(_path(config), json.dumps(texts).encode())
+    return [Statement(*(*rest, texts[key])) for key, rest in numbers.items()]
+
+
+def _known(config: Config) -> dict[str, str]:
+    """What was read of statements before, as it may be shown."""
+    try:
+        return {str(key): str(text) for key, text in json.loads(_path(config).read_bytes()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _path(config: Config) -> Path:
+    return config.logs / _FILE
 
 
 def harmless(text: str) -> str:
@@ -114,4 +142,6 @@ def harmless(text: str) -> str:
 def _placeholder(found: re.Match[str]) -> str:
     if found["other"]:
         return found["other"]
+    if found["number"]:
+        return "..."
     return " " if found["comment"] else "'...'"

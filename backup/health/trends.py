@@ -101,8 +101,8 @@ def _path(points: Sequence[tuple[int, float]], begin: int, span: int, top: float
     for at, (moment, value) in enumerate(points):
         yield f"{'L' if at else 'M'}{_x(moment, begin, span)} {_y(value, top)}"
     if len(points) == 1:
-        # A lone point is a dot: the line's ends are round.
-        yield "h0"
+        # A lone point is a dot.
+        yield "h1"
 
 
 def _mark(point: Point, begin: int, span: int) -> Element:
