@@ -15,8 +15,10 @@ from tasks import (
     rotate,
     sentinel,
     tls,
+    upgrade,
 )
 
+upgrade.configure()
 packages.install()
 firewall.deploy()
 tls.deploy()

@@ -11,9 +11,11 @@ from tasks import (
     redis,
     sentinel,
     tls,
+    upgrade,
 )
 
 COMPONENTS = (
+    upgrade.COMPONENT,
     firewall.COMPONENT,
     tls.COMPONENT,
     postgres.COMPONENT,

@@ -31,6 +31,7 @@ ARROWS = {
     "packages": {"core"},
     "remove": {"core"},
     "rotate": {"core"},
+    "upgrade": {"core"},
     "status": {"core", "backup", "compose"},
     "stack": {
         "postgres",
@@ -43,6 +44,7 @@ ARROWS = {
         "exporter",
         "firewall",
         "tls",
+        "upgrade",
     },
 }
 # The list of components is read when somebody asks for it: it imports all of them.
