@@ -200,12 +200,15 @@ def _item(
 
 def _checks(seen: View) -> Element:
     drill, verify = seen.checks.get("drill"), seen.checks.get("verify")
-    lines = [*_checked("drill", drill), *_checked("verify", verify)]
-    for kind in ("postgres", "redis"):
-        if told := (drill or {}).get(kind):
-            line = f"{kind}: restored in {_seconds(told['rto'])} (RTO); what was lost: "
-            lines.insert(1, tag("p", f"{line}{_seconds(told['rpo'])} (RPO)"))
+    done = drill or {}
+    times = [_restored(kind, done[kind]) for kind in ("postgres", "redis") if kind in done]
+    lines = [*_checked("drill", drill), *times, *_checked("verify", verify)]
     return tag("section", tag("h2", "Restored and verified"), *lines)
+
+
+def _restored(kind: str, told: Mapping[str, float]) -> Element:
+    lost = f"what was lost: {_seconds(told['rpo'])} (RPO)"
+    return tag("p", f"{kind}: restored in {_seconds(told['rto'])} (RTO); {lost}")
 
 
 def _checked(check: str, result: dict[str, Any] | None) -> Iterator[Element]:
