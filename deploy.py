@@ -10,15 +10,14 @@ from tasks import (
     packages,
     pgbouncer,
     postgres,
+    prometheus,
     redis,
     remove,
     rotate,
     sentinel,
     tls,
-    upgrade,
 )
 
-upgrade.configure()
 packages.install()
 firewall.deploy()
 tls.deploy()
@@ -30,6 +29,7 @@ redis.deploy()
 sentinel.deploy()
 backup.configure()
 exporter.deploy()
+prometheus.deploy()
 postgres.settle()
 redis.settle()
 sentinel.settle()

@@ -20,5 +20,8 @@ sentinel = ["cache1", "cache2", "cache3"]
 
 backup = [("backup1", {"address": "10.0.0.41"})]
 
+# Prometheus and Alertmanager for all hosts with monitoring_enabled, see docs/monitoring.md:
+# monitoring = [("watch1", {"address": "10.0.0.61"})]
+
 # Hosts that run your programs, see docs/apps.md:
 # apps = [("web1", {"address": "10.0.0.51"})]

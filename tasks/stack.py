@@ -8,14 +8,13 @@ from tasks import (
     firewall,
     pgbouncer,
     postgres,
+    prometheus,
     redis,
     sentinel,
     tls,
-    upgrade,
 )
 
 COMPONENTS = (
-    upgrade.COMPONENT,
     firewall.COMPONENT,
     tls.COMPONENT,
     postgres.COMPONENT,
@@ -24,6 +23,7 @@ COMPONENTS = (
     sentinel.COMPONENT,
     backup.COMPONENT,
     exporter.COMPONENT,
+    prometheus.COMPONENT,
     apps.COMPONENT,
     compose.COMPONENT,
 )

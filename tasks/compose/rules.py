@@ -55,9 +55,12 @@ def contradictions(everything: Estate) -> list[Problem]:
     return problems
 
 
+_OTHERS = {"postgres", "pgbouncer", "redis", "sentinel", "backup", "monitoring"}
+
+
 def _own_rules(node: Node, inside: Estate) -> Iterator[Problem]:
     chosen = node.the(DockerSettings)
-    others = sorted({*node.host.groups} & {"postgres", "pgbouncer", "redis", "sentinel", "backup"})
+    others = sorted({*node.host.groups} & _OTHERS)
     if others:
         message = f"needs a host without {', '.join(others)}: it runs the whole stack"
         yield Problem(node.name, "group docker", message)

@@ -50,6 +50,7 @@ class Component:
         further: more keys of its own, with prefixes of theirs.
         is_confined: systemd takes from its services what they never do, where it can.
         everywhere: a host carries it by `enabled` of its settings, not by a group; else it goes.
+        in_docker: a host of the group `docker` carries it too.
         defaults: values for fields that the user left out, secrets among them.
         secrets: names of secrets that its settings leave to `.env`.
         in_use: names of secrets that a host has already, and the file with the value, if any has.
@@ -82,6 +83,7 @@ class Component:
     further: tuple[type[Settings], ...] = ()
     is_confined: bool = False
     everywhere: bool = False
+    in_docker: bool = True
     defaults: Callable[[StackSettings, Secrets, Mapping[str, Any]], dict[str, Any]] = _no_defaults
     secrets: Callable[[Node], list[str]] = _none
     in_use: Callable[[Node], Mapping[str, str]] = _nothing

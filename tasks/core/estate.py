@@ -304,7 +304,9 @@ def is_wanted(host: Host) -> bool:
 
 def _groups(host: Host) -> frozenset[str]:
     """The groups that say what a host carries."""
-    return frozenset(_known_groups() if DOCKER in host.groups else host.groups)
+    if DOCKER not in host.groups:
+        return frozenset(host.groups)
+    return frozenset(component.group for component in components() if component.in_docker)
 
 
 def _known_groups() -> list[str]:

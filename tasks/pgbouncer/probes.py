@@ -24,5 +24,4 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
 
 
 def packages_of(node: Node) -> Packages:
-    names = ["pgbouncer", "postgresql-client", *node.place.packages]
-    return Packages(names, held=("pgbouncer",))
+    return Packages(["pgbouncer", "postgresql-client", *node.place.packages])

@@ -20,9 +20,10 @@ ARROWS = {
     "pgbouncer": {"core", "postgres", "tls"},
     "redis": {"core", "tls"},
     "sentinel": {"core", "redis", "tls"},
-    "backup": {"core", "exporter", "postgres", "pgbouncer", "redis", "tls"},
+    "backup": {"core", "postgres", "pgbouncer", "redis"},
     "apps": {"core"},
     "exporter": {"core", "tls"},
+    "prometheus": {"core", "exporter", "tls"},
     "firewall": {"core"},
     "tls": {"core"},
     "compose": {"core", "apps", "postgres", "pgbouncer", "redis", "sentinel", "backup", "tls"},
@@ -31,7 +32,6 @@ ARROWS = {
     "packages": {"core"},
     "remove": {"core"},
     "rotate": {"core"},
-    "upgrade": {"core"},
     "status": {"core", "backup", "compose"},
     "stack": {
         "postgres",
@@ -42,9 +42,9 @@ ARROWS = {
         "apps",
         "compose",
         "exporter",
+        "prometheus",
         "firewall",
         "tls",
-        "upgrade",
     },
 }
 # The list of components is read when somebody asks for it: it imports all of them.

@@ -22,11 +22,11 @@ from tasks.exporter.settings import ExporterSettings
 from tasks.firewall.settings import FirewallSettings
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres.settings import Database, PostgresSettings, Role
+from tasks.prometheus.settings import AlertmanagerSettings, PrometheusSettings
 from tasks.redis.acl import RedisUser
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 from tasks.tls.settings import TlsSettings
-from tasks.upgrade.settings import UpgradeSettings
 from tests.e2e.project import ROOT
 from tests.unit import golden
 
@@ -48,8 +48,9 @@ MODELS: tuple[type[Model], ...] = (
     App,
     FirewallSettings,
     TlsSettings,
-    UpgradeSettings,
     ExporterSettings,
+    PrometheusSettings,
+    AlertmanagerSettings,
 )
 # A comment names the class whose table follows it.
 _PLACE = re.compile(r"(<!-- (\w+) -->\n)\n?(?:\|.*\n)*")
