@@ -79,6 +79,9 @@ def _probes(config: Config) -> Iterator[Probe]:
         for pooler in config.postgres.poolers:
             name = f"pgbouncer {pooler}"
             yield Probe(name, partial(pgbouncer.rows, config, pooler, name))
+            query = f"{name} query"
+            ask = partial(pgbouncer.query, config, pooler, query)
+            yield Probe(query, ask, behind=("postgres", name))
     if config.redis is not None:
         for node in config.redis.nodes:
             name = f"redis {node}"

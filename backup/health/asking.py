@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -25,11 +25,13 @@ class Probe:
         name: of the first row.
         ask: it gives the rows one by one, or raises what the first row then says.
         seconds: in which all of them have to be there.
+        behind: rows of others; where one of these is not well, nothing is said twice.
     """
 
     name: str
     ask: Callable[[], Iterable[Row]]
     seconds: float = SECONDS
+    behind: Collection[str] = ()
     rows: list[Row] = field(default_factory=list)
 
     def run(self) -> None:
@@ -58,8 +60,13 @@ def answers(probes: Sequence[Probe], meanwhile: Probe) -> list[Row]:
     for thread in threads:
         thread.start()
     meanwhile.run()
-    found = [row for each in zip(probes, threads, strict=True) for row in _awaited(*each, begun)]
-    return [*found, *meanwhile.rows]
+    found = [
+        (probe, [*_awaited(probe, thread, begun)])
+        for probe, thread in zip(probes, threads, strict=True)
+    ]
+    ill = {row.name for _, rows in found for row in rows if row.level is not Level.OK}
+    told = [row for probe, rows in found if ill.isdisjoint(probe.behind) for row in rows]
+    return [*told, *meanwhile.rows]
 
 
 def _awaited(probe: Probe, thread: threading.Thread, begun: float) -> Iterator[Row]:

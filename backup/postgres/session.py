@@ -20,6 +20,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 USER = "postgres"
 # The certificates of PgBouncers on other hosts.
 POOLERS = "/etc/datatier/poolers.pem"
+CONSOLE = "pgbouncer"
+# What a pooler calls the first database for those who look whether queries get through.
+PROBE = "datatier_health"
 # The user's own certificate is for other servers: PgBouncer refuses who shows it.
 NO_FILE = "/nonexistent"
 # A server that asks for the password in clear is none of ours; libpq of 15 cannot be told so.
@@ -155,17 +158,34 @@ def console(postgres: Postgres, pooler: Pooler, timeout: int = _CONNECT_SECONDS)
     Raises:
         Failed: it does not answer or refuses.
     """
+    return _at_pooler(postgres, pooler, CONSOLE, timeout)
+
+
+def through(postgres: Postgres, pooler: Pooler, timeout: int = _CONNECT_SECONDS) -> Connection:
+    """A connection through PgBouncer to the first database, as the role that looks passwords up.
+
+    Raises:
+        Failed: it does not answer or refuses.
+    """
+    return _at_pooler(postgres, pooler, PROBE, timeout)
+
+
+def _at_pooler(postgres: Postgres, pooler: Pooler, database: str, timeout: int) -> Connection:
     listener.require_user(pooler.place, USER)
-    return _let_in(postgres, lambda who: _console(pooler, who, timeout), Failed, admin=True)
+
+    def begin(who: Login) -> Connection:
+        return _at(pooler, database, who, timeout)
+
+    return _let_in(postgres, begin, Failed, admin=True)
 
 
-def _console(pooler: Pooler, who: Login, timeout: int) -> Connection:
+def _at(pooler: Pooler, database: str, who: Login, timeout: int) -> Connection:
     try:
         return psycopg.connect(
             _SCRAM,
             host=pooler.place.host,
             port=pooler.place.port,
-            dbname="pgbouncer",
+            dbname=database,
             user=who.user,
             password=who.password,
             connect_timeout=timeout,

@@ -16,7 +16,12 @@ from tasks.pgbouncer.settings import PREPARED_STATEMENTS, SINCE, PgbouncerSettin
 from tasks.postgres import archive, link, rotating, sql
 from tasks.postgres import files as postgres_files
 from tasks.postgres.secrets import lookup_login
-from tasks.postgres.settings import ACCESS_LINES, ACCESS_SECRETS, PostgresSettings
+from tasks.postgres.settings import (
+    ACCESS_LINES,
+    ACCESS_SECRETS,
+    PROBE_DATABASE,
+    PostgresSettings,
+)
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -174,6 +179,8 @@ def configuration(node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE
         host=host,
         port=port,
         databases=list(postgres.databases),
+        probe=PROBE_DATABASE,
+        probed=next(iter(postgres.databases), ""),
         # Not for all databases: a stranger's login to the console would end PgBouncer 1.18.
         auth_user=lookup_login(node.estate)[0],
         parameters=all_parameters(node, pinned, shown),
@@ -193,6 +200,7 @@ def access(node: Node) -> str:
     return render(
         "pgbouncer/pg_hba.conf.j2",
         admin=sql.SUPERUSER,
+        probe=PROBE_DATABASE,
         lines=node.the(PgbouncerSettings).hba,
         consoles=console.clients(node),
         inner=",".join((sql.SUPERUSER, *_lookups(node), archive.ROLE)),

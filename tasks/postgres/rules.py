@@ -16,6 +16,7 @@ from tasks.postgres.files import parameters_of
 from tasks.postgres.layout import cluster_version, clusters_of, refusals, unit_of
 from tasks.postgres.settings import (
     LOOKUP_ROLE,
+    PROBE_DATABASE,
     Database,
     PostgresSettings,
     logins_of,
@@ -91,7 +92,7 @@ def _role_rules(node: Node, chosen: PostgresSettings, known: set[str]) -> Iterat
 
 def _database_rules(host: str, name: str, database: Database, known: set[str]) -> Iterator[Problem]:
     key = f"postgres_databases/{name}"
-    if name in ("template0", "template1", "pgbouncer"):
+    if name in ("template0", "template1", "pgbouncer", PROBE_DATABASE):
         yield Problem(host, key, f"{name!r} is reserved")
     if database.owner not in known:
         yield Problem(host, f"{key}/owner", f"role {database.owner!r} is not in postgres_roles")

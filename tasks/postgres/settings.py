@@ -47,6 +47,8 @@ _METHODS = {
 
 LOOKUP_ROLE = "pgbouncer"
 LOOKUP_SECRET = "PGBOUNCER_AUTH_PASSWORD"
+# What PgBouncer calls the first database for those who look whether queries get through.
+PROBE_DATABASE = "datatier_health"
 
 
 # Secrets of ldap and radius; the rest of the line with them, for a value may have blanks in it.

@@ -110,6 +110,12 @@ def outages(name: str, unit: str, row: str) -> Iterator[Fault]:
 FAULTS = (
     *outages("postgres", "postgresql@17-main", "postgres"),
     *outages("the pooler", "pgbouncer", POOLER),
+    Fault(
+        "the pooler cannot log in",
+        sql("ALTER ROLE pgbouncer NOLOGIN"),
+        sql("ALTER ROLE pgbouncer LOGIN"),
+        critical=(f"{POOLER} query",),
+    ),
     *outages("a replica", "redis-6381", "redis {address}:6381"),
     *outages("a Sentinel", "redis-sentinel-26381", "redis-sentinel {address}:26381"),
     Fault(

@@ -14,7 +14,7 @@ from tasks.backup.settings import BackupSettings
 from tasks.core.secrets import Secrets
 from tasks.core.settings import StackSettings
 from tasks.pgbouncer.settings import PgbouncerSettings
-from tasks.postgres.settings import PostgresSettings
+from tasks.postgres.settings import PROBE_DATABASE, PostgresSettings
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 from tests.unit import helpers
@@ -298,6 +298,11 @@ DATABASES: list[Case] = [
         "postgres_databases",
         {"pgbouncer": {"owner": "psscript"}},
         "postgres_databases/pgbouncer: 'pgbouncer' is reserved",
+    ),
+    (
+        "postgres_databases",
+        {PROBE_DATABASE: {"owner": "psscript"}},
+        "postgres_databases/datatier_health: 'datatier_health' is reserved",
     ),
     (
         "postgres_databases",

@@ -138,6 +138,8 @@ def test_who_hangs_makes_no_other_late_or_wrong(monkeypatch: pytest.MonkeyPatch)
         asking.Probe("stops", stop),
         asking.Probe("slow", slow, 5),
         asking.Probe("stuck", stuck, 0.3),
+        asking.Probe("behind", fail, behind=("slow", "fails")),
+        asking.Probe("beside", lambda: [Row("beside", Level.OK, "")], behind=("slow", "late")),
         asking.Probe("well", lambda: [Row("well", Level.OK, "yes"), Row("more", Level.OK, "")]),
     ]
     own = asking.Probe("own", lambda: [Row("own", Level.OK, "")])
@@ -152,6 +154,7 @@ def test_who_hangs_makes_no_other_late_or_wrong(monkeypatch: pytest.MonkeyPatch)
         ("late", Level.OK),
         ("stuck", Level.OK),
         ("stuck: the rest", Level.UNKNOWN),
+        ("beside", Level.OK),
         ("well", Level.OK),
         ("more", Level.OK),
         ("own", Level.OK),

@@ -11,6 +11,7 @@ from backup.config import Postgres
 from backup.postgres import session
 from backup.postgres.options import start_options
 from backup.postgres.properties import elements
+from tasks.postgres.settings import PROBE_DATABASE
 from tests.unit.backup.builders import config
 
 
@@ -70,3 +71,7 @@ def test_the_name_of_a_role_stays_one_word(server: Postgres) -> None:
 )
 def test_a_list_is_taken_apart_as_the_server_does(stored: str, names: list[str]) -> None:
     assert elements(stored) == names
+
+
+def test_both_sides_have_one_name_for_what_looks_whether_queries_get_through() -> None:
+    assert session.PROBE == PROBE_DATABASE
