@@ -144,7 +144,7 @@ def _time(moment: datetime) -> str:
 
 def _topology(seen: View) -> Element:
     known = {row.name: row for row in seen.rows}
-    items = [*_databases(seen.config, known), *_caches(seen.config, known)]
+    items = [*_databases(seen.config, known), *_caches(seen.config, known), *_hosts(known)]
     return tag("section", tag("h2", "Topology"), tag("ul", *items))
 
 
@@ -169,6 +169,12 @@ def _caches(config: Config, known: Mapping[str, Row]) -> Iterator[Element]:
     if config.redis.sentinels:
         items = [_item(known, f"redis-sentinel {each}") for each in config.redis.sentinels]
         yield tag("li", f"Sentinels of {config.redis.master_name}", tag("ul", *items))
+
+
+def _hosts(known: Mapping[str, Row]) -> Iterator[Element]:
+    names = [name for name in known if re.fullmatch(r"host \S+", name)]
+    if names:
+        yield tag("li", "Hosts", tag("ul", *(_item(known, name) for name in names)))
 
 
 def _instance(

@@ -154,6 +154,16 @@ def _job(site: Site, job: str) -> Done:
     return site.host.run(f"docker exec {KEEPER} /scripts/{job}", check=False, timeout=200)
 
 
+def test_the_status_page_of_containers_is_fetched(site: Site) -> None:
+    """It is in the directory that the backup service shares with the host."""
+    _job(site, "health-check.sh")
+    run = site.project.pyinfra("-y", "inventory.py", "tasks.status.fetch")
+    assert run.code == 0 and "written 0 min ago" in run.output
+    (page,) = site.project.directory.glob("status-*.html")
+    assert page.read_text() == site.host.run("cat /opt/psscript/backups/status.html").stdout
+    assert "Sentinels of mymaster" in page.read_text()
+
+
 def test_links_of_containers_users_lead_root_nowhere(site: Site) -> None:
     """In volumes and in the backups, neither the host's root nor a container's follows one."""
     succeeded(_job(site, JOBS[0]))

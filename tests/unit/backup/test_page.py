@@ -234,6 +234,16 @@ def test_poolers_are_below_their_server(tmp_path: Path) -> None:
     assert re.search("postgres.*pgbouncer 10.0.0.9:6432: not looked at", topology)
 
 
+def test_hosts_are_shown_and_what_is_measured_on_them_is_drawn(tmp_path: Path) -> None:
+    disk = measured("host db1 disk /", 40.0, "40 % used", Limits(85, 95), "%")
+    memory = measured("host db1 memory", 20.0, "20 % used", Limits(90, 0), "%")
+    rows = [Row("host db1", Level.OK, "reached"), disk, memory]
+    text = Seen(page.text(view(tmp_path, rows))).text
+    topology = text[text.index("Topology") : text.index("Restored")]
+    assert topology.endswith("Hostsok host db1: reached")
+    assert trends.drawn(rows) == [disk, memory]
+
+
 def test_backups_have_their_size_and_what_verified_them(tmp_path: Path) -> None:
     kept = [
         builders.manifest("full", "app", NOW - timedelta(days=2), bytes=2_500_000, verified=False),
