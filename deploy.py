@@ -16,8 +16,10 @@ from tasks import (
     rotate,
     sentinel,
     tls,
+    upgrade,
 )
 
+upgrade.configure()
 packages.install()
 firewall.deploy()
 tls.deploy()

@@ -12,9 +12,11 @@ from tasks import (
     redis,
     sentinel,
     tls,
+    upgrade,
 )
 
 COMPONENTS = (
+    upgrade.COMPONENT,
     firewall.COMPONENT,
     tls.COMPONENT,
     postgres.COMPONENT,

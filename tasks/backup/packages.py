@@ -11,7 +11,7 @@ from tasks.redis.settings import RedisSettings
 
 
 def packages_of(node: Node) -> Packages:
-    return Packages([*required(node), *node.place.packages], (MASK, NO_CLUSTER))
+    return Packages([*required(node), *node.place.packages], (MASK, NO_CLUSTER), ("pgbackrest",))
 
 
 def required(node: Node) -> list[str]:

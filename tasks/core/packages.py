@@ -26,10 +26,12 @@ class Packages:
     Attributes:
         names: Debian package names.
         before: shell scripts that run first, such as masking a unit the package would start.
+        held: how names begin of packages and units that only `tasks.upgrade` upgrades and restarts.
     """
 
     names: Sequence[str] = ()
     before: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
 
 
 def keep_directory(directory: Directory) -> str:
@@ -71,7 +73,8 @@ def of_all(node: Node) -> Packages:
     every = [component.packages(node) for component in node.components()]
     names = dict.fromkeys(name for each in every for name in each.names)
     before = dict.fromkeys(script for each in every for script in each.before)
-    return Packages([*names], (*before,))
+    held = dict.fromkeys(name for each in every for name in each.held)
+    return Packages([*names], (*before,), (*held,))
 
 
 def probes(node: Node) -> dict[str, Probe[dict[str, str]]]:

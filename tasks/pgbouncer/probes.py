@@ -24,4 +24,5 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
 
 
 def packages_of(node: Node) -> Packages:
-    return Packages(["pgbouncer", "postgresql-client", *node.place.packages])
+    names = ["pgbouncer", "postgresql-client", *node.place.packages]
+    return Packages(names, held=("pgbouncer",))

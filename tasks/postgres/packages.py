@@ -28,7 +28,7 @@ def packages_of(node: Node) -> Packages:
         *_archiver(node),
         *node.place.packages,
     ]
-    return Packages(names, (NO_CLUSTER,))
+    return Packages(names, (NO_CLUSTER,), ("postgresql", "pgbackrest"))
 
 
 def missing_cluster(node: Node) -> Change | None:

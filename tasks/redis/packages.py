@@ -11,4 +11,4 @@ MASK = shell("mask", "redis")
 
 def packages_of(node: Node) -> Packages:
     """The packages of Redis and of Sentinel, which is the same program."""
-    return Packages(["redis-server", "redis-tools", *node.place.packages], (MASK,))
+    return Packages(["redis-server", "redis-tools", *node.place.packages], (MASK,), ("redis-",))

@@ -32,6 +32,7 @@ ARROWS = {
     "packages": {"core"},
     "remove": {"core"},
     "rotate": {"core"},
+    "upgrade": {"core"},
     "status": {"core", "backup", "compose"},
     "stack": {
         "postgres",
@@ -45,6 +46,7 @@ ARROWS = {
         "prometheus",
         "firewall",
         "tls",
+        "upgrade",
     },
 }
 # The list of components is read when somebody asks for it: it imports all of them.

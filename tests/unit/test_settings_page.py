@@ -27,6 +27,7 @@ from tasks.redis.acl import RedisUser
 from tasks.redis.sentinels import SentinelSettings
 from tasks.redis.settings import RedisSettings
 from tasks.tls.settings import TlsSettings
+from tasks.upgrade.settings import UpgradeSettings
 from tests.e2e.project import ROOT
 from tests.unit import golden
 
@@ -48,6 +49,7 @@ MODELS: tuple[type[Model], ...] = (
     App,
     FirewallSettings,
     TlsSettings,
+    UpgradeSettings,
     ExporterSettings,
     PrometheusSettings,
     AlertmanagerSettings,

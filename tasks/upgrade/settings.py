@@ -1,0 +1,19 @@
+"""The keys `upgrade_*`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from tasks.core.settings import Settings
+
+
+class UpgradeSettings(Settings):
+    """What `tasks.upgrade.deploy` upgrades."""
+
+    prefix: ClassVar[str] = "upgrade_"
+    # Packages are kept from restarting our services on each host.
+    enabled: ClassVar[bool] = True
+
+    packages: Literal["security", "all"] = "security"
+    """`security`, or `all`: which updates of our packages `tasks.upgrade.deploy` installs. Those of
+    repositories that are not Debian's come with `all`. Change: with the next upgrade."""

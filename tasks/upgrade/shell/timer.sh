@@ -1,0 +1,4 @@
+systemctl daemon-reload
+systemctl -q enable datatier-host.timer
+systemctl restart datatier-host.timer
+systemctl --no-block start datatier-host.service
