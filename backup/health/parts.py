@@ -106,7 +106,7 @@ def _wrong(seen: View) -> Iterator[Element]:
 def _ill(seen: View, row: Row) -> Element:
     known = remedy(seen.remedies, row.name)
     todo = tag("p", tag("strong", "What to do: "), *_marked(known.todo)) if known else None
-    since = f"Since {_time(datetime.fromisoformat(row.since))}." if row.since else ""
+    since = f"Since {_since(row)}." if row.since else ""
     limit = f" ({row.limit})" if row.limit else ""
     return tag(
         "div",
@@ -337,7 +337,7 @@ def _window(row: Row, window: trends.Window, points: Sequence[Point], until: int
 
 def _rows(seen: View) -> Element:
     cells = [
-        (_level(row.level), row.name, row.said, _value(row), row.limit, row.since and _since(row))
+        (_level(row.level), row.name, row.said, _value(row), row.limit, _since(row))
         for row in seen.rows
     ]
     heads = ("level", "row", "said", "value", "limit", "since")
@@ -345,7 +345,11 @@ def _rows(seen: View) -> Element:
 
 
 def _since(row: Row) -> str:
-    return _time(datetime.fromisoformat(row.since))
+    # It may be what a file of an earlier run says.
+    try:
+        return _time(datetime.fromisoformat(row.since))
+    except ValueError:
+        return row.since
 
 
 def _value(row: Row) -> str:

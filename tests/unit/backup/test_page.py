@@ -103,7 +103,7 @@ def test_nothing_that_others_name_is_more_than_text(
 ) -> None:
     directory = tmp_path_factory.getbasetemp() / "hostile"
     config = builders.config(directory, databases=(hostile,), stack=hostile, host=hostile)
-    row = Row(hostile, Level.CRITICAL, hostile, hostile, 1.0, hostile, NOW.isoformat())
+    row = Row(hostile, Level.CRITICAL, hostile, hostile, 1.0, hostile, hostile)
     line = parts.Trend(row, [(Window(hostile, DAY, FINE), [Point(0, Level.OK, 1.0)])])
     backup = builders.manifest("full", hostile, NOW, copies=(hostile,))
     seen = view(
