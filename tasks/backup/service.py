@@ -24,6 +24,8 @@ def services_of(node: Node, places: Sequence[Repository] = ()) -> list[Service]:
         user="root",
         group="root",
         unit="cron.service",
+        program="/usr/sbin/cron",
+        package="cron",
         # It is the host's cron, and other people's jobs expect what Debian gives them.
         umask="022",
         # A job's parent has the same program, and another first word.
@@ -59,7 +61,12 @@ def due_activation(node: Node) -> Change | None:
         )
         for service in services_of(node, repositories(node))
     ]
-    return services.compare(wanted, node.read("backup")["services"], node.place)
+    found = node.read("backup")["services"]
+    now = {
+        each.service.name: services.upgraded(each.service, found[each.service.name], node.upgrades)
+        for each in wanted
+    }
+    return services.compare(wanted, now, node.place)
 
 
 def _link(node: Node) -> str:

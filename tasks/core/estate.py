@@ -64,6 +64,7 @@ class Node:
         container: where its services run if that is not the host itself.
         reader: how a container is read, with what else is read of its host.
         planned_packages: what an earlier component of this run installs.
+        upgrades: packages that this plan upgrades.
         has_packages: this run installs what all of them need together.
         keys_at: where keys and certificates of a service are, whose name takes the place of `{}`.
     """
@@ -81,6 +82,7 @@ class Node:
     reader: Callable[[str], dict[str, Any]] | None = None
     system: System = field(default_factory=System)
     planned_packages: set[str] = field(default_factory=set)
+    upgrades: frozenset[str] = frozenset()
     has_packages: bool = False
     keys_at: str = "/etc/datatier/tls/{}"
 

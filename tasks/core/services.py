@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.core.change import Change, Impact, Line
@@ -88,6 +88,10 @@ def activation(
 _DEAF = "deaf"
 # It runs as another user, by a unit's file that is gone.
 _AS = "as:"
+# It runs a program that an upgrade has replaced.
+_PROGRAM = "program"
+WHY_REPLACED = "an upgrade has replaced its program"
+WHY_UPGRADED = "an upgrade replaces its program"
 
 
 def probe(services: Sequence[Service], place: Place) -> Probe[dict[str, Status]]:
@@ -95,9 +99,9 @@ def probe(services: Sequence[Service], place: Place) -> Probe[dict[str, Status]]
     script = place.status(services)
     script += shell("records", records=place.records)
     for service in services:
-        words = [service.name, "", "", *place.watched(service)]
+        words = [service.name, service.program, "", "", *place.watched(service)]
         if service.listens:
-            words[1:3] = f"{service.listens[1]:04X}", listening(*service.listens)
+            words[2:4] = f"{service.listens[1]:04X}", listening(*service.listens)
         script += f"recorded {quoted(*words)}\n"
 
     def parse(lines: list[str]) -> dict[str, Status]:
@@ -189,7 +193,20 @@ def unasked(wanted: Activation, now: Status) -> str:
     if now.restart.startswith(_AS):
         by = f" by {now.by}" if now.by else ""
         return f"runs as {now.restart.removeprefix(_AS)}, not {wanted.service.user}{by}"
+    if now.restart == _PROGRAM:
+        return WHY_REPLACED
+    if now.restart == _UPGRADED:
+        return WHY_UPGRADED
     return f"{now.by} wins over its unit" if now.by else ""
+
+
+_UPGRADED = "upgraded"
+
+
+def upgraded(service: Service, now: Status, packages: Collection[str]) -> Status:
+    """The same in a plan that upgrades packages, where one of them has its program."""
+    is_due = now.running and service.package in packages and now.restart != _PROGRAM
+    return replace(now, restart=_UPGRADED) if is_due else now
 
 
 def change(due: Sequence[tuple[Activation, str]], place: Place) -> Change:

@@ -74,6 +74,7 @@ def _taking(node: Node) -> tuple[Activation, Status, dict[str, tuple[str, str]]]
     pinned = pinned_certificate(node)
     wanted = _wanted(node, pinned)
     now = node.read("pgbouncer")["services"]["pgbouncer"]
+    now = services.upgraded(wanted.service, now, node.upgrades)
     found = moved(node, pinned) if services.impact(wanted, now) is None else {}
     now = status(now, found)
     return letting_in(because(wanted, now), node, found), now, found

@@ -42,6 +42,8 @@ def service_of(node: Node) -> Service:
         ready=f"pg_isready -q -h 127.0.0.1 -p {chosen.listen_port}",
         # The writer of that file decides which process gets the signal.
         reload=f"runuser -u postgres -- sh -c 'kill -HUP $(cat {PID_FILE})'; sleep 0.2{shows}",
+        program="/usr/sbin/pgbouncer",
+        package="pgbouncer",
         listens=outside(node),
         confined="wholly",
     )

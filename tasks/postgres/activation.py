@@ -34,6 +34,9 @@ def due_activation(node: Node) -> Change | None:
     ]
     (server,) = takings(node)
     found = {**node.read("postgres")["services"], "postgres": server.now}
+    for service in services_of(node)[1:]:
+        now = found[service.name]
+        found[service.name] = services.upgraded(service, now, node.upgrades)
     others = [
         services.activation(service, node.place, restart="".join(archiving))
         for service in services_of(node)[1:]
@@ -49,6 +52,7 @@ def takings(node: Node) -> Iterator[Taking]:
     """How the server takes what it should run with, on a host or in a container."""
     said, text = node.read("postgres"), configuration(node, shown(node))
     found, now = said["files"][ours(node)], said["services"]["postgres"]
+    now = services.upgraded(service_of(node), now, node.upgrades)
     wanted = wanted_server(node, text + access(node, in_clear(node)), "reload")
     elsewhere = parameters.only_known(
         parameters.others(

@@ -221,6 +221,8 @@ def service(node: Node) -> Service:
         user="postgres",
         group="postgres",
         unit="pgbackrest.service",
+        program="/usr/bin/pgbackrest",
+        package="pgbackrest",
         ready=f"{_ping(node)} 2>/dev/null",
         reload=":",
         confined="mostly",

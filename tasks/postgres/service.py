@@ -61,6 +61,8 @@ def service_of(node: Node) -> Service:
         reload=psql.SHELL + shell("reload", "postgres", **reloads) + _shows(node),
         hold=hold,
         release=release,
+        program=binary,
+        package=f"postgresql-{version}",
         listens=outside(node),
         # Extensions make code and talk to the network, and a tablespace may be anywhere.
         confined="mostly",

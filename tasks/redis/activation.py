@@ -76,6 +76,7 @@ def status_of(node: Node, port: int, wanted: Activation) -> Status:
         return replace(now, restart="locked")
     if any(role.replaced for role in _here(node, port)):
         return live.status(now, {REPLACED}, {REPLACED})
+    now = services.upgraded(wanted.service, now, node.upgrades)
     is_due = services.impact(wanted, now) is not None
     return now if is_due else live.status(now, _fixed_by(node, port), RESTART_KEYS)
 
@@ -89,7 +90,7 @@ def told(node: Node, port: int, wanted: Activation) -> list[str]:
 
 # In a record it is one word.
 REPLACED = "program"
-WHY_REPLACED = "an upgrade has replaced its program"
+WHY_REPLACED = services.WHY_REPLACED
 
 # Why an instance or a Sentinel restarts that lets no client in that could set that back.
 LOCKED = "password or ACL user default: changed by hand"

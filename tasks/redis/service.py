@@ -12,6 +12,8 @@ from tasks.redis.console import SHELL
 from tasks.redis.settings import RedisSettings
 from tasks.redis.values import configuration_path, name_of
 
+# Debian's redis-server is a link to a program of this one.
+PACKAGE = "redis-tools"
 BEFORE_START = "/usr/local/bin/redis-before-start"
 
 
@@ -26,6 +28,7 @@ def service_of(node: Node, port: int) -> Service:
     command = f"/usr/bin/redis-server {state} --include {managed}"
     return Service(
         name=name_of(node, port),
+        package=PACKAGE,
         description=f"Redis on port {port}",
         command=f"{command} --supervised systemd",
         foreground=command,

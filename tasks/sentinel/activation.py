@@ -42,5 +42,5 @@ def _behind(node: Node, port: int, wanted: Activation, now: Status) -> tuple[Act
     """The same; a restart where its password does not open all of it, or its program is old."""
     why = LOCKED if is_locked(node, port) else WHY_REPLACED if is_replaced(node, port) else ""
     if not why:
-        return wanted, now
+        return wanted, services.upgraded(wanted.service, now, node.upgrades)
     return replace(wanted, restart_means=f"restart ({why})"), replace(now, restart="behind")

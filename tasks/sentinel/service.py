@@ -6,6 +6,7 @@ from tasks.core.estate import Node
 from tasks.core.places import Service
 from tasks.redis.console import SHELL
 from tasks.redis.sentinels import SentinelSettings
+from tasks.redis.service import PACKAGE
 from tasks.sentinel.orders import name_of, secrets_of
 
 # The file keeps what Sentinel learned; how it is reached and its password are the settings'.
@@ -22,6 +23,7 @@ def _service(node: Node, port: int) -> Service:
     keep_learned = f"/bin/sed -i {KEEP_LEARNED} {state}"
     return Service(
         name=name_of(node, port),
+        package=PACKAGE,
         description=f"Redis Sentinel on port {port}",
         command=f"{command} --supervised systemd",
         foreground=command,

@@ -269,7 +269,7 @@ def test_who_does_not_listen_at_its_address_is_deaf(
     family = socket.AF_INET6 if ":" in listens else socket.AF_INET
     with listen(family, listens) as made:
         port = made.getsockname()[1]
-        words = quoted("x", f"{port:04X}", services.listening(asked, port))
+        words = quoted("x", "", f"{port:04X}", services.listening(asked, port))
         record = f"{shell('records', records='/nowhere')}recorded {words}\n"
         said = helpers.shell(record).stdout
     assert said == ("none none\n" if is_heard else "deaf none\n")

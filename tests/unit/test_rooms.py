@@ -32,7 +32,7 @@ ARROWS = {
     "packages": {"core"},
     "remove": {"core"},
     "rotate": {"core"},
-    "upgrade": {"core"},
+    "upgrade": {"core", "health"},
     "status": {"core", "backup", "compose"},
     "stack": {
         "postgres",

@@ -206,7 +206,7 @@ def test_a_file_that_is_newer_than_the_record_is_loaded_again(tmp_path: Path) ->
     change = services.compare([WANTED], {"redis-6379": status}, SYSTEMD)
     assert change is not None and change.lines == ["redis-6379: reload"]
     file, record = tmp_path / "redis.conf", tmp_path / "redis.active"
-    script = f"{shell('records', records=str(tmp_path))}recorded redis '' '' {file}\n"
+    script = f"{shell('records', records=str(tmp_path))}recorded redis '' '' '' {file}\n"
     record.write_text("R L lfu-log-factor\n")
     file.write_text("")
     for moment, newer in ((3, True), (1, False)):

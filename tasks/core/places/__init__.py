@@ -37,6 +37,8 @@ class Service:
         release: shell that lets clients go on, also after a wait that others began.
         functions: shell functions of check, ready and reload.
         variables: shell variables of these; they may be secret.
+        program: what runs, if a restart is due where an upgrade has put another file in its place.
+        package: the package that brings it.
         listens: the address and port on which a start without that address leaves it deaf.
         unit_template, run_template: what its unit and its runit program are made from.
         scripts: further ones of its runit directory, by name; they restart nothing.
@@ -69,6 +71,8 @@ class Service:
     release: str = ":"
     functions: str = ""
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    program: str = ""
+    package: str = ""
     listens: tuple[str, int] | None = None
     unit_template: str = "service/unit.service.j2"
     run_template: str = "service/run.j2"

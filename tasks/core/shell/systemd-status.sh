@@ -1,4 +1,9 @@
-asked=$(systemctl show -p ActiveState,SubState,NRestarts,UID,FragmentPath,DropInPaths $units) || exit 1
+asked=$(systemctl show -p ActiveState,SubState,NRestarts,UID,MainPID,FragmentPath,DropInPaths $units) || exit 1
+pids='' rest=$asked
+while case $rest in *MainPID=*) ;; *) false ;; esac; do
+  rest=${rest#*MainPID=}
+  pids="$pids${rest%%[!0-9]*} "
+done
 unloaded=
 for u in $units; do
   for f in /etc/systemd/system/"$u".d/*.conf /etc/systemd/system/"${u%%@*}"@.service.d/*.conf; do
