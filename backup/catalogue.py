@@ -80,9 +80,9 @@ def brief(config: Config) -> None:
     """
     found = everything(config)
     _require_well(config, found)
-    newest = _newest(config, found)
+    youngest = newest(config, found)
     oldest: dict[str, Manifest] = {}
-    for manifest in newest.values():
+    for manifest in youngest.values():
         other = oldest.get(manifest.kind, manifest)
         oldest[manifest.kind] = min(manifest, other, key=lambda each: each.ended)
     ages = [f"{kind} {_age(manifest)}" for kind, manifest in sorted(oldest.items())]
@@ -90,7 +90,7 @@ def brief(config: Config) -> None:
     print("; ".join([said, *lacking(config, found)] if ages else [said, *_silent(config)]))
 
 
-def _newest(config: Config, manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+def newest(config: Config, manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
     """The newest backup of each kind of everything that the settings have."""
     expected = {(kind, of) for _, kind, of in alert.expected(config)}
     return {(m.kind, m.of): m for m in manifests if (m.kind, m.of) in expected}
@@ -98,11 +98,11 @@ def _newest(config: Config, manifests: list[Manifest]) -> dict[tuple[str, str], 
 
 def lacking(config: Config, manifests: list[Manifest]) -> list[str]:
     """What has no backup yet though none is overdue, and whether no one would be told."""
-    newest = _newest(config, manifests)
+    present = newest(config, manifests)
     missing = [
         f"no {kind} backup of {of} yet"
         for _, kind, of in alert.expected(config)
-        if (kind, of) not in newest and kind != "incremental"
+        if (kind, of) not in present and kind != "incremental"
     ]
     return [*missing, *_silent(config)]
 

@@ -168,6 +168,37 @@ class S3:
     signing_key_previous: str = ""
 
 
+@dataclass(frozen=True)
+class Exporter:
+    """What measures a host.
+
+    Attributes:
+        name: the host's in the inventory.
+        disks: directories whose mount points are looked at.
+        authority: the file that its certificate is verified with; empty where there is no TLS.
+        local: it measures this host.
+    """
+
+    name: str
+    place: Endpoint
+    disks: tuple[str, ...]
+    authority: str = ""
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class Exporters:
+    """Those of all hosts, and how they are come to.
+
+    Attributes:
+        password_previous: what counts on hosts that have not the new one yet.
+    """
+
+    hosts: tuple[Exporter, ...]
+    password: str
+    password_previous: str = ""
+
+
 class Place(NamedTuple):
     """One of pgBackRest's repositories.
 
@@ -217,6 +248,7 @@ class Config:
         encryption_passphrase_previous: backups of before open with it, while it is rotated.
         repositories: one for each passphrase, that of the present one first.
         limits: of the health check, by what they measure.
+        exporters: of hosts; None where there are none.
     """
 
     stack: str
@@ -234,6 +266,7 @@ class Config:
     encryption_passphrase_previous: str = ""
     repositories: tuple[Place, ...] = (Place(1),)
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    exporters: Exporters | None = None
 
     def hidden(self, text: str) -> str:
         """The text as it may be logged, printed or sent: without any value of a secret."""
@@ -284,6 +317,7 @@ class Config:
                 "s3": S3(**raw["s3"]) if raw["s3"] else None,
                 "s3_further": tuple(S3(**bucket) for bucket in raw["s3_further"]),
                 "repositories": tuple(Place(*each) for each in raw.get("repositories", [[1]])),
+                "exporters": _exporters(raw.get("exporters")),
                 "limits": {what: Limits(*pair) for what, pair in raw["limits"].items()},
             }
         )
@@ -332,6 +366,16 @@ def _postgres(raw: dict[str, Any] | None) -> Postgres | None:
     rows = raw["poolers"]
     values["poolers"] = tuple(Pooler(Endpoint(host, port), *how) for host, port, *how in rows)
     return Postgres(**values)
+
+
+def _exporters(raw: dict[str, Any] | None) -> Exporters | None:
+    if raw is None:
+        return None
+    hosts = (
+        Exporter(**{**each, "place": Endpoint(*each["place"]), "disks": tuple(each["disks"])})
+        for each in raw["hosts"]
+    )
+    return Exporters(**{**raw, "hosts": tuple(hosts)})
 
 
 def _redis(raw: dict[str, Any] | None) -> Redis | None:

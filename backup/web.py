@@ -10,7 +10,7 @@ from typing import IO
 HTTP_SECONDS = 10.0
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirected POST would arrive as a GET without its message, and look delivered."""
 
     def redirect_request(
@@ -36,7 +36,7 @@ def send(url: str, body: bytes | None = None) -> None:
         raise ValueError("should begin with http:// or https://")
     headers = {"User-Agent": "datatier-backup", "Content-Type": "application/json"}
     request = urllib.request.Request(url, data=body, headers=headers)
-    opener = urllib.request.build_opener(*([_NoRedirect] if body else []))
+    opener = urllib.request.build_opener(*([NoRedirect] if body else []))
     try:
         with opener.open(request, timeout=HTTP_SECONDS):
             pass

@@ -9,7 +9,19 @@ from functools import partial
 
 from backup import alert, outcome
 from backup.config import Config
-from backup.health import backups, disk, history, page, pgbouncer, postgres, redis, since
+from backup.health import (
+    backups,
+    disk,
+    history,
+    hosts,
+    kills,
+    metrics,
+    page,
+    pgbouncer,
+    postgres,
+    redis,
+    since,
+)
 from backup.health.asking import SECONDS, Probe, answers
 from backup.health.row import Level, Row, worst
 from backup.job import Failed, Log
@@ -44,7 +56,8 @@ def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
         Unwell: at the end, naming every row that is critical or unknown.
     """
     now = outcome.now()
-    rows = since.dated(config, [_clean(config, row) for row in _rows(config, log)], now)
+    found = kills.judged(config, _rows(config, log), now)
+    rows = since.dated(config, [_clean(config, row) for row in found], now)
     report = since.report(rows, now)
     since.keep(config, report)
     _note(config, rows)
@@ -54,10 +67,10 @@ def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
         print(told, flush=True)
     _warn(config, [row for row in rows if row.level is Level.WARNING], now)
     _show(config, log, rows, now)
-    found = worst(rows)
+    level = worst(rows)
     if bad := [row.name for row in rows if row.level > Level.WARNING]:
-        raise Unwell(f"unhealthy: {', '.join(bad)}", found)
-    return found
+        raise Unwell(f"unhealthy: {', '.join(bad)}", level)
+    return level
 
 
 def _rows(config: Config, log: Log) -> list[Row]:
@@ -89,6 +102,8 @@ def _probes(config: Config) -> Iterator[Probe]:
         for sentinel in config.redis.sentinels:
             name = f"redis-sentinel {sentinel}"
             yield Probe(name, partial(redis.sentinel_rows, config, sentinel, name))
+    for host in config.exporters.hosts if config.exporters else ():
+        yield Probe(f"host {host.name}", partial(hosts.rows, config, host))
 
 
 def _restored(config: Config, log: Log) -> Iterator[Row]:
@@ -117,7 +132,11 @@ def _line(row: Row) -> str:
 
 def _show(config: Config, log: Log, rows: list[Row], now: str) -> None:
     """What can be looked at afterwards; that it fails is in the log, and changes nothing else."""
-    for what, write in {"history": history.add, "status page": page.write}.items():
+    for what, write in {
+        "history": history.add,
+        "status page": page.write,
+        "metrics": metrics.write,
+    }.items():
         try:
             write(config, log, rows, now)
         except Exception as failure:

@@ -10,6 +10,7 @@ from typing import Any
 
 from backup.arguments import SCRIPTS
 from backup.config import JOBS, Place
+from tasks.backup.measured import exporters
 from tasks.backup.server import TRUSTED, like, server_of, version_of
 from tasks.backup.settings import PASSPHRASE, SIGNING_SECRET, BackupSettings, FurtherBucket
 from tasks.backup.thresholds import HealthSettings
@@ -161,6 +162,7 @@ def configuration(node: Node, places: Sequence[Place] = (), *, is_pinned: bool =
             "heartbeat": chosen.heartbeat_url,
         },
         "limits": node.the(HealthSettings).limits,
+        **exporters(node),
         "postgres": _postgres(node, TRUSTED if is_pinned else ""),
         "redis": _redis(node.estate),
         "s3": _s3(node),

@@ -63,8 +63,13 @@ class HealthSettings(Settings):
     redis_memory_crit: Percent = 90
     """As above. Change: live."""
     clock_warn: Number = 1
-    """Seconds between the clocks of PostgreSQL's host and the backup host. Change: live."""
+    """Seconds between the clocks of another host and the backup host. Change: live."""
     clock_crit: Number = 5
+    """As above. Change: live."""
+    memory_warn: Percent = 90
+    """Percent of a host's memory that are not available; with `monitoring_enabled`. Change:
+    live."""
+    memory_crit: Percent = 97
     """As above. Change: live."""
 
     @property

@@ -20,7 +20,7 @@ ARROWS = {
     "pgbouncer": {"core", "postgres", "tls"},
     "redis": {"core", "tls"},
     "sentinel": {"core", "redis", "tls"},
-    "backup": {"core", "postgres", "pgbouncer", "redis"},
+    "backup": {"core", "exporter", "postgres", "pgbouncer", "redis", "tls"},
     "apps": {"core"},
     "exporter": {"core", "tls"},
     "prometheus": {"core", "exporter", "tls"},

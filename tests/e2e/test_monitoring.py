@@ -1,0 +1,203 @@
+"""Story: each host tells how it is, to who has the password, and the health check asks all."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e.project import Project
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+UNIT = "prometheus-node-exporter"
+PROM = "/var/lib/prometheus/node-exporter/datatier-host.prom"
+
+
+@dataclass(frozen=True)
+class Estate:
+    """Two hosts of both releases: one has the data and the backups, the other one a pooler."""
+
+    project: Project
+    data: Host
+    pool: Host
+
+    @property
+    def password(self) -> str:
+        """Of the exporters."""
+        return self.project.secrets["MONITORING_PASSWORD"]
+
+    def metrics(self, host: Host, password: str) -> str:
+        """What an exporter tells; its certificate is verified for the address."""
+        authority = self.data.run("cat /etc/datatier/tls/ca.pem").stdout
+        login = base64.b64encode(f"prometheus:{password}".encode()).decode()
+        request = urllib.request.Request(
+            f"https://{host.address}:9100/metrics", headers={"Authorization": f"Basic {login}"}
+        )
+        context = ssl.create_default_context(cadata=authority)
+        with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+            return str(answer.read().decode())
+
+    def has(self, unwell: dict[str, str]) -> None:
+        """These rows of the health check are not well, and no others.
+
+        What the kernel has killed is told of all hosts of a lab, since they have one kernel.
+        """
+        done = self.data.run("/scripts/health-check.sh --json", check=False)
+        rows = json.loads(done.stdout)["rows"]
+        found = {
+            row["check"]: row["level"]
+            for row in rows
+            if row["level"] != "ok" and not row["check"].endswith("out of memory")
+        }
+        assert found == unwell, rows
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Project) -> Estate:
+    """With certificates, a firewall, and a full backup."""
+    data, pool = lab.installed_host("data", "debian12"), lab.installed_host("pool", "debian13")
+    # As systemd does on a machine: who has a view of its own sees what is mounted later.
+    pool.run("mount --make-rshared /")
+    entries = {
+        each: (each.name, {**each.ssh_data(), "address": each.address}) for each in (data, pool)
+    }
+    project.inventory(
+        {"postgres": [entries[data]], "backup": [entries[data]], "pgbouncer": [entries[pool]]}
+    )
+    on = {"monitoring_enabled": True, "tls_enabled": True, "firewall_enabled": True}
+    # This machine asks as somebody of the estate would.
+    gateway = data.run("ip route show default").stdout.split()[2]
+    project.settings({**NO_SCHEDULES, **on, "firewall_allow": [gateway]})
+    project.deploy()
+    data.run("/scripts/postgres-backup.sh full")
+    return Estate(project, data, pool)
+
+
+def test_who_has_the_password_is_told_and_nobody_else(estate: Estate) -> None:
+    for host in (estate.data, estate.pool):
+        assert "node_memory_MemAvailable_bytes" in estate.metrics(host, estate.password)
+        for wrong in ("", "another-password"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                estate.metrics(host, wrong)
+            assert refused.value.code == 401
+        listening = host.run("ss -Hltn 'sport = :9100'").stdout.split()
+        assert listening[3] == f"{host.address}:9100"
+        read = "cat /etc/datatier/exporter/web.yml /etc/datatier/tls/exporter/key.pem"
+        assert host.run(f"runuser -u nobody -- {read}", check=False).stdout == ""
+
+
+def test_it_changes_nothing_of_its_host_and_sees_what_it_measures(estate: Estate) -> None:
+    for host in (estate.data, estate.pool):
+        said = host.run(f"systemd-analyze security --no-pager {UNIT} | tail -n 1").stdout
+        assert float(said.split(": ")[1].split()[0]) <= 2.0, said
+        told = estate.metrics(host, estate.password)
+        for collector in ("filesystem", "meminfo", "vmstat", "systemd", "textfile", "timex"):
+            assert f'node_scrape_collector_success{{collector="{collector}"}} 1' in told, collector
+        assert 'node_systemd_unit_state{name="cron.service",state="active"' in told
+
+
+def test_a_second_run_changes_nothing(estate: Estate) -> None:
+    assert estate.project.deploy().changed == set()
+    assert estate.project.drift().code == 0
+
+
+def test_all_is_well_and_the_check_is_shown_to_prometheus(estate: Estate) -> None:
+    estate.has({})
+    told = estate.metrics(estate.data, estate.password)
+    assert 'datatier_health_level{check="host pool"} 0' in told
+    assert 'datatier_backup_last_success_timestamp_seconds{job="full"}' in told
+    assert "node_textfile_scrape_error 0" in told
+
+
+FAULTS = {
+    "a disk is full": (
+        "mount -t tmpfs -o size=1m none /var/log && head -c 1020000 /dev/zero >/var/log/full",
+        "umount -l /var/log",
+        {"host pool disk /var/log": "critical"},
+    ),
+    "inodes have run out": (
+        "mount -t tmpfs -o nr_inodes=20 none /var/log && touch /var/log/$(seq -s ' /var/log/' 19)",
+        "umount -l /var/log",
+        {"host pool inodes /var/log": "critical"},
+    ),
+    "a unit of ours has failed": (
+        "systemd-run -q --unit=app-broken false; sleep 0.5",
+        "systemctl reset-failed app-broken",
+        {"host pool units": "critical"},
+    ),
+    "a unit of others has failed": (
+        "systemd-run -q --unit=broken false; sleep 0.5",
+        "systemctl reset-failed broken",
+        {"host pool units": "warning"},
+    ),
+    "the exporter is down": (
+        f"systemctl stop {UNIT}",
+        f"systemctl start {UNIT}",
+        {"host pool": "critical"},
+    ),
+    "the exporter hangs": (
+        f"kill -STOP $(systemctl show -p MainPID --value {UNIT})",
+        f"kill -CONT $(systemctl show -p MainPID --value {UNIT})",
+        {"host pool": "critical"},
+    ),
+    "updates are due and a program is old": (
+        f"""cat >{PROM} <<'_END_'
+datatier_updates_due{{kind="security"}} 2
+datatier_old_binary{{unit="pgbouncer.service"}} 1
+_END_
+""",
+        f"rm {PROM}",
+        {"host pool updates": "warning", "host pool binaries": "warning"},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS])
+def test_a_fault_turns_its_row_and_no_other(estate: Estate, fault: str) -> None:
+    do, undo, rows = FAULTS[fault]
+    estate.pool.run(do)
+    try:
+        eventually(lambda: estate.has(rows), 30)
+    finally:
+        estate.pool.run(undo)
+    eventually(lambda: estate.has({}), 30)
+
+
+def test_what_runs_otherwise_is_named_and_put_back(estate: Estate) -> None:
+    """Arguments, who owns where root writes, and who reads the hash."""
+    estate.pool.run(
+        f"sed -i 's/ --collector.systemd / --collector.systemd --collector.processes /'"
+        f" /etc/default/{UNIT}\n"
+        f"systemctl restart {UNIT}\n"
+        "chmod 644 /etc/datatier/exporter/web.yml; chown prometheus /var/lib/prometheus"
+    )
+    assert estate.project.drift().code == 2
+    said = estate.project.deploy().output
+    for what in (
+        f"/etc/default/{UNIT}: change",
+        f"{UNIT}: restart (it runs with other arguments)",
+        "/etc/datatier/exporter/web.yml: owner root:prometheus, mode 640",
+        "/var/lib/prometheus: owner root:root, mode 755",
+    ):
+        assert f"[pool] {what}" in said or f"[pool]   {what}" in said, what
+    assert estate.project.drift().code == 0
+
+
+def test_another_password_takes_no_restart_and_the_old_one_is_refused(estate: Estate) -> None:
+    before, start = estate.password, f"systemctl show -p MainPID --value {UNIT}"
+    processes = [host.run(start).stdout for host in (estate.data, estate.pool)]
+    estate.project.deploy("tasks.rotate.monitoring_password")
+    estate.has({})
+    estate.project.deploy("tasks.rotate.finish")
+    estate.has({})
+    assert estate.password != before
+    assert [host.run(start).stdout for host in (estate.data, estate.pool)] == processes
+    with pytest.raises(urllib.error.HTTPError):
+        estate.metrics(estate.pool, before)
