@@ -28,8 +28,8 @@ _MOST_BYTES = 16_000_000
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([^ ]+)(?: -?\d+)?")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPED = {"n": "\n"}
-# `upgrade` looks each hour; a day later it does not any more.
-_STALE_SECONDS = 26 * 3600
+# A host looks every ten minutes; apt may be in its way for some time.
+_STALE_SECONDS = 3 * 3600
 _REBOOT_DAYS = 14
 
 Labels = Mapping[str, str]
@@ -92,6 +92,7 @@ def rows(config: Config, host: Exporter) -> Iterator[Row]:
     if not host.local:
         yield from _clock(config, samples, name)
     yield from _software(samples, name)
+    yield from _unasked(samples, name)
 
 
 # --- Asking --------------------------------------------------------------------------------------
@@ -147,6 +148,18 @@ def _opener(host: Exporter) -> urllib.request.OpenerDirector:
 def _up(samples: Samples) -> str:
     booted = samples.one("node_boot_time_seconds")
     return "answers" if booted is None else f"up for {(samples.ended - booted) / 86400:.1f} days"
+
+
+def _unasked(samples: Samples, name: str) -> Iterator[Row]:
+    """What is not among the rows although it should be."""
+    every = samples.by("node_scrape_collector_success", "collector")
+    failed = [each for each in _COLLECTORS if every.get(each) == 0]
+    if failed:
+        said = f"its exporter could not look at {', '.join(failed)}: see its log"
+        yield Row(f"{name}: the rest", Level.UNKNOWN, said)
+
+
+_COLLECTORS = ("filesystem", "meminfo", "systemd", "textfile", "time", "vmstat")
 
 
 def _disks(config: Config, host: Exporter, samples: Samples, name: str) -> Iterator[Row]:

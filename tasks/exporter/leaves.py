@@ -17,13 +17,14 @@ def _pruned(_node: Node, _owner: str) -> tuple[Line, str]:
     return Line(f"{NAME}: stop; its files go", "none"), ":"
 
 
-_OURS = r"/datatier[a-z-]*\.prom"
+# What the health check has found; a host's own look is not the exporter's.
+_FOUND = f"{TEXTFILES}/datatier.prom"
 
 LEAVES = Leaves(
     owns=(NAME,),
-    named=(f"{TEXTFILES}/datatier*.prom",),
+    named=(_FOUND,),
     marked=(DEFAULTS,),
-    owners=((f"{DEFAULTS}|{HOME}|{TEXTFILES}{_OURS}", NAME),),
+    owners=((f"{DEFAULTS}|{HOME}|{_FOUND}", NAME),),
     units=(NAME,),
     packages=(NAME,),
     here=_here,

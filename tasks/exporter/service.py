@@ -30,6 +30,8 @@ def arguments(node: Node) -> list[str]:
     measured = [
         f"--collector.filesystem.mount-points-exclude={_NO_MOUNTS}",
         f"--collector.filesystem.fs-types-exclude={_NO_TYPES}",
+        # A share that hangs is told within the seconds that a health check has.
+        "--collector.filesystem.mount-timeout=2s",
         f"--collector.textfile.directory={TEXTFILES}",
     ]
     if node.place.is_init:

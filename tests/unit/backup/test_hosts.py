@@ -134,6 +134,11 @@ def test_a_host_that_is_well_has_these_rows(told: Told, tmp_path: Path) -> None:
             {"host db1 units": Level.CRITICAL},
         ),
         ('node_systemd_units{state="failed"} 1\n', {"host db1 units": Level.WARNING}),
+        (
+            'node_scrape_collector_success{collector="systemd"} 0\n'
+            'node_scrape_collector_success{collector="nfs"} 0\n',
+            {"host db1: the rest": Level.UNKNOWN},
+        ),
         ("node_memory_MemAvailable_bytes 1000\n", {"host db1 memory": Level.CRITICAL}),
         (
             'datatier_old_binary{unit="redis-1.service"} 1\n',
