@@ -61,6 +61,7 @@ class Component:
         probes: what one read of a host tells about it.
         untouched_by: groups of components whose own changes alter nothing of that.
         around: what is read of every host, whatever it carries.
+        memory: what its services may take by a host's settings, in bytes by key.
         checks: what was found on a host and must not be there.
         cuts: what it would cut off, also of others that listen on ports of ours.
         adopts: directories whose files of others it refuses or adopts itself.
@@ -94,6 +95,7 @@ class Component:
     probes: Callable[[Node], dict[str, Probe[Any]]] = _nothing
     untouched_by: tuple[str, ...] = ()
     around: Callable[[Node], dict[str, Probe[Any]]] = _nothing
+    memory: Callable[[Node], Mapping[str, int]] = _nothing
     checks: Callable[[Node], list[Problem]] = _none
     cuts: Callable[[Node, Sequence[Holder]], list[Problem]] = lambda _node, _holders: []
     adopts: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
 from tasks.core import (
+    budget,
     command,
     files,
     hide,
@@ -434,8 +435,8 @@ def _examined(state: State, wrong: Callable[[Estate], list[Problem]]) -> Estate:
     except Refusal as refusal:
         _refused[state] = refusal
         raise
-    for exposure in estate.secrets.exposures():
-        logger.warning(exposure)
+    for warning in (*estate.secrets.exposures(), *budget.exceeded(estate.active)):
+        logger.warning(warning)
     for name in sorted(estate.rotates().values()):
         if estate.secrets.stated(secrets.previous(name)):
             logger.warning(f"{secrets.previous(name)}: is still there; tasks.rotate.finish ends it")

@@ -12,6 +12,7 @@ _WORDS = {"yes": 1.0, "on": 1.0, "true": 1.0, "no": 0.0, "off": 0.0, "false": 0.
 _UNITS = {
     "": 1,
     **{"b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3},
+    "tb": 1024**4,
 }
 # What may be a secret, by its name.
 _SECRET = re.compile("pass|auth$|secret")
@@ -43,11 +44,18 @@ def is_same(one: str, other: str) -> bool:
     return one == other or _canonical(one) == _canonical(other)
 
 
+def size(value: str) -> int:
+    """Bytes of a size as servers write it, such as `64MB`."""
+    found = _canonical(value)
+    assert isinstance(found, float)
+    return int(found)
+
+
 def _canonical(value: str) -> str | float:
     word = value.strip().lower()
     if word in _WORDS:
         return _WORDS[word]
-    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmg]?b?)", word)
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kmg]?b?|tb)", word)
     return float(match[1]) * _UNITS[match[2]] if match else word
 
 

@@ -10,7 +10,7 @@ from tasks.postgres import link
 from tasks.postgres.activation import due_activation, takings
 from tasks.postgres.certify import certify
 from tasks.postgres.content import missing_content, missing_extensions, prune
-from tasks.postgres.files import missing_configuration, trials
+from tasks.postgres.files import memory_of, missing_configuration, trials
 from tasks.postgres.health import rows
 from tasks.postgres.leaves import LEAVES, around, beside
 from tasks.postgres.packages import missing_cluster, packages_of
@@ -88,6 +88,7 @@ COMPONENT = Component(
     packages=packages_of,
     probes=probes_of,
     untouched_by=("redis", "sentinel"),
+    memory=memory_of,
     checks=checks,
     takings=takings,
     trials=trials,

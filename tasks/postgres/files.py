@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from tasks.core import files
+from tasks.core import files, live
 from tasks.core.change import Change, Trial
 from tasks.core.estate import Node
 from tasks.core.files import Entry, File, render
@@ -60,6 +60,17 @@ def trusted_certificate(node: Node) -> str:
     if keeper is None or not archive.is_remote(node):
         return ""
     return archive.trusted(node, "postgres", keeper, "backup")
+
+
+def memory_of(node: Node) -> dict[str, int]:
+    """Bytes that the server may take, by key: each connection sorts once, one VACUUM runs."""
+    used = parameters_of(node)
+    connections = int(used["max_connections"])
+    return {
+        "postgres_shared_buffers": live.size(str(used["shared_buffers"])),
+        "postgres_work_mem": live.size(str(used["work_mem"])) * connections,
+        "postgres_maintenance_work_mem": live.size(str(used["maintenance_work_mem"])),
+    }
 
 
 def parameters_of(node: Node) -> dict[str, str | int | float]:

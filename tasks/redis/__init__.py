@@ -19,6 +19,7 @@ from tasks.redis.probes import probes_of
 from tasks.redis.rules import checks, contradictions, listens, secrets_in_use
 from tasks.redis.settings import RedisSettings, defaults, generated_secrets, rotates
 from tasks.redis.users import exact_own, missing_own, prune, unknown_users
+from tasks.redis.values import memory_of
 
 
 @on(RedisSettings)
@@ -87,6 +88,7 @@ COMPONENT = Component(
     packages=packages_of,
     probes=probes_of,
     untouched_by=("postgres", "pgbouncer", "backup"),
+    memory=memory_of,
     checks=checks,
     takings=rolling.takings,
     trials=trials,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.core import live
 from tasks.core.estate import Node
 from tasks.core.files import render
 from tasks.redis import acl, tls
@@ -36,6 +37,12 @@ def parameters_of(node: Node, port: int) -> dict[str, str | int]:
         "min-replicas-to-write": chosen.min_replicas_to_write,
         "min-replicas-max-lag": chosen.min_replicas_max_lag,
     }
+
+
+def memory_of(node: Node) -> dict[str, int]:
+    """Bytes that the instances may take, by key."""
+    chosen = node.the(RedisSettings)
+    return {"redis_maxmemory": live.size(chosen.maxmemory) * len(chosen.ports)}
 
 
 def settings_of(node: Node, port: int) -> dict[str, str]:
