@@ -356,23 +356,26 @@ _UNGUARD = "DROP EVENT TRIGGER IF EXISTS datatier_load"
 
 
 # Nor does it change rows with the rights of others: those of superusers and of all other owners are
-# in one session, whose own statements alone write to tables. All others do not call it: they would
-# keep a plan of it for each table, and look at all of those after each statement.
+# in one session, whose own statements alone write to tables. The condition of a trigger asks, and
+# never holds: a session keeps a plan of a trigger's own function for each table, and looks at all
+# of those after each statement.
 _KEEP = """
-CREATE FUNCTION pg_temp.datatier_rows() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION pg_temp.datatier_rows(name text) RETURNS boolean LANGUAGE plpgsql
   SET search_path = pg_catalog, pg_temp AS $$
 DECLARE context text;
 BEGIN
   GET DIAGNOSTICS context = PG_CONTEXT;
   IF strpos(context, chr(10)) > 0 THEN
     RAISE 'code of the database changes rows of % while it is loaded: look at what checks and '
-      'defaults call, in a scratch server', TG_RELID::regclass;
+      'defaults call, in a scratch server', name;
   END IF;
-  RETURN NULL;
-END $$
+  RETURN false;
+END $$;
+GRANT EXECUTE ON FUNCTION pg_temp.datatier_rows TO PUBLIC
 """
 _KEPT = """
 SELECT format('%%I.%%I', nspname, relname),
+  format('%%L', format('%%I.%%I', nspname, relname)),
   'INSERT OR UPDATE OR DELETE' || CASE relkind WHEN 'f' THEN '' ELSE ' OR TRUNCATE' END
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND relpersistence <> 't'
@@ -416,7 +419,7 @@ class _Load:
         self._whole = not schemas
         self._schemas_in_use = schemas or ["public"]
         self._opened: list[tuple[str, str]] = []
-        self._kept: list[tuple[str, str]] = []
+        self._kept: list[tuple[str, str, str]] = []
         self._again = set[Header]()
         self._tablespace = ""
         # The empty string, which is no name, stands for the database's own.
@@ -534,14 +537,15 @@ class _Load:
             return
         self._admin.execute(_KEEP.encode())
         self._kept = self._admin.execute(_KEPT, (self._whole, user)).fetchall()
-        for table, events in self._kept:
+        for table, name, events in self._kept:
+            asks = f"session_user = '{user}' AND pg_temp.datatier_rows({name})"
             self._admin.execute(
-                f"CREATE TRIGGER datatier_rows BEFORE {events} ON {table} FOR EACH STATEMENT"
-                f" WHEN (session_user = '{user}') EXECUTE FUNCTION pg_temp.datatier_rows()".encode()
+                f"CREATE TRIGGER datatier_rows BEFORE {events} ON {table} FOR EACH STATEMENT WHEN"
+                f" ({asks}) EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()".encode()
             )
 
     def _release_rows(self) -> None:
-        for table, _ in self._kept:
+        for table, *_ in self._kept:
             self._admin.execute(f"DROP TRIGGER datatier_rows ON {table}".encode())
 
     def _end_rows(self, opened: Opener) -> None:

@@ -647,6 +647,40 @@ def test_code_of_an_owner_takes_no_superusers_place(estate: Site, is_caught: boo
     hostile.admin(estate.db, f"{gone} DROP FUNCTION public.same CASCADE", "shop")
 
 
+# More tables of a superuser's than plans that a session may keep, and whoever makes an index counts.
+_MANY = """
+GRANT pg_read_all_stats TO psscript;
+CREATE FUNCTION public.counted(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE kept int;
+BEGIN
+  SELECT count(*) INTO kept FROM pg_catalog.pg_backend_memory_contexts
+    WHERE name OPERATOR(pg_catalog.=) 'CachedPlanSource';
+  IF kept OPERATOR(pg_catalog.>) 25 THEN
+    RAISE 'a session keeps % plans', kept;
+  END IF;
+  RETURN i;
+END $$;
+DO $$ BEGIN FOR i IN 1..50 LOOP
+  EXECUTE format('CREATE TABLE public.many_%s AS SELECT 1 AS i', i);
+END LOOP; END $$;
+CREATE TABLE public.many_of_another AS SELECT 1 AS i;
+ALTER TABLE public.many_of_another OWNER TO psscript;
+CREATE INDEX ON public.many_50 (public.counted(i));
+CREATE INDEX ON public.many_of_another (public.counted(i));
+"""
+
+
+@on_the_newer
+def test_no_session_of_a_load_keeps_a_plan_for_each_table(estate: Site) -> None:
+    """It would look at all of them after each statement: as many times as the square of them."""
+    hostile.admin(estate.db, _MANY, "shop")
+    estate.done("postgres-backup.sh full")
+    estate.done("restore-postgres.sh /backups/postgres/shop_full_LATEST.sql.gz")
+    tables = [f"public.many_{number}" for number in range(1, 51)] + ["public.many_of_another"]
+    gone = f"DROP TABLE {', '.join(tables)}; DROP FUNCTION public.counted;"
+    hostile.admin(estate.db, f"{gone} REVOKE pg_read_all_stats FROM psscript", "shop")
+
+
 def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:
     """Of the backup role and of the superuser; one job runs for the whole of it, beside cron's."""
     done, ends = list[tuple[int, str]](), threading.Event()
