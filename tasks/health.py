@@ -21,7 +21,7 @@ from tasks.core.change import announced, impact_of, summary
 from tasks.core.check import Check
 from tasks.core.estate import Estate, Node
 from tasks.core.hide import shown
-from tasks.core.scripts import shell
+from tasks.core.scripts import quoted, shell
 from tasks.core.settings import Problem
 
 # Sentinels find replicas and each other within two of their 10 s rounds (INFO and hello).
@@ -69,14 +69,35 @@ def _ask(checks: list[Check]) -> list[Row]:
         f"{{ out=$( ({check.script}\n) 2>&1 </dev/null); answered {n} $?; }} &\n"
         for n, check in enumerate(checks)
     )
-    script += f"held=$( (\n{listening.script}\n) </dev/null)\nwait\nprintf '%s\\n' \"$held\"\n"
+    script += f"held=$( (\n{_redirected(checks)}{listening.script}\n) </dev/null)\n"
+    script += "wait\nprintf '%s\\n' \"$held\"\n"
     variables = {k: v for check in checks for k, v in check.variables.items()}
     output = remote.run(node.host, script, variables)
     said = dict(line.split("\t", 1) for line in output.stdout[: len(checks)] if "\t" in line)
     if said.keys() != {str(n) for n in range(len(checks))}:
         return [Row(check, False, output.last_word or "no answer") for check in checks]
-    held = listening.parse([line for line in output.stdout[len(checks) :] if line])
-    return [_of_ours(_row(check, said[str(n)]), held) for n, check in enumerate(checks)]
+    lines = [line for line in output.stdout[len(checks) :] if line]
+    redirected = {line.partition(" ")[2] for line in lines if line.startswith("redirected ")}
+    held = listening.parse([line for line in lines if not line.startswith("redirected ")])
+    found = [_of_ours(_row(check, said[str(n)]), held) for n, check in enumerate(checks)]
+    return [_not_elsewhere(row, redirected) for row in found]
+
+
+def _redirected(checks: list[Check]) -> str:
+    """Shell that says at which places of this host another one answers than who listens there."""
+    node = checks[0].node
+    ports = [] if node.place.given else [str(each.port) for each in node.listeners()]
+    places = [check.where.rpartition(":")[::2] for check in checks if check.where[:1] != "/"]
+    words = [word for place in places if place[1] in ports for word in place]
+    script = quoted(shell("redirected"), "-", *words)
+    return f"timeout 5 bash -c {script}\n" if words else ""
+
+
+def _not_elsewhere(row: Row, redirected: Collection[str]) -> Row:
+    if row.check.where not in redirected:
+        return row
+    answer = "another server answers there: rules of nftables or iptables redirect its packets"
+    return replace(row, healthy=False, answer=answer)
 
 
 def _of_ours(row: Row, holders: list[preflight.Holder]) -> Row:

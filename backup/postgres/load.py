@@ -538,10 +538,10 @@ class _Load:
         self._admin.execute(_KEEP.encode())
         self._kept = self._admin.execute(_KEPT, (self._whole, user)).fetchall()
         for table, name, events in self._kept:
-            asks = f"session_user = '{user}' AND pg_temp.datatier_rows({name})"
             self._admin.execute(
-                f"CREATE TRIGGER datatier_rows BEFORE {events} ON {table} FOR EACH STATEMENT WHEN"
-                f" ({asks}) EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()".encode()
+                f"CREATE TRIGGER datatier_rows BEFORE {events} ON {table} FOR EACH STATEMENT"
+                f" WHEN (session_user = '{user}' AND pg_temp.datatier_rows({name}))"
+                f" EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()".encode()
             )
 
     def _release_rows(self) -> None:

@@ -647,7 +647,7 @@ def test_code_of_an_owner_takes_no_superusers_place(estate: Site, is_caught: boo
     hostile.admin(estate.db, f"{gone} DROP FUNCTION public.same CASCADE", "shop")
 
 
-# More tables of a superuser's than plans that a session may keep, and whoever makes an index counts.
+# More tables of a superuser's than plans that a session may keep: an index counts those.
 _MANY = """
 GRANT pg_read_all_stats TO psscript;
 CREATE FUNCTION public.counted(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
@@ -673,12 +673,12 @@ CREATE INDEX ON public.many_of_another (public.counted(i));
 @on_the_newer
 def test_no_session_of_a_load_keeps_a_plan_for_each_table(estate: Site) -> None:
     """It would look at all of them after each statement: as many times as the square of them."""
-    hostile.admin(estate.db, _MANY, "shop")
+    hostile.admin(estate.db, _MANY, "psscript")
     estate.done("postgres-backup.sh full")
-    estate.done("restore-postgres.sh /backups/postgres/shop_full_LATEST.sql.gz")
+    estate.done("restore-postgres.sh /backups/postgres/psscript_full_LATEST.sql.gz")
     tables = [f"public.many_{number}" for number in range(1, 51)] + ["public.many_of_another"]
     gone = f"DROP TABLE {', '.join(tables)}; DROP FUNCTION public.counted;"
-    hostile.admin(estate.db, f"{gone} REVOKE pg_read_all_stats FROM psscript", "shop")
+    hostile.admin(estate.db, f"{gone} REVOKE pg_read_all_stats FROM psscript", "psscript")
 
 
 def test_no_job_fails_while_passwords_are_replaced(estate: Site) -> None:

@@ -14,6 +14,7 @@ from tests.e2e import behind, changes, live
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.changes import EVERYTHING, TASKS
 from tests.e2e.project import Data, Project, Run, embedded, footprint
+from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
 CANARIES = {
@@ -322,6 +323,25 @@ def test_another_server_behind_an_address_is_a_row_of_the_table(site: Site) -> N
     assert "leads to another PostgreSQL (cluster " in failing["pgbouncer"]
     host.run("pg_dropcluster --stop 15 other; systemctl start postgresql@15-main")
     assert _gate(site) == (0, [])
+
+
+def test_another_data_directory_in_the_place_of_ours_is_a_row_of_the_table(site: Site) -> None:
+    """It has neither our roles nor our databases."""
+    host, data = site.host, "/var/lib/postgresql/15/main"
+    unit = "systemctl {} postgresql@15-main"
+    host.run(f"{unit.format('stop')}; mv {data} {data}.ours")
+    host.run(f"/usr/lib/postgresql/15/bin/initdb -D {data} >/dev/null", user="postgres")
+    host.run(unit.format("start"))
+    failing = _failing(site)
+    assert "has no role " in failing["postgres"], failing
+    assert "its data directory is another one" in failing["postgres"]
+    host.run(f"{unit.format('stop')}; rm -r {data}; mv {data}.ours {data}; {unit.format('start')}")
+    eventually(lambda: _is_well(site), 30)
+    assert _gate(site) == (0, [])
+
+
+def _is_well(site: Site) -> None:
+    assert _failing(site) == {}
 
 
 def test_sentinels_that_watch_the_master_of_others_watch_ours_again(site: Site) -> None:
