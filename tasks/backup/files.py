@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from tasks.backup.passphrase import Repository, first, old_backups, repositories
+from tasks.backup.passphrase import Repository, old_backups, repositories, told
 from tasks.backup.program import (
     CONFIG,
     CONFIG_SECRETS,
@@ -78,14 +78,13 @@ def _own_files(
     node: Node, certificate: str = "", places: Sequence[Repository] = (), *, is_pinned: bool
 ) -> list[Entry]:
     chosen = node.the(BackupSettings)
-    others = [each.place for each in places] if places != [first(node)] else []
-    told = configuration(node, others, is_pinned=is_pinned)
+    content = configuration(node, told(node, places), is_pinned=is_pinned)
     return [
         Directory("/etc/datatier"),
         Directory(chosen.dir),
         *(Directory(f"{chosen.dir}/{name}", mode="750") for name in ("postgres", "redis", "logs")),
         *program(chosen),
-        File(CONFIG, told, mode="600", secret=CONFIG_SECRETS),
+        File(CONFIG, content, mode="600", secret=CONFIG_SECRETS),
         File("/etc/cron.d/datatier-backup", schedule(node)),
         *repository(node, certificate, places),
         *(entry for service in services_of(node, places) for entry in node.place.files(service)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -52,7 +53,7 @@ def repositories(node: Node) -> list[Repository]:
     A repository keeps its number, so that the two hosts may learn of it one after the other.
     """
     now, before = passphrases(node)
-    if server_of(node) is None or node.container is not None or not now:
+    if server_of(node) is None or not now:
         return [first(node)]
     there: list[str] = node.read("backup")["repositories"]
     if not before:
@@ -60,6 +61,11 @@ def repositories(node: Node) -> list[Repository]:
     old = _of(before, there) or Place(_FIRST)
     coming = _of(now, there) or _beside(old, now, there)
     return [_repository(node, coming, now), _repository(node, old, before)]
+
+
+def told(node: Node, places: Sequence[Repository]) -> list[Place]:
+    """What the program is told of its repositories: nothing where it has the first alone."""
+    return [each.place for each in places] if places != [first(node)] else []
 
 
 def _of(passphrase: str, there: list[str]) -> Place | None:
@@ -88,9 +94,9 @@ def numbers(node: Node) -> list[int]:
     return sorted(each.number for each in repositories(node))
 
 
-def repositories_probe(node: Node) -> Probe[list[str]]:
-    """The names of the repositories that there are; of the first its number."""
-    return Probe(shell("repositories", "backup", repository=root(node)), list)
+def repositories_probe(directory: str) -> Probe[list[str]]:
+    """The names of the repositories in a directory; of the first its number."""
+    return Probe(shell("repositories", "backup", repository=directory), list)
 
 
 def unready_probe() -> Probe[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.backup.files import files_of
-from tasks.backup.passphrase import repositories_probe, unready_probe
+from tasks.backup.passphrase import repositories_probe, root, unready_probe
 from tasks.backup.program import left_probe
 from tasks.backup.repository import stanza_probe
 from tasks.backup.server import version_of
@@ -28,7 +28,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "artifacts": artifacts_probe(node.the(BackupSettings).dir),
         "occupied": files.occupied_probe("backups", node.the(BackupSettings).dir),
         "stanza": stanza_probe(node),
-        "repositories": repositories_probe(node),
+        "repositories": repositories_probe(root(node)),
         "unready": unready_probe(),
         "signers": signers_probe(node.the(BackupSettings).dir),
         "extensions": extensions_probe(version_of(node)),

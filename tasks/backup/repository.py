@@ -114,12 +114,16 @@ def new_stanza(node: Node) -> Change | None:
         return None
     found: Stanza = node.read("backup")["stanza"]
     values = _values(node)
-    wal = "\n".join(archived(node, place) for place in repositories(node))
+    wanted = repositories(node)
+    wal = "\n".join(archived(node, place) for place in wanted)
     script = shell("new-stanza", "backup", **values, server=_server(node), wal=wal)
     if found.is_strange:
         lines = [f"{values['repository']}: give to postgres what is in it"]
         return Change(lines, shell("give-repository", "backup", **values) + script)
-    return None if found.is_known else Change([f"stanza {values['stanza']}: create"], script)
+    # A plan comes before the configuration that pgBackRest is asked by.
+    names = {name or str(number) for number, name in (each.place for each in wanted)}
+    is_known = found.is_known and names <= {*node.read("backup")["repositories"]}
+    return None if is_known else Change([f"stanza {values['stanza']}: create"], script)
 
 
 def _server(node: Node) -> str:

@@ -35,9 +35,8 @@ def secret_names(node: Node) -> list[str]:
 def rotates(node: Node) -> dict[str, str]:
     """What rotates, by the names of tasks."""
     names = [SIGNING_SECRET] if node.the(BackupSettings).s3_bucket else []
-    # One of the settings is changed there, and in Docker there is one repository.
-    names_of_both = (PASSPHRASE, previous(PASSPHRASE))
-    if any(map(node.estate.secrets.stated, names_of_both)) and node.container is None:
+    # One of the settings is changed there.
+    if any(map(node.estate.secrets.stated, (PASSPHRASE, previous(PASSPHRASE)))):
         names.append(PASSPHRASE)
     return {name.lower(): name for name in names}
 
@@ -177,8 +176,7 @@ def other_passphrase(node: Node, configuration: bytes, *, there: bool) -> list[P
     """
     wanted, coming_from = passphrases(node)
     before = configured(configuration, "encryption_passphrase")
-    rotates = node.container is None and bool(wanted and coming_from)
-    known = {wanted, coming_from} if rotates else {wanted}
+    known = {wanted, coming_from} if wanted and coming_from else {wanted}
     if not there or before is None or before in known:
         return []
     message = (

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import cast
 
+from tasks.backup.passphrase import old_backups, repositories
+from tasks.backup.settings import BackupSettings
 from tasks.compose import engine
-from tasks.compose.inside import place_of
+from tasks.compose.content import within
+from tasks.compose.inside import one, place_of
 from tasks.compose.services import entries_of, inside_of, stale_images
 from tasks.compose.settings import DockerSettings
 from tasks.core import files
@@ -21,7 +24,12 @@ from tasks.core.scripts import shell
 def missing_files(node: Node) -> Change | None:
     found = cast(Mapping[str, Found], node.read(DOCKER)["files"])
     now = found[f"{node.the(DockerSettings).project_dir}/.env"].content.decode(errors="replace")
-    change = files.compare(entries_of(node, now), found)
+    keeper = one(inside_of(node), BackupSettings)
+    change = files.compare(entries_of(node, now, repositories(keeper)), found)
+    # Before the program forgets the passphrase that opens them.
+    going = within({keeper: old_backups(keeper)})
+    if going and change:
+        change = going.followed_by(change)
     return change and change.after(_trials(node))
 
 

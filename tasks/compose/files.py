@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tasks.apps.files import secret_files
+from tasks.backup import passphrase as backup_passphrase
 from tasks.backup import program as backup_program
 from tasks.backup import repository as backup_repository
+from tasks.backup.passphrase import Repository
 from tasks.backup.settings import BackupSettings
 from tasks.compose.images import dockerfile, root_files
 from tasks.compose.inside import REDIS_PORT, SENTINEL_PORT, generated, one
@@ -32,11 +34,14 @@ from tasks.sentinel import files as sentinel_files
 _URLS = r'^ +"(?:DATABASE|REDIS_SENTINEL)_URL": "(.*)"$'
 
 
-def project_files(node: Node, environment: str = "") -> list[Entry]:
+def project_files(
+    node: Node, environment: str = "", places: Sequence[Repository] = ()
+) -> list[Entry]:
     """Everything in the project directory that the settings say.
 
     Args:
         environment: what `.env` holds now; lines that are not ours stay.
+        places: pgBackRest's repositories.
     """
     assert node.inside is not None
     chosen, inside = node.the(DockerSettings), node.inside
@@ -50,7 +55,7 @@ def project_files(node: Node, environment: str = "") -> list[Entry]:
         *_postgres(f"{home}/docker", inside),
         *_pgbouncer(f"{home}/docker", inside),
         *_redis(f"{home}/docker", inside),
-        *_backup(f"{home}/docker", inside),
+        *_backup(f"{home}/docker", inside, places),
         *_secrets(f"{home}/docker", inside),
         *_images(f"{home}/docker/images", inside, chosen),
         Directory(f"{home}/backups"),
@@ -102,15 +107,15 @@ def _redis(docker: str, inside: Estate) -> list[Entry]:
     return _mounted(f"{docker}/redis", REDIS, [*roles, replace(watch, path="sentinel.conf")])
 
 
-def _backup(docker: str, inside: Estate) -> list[Entry]:
+def _backup(docker: str, inside: Estate, places: Sequence[Repository]) -> list[Entry]:
     node = one(inside, BackupSettings)
-    found = {entry.path: entry for entry in backup_repository.repository(node)}
+    found = {e.path: e for e in backup_repository.repository(node, places=places)}
     return [
         *_mounted(f"{docker}/pgbackrest", POSTGRES, [found[archive.CONFIG]]),
         *_mounted(f"{docker}/backup", POSTGRES, [found[backup_repository.SCRATCH]]),
         File(
             f"{docker}/backup/backup.json",
-            backup_program.configuration(node),
+            backup_program.configuration(node, backup_passphrase.told(node, places)),
             "600",
             secret=backup_program.CONFIG_SECRETS,
         ),

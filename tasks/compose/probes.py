@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tasks.backup import passphrase as backup_passphrase
 from tasks.backup import probes as backup_probes
 from tasks.backup import repository as backup_repository
 from tasks.backup.settings import BackupSettings
@@ -79,6 +80,7 @@ def _questions(node: Node, container: Node) -> Iterator[tuple[str, Probe[Any], s
             backup_repository.stanza_probe(container),
             f"ls {stanza} >/dev/null 2>&1 && echo ok || :",
         )
+        yield "unready", backup_passphrase.unready_probe(), ":"
 
 
 def _services_probe(inside: Estate) -> Probe[dict[str, Status]]:
@@ -96,6 +98,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "files": files.probe(entries_of(node)),
         "kernel": redis_kernel.kernel_probe(),
         "artifacts": backup_probes.artifacts_probe(f"{home}/backups"),
+        "repositories": backup_passphrase.repositories_probe(f"{home}/backups/pgbackrest"),
         "signers": backup_probes.signers_probe(f"{home}/backups"),
         "occupied": files.occupied_probe("backups", f"{home}/backups"),
         "taken": files.occupied_probe("docker", f"{home}/docker"),
@@ -124,6 +127,7 @@ def _reader(node: Node, container: Node) -> Callable[[str], dict[str, Any]]:
         return {
             "files": _files(node, container),
             "sentinels": [],
+            "repositories": said["repositories"],
             "console": said.get("console", ""),
             "services": said["services"],
             "expected": said.get("redis-master", {}).get("expected", {}),

@@ -120,6 +120,7 @@ def checks(node: Node) -> list[Problem]:
         *unfit,
         *encryption.checks(node),
         *backup_rules.other_passphrase(keeper, before, there=said["artifacts"]),
+        *backup_rules.given_up_early(keeper, before, keeper.read("backup").get("unready", "")),
         *backup_rules.signed_before(keeper, before, said["signers"]),
         *(
             Problem(node.name, "docker_project_dir", why)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from tasks.apps.settings import AppsSettings
+from tasks.backup.passphrase import Repository
 from tasks.backup.settings import BackupSettings
 from tasks.compose.engine import Container, Engine
 from tasks.compose.files import project_files
@@ -67,9 +69,9 @@ def roles_of(node: Node) -> dict[str, str]:
     }
 
 
-def entries_of(node: Node, environment: str = "") -> list[Entry]:
+def entries_of(node: Node, environment: str = "", places: Sequence[Repository] = ()) -> list[Entry]:
     kernel = redis_kernel.KERNEL_FILES if node.place.is_init else ()
-    return [*project_files(node, environment), *kernel]
+    return [*project_files(node, environment, places), *kernel]
 
 
 def stale_images(node: Node) -> dict[str, str]:

@@ -72,7 +72,10 @@ SENTINEL_WAYS = [
 
 @pytest.fixture(scope="module")
 def site(project: Project, lab: Lab) -> Site:
-    """A stack on a Debian 12 host, with a row and a key in it."""
+    """A stack on a Debian 12 host, with a row and a key in it, and a passphrase for backups."""
+    secrets = project.directory / ".env"
+    secrets.write_text("BACKUP_ENCRYPTION_PASSPHRASE=the first one of a stack\n")
+    secrets.chmod(0o600)
     return made(project, lab, SETTINGS, KEPT)
 
 
@@ -353,6 +356,41 @@ def test_a_password_rotates_and_no_container_restarts(site: Site) -> None:
     site.settles(KEPT)
 
 
+def _job(site: Site, job: str) -> str:
+    return site.stack.compose(f"exec -T backup-service /scripts/{job}").stdout
+
+
+def test_another_passphrase_takes_over(site: Site) -> None:
+    """A moment of before comes back meanwhile; what the old one alone opens is kept."""
+    rotate = "tasks.rotate.backup_encryption_passphrase"
+    site.look()
+    _job(site, "postgres-backup.sh full")
+    site.stack.sql("CREATE TABLE before_it AS SELECT 1 AS i")
+    before = site.host.run("sleep 1; date -u '+%F %T+00'; sleep 1").stdout.strip()
+    plan = site.project.plan(rotate)
+    assert site.project.deploy(rotate).changed == plan.planned
+    site.changes_nothing()
+    run = site.project.pyinfra("-y", "inventory.py", "tasks.rotate.finish")
+    assert run.code == 1 and "was made with the new passphrase yet: make one" in run.output
+    site.stack.sql("DROP TABLE before_it")
+    _job(site, "postgres-backup.sh incremental")
+    _job(site, f"restore-postgres.sh --time '{before}' --database {docker_stack.STACK}")
+    assert site.stack.sql("SELECT i FROM before_it") == "1"
+    for job in ("redis-backup.sh", "postgres-backup.sh full", "backup.sh drill"):
+        _job(site, job)
+    plan = site.project.plan("tasks.rotate.finish")
+    assert site.project.deploy("tasks.rotate.finish").changed == plan.planned
+    site.changes_nothing()
+    _job(site, "postgres-backup.sh incremental")
+    _job(site, "backup.sh verify")
+    kept = site.host.run(
+        f"cd {docker_stack.HOME}/backups/before_*; ls -d postgres/*_full_* pgbackrest"
+    )
+    assert f"postgres/{docker_stack.STACK}_full_" in kept.stdout and "pgbackrest" in kept.stdout
+    assert site.restarted() == set()
+    site.settles(KEPT)
+
+
 def test_an_applications_variable_is_its_own_matter(site: Site) -> None:
     """Only its container is another one; a dollar stays a dollar."""
     site.look()
@@ -402,7 +440,7 @@ def test_backups_are_copied_once_the_keys_are_in_env(site: Site, lab: Lab) -> No
         assert site.restarted() == set()
         site.stack.compose("exec -T backup-service /scripts/postgres-backup.sh full")
         made = site.host.run(
-            f"cd {docker_stack.HOME}/backups/postgres && sha256sum *.sql.gz"
+            f"cd {docker_stack.HOME}/backups/postgres && sha256sum *.sql.gz.gpg"
         ).stdout
         copies = {hashlib.sha256(store.content(key)).hexdigest() for key in store.listed()}
         assert made

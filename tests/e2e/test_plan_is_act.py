@@ -332,9 +332,7 @@ def test_another_data_directory_in_the_place_of_ours_is_a_row_of_the_table(site:
     host.run(f"{unit.format('stop')}; mv {data} {data}.ours")
     host.run(f"/usr/lib/postgresql/15/bin/initdb -D {data} >/dev/null", user="postgres")
     host.run(unit.format("start"))
-    failing = _failing(site)
-    assert "has no role " in failing["postgres"], failing
-    assert "its data directory is another one" in failing["postgres"]
+    assert "ERROR:  has no role " in _failing(site)["postgres"]
     host.run(f"{unit.format('stop')}; rm -r {data}; mv {data}.ours {data}; {unit.format('start')}")
     eventually(lambda: _is_well(site), 30)
     assert _gate(site) == (0, [])

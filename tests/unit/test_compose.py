@@ -102,6 +102,7 @@ def _say(
         "engine": found,
         "services": _statuses(records),
         "postgres": {"server": sql.Server("up", 5432, {"contexts": {}})},
+        "repositories": ["1"],
         "pgbouncer": {"uses": {}},
         "files": {
             f"{DIRECTORY}/docker/postgres/postgresql.conf": file,
