@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -104,9 +105,16 @@ def _pattern(value: str) -> str:
     return _bare(bare) and value
 
 
+# Sentinels tell each other here who leads, and believe it. Redis has no rule for all but one.
+_HELLO = "__sentinel__:hello"
+_OTHERS = "&[^_]* &_[^_]* &__[^s]*"
+
+
 def _channel(value: str) -> str:
     if value.startswith(("~", "&", "%")):
         raise wrong(f"{value!r} should be a pattern such as 'app:*'")
+    if value != "*" and fnmatchcase(_HELLO, value.replace("[^", "[!").replace("\\", "")):
+        raise wrong(f"{value!r} has {_HELLO} in it: who writes there tells Sentinels who leads")
     return _bare(value)
 
 
@@ -142,7 +150,7 @@ class RedisUser(Model):
     channels: Annotated[
         tuple[Annotated[str, AfterValidator(_channel)], ...], AfterValidator(_alone)
     ] = ()
-    """Patterns of its channels."""
+    """Patterns of its channels; `["*"]` does not let it write to those of Sentinels."""
 
 
 RedisUsers = dict[Identifier, RedisUser]
@@ -202,7 +210,8 @@ def hashed(password: str) -> str:
 DEFAULT = {
     "all": "~* &* +@all",
     "application": "~* &* +@all -@dangerous -@admin -function -script|flush -script|kill "
-    "-script|debug -memory|purge +info +role +client|list",
+    "-script|debug -memory|purge +info +role +client|list "
+    f"-publish clearselectors ({_OTHERS} +publish)",
 }
 
 
@@ -227,11 +236,17 @@ def own_rules(user: str, password: str) -> str:
 
 def rules(user: RedisUser, *passwords: str) -> str:
     """The rules of a user as Redis reads them, with passwords as their hashes, at the end."""
-    keys = (key if key.startswith("%") else f"~{key}" for key in user.keys)
-    channels = (f"&{channel}" for channel in user.channels)
-    words = "reset", "resetchannels", "on", *keys, *channels, *user.commands
-    quoted = (quote(word) if set(word) & set("\\\"'") else word for word in words)
-    return " ".join((*quoted, _hashes(passwords)))
+    keys = [_word(key if key.startswith("%") else f"~{key}") for key in user.keys]
+    channels = [_word(f"&{channel}") for channel in user.channels]
+    words = ["reset", "resetchannels", "on", *keys, *channels, *user.commands]
+    if "*" in user.channels:
+        others = " ".join((*keys, _OTHERS, *user.commands))
+        words += ["-publish", "clearselectors", f"({others})"]
+    return " ".join((*words, _hashes(passwords)))
+
+
+def _word(text: str) -> str:
+    return quote(text) if set(text) & set("\\\"'") else text
 
 
 def quote(value: str) -> str:

@@ -320,14 +320,17 @@ ACL LIST; ACL SETUSER default on nopass; BGREWRITEAOF; BGSAVE; CLIENT KILL TYPE 
 CLIENT PAUSE 1; CLUSTER RESET; CONFIG GET save; CONFIG REWRITE; CONFIG SET save x; DEBUG SLEEP 0
 FAILOVER ABORT; FLUSHALL; FLUSHDB; FUNCTION DELETE x; FUNCTION DUMP; FUNCTION FLUSH; FUNCTION KILL
 FUNCTION LOAD x; FUNCTION RESTORE x; KEYS *; LATENCY RESET; MEMORY PURGE; MIGRATE h 1 k 0 1
-MODULE LIST; MODULE LOAD /x; MONITOR; PSYNC ? -1; REPLCONF ACK 1; REPLICAOF NO ONE; RESTORE k 0 x
-SAVE; SCRIPT DEBUG SYNC; SCRIPT FLUSH; SCRIPT KILL; SHUTDOWN NOSAVE; SLAVEOF NO ONE
+MODULE LIST; MODULE LOAD /x; MONITOR; PSYNC ? -1
+PUBLISH __sentinel__:hello x; REPLCONF ACK 1; REPLICAOF NO ONE; RESTORE k 0 x; SAVE
+SCRIPT DEBUG SYNC; SCRIPT FLUSH; SCRIPT KILL; SHUTDOWN NOSAVE; SLAVEOF NO ONE
 SLOWLOG RESET; SORT k
 SWAPDB 0 1; SYNC
 """
 
 
-_REFUSED = r"no permissions|[Cc]ommand (is )?not allowed|ACL failure|can't run this command"
+_REFUSED = (
+    r"[Nn]o permissions|[Cc]ommand (is )?not allowed|ACL failure|can't (run this command|publish)"
+)
 
 
 def test_documented_users_harm_nobody_else(estate: Estate) -> None:
@@ -353,7 +356,8 @@ def test_documented_users_harm_nobody_else(estate: Estate) -> None:
 # What these may do of it, and what comes as them.
 _OWN = {
     "replica": "PSYNC ? -1; REPLCONF ACK 1",
-    "sentinel": "CLIENT KILL TYPE normal; CONFIG REWRITE; SCRIPT KILL; SLAVEOF NO ONE",
+    "sentinel": "CLIENT KILL TYPE normal; CONFIG REWRITE; SCRIPT KILL; SLAVEOF NO ONE;"
+    " PUBLISH __sentinel__:hello x",
     "backup": "CONFIG GET save; PSYNC ? -1; REPLCONF ACK 1; REPLICAOF NO ONE; SYNC",
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.core import files, hide
 from tasks.core.estate import Node
@@ -209,6 +210,25 @@ def test_quotes_and_backslashes_of_patterns_stay_patterns(tmp_path: Path) -> Non
     node = deployed(tmp_path, redis_users=users)
     rules = users_of(node)["a"]
     assert rules.startswith('reset resetchannels on "~x\\"y\\\\z" "~it\'s" +get #')
+
+
+def test_who_may_use_all_channels_does_not_tell_sentinels_who_leads(tmp_path: Path) -> None:
+    user = {"password": SECRET, "commands": ["+@all"], "keys": ["a*", "it's"], "channels": ["*"]}
+    text = users_of(deployed(tmp_path, redis_users={"a": user}))["a"]
+    keys, others = '~a* "~it\'s"', "&[^_]* &_[^_]* &__[^s]*"
+    selector = f"clearselectors ({keys} {others} +@all)"
+    assert text.startswith(f"reset resetchannels on {keys} &* +@all -publish {selector} #")
+
+
+@pytest.mark.parametrize("channel", ["__sentinel__:hello", "_*", "*hello", "__[^k]*", "?*", "[_]*"])
+def test_channels_of_sentinels_are_nobodys(channel: str) -> None:
+    with pytest.raises(ValidationError, match="tells Sentinels who leads"):
+        acl.RedisUser(commands=("+publish",), channels=(channel,))
+
+
+@pytest.mark.parametrize("channel", ["*", "app:*", "__keyspace@0__:*", "[^_]*", "/0.celery*"])
+def test_channels_of_applications_are_theirs(channel: str) -> None:
+    assert acl.RedisUser(commands=("+publish",), channels=(channel,)).channels == (channel,)
 
 
 def test_commands_that_a_release_does_not_have_are_refused(tmp_path: Path) -> None:
