@@ -163,8 +163,8 @@ def _settled(redis: Redis) -> Node:
             found = source(redis)
             if over or found.role == "replica" or not _waits_for_replicas(redis):
                 return found
-        except Failed:
-            if over:
+        except Failed as failure:
+            if over or isinstance(failure, roles.Untrusted):
                 raise
         time.sleep(1)
 

@@ -126,11 +126,14 @@ def answer(endpoint: Endpoint, login: Login, ask: Callable[[Client], T]) -> T | 
 
     Raises:
         Failed: it does not accept the password: that is no silence.
+        Untrusted: its certificate is not to be believed, and will not become so by itself.
     """
     client = connect(endpoint, login)
     try:
         return ask(client)
     except exceptions.RedisError as error:
+        if "certificate verify failed" in str(error):
+            raise Untrusted(f"{endpoint}: {error}") from None
         refused = isinstance(error, exceptions.AuthenticationError)
         if refused or str(error).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
             raise Failed(f"{endpoint} does not accept the password: {error}") from None
@@ -139,13 +142,30 @@ def answer(endpoint: Endpoint, login: Login, ask: Callable[[Client], T]) -> T | 
         client.close()
 
 
+class Untrusted(Failed):
+    """A server that may be another one than it says."""
+
+
 def _answers(places: Sequence[Endpoint], ask: Callable[[Endpoint], T | None]) -> list[T]:
     """The answers of those that are not silent, in order; all are asked at once.
 
-    A host that is away takes seconds to be given up, and several may be.
+    A host that is away takes seconds to be given up, and several may be. One that is not to be
+    believed is as good as silent, while others speak.
     """
+
+    def asked(place: Endpoint) -> T | Untrusted | None:
+        try:
+            return ask(place)
+        except Untrusted as untrusted:
+            return untrusted
+
     with ThreadPoolExecutor(max_workers=max(1, len(places))) as pool:
-        return [found for found in pool.map(ask, places) if found is not None]
+        found = [*pool.map(asked, places)]
+    untrusted = [each for each in found if isinstance(each, Untrusted)]
+    answers = [each for each in found if each is not None and not isinstance(each, Untrusted)]
+    if untrusted and not answers:
+        raise untrusted[0]
+    return answers
 
 
 def until(check: Callable[[], T | None], seconds: float, what: str) -> T:
@@ -236,7 +256,9 @@ def master(redis: Redis) -> Endpoint:
     Raises:
         Failed: no node knows, they disagree, or the one that is named is silent or a replica.
     """
-    answers = _answers(redis.sentinels, lambda place: named(redis, place))
+    answers: list[Endpoint] = []
+    with contextlib.suppress(Untrusted):
+        answers = _answers(redis.sentinels, lambda place: named(redis, place))
     leader, votes = Counter(answers).most_common(1)[0] if answers else (None, 0)
     if len(set(answers)) > 1 and votes * 2 <= len(redis.sentinels):
         names = ", ".join(sorted({str(found) for found in answers}))

@@ -311,6 +311,8 @@ def test_what_has_expired_is_refused_told_and_renewed(estate: Estate, tmp_path: 
     eventually(lambda: _has_no_master(estate, "cache2"), 10)
     backup = estate.hosts["backup1"].run("/scripts/postgres-backup.sh full 2>&1", check=False)
     assert backup.returncode and "certificate verify failed" in backup.stdout
+    backup = estate.hosts["backup1"].run("/scripts/redis-backup.sh 2>&1", check=False)
+    assert backup.returncode and "certificate has expired" in backup.stdout
     table = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
     assert table.code == 1
     for row in (
@@ -330,12 +332,14 @@ def test_what_has_expired_is_refused_told_and_renewed(estate: Estate, tmp_path: 
 
 def _expire(host: Host, service: str) -> None:
     """The estate's authority has signed for a host's key long ago."""
+    names = [host.address, "127.0.0.1", "::1", host.name]
+    _sign(host, service, names, datetime.now(UTC) - timedelta(days=740))
+
+
+def _sign(host: Host, service: str, names: Sequence[str], since: datetime) -> None:
     place = f"{TLS}/{service}"
     key = host.run(f"openssl pkey -in {place}/key.pem -pubout -outform DER | base64 -w0").stdout
-    names = [host.address, "127.0.0.1", "::1", host.name]
-    signed = authority.of(CANARIES["TLS_CA_SECRET"]).sign(
-        base64.b64decode(key), names, datetime.now(UTC) - timedelta(days=740)
-    )
+    signed = authority.of(CANARIES["TLS_CA_SECRET"]).sign(base64.b64decode(key), names, since)
     host.run(f"cat >{place}/certificate.pem", stdin=signed)
 
 

@@ -458,7 +458,9 @@ def test_the_health_table_tells_the_days_that_are_left(tmp_path: Path) -> None:
     place.write_text(made.sign(public(), NAMES, NOW - timedelta(days=740)))
     assert row(tmp_path, 30) == (1, f"{place}: has expired; a run renews it")
     place.write_text("no certificate")
-    assert row(tmp_path, 30) == (1, f"{place} cannot be read")
+    (tmp_path / "ca.pem").write_text(made.sign(public(), NAMES, NOW - timedelta(days=740)))
+    both = f"{tmp_path}/ca.pem: has expired, {place}: cannot be read; a run renews it"
+    assert row(tmp_path, 30) == (1, both)
 
 
 def test_a_server_is_asked_what_it_shows(tmp_path: Path) -> None:

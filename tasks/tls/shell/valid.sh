@@ -12,9 +12,11 @@ for file in "$authority" $certificates; do [ ! -e "$file" ] || found="$found $fi
 # All at once, for openssl takes 25 ms to begin on Debian 12; which of them it is where one is bad.
 # shellcheck disable=SC2086  # words
 least=$(left $found) && [ "$least" -ge "$days" ] && { echo "valid for $least days"; exit; }
+bad=
 for file in $found; do
-  least=$(left "$file") || { echo "$file cannot be read"; exit 1; }
-  [ "$least" -ge 0 ] || { echo "$file: has expired; $remedy"; exit 1; }
-  [ "$least" -ge "$days" ] || { echo "$file: $least days left; $remedy"; exit 1; }
+  if ! least=$(left "$file"); then bad="$bad, $file: cannot be read"
+  elif [ "$least" -lt 0 ]; then bad="$bad, $file: has expired"
+  elif [ "$least" -lt "$days" ]; then bad="$bad, $file: $least days left"; fi
 done
-echo "the certificates changed meanwhile; run again"; exit 1
+[ -n "$bad" ] || { echo "the certificates changed meanwhile; run again"; exit 1; }
+echo "${bad#, }; $remedy"; exit 1

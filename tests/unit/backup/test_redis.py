@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,36 @@ def test_the_replica_that_lags_least_is_the_source(world: World) -> None:
 def test_a_replica_that_is_not_well_or_of_another_is_no_source(world: World) -> None:
     world.nodes(_node(A), _node(B, A, healthy=False), _node(C, B)).sentinels(A, A, A)
     assert roles.source(REDIS).endpoint == A
+
+
+def _untrusted(place: Endpoint, *_: object) -> NoReturn:
+    raise roles.Untrusted(f"{place}: certificate verify failed: certificate has expired")
+
+
+def test_who_is_not_to_be_believed_is_as_good_as_silent_while_others_speak(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.said = {A: _node(A), B: _node(B, A)}
+    said = roles.node
+
+    def node(place: Endpoint, *rest: Any) -> Node | None:
+        return said(place, *rest) if place != C else _untrusted(place)
+
+    monkeypatch.setattr(roles, "node", node)
+    monkeypatch.setattr(roles, "named", lambda _, place: _untrusted(place))
+    assert roles.source(REDIS).endpoint == B
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_no_wait_makes_a_certificate_believable(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, is_named: bool
+) -> None:
+    """A backup says so at once: it would only ask again."""
+    world.named = dict.fromkeys(SENTINELS, A) if is_named else {}
+    monkeypatch.setattr(roles, "node", _untrusted)
+    monkeypatch.setattr(backup.time, "sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(roles.Untrusted, match="has expired"):
+        backup._settled(REDIS)
 
 
 def test_a_loading_master_is_no_source(world: World) -> None:
