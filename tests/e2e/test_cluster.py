@@ -343,6 +343,36 @@ def _sign(host: Host, service: str, names: Sequence[str], since: datetime) -> No
     host.run(f"cat >{place}/certificate.pem", stdin=signed)
 
 
+def test_a_certificate_for_another_name_is_refused_and_put_right(
+    estate: Estate, tmp_path: Path
+) -> None:
+    """By clients, by the pooler and by backups of the estate; Redis itself reads no names."""
+    for service, name in _SHOWING.items():
+        _sign(estate.hosts[name], service, ["192.0.2.1", "other.example"], datetime.now(UTC))
+    estate.hosts["db1"].run("systemctl reload postgresql@15-main")
+    estate.hosts["pool1"].run("systemctl restart pgbouncer")
+    place = f"{TLS}/redis"
+    files = f"tls-cert-file {place}/certificate.pem tls-key-file {place}/key.pem"
+    estate.redis("cache1", "CONFIG", "SET", *files.split())
+    servers = _servers(estate, tmp_path)
+    for at in ("PostgreSQL", "PgBouncer", "Redis"):
+        assert "IP address mismatch" in strangers.handshake(servers, at=at), at
+    eventually(lambda: _has_no_server(servers), 10)
+    for job in ("postgres-backup.sh full", "redis-backup.sh"):
+        done = estate.hosts["backup1"].run(f"/scripts/{job} 2>&1", check=False)
+        assert done.returncode, job
+        assert re.search("IP address mismatch|does not match host name", done.stdout), done.stdout
+    # Who leads is its master still: the chain is the estate's.
+    estate.check_whole("cache1")
+    run = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert "not healthy: backup-service on backup1" in run.output
+    for job in ("postgres-backup.sh full", "redis-backup.sh"):
+        estate.hosts["backup1"].run(f"/scripts/{job}", timeout=180)
+    assert estate.sql("SELECT 1") == "1"
+    eventually(lambda: estate.check_whole("cache1"), 30)
+    assert estate.project.plan().planned == set()
+
+
 def _has_no_server(servers: strangers.Servers) -> None:
     said = strangers.sql(servers, "SELECT 1", sslmode="require")
     assert "server login" in said or "certificate" in said, said
