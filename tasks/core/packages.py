@@ -114,7 +114,7 @@ def compare(node: Node, wanted: Packages, found: Mapping[str, str]) -> Change | 
         node.planned_packages.update(missing)
     if not missing and "!" not in found:
         return None
-    script = "".join([shell("install", packages=" ".join(missing)), *wanted.before])
+    script = "\n".join([shell("install", packages=" ".join(missing)), *wanted.before])
     return Change(
         lines=[f"package {name}: install" for name in missing] or ["packages: finish"],
         # Only what is missing: naming the others would upgrade a server that runs.
