@@ -37,10 +37,13 @@ def listens(node: Node) -> list[Listener]:
 
 
 def checks(node: Node) -> list[Problem]:
-    """A host without Debian's packages."""
-    if node.read(SERVICE)["tool"]:
+    """A host without systemd, or without Debian's packages."""
+    if not node.place.is_init:
+        message = "needs systemd: leave it False here"
+    elif not node.read(SERVICE)["tool"]:
+        message = "needs a host with apt-get: leave it False here"
+    else:
         return []
-    message = "needs a host with apt-get: leave it False here"
     return [Problem(node.name, "monitoring_enabled", message)]
 
 

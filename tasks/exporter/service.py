@@ -27,18 +27,19 @@ def listens_at(node: Node) -> str:
 
 def arguments(node: Node) -> list[str]:
     """What the exporter is started with."""
-    measured = [
+    ours = "|".join(sorted({name for each in components() for name in each.leaves.owns}))
+    units = f"^({ours}).*[.](service|timer)$"
+    return [
+        f"--web.listen-address={listens_at(node)}",
+        f"--web.config.file={WEB}",
         f"--collector.filesystem.mount-points-exclude={_NO_MOUNTS}",
         f"--collector.filesystem.fs-types-exclude={_NO_TYPES}",
         # A share that hangs is told within the seconds that a health check has.
         "--collector.filesystem.mount-timeout=2s",
         f"--collector.textfile.directory={TEXTFILES}",
+        "--collector.systemd",
+        f"--collector.systemd.unit-include={units}",
     ]
-    if node.place.is_init:
-        ours = "|".join(sorted({name for each in components() for name in each.leaves.owns}))
-        units = f"^({ours}).*[.](service|timer)$"
-        measured += ["--collector.systemd", f"--collector.systemd.unit-include={units}"]
-    return [f"--web.listen-address={listens_at(node)}", f"--web.config.file={WEB}", *measured]
 
 
 def is_encrypted(node: Node) -> bool:

@@ -65,12 +65,6 @@ def test_units_of_ours_are_known_and_others_are_not(tmp_path: Path) -> None:
         assert not ours.search(f"{unit}.service")
 
 
-def test_without_systemd_no_unit_is_asked_for(tmp_path: Path) -> None:
-    one = made(tmp_path)
-    one.system = System(systemd=False)
-    assert not [each for each in service.arguments(one) if "systemd" in each]
-
-
 def test_where_data_may_be_is_measured(tmp_path: Path) -> None:
     """Debian's own arguments leave out /mnt and /media."""
     (pattern,) = (each for each in service.arguments(made(tmp_path)) if "mount-points" in each)
@@ -159,13 +153,16 @@ def test_docker_with_certificates_sends_no_password_in_clear(tmp_path: Path) -> 
     assert helpers.problems(everything) == []
 
 
-def test_a_host_without_apt_is_refused(tmp_path: Path) -> None:
+def test_a_host_without_apt_or_systemd_is_refused(tmp_path: Path) -> None:
     one = made(tmp_path)
     knows(one, "exporter", tool=False)
     (problem,) = rules.checks(one)
     assert "apt-get" in problem.message
     knows(one, "exporter", tool=True)
     assert rules.checks(one) == []
+    one.system = System(systemd=False)
+    (problem,) = rules.checks(one)
+    assert str(problem) == "db1: monitoring_enabled: needs systemd: leave it False here"
 
 
 def test_its_shell_is_shell_and_no_script_has_the_password(tmp_path: Path) -> None:
