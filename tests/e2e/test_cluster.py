@@ -578,6 +578,24 @@ def test_open_connections_stay_where_nothing_is_tracked(estate: Estate) -> None:
         assert talk.stdout.splitlines() == ["still there", "refused"], name
 
 
+def test_an_address_that_rules_lead_to_another_server_is_a_row_of_the_table(
+    estate: Estate,
+) -> None:
+    """Whoever answers there; what comes by another way would say that all is well."""
+    led = {"cache2": (6379, 26379), "pool1": (6432, 22)}
+    for name, (port, other) in led.items():
+        estate.hosts[name].run(
+            "nft add table ip other && nft 'add chain ip other o { type nat hook output priority"
+            f" -100; }}' && nft add rule ip other o tcp dport {port} redirect to :{other}"
+        )
+    run = estate.project.pyinfra("inventory.py", "tasks.health.verify")
+    for name in led:
+        estate.hosts[name].run("nft delete table ip other")
+    failing = [line.split()[:2] for line in run.stdout.splitlines() if "FAILS  another ser" in line]
+    assert failing == [["pgbouncer", "pool1"], ["redis-6379", "cache2"]], run.stdout
+    assert estate.project.pyinfra("inventory.py", "tasks.health.verify").code == 0
+
+
 def test_rules_changed_by_hand_are_named_and_put_back(estate: Estate) -> None:
     """What the kernel has counts; other programs may empty it."""
     estate.hosts["cache1"].run(f"nft flush {TABLE}")
