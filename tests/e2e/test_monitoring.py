@@ -5,14 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import pytest
 
+from tests.e2e.alerts import promtool_tests
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.project import Project
+from tests.e2e.project import ROOT, Project
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -206,3 +212,153 @@ def test_another_password_takes_no_restart_and_the_old_one_is_refused(estate: Es
     assert [host.run(start).stdout for host in (estate.data, estate.pool)] == processes
     with pytest.raises(urllib.error.HTTPError):
         estate.metrics(estate.pool, before)
+
+
+# --- Prometheus and Alertmanager -----------------------------------------------------------------
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    """What gets alerts."""
+
+    told: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.told.extend(body["alerts"])
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *_: Any) -> None:
+        """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Prometheus on the host with the data, and what Alertmanager has told."""
+
+    estate: Estate
+    told: list[dict[str, Any]]
+
+    def ask(self, expression: str) -> list[dict[str, str]]:
+        """The labels of what Prometheus finds."""
+        where = f"https://{self.estate.data.address}:9090"
+        query = urllib.parse.urlencode({"query": expression})
+        login = base64.b64encode(f"prometheus:{self.estate.password}".encode()).decode()
+        request = urllib.request.Request(
+            f"{where}/api/v1/query?{query}", headers={"Authorization": f"Basic {login}"}
+        )
+        authority = self.estate.data.run("cat /etc/datatier/tls/ca.pem").stdout
+        context = ssl.create_default_context(cadata=authority)
+        with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+            return [each["metric"] for each in json.load(answer)["data"]["result"]]
+
+    def firing(self) -> set[tuple[str, str]]:
+        """Alerts and what they are of, but for what all hosts of a lab have in common."""
+        found = self.ask('ALERTS{alertstate="firing",alertname!="DatatierOutOfMemory"}')
+        return {(each["alertname"], each.get("check", each.get("host", ""))) for each in found}
+
+    def fires(self, *wanted: tuple[str, str]) -> None:
+        assert self.firing() == {*wanted}
+
+
+@pytest.fixture(scope="module")
+def watch(estate: Estate, lab: Lab) -> Iterator[Watch]:
+    data, pool = estate.data, estate.pool
+    gateway = data.run("ip route show default").stdout.split()[2]
+    server = ThreadingHTTPServer((gateway, 0), _Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    entries = {
+        each: (each.name, {**each.ssh_data(), "address": each.address}) for each in (data, pool)
+    }
+    groups = {"postgres": data, "backup": data, "monitoring": data, "pgbouncer": pool}
+    estate.project.inventory({name: [entries[host]] for name, host in groups.items()})
+    on = {"monitoring_enabled": True, "tls_enabled": True, "firewall_enabled": True}
+    told = {
+        "alertmanager_webhook": f"http://{gateway}:{server.server_port}/",
+        "prometheus_scrape_seconds": 5,
+    }
+    estate.project.settings({**NO_SCHEDULES, **on, **told, "firewall_allow": [gateway]})
+    estate.project.deploy()
+    estate.levels()
+    yield Watch(estate, _Receiver.told)
+    server.shutdown()
+
+
+def test_prometheus_reaches_every_host_and_a_second_run_changes_nothing(watch: Watch) -> None:
+    assert {each["host"] for each in watch.ask('up{job="datatier"} == 1')} == {"data", "pool"}
+    assert watch.ask("up == 0") == []
+    assert watch.estate.project.deploy().changed == set()
+    assert watch.estate.project.drift().code == 0
+    eventually(watch.fires, 30)
+    listening = watch.estate.data.run("ss -Hltn '( sport = :9090 or sport = :9093 )'").stdout
+    assert {line.split()[3] for line in listening.splitlines()} == {
+        f"{watch.estate.data.address}:9090",
+        f"{watch.estate.data.address}:9093",
+    }
+    for port in (9090, 9093):
+        place = f"</dev/tcp/{watch.estate.data.address}/{port}"
+        assert watch.estate.pool.run(f"bash -c '{place}'", check=False).returncode
+
+
+def test_each_rule_fires_for_its_fault_and_no_other_does(watch: Watch) -> None:
+    host, rules = watch.estate.data, "/etc/datatier/prometheus/rules.yml"
+    host.run("cat >/root/tests.yml", stdin=promtool_tests(rules))
+    assert "SUCCESS" in host.run("promtool test rules /root/tests.yml 2>&1").stdout
+    host.run(f"sed 's/> 900$/> 9000/' {rules} >/root/rules.yml")
+    host.run("cat >/root/tests.yml", stdin=promtool_tests("/root/rules.yml"))
+    assert host.run("promtool test rules /root/tests.yml", check=False).returncode
+
+
+# What there is none of where all is well.
+_EMPTY = {"Not well now", "Alerts now", "Units that have failed", "Updates that are due"}
+# Of what this estate does not have.
+_ABSENT = {"Memory of Redis", "Age of the last drill that passed"}
+
+
+def test_each_panel_of_the_dashboard_shows_something(watch: Watch) -> None:
+    panels = json.loads((ROOT / "templates/monitoring/dashboard.json").read_text())["panels"]
+
+    def shown() -> None:
+        empty = {
+            panel["title"]
+            for panel in panels
+            for target in panel["targets"]
+            if not watch.ask(target["expr"].replace("$host", ".*"))
+        }
+        assert empty - _EMPTY == _ABSENT
+
+    # A rate needs two looks.
+    eventually(shown, 30)
+
+
+def test_a_fault_is_an_alert_that_arrives_and_ends(watch: Watch) -> None:
+    estate = watch.estate
+    estate.pool.run("systemctl stop pgbouncer")
+    try:
+        levels = estate.levels()
+        wrong = {("DatatierCritical", name) for name, each in levels.items() if each == "critical"}
+        assert wrong
+        eventually(lambda: watch.fires(*wrong), 40)
+
+        def arrived() -> None:
+            told = {each["labels"].get("check") for each in watch.told}
+            assert {name for _, name in wrong} <= told
+
+        eventually(arrived, 60)
+    finally:
+        estate.pool.run("systemctl start pgbouncer")
+    estate.levels()
+    eventually(watch.fires, 40)
+
+
+def test_another_configuration_is_named_and_put_back(watch: Watch) -> None:
+    """One that was reloaded by hand, and is away again."""
+    host, path = watch.estate.data, "/etc/prometheus/prometheus.yml"
+    host.run(
+        f"cp -p {path} /root/kept; sed -i 's/job_name: alertmanager/job_name: other/' {path}"
+        f"; systemctl reload prometheus; sleep 2; cp -p /root/kept {path}"
+    )
+    assert watch.estate.project.drift().code == 2
+    said = watch.estate.project.deploy().output
+    assert "prometheus: reload (it uses another configuration)" in said
+    assert watch.estate.project.drift().code == 0
