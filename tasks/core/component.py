@@ -49,7 +49,8 @@ class Component:
         settings: its keys.
         further: more keys of its own, with prefixes of theirs.
         is_confined: systemd takes from its services what they never do, where it can.
-        everywhere: a host carries it by `enabled` of its settings, not by a group; else it goes.
+        everywhere: a host carries it by `enabled` of its settings, not by a group, and without such
+            a key where it carries anything else; where not, it goes.
         in_docker: a host of the group `docker` carries it too.
         defaults: values for fields that the user left out, secrets among them.
         secrets: names of secrets that its settings leave to `.env`.

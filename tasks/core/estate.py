@@ -200,6 +200,7 @@ class Estate:
         stack = stack or StackSettings()
         self.problems += problem
         mine = [each for each in components() if each.everywhere or each.group in groups]
+        carries = not all(each.everywhere for each in mine)
         for component in mine:
             if component.dotenv and host.name.startswith("@local"):
                 self.secrets.also(component.dotenv(data))
@@ -214,7 +215,7 @@ class Estate:
                 self.problems += problems
                 if chosen is None:
                     whole = False
-                elif not component.everywhere or cast(Any, chosen).enabled:
+                elif not component.everywhere or getattr(chosen, "enabled", carries):
                     settings[kind] = chosen
         hide.word(host.name, stack.stack_name)
         hide.secret(*hide.secrets_in(settings.values()), *hide.secrets_in(data))

@@ -12,7 +12,7 @@ from tasks.core.scripts import shell
 OWNER = "datatier-host"
 LIBRARY = "/usr/local/lib/datatier"
 SCRIPT, HOOK = f"{LIBRARY}/look-after-host", f"{LIBRARY}/keep-running"
-APT, NEEDRESTART = "/etc/apt/apt.conf.d/52datatier", "/etc/needrestart/conf.d/datatier.conf"
+APT, NEEDRESTART = "/etc/apt/apt.conf.d/05datatier", "/etc/needrestart/conf.d/datatier.conf"
 UNIT, TIMER = (f"/etc/systemd/system/{OWNER}.{kind}" for kind in ("service", "timer"))
 CRON = f"/etc/cron.d/{OWNER}"
 STATE = f"{STATE_DIRECTORY}/host-updates"
@@ -42,7 +42,7 @@ def _kept(held: tuple[str, ...]) -> list[Entry]:
         return []
     return [
         File(HOOK, render("upgrade/keep-running.j2", held=held), mode="755"),
-        File(APT, render("upgrade/52datatier.j2", held=held, hook=HOOK)),
+        File(APT, render("upgrade/05datatier.j2", held=held, hook=HOOK)),
         # It may be installed later.
         Directory("/etc/needrestart"),
         Directory("/etc/needrestart/conf.d"),

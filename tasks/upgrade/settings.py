@@ -11,8 +11,6 @@ class UpgradeSettings(Settings):
     """What `tasks.upgrade.deploy` upgrades."""
 
     prefix: ClassVar[str] = "upgrade_"
-    # Packages are kept from restarting our services on each host.
-    enabled: ClassVar[bool] = True
 
     packages: Literal["security", "all"] = "security"
     """`security`, or `all`: which updates of our packages `tasks.upgrade.deploy` installs. Those of
