@@ -37,8 +37,11 @@ KEPT = "written before the interruptions"
 WAITS = "another run is changing this host"
 
 # Two estates; each is made of the other by restarts, reloads, statements, CONFIG SET, SENTINEL SET,
-# another unit and another crontab, with other passwords throughout.
+# another unit and another crontab, with other passwords throughout. A backup of the hour would fail
+# where a restart ends it, and its row with it.
+QUIET = {"backup_schedule_incremental": "15 4 1 1 *"}
 BEFORE: Data = {
+    **QUIET,
     "postgres_max_connections": 100,
     "postgres_work_mem": "8MB",
     "postgres_roles": {"psscript": {"connection_limit": 40}},
@@ -50,6 +53,7 @@ BEFORE: Data = {
     "backup_retention_days": 30,
 }
 AFTER: Data = {
+    **QUIET,
     "postgres_max_connections": 120,
     "postgres_work_mem": "16MB",
     "postgres_roles": {"psscript": {"connection_limit": 50}},
@@ -218,11 +222,13 @@ def origin(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Origin:
     site.interrupt("cut", "after:0")
     assert site.project.is_struck and site.made == done[:1]
     site.interrupt_twice([], STRIKES)
-    assert done[1] == "Packages"
+    packages = done.index("Packages")
+    for change in done[1:packages]:
+        site.interrupt_twice([change], STRIKES)
     site.interrupt("kill", "during:1:1")
     run = site.project.interrupt("kill", "after:0")
     assert run.code == STATUS["kill"] and WAITS in run.output, run.output
-    for change in done[2:]:
+    for change in done[packages + 1 :]:
         site.interrupt_twice([change], STRIKES)
     return Origin(site, lab.commit(host), done, left)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,26 @@ def test_a_controller_needs_nothing_that_only_backup_hosts_have() -> None:
     """The tests have it all in one environment; `make setup` installs requirements.txt alone."""
     done = subprocess.run([sys.executable, "-c", _WITHOUT], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def _named(path: Path) -> set[str]:
+    """The packages that a module imports, by the first word of their names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_what_a_run_imports_is_installed_for_it() -> None:
+    """Not only where tests run, whose machine has more."""
+    imported = {name for path in _modules(ROOT).values() for name in _named(path)}
+    foreign = imported - {*sys.stdlib_module_names, "tasks", "backup"}
+    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    locked = {line.partition("==")[0] for line in lines if "==" in line}
+    installed = packages_distributions()
+    made = {name: {each.lower().replace("_", "-") for each in installed[name]} for name in foreign}
+    assert {"pyinfra", "pydantic", "yaml"} <= foreign
+    assert {name for name, by in made.items() if by.isdisjoint(locked)} == set()
