@@ -244,6 +244,7 @@ def test_services_are_removed(estate: Estate) -> None:
     before = proof.processes(list(estate.hosts.values()))
     changed = estate.deploy("pgbouncer_prune=true", "redis_prune=true", "sentinel_prune=true")
     assert changed == {
+        ("Host: upkeep", "two"),
         ("PgBouncer: configuration", "one"),
         ("PgBouncer: service", "one"),
         *(("Redis: configuration", name) for name in NAMES),
@@ -392,9 +393,8 @@ def test_a_host_is_cleared_and_leaves(estate: Estate) -> None:
     two = estate.hosts["two"]
     estate.describe()
     run = estate.project.deploy("tasks.remove.deploy", "--limit", "two")
-    assert run.changed == {
-        (f"Remove: {what}", "two") for what in ("Sentinel", "Redis", "certificates", "what is left")
-    }
+    gone = ("Sentinel", "Redis", "certificates", "host", "what is left")
+    assert run.changed == {(f"Remove: {what}", "two") for what in gone}
     assert {host for _, host in run.changed} == {"two"}
     for service in ("pgbouncer", "redis-6379", "redis-sentinel-26379"):
         assert _active(two, service).split()[0] == "inactive"
