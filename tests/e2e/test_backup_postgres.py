@@ -397,7 +397,8 @@ def test_recovery_reaches_no_live_tablespace(estate: Site, history: dict[str, An
         assert asked("SELECT count(*) FROM kept", "quiet") == "77"
         # Nor can whoever is superuser in it: it has no live path, network, or right to anything.
         asked(
-            "COPY (SELECT 1) TO PROGRAM 'ls -d /var/lib/postgresql /srv/o* >/tmp/seen; cat >/dev/null'",
+            "COPY (SELECT 1) TO PROGRAM 'ls -d /var/lib/postgresql /srv/o* >/tmp/seen;"
+            " cat >/dev/null'",
             "quiet",
         )
         assert asked("SELECT pg_read_file('/tmp/seen')", "quiet") == ""
