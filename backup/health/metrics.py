@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +16,6 @@ from backup.job import Log
 _FILE = "datatier.prom"
 # Root's; there where the exporter of this host reads.
 SHOWN = Path("/var/lib/prometheus/node-exporter")
-# As `measured` says them.
-_LIMIT = re.compile(r"(warning|critical) ([\d.e+-]+)")
-
 _Sample = tuple[dict[str, str], float]
 
 
@@ -59,9 +55,9 @@ def _text(config: Config, rows: list[Row], now: str) -> Iterator[str]:
         "datatier_health_limit",
         "From which value on the check is not well.",
         [
-            ({"check": row.name, "level": level}, float(value))
+            ({"check": row.name, "level": level}, value)
             for row in rows
-            for level, value in _LIMIT.findall(row.limit)
+            for level, value in row.limits
         ],
     )
     newest, sizes = _backups(config)

@@ -329,7 +329,7 @@ def _trend(trend: Trend, until: int) -> Element:
 
 def _window(row: Row, window: trends.Window, points: Sequence[Point], until: int) -> Element:
     most = trends.highest(points)
-    told = "nothing yet" if most is None else f"at most {_number(most)} {row.unit}"
+    told = "nothing yet" if most is None else f"at most {trends.number(most)} {row.unit}"
     line = trends.chart(row, points, window, until)
     said = tag("span", told, class_="whole")
     return tag("div", line, tag("p", f"{window.words}: ", said, class_="soft"))
@@ -353,11 +353,7 @@ def _since(row: Row) -> str:
 
 
 def _value(row: Row) -> str:
-    return "" if row.value is None else f"{_number(row.value)} {row.unit}".strip()
-
-
-def _number(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
+    return "" if row.value is None else f"{trends.number(row.value)} {row.unit}".strip()
 
 
 def _slow(seen: View) -> Element:
@@ -372,8 +368,8 @@ def _slow(seen: View) -> Element:
             each.database,
             each.role,
             f"{each.calls:,}",
-            _number(each.total / 1000),
-            _number(each.mean),
+            trends.number(each.total / 1000),
+            trends.number(each.mean),
             f"{each.rows:,}",
             each.id,
         )

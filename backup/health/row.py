@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -21,6 +22,9 @@ class Level(IntEnum):
         """As programs read it."""
         return self.name.lower()
 
+
+# As `measured` says them.
+_LIMIT = re.compile(r"(warning|critical) (-?[\d.]+(?:e[+-]?\d+)?)")
 
 # The first that there is speaks for all.
 WORST_FIRST = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING)
@@ -46,6 +50,11 @@ class Row:
     since: str = ""
     master: str = ""
     follows: str = ""
+
+    @property
+    def limits(self) -> list[tuple[str, float]]:
+        """From which number on it has which level, by its word."""
+        return [(word, float(number)) for word, number in _LIMIT.findall(self.limit)]
 
 
 def measured(name: str, value: float, said: str, limits: Limits, unit: str) -> Row:

@@ -37,17 +37,16 @@ def chart(row: Row, points: Sequence[Point], window: Window, until: int) -> Elem
     known = [point for point in points if point.value is not None]
     begin, step = until - window.span, max(window.step, window.span // _MOST)
     highest = [_highest(each) for each in _thinned(known, step)]
-    limits = _limits(row)
     top = _top(row, [value for _, value in highest])
     line = ["".join(_path(part, begin, window.span, top)) for part in _unbroken(highest, 3 * step)]
     named = f"{row.name}, {window.words}: "
-    named += f"at most {_number(max(v for _, v in highest))} {row.unit}" if highest else "no number"
+    named += f"at most {number(max(v for _, v in highest))} {row.unit}" if highest else "no number"
     return tag(
         "svg",
         tag("title", named),
         *(
             tag("path", d=f"M0 {_y(limit, top)}H{_WIDTH}", class_=f"limit {word}")
-            for word, limit in limits
+            for word, limit in row.limits
             if limit <= top
         ),
         tag("path", d="".join(line), class_="line"),
@@ -72,11 +71,6 @@ def _thinned(points: Sequence[Point], step: int) -> Iterator[list[Point]]:
 
 def _highest(points: Sequence[Point]) -> tuple[int, float]:
     return points[0].begin, max(point.value or 0.0 for point in points)
-
-
-def _limits(row: Row) -> list[tuple[str, float]]:
-    found = re.findall(r"(warning|critical) (-?[\d.]+(?:e[+-]?\d+)?)", row.limit)
-    return [(word, float(number)) for word, number in found]
 
 
 def _top(row: Row, values: Sequence[float]) -> float:
@@ -118,5 +112,6 @@ def _y(value: float, top: float) -> str:
     return f"{_HEIGHT - 3 - (_HEIGHT - 6) * max(0.0, min(value, top)) / top:.1f}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number as people read it."""
     return f"{value:,.1f}".removesuffix(".0")

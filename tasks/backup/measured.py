@@ -40,7 +40,7 @@ def exporters(node: Node) -> dict[str, Any]:
 
 def _host(host: Node, keeper: Node) -> dict[str, Any]:
     return {
-        "name": host.name.removeprefix("@ssh/"),
+        "name": host.plain_name,
         "place": [host.address, host.the(ExporterSettings).exporter_port],
         "disks": [*_COMMON, *_data(host, keeper)],
         "authority": AUTHORITY if is_encrypted(host) else "",

@@ -101,6 +101,11 @@ class Node:
         return cast(S, self.settings[settings])
 
     @property
+    def plain_name(self) -> str:
+        """Its name in the inventory, without pyinfra's word for how it is reached."""
+        return self.name.removeprefix("@ssh/")
+
+    @property
     def kind(self) -> str:
         """What containers of one kind have in common: their name but for its number."""
         return self.service.rstrip("-0123456789")

@@ -41,24 +41,35 @@ def _is_of(password: bytes, value: bytes) -> bool:
         return False
 
 
+def web_file(path: str, service: str, value: str, *, is_encrypted: bool) -> File:
+    """Who may ask, and the certificate, as programs of Prometheus read them.
+
+    Args:
+        service: whose certificate it shows.
+        value: the hash of the password.
+        is_encrypted: it shows one.
+    """
+    text = render(
+        "exporter/web.yml.j2",
+        user=USER,
+        value=value,
+        certificate=certificates.certificate_file(service) if is_encrypted else "",
+        key=certificates.key_file(service),
+    )
+    return File(path, text, "640", group=USER, secret=rf"^  {USER}: (.*)$")
+
+
 def files_of(node: Node, value: str = "") -> list[Entry]:
     """Every file.
 
     Args:
         value: the hash of the password.
     """
-    text = render(
-        "exporter/web.yml.j2",
-        user=USER,
-        value=value,
-        certificate=certificates.certificate_file(SERVICE) if is_encrypted(node) else "",
-        key=certificates.key_file(SERVICE),
-    )
     defaults = render("exporter/defaults.j2", arguments=arguments(node))
     return [
         Directory("/etc/datatier"),
         Directory(HOME, "750", group=USER),
-        File(WEB, text, "640", group=USER, secret=rf"^  {USER}: (.*)$"),
+        web_file(WEB, SERVICE, value, is_encrypted=is_encrypted(node)),
         File(DEFAULTS, defaults),
         Directory(STATE),
         Directory(TEXTFILES),

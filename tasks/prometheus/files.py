@@ -8,7 +8,7 @@ from tasks.core import files
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.files import TEMPLATES, Directory, Entry, File, Found, render
-from tasks.exporter.files import hashed
+from tasks.exporter.files import hashed, web_file
 from tasks.exporter.service import is_encrypted, listens_at
 from tasks.exporter.settings import SECRET, USER, ExporterSettings
 from tasks.prometheus import service
@@ -37,7 +37,7 @@ def exporters(node: Node) -> list[dict[str, str]]:
     """The exporters of the estate: name of the host, place, and how it speaks."""
     return [
         {
-            "host": other.name.removeprefix("@ssh/"),
+            "host": other.plain_name,
             "place": listens_at(other),
             "scheme": "https" if is_encrypted(other) else "http",
         }
@@ -57,7 +57,7 @@ def scrapes(node: Node) -> str:
         password_file=PASSWORD,
         authority=AUTHORITY if certificates.is_on(node) else "",
         scheme="https" if certificates.is_on(node) else "http",
-        host=node.name.removeprefix("@ssh/"),
+        host=node.plain_name,
         exporters=exporters(node),
         itself={"prometheus": places[PROMETHEUS], "alertmanager": places[ALERTMANAGER]},
         alertmanager=places[ALERTMANAGER],
@@ -87,17 +87,10 @@ def files_of(node: Node, value: str = "") -> list[Entry]:
     Args:
         value: the hash of the password.
     """
-    web = render(
-        "exporter/web.yml.j2",
-        user=USER,
-        value=value,
-        certificate=certificates.certificate_file(SERVICE) if certificates.is_on(node) else "",
-        key=certificates.key_file(SERVICE),
-    )
     return [
         Directory("/etc/datatier"),
         Directory(HOME, "750", group=USER),
-        File(WEB, web, "640", group=USER, secret=rf"^  {USER}: (.*)$"),
+        web_file(WEB, SERVICE, value, is_encrypted=certificates.is_on(node)),
         File(PASSWORD, node.estate.secrets.get(SECRET), "640", group=USER, secret=r"^(.*)$"),
         File(RULES, rules(), "640", group=USER),
         Directory("/etc/prometheus"),

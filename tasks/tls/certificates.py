@@ -88,7 +88,7 @@ def trusted(node: Node) -> str:
 
 def names(node: Node) -> list[str]:
     """The addresses and host names that a certificate of a host is for."""
-    name = node.name.removeprefix("@ssh/")
+    name = node.plain_name
     is_name = re.fullmatch(r"(?i)(?!.*\.[\d.]*$)(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", name)
     return [
         *dict.fromkeys([node.address, "127.0.0.1", "::1"]),
