@@ -13,6 +13,8 @@ from backup.postgres import repository
 from backup.retention import directory_of, intact, on_disk
 
 _DRILLED = "restored in a drill"
+# A label begins with that of the full backup that it builds on, such as 20261122-140500F.
+_FULL = 16
 
 
 def unready(config: Config) -> str:
@@ -66,6 +68,43 @@ def set_aside(config: Config) -> Path:
     return place
 
 
+def set_closed_aside(config: Config) -> Path | None:
+    """Moves what was fetched and no passphrase of this host opens, where the newest backup opens.
+
+    With a wrong passphrase nothing opens, and nothing moves. Until it ends the repository is
+    root's.
+
+    Returns:
+        A directory like `/backups`; None where nothing moved.
+    """
+    sealed = sorted((m for m in on_disk(config) if _is_sealed(m)), key=lambda each: each.stamp)
+    closed = [each for each in sealed if not _is_open(config, each)]
+    if not closed or sealed[-1] in closed:
+        return None
+    fulls = {m.facts["label"] for m in closed if m.kind == "full"}
+    place = config.directory / f"before_{stamp()}"
+    # The repository's owner is to come through, whatever the umask is.
+    place.mkdir()
+    place.chmod(0o755)
+    for root in (*config.repository.glob("[12]-*"), config.repository):
+        if any((root / "backup" / config.stack / label).exists() for label in fulls):
+            _move_repository(root, place / root.relative_to(config.directory))
+    going = [*closed, *(m for m in on_disk(config) if m.facts.get("label", "")[:_FULL] in fulls)]
+    for manifest in going:
+        _move(manifest, directory_of(config, manifest), place)
+    return place
+
+
+def _is_sealed(manifest: Manifest) -> bool:
+    return manifest.name.endswith(".gpg")
+
+
+def _is_open(config: Config, manifest: Manifest) -> bool:
+    path = manifest.path(directory_of(config, manifest))
+    known = filter(None, (config.encryption_passphrase, config.encryption_passphrase_previous))
+    return any(crypt.opens(passphrase, path) for passphrase in known)
+
+
 def _is_going(config: Config) -> bool:
     """Whether the repository of before is on its way already: then what was in it went first."""
     return any(not (config.repository / name / "backup").exists() for _, name in _others(config))
@@ -79,11 +118,15 @@ def _move_artifacts(config: Config, place: Path) -> None:
     for manifest in on_disk(config):
         directory = directory_of(config, manifest)
         if _goes(config, manifest, directory):
-            target = place / directory.name
-            target.mkdir(mode=0o750, parents=True, exist_ok=True)
-            for path in (manifest.path(directory), manifest.beside(directory)):
-                if path.exists():
-                    path.rename(target / path.name)
+            _move(manifest, directory, place)
+
+
+def _move(manifest: Manifest, directory: Path, place: Path) -> None:
+    target = place / directory.name
+    target.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for path in (manifest.path(directory), manifest.beside(directory)):
+        if path.exists():
+            path.rename(target / path.name)
 
 
 def _goes(config: Config, manifest: Manifest, directory: Path) -> bool:

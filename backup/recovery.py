@@ -11,6 +11,7 @@ from pathlib import Path
 from backup.config import Config
 from backup.job import Failed, Log, locked, run, stamp
 from backup.moment import moment_of
+from backup.passphrase import set_closed_aside
 from backup.postgres import backups as postgres
 from backup.postgres import repository
 from backup.store.bucket import REPOSITORY, Bucket, bucket_of
@@ -52,8 +53,16 @@ def fetch_all(
         give(config.directory / REPOSITORY, "root")
         try:
             fetch(config, config.directory, log, offer)
+            with locked("redis"):
+                closed = set_closed_aside(config)
         finally:
             give(config.directory / REPOSITORY, repository.USER)
+    if closed:
+        give(closed / REPOSITORY, repository.USER)
+        log.line(
+            f"what the present passphrase does not open is set aside in {closed}: keep it with the "
+            "passphrase of that time, or remove it"
+        )
     if _is_elsewhere(config):
         log.line(
             "everything is back, in the repository of a passphrase that was rotated: deploy again, "

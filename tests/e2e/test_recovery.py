@@ -25,6 +25,7 @@ from tests.lab.process import docker
 ROOT = Path(__file__).parents[2]
 
 TOLD = "/var/log/told"
+FIRST_PASSPHRASE = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def site(lab: Lab, store: Store, project: Project) -> Site:
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "BACKUP_S3_FAR_AWAY_ACCESS_KEY": ACCESS_KEY,
         "BACKUP_S3_FAR_AWAY_SECRET_KEY": SECRET_KEY,
-        "BACKUP_ENCRYPTION_PASSPHRASE": "correct horse battery staple",
+        "BACKUP_ENCRYPTION_PASSPHRASE": FIRST_PASSPHRASE,
     }
     lines = "".join(f"{name}='{value}'\n" for name, value in secrets.items())
     (project.directory / ".env").write_text(lines)
@@ -326,7 +327,7 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
 
 def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
     """Every moment comes back while it is replaced; what the old one alone opens is kept."""
-    old = site.project.secrets["BACKUP_ENCRYPTION_PASSPHRASE"]
+    old = FIRST_PASSPHRASE
     site.done("postgres-backup.sh full")
     write(site.stack, "before the rotation")
     archive(site.db)
@@ -393,6 +394,28 @@ def _require_kept(site: Site, passphrase: str) -> None:
     for command in ("verify --output=text", "info"):
         done = site.keeper.run(f"cd /tmp && {ask} --stanza=psscript {command}", user="postgres")
         assert ("full backup: " in done.stdout) == (command == "info"), done.stdout
+
+
+def test_a_new_backup_host_knows_the_new_passphrase_alone(site: Site) -> None:
+    """What that does not open is beside the rest, whole; what remains is well."""
+    site.keeper.remove()
+    site.keeper = site.new("keeper3")
+    site.describe()
+    site.project.pyinfra("-y", "inventory.py", "deploy.py")
+    fetched = site.done("backup.sh fetch").stderr
+    assert "what the present passphrase does not open is set aside in" in fetched
+    assert "deploy again, which finds it" in fetched.splitlines()[-1]
+    site.deploy()
+    site.done("postgres-backup.sh full")
+    for command in ("verify", "status"):
+        site.done(f"backup.sh {command}")
+    _require_kept(site, FIRST_PASSPHRASE)
+    write(site.stack, "by the new backup host")
+    archive(site.db)
+    wanted, moment = rows(site.stack), _moment(site)
+    write(site.stack, "too much")
+    site.done(f"restore-postgres.sh --time '{moment}' --database psscript")
+    assert rows(site.stack) == wanted
 
 
 # --- (e) A copy of /backups, no bucket -----------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -109,3 +109,66 @@ def test_interrupted_among_repositories_it_goes_on(
     assert [path.name for path in (place / "pgbackrest").iterdir()] == ["archive"]
     assert sorted(path.name for path in root.iterdir()) == ["2-ab"]
     assert passphrase.set_aside(both) == place
+
+
+def fetched(config: Config) -> Config:
+    """As a host has it that was told the new passphrase alone."""
+    return replace(config, encryption_passphrase_previous="")
+
+
+def test_what_was_fetched_and_does_not_open_is_kept_beside(config: Config) -> None:
+    old, new = written(config, OLD, "20260101_000000"), written(config, NEW, "20260102_000000")
+    content = old.read_bytes()
+    place = passphrase.set_closed_aside(fetched(config))
+    assert place is not None and (place / "redis" / old.name).read_bytes() == content
+    assert (place / "redis" / f"{old.name}.manifest.json").exists()
+    assert new.exists() and not old.exists()
+    assert passphrase.set_closed_aside(fetched(config)) is None
+
+
+@pytest.mark.parametrize("known", [OLD, "a wrong one"])
+def test_nothing_moves_where_all_opens_or_nothing_does(config: Config, known: str) -> None:
+    both = [written(config, OLD, "20260101_000000"), written(config, NEW, "20260102_000000")]
+    present = NEW if known == OLD else known
+    told = replace(config, encryption_passphrase=present, encryption_passphrase_previous=known)
+    assert passphrase.set_closed_aside(told) is None
+    assert all(path.exists() for path in both)
+
+
+def test_increments_and_their_repository_go_with_their_full(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        passphrase, "run", lambda it: Path(it[-1]).mkdir(parents=True, exist_ok=True)
+    )
+    for where, key, day in (("", OLD, 1), ("2-ab", NEW, 2)):
+        full = dumped(config, key, day)
+        (config.repository / where / "backup" / config.stack / full).mkdir(parents=True)
+        (config.repository / where / "archive").mkdir()
+    place = passphrase.set_closed_aside(fetched(config))
+    assert place is not None
+    assert [len(list((root / "postgres").iterdir())) for root in (place, config.directory)] == [
+        3,
+        3,
+    ]
+    assert sorted(path.name for path in (place / "pgbackrest").iterdir()) == ["archive", "backup"]
+    assert [path.name for path in config.repository.iterdir()] == ["2-ab"]
+
+
+def dumped(config: Config, passphrase: str, day: int) -> str:
+    """A dump and an increment of a day, with their manifests; returns the label of the full."""
+    path = written(config, passphrase, f"2026010{day}_000000")
+    moment = datetime(2026, 1, day, tzinfo=UTC)
+    full, increment = (
+        builders.manifest("full", "app", moment),
+        builders.manifest("incremental", "app", moment),
+    )
+    label = builders.label(moment)
+    dump = config.artifacts("postgres") / f"{full.name}.gpg"
+    path.rename(dump)
+    path.with_name(f"{path.name}.manifest.json").unlink()
+    size, facts = dump.stat().st_size, {"label": label}
+    replace(full, name=dump.name, bytes=size, sha256="x", facts=facts).write(dump.parent)
+    facts = {"label": f"{label}_{moment:%Y%m%d}-010000I"}
+    replace(increment, sha256="", facts=facts).write(dump.parent)
+    return label
