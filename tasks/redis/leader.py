@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from tasks.core.estate import Estate, Node
@@ -98,7 +98,7 @@ def leader_above(everything: Estate, watched: Address) -> Address | None:
     A Sentinel that comes back late, or that a hand has told so, stays there.
     """
     found = [*_instances(everything)]
-    leaders = {each.follows or each.address for each in found if each.kind == "present"}
+    leaders = _leaders(found)
     is_known = len(leaders) == 1 and "unseen" not in {each.kind for each in found}
     leader = next(iter(leaders)) if is_known else watched
     ours = {each.address for each in found}
@@ -108,7 +108,9 @@ def leader_above(everything: Estate, watched: Address) -> Address | None:
 def leads_others(everything: Estate, leader: Address) -> bool:
     """Whether who is named as our master leads a set of others: none of ours has to do with it.
 
-    A master that left the settings leads ours still, and Sentinels know them as its replicas.
+    A master that left the settings leads ours still, and Sentinels know them as its replicas. So
+    does a Sentinel that another server has told so, but it gets no answer there, and one of ours
+    leads all others.
     """
     ours = {*addresses(everything)}
     if leader in ours:
@@ -117,5 +119,13 @@ def leads_others(everything: Estate, leader: Address) -> bool:
     kinds = {each.kind for each in found}
     if "unseen" in kinds or "present" not in kinds or leader in {each.follows for each in found}:
         return False
-    known = [members for master, members in watched(everything) if master == leader]
-    return bool(known) and not any(members & ours for members in known)
+    known = [each for each in watched(everything) if each.master == leader]
+    if not any(each.members & ours for each in known):
+        return bool(known)
+    leaders = _leaders(found)
+    is_led = kinds == {"present"} and len(leaders) == 1 and leaders <= ours
+    return is_led and all(each.is_down for each in known)
+
+
+def _leaders(found: Iterable[Instance]) -> set[Address]:
+    return {each.follows or each.address for each in found if each.kind == "present"}

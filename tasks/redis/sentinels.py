@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -55,15 +55,30 @@ def master_name(everything: Estate) -> str:
     return nodes[0].the(SentinelSettings).master_name if nodes else "mymaster"
 
 
-def watched(everything: Estate) -> Iterator[tuple[Address, set[Address]]]:
-    """Each master that a Sentinel in reach watches as ours, and it with the replicas it knows."""
+class Watched(NamedTuple):
+    """A master that a Sentinel watches as ours.
+
+    Attributes:
+        members: it, and the replicas that the Sentinel knows of it.
+        is_down: the Sentinel gets no answer from it, and puts no other in its place.
+    """
+
+    master: Address
+    members: set[Address]
+    is_down: bool
+
+
+def watched(everything: Estate) -> Iterator[Watched]:
+    """Each master that a Sentinel in reach watches as ours."""
     for node in everything.having(SentinelSettings):
         said = node.read("sentinel") if node in everything.active else {"monitors": {}}
         for port, live in said["monitors"].items():
             if live and "ip" in live:
                 master = Address(live["ip"], int(live["port"]))
                 view = said["views"].get(port)
-                yield master, {master, *(view.replicas if view else ())}
+                flags = live.get("flags", "").split(",")
+                is_down = "s_down" in flags and "failover_in_progress" not in flags
+                yield Watched(master, {master, *(view.replicas if view else ())}, is_down)
 
 
 def monitors(everything: Estate) -> Iterator[Mapping[str, str] | None]:

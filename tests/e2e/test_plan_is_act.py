@@ -361,6 +361,30 @@ def test_sentinels_that_watch_the_master_of_others_watch_ours_again(site: Site) 
     host.run("systemctl stop other-redis")
 
 
+def test_sentinels_that_anothers_hello_has_moved_watch_ours_again(site: Site) -> None:
+    """They count ours as replicas of a server that lets none of them in, and cannot replace it."""
+    host, before = site.host, _chosen(site)
+    host.run("systemd-run -q --unit=other-redis redis-server --port 7001 --requirepass other")
+    for port in _SENTINELS:
+        host.run(f"redis-cli -p {port} SENTINEL SET mymaster quorum 9")
+    hello = f"{host.address},26399,{'a' * 40},900,mymaster,{host.address},7001,900"
+    host.run(f"redis-cli -p {_SENTINELS[0]} PUBLISH __sentinel__:hello {hello}")
+    eventually(lambda: _have_lost_their_master(host), 20)
+    forgets = f"forget mymaster, which is {host.address}:7001 there, and leads no instance of ours"
+    _, due = _gate(site)
+    assert {(f"redis-sentinel-{port}: {forgets}", "none") for port in _SENTINELS} <= {*due}
+    assert {operation for operation, _ in site.project.deploy().changed} == {"Sentinel: monitoring"}
+    assert _gate(site) == (0, [])
+    assert _chosen(site) == before
+    host.run("systemctl stop other-redis")
+
+
+def _have_lost_their_master(host: Host) -> None:
+    for port in _SENTINELS:
+        said = host.run(f"redis-cli -p {port} SENTINEL MASTER mymaster").stdout.split()
+        assert "7001" in said and "s_down" in said[said.index("flags") + 1], said
+
+
 def test_a_master_that_takes_no_writes_is_not_well(site: Site) -> None:
     """Its memory is full, or replicas that it has to have are missing: it says so itself."""
     leads = "for p in 6379 6380 6381; do redis-cli -p $p ROLE | grep -qx master && echo $p; done"

@@ -151,6 +151,29 @@ def test_a_master_of_others_is_not_ours(
 
 
 @pytest.mark.parametrize(
+    ("instances", "flags", "led_by"),
+    [
+        ([leader(A), follower(B, A), follower(C, A)], "s_down,master", A),
+        # It has left the settings, and was promoted in this moment.
+        ([leader(A), follower(B, A), follower(C, A)], "master", OTHER),
+        ([leader(A), follower(B, A), follower(C, A)], "s_down,master,failover_in_progress", OTHER),
+        ([leader(A), leader(B), follower(C, A)], "s_down,master", OTHER),
+        ([leader(A), follower(B, OTHER), follower(C, A)], "s_down,master", OTHER),
+        ([leader(A), follower(B, A), *absent(C)], "s_down,master", OTHER),
+        ([follower(each, ELSE) for each in (A, B, C)], "s_down,master", OTHER),
+    ],
+)
+def test_a_sentinel_that_others_have_moved_is_not_believed(
+    instances: list[Instance], flags: str, led_by: Address, tmp_path: Path
+) -> None:
+    """It takes ours for replicas of what it names."""
+    everything = estate(tmp_path, {**WATCHED, "flags": flags}, dict.fromkeys((A, B, C), "slave"))
+    for node, instance in zip(everything.nodes, instances, strict=True):
+        knows(node, "redis", roles=[instance], sentinels=[Watcher(OTHER, "OK")])
+    assert current_master(everything) == led_by
+
+
+@pytest.mark.parametrize(
     ("instances", "watched", "led_by"),
     [
         ([leader(A), follower(B, A), follower(C, A)], B, A),
