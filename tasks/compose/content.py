@@ -23,3 +23,9 @@ def within(changes: Mapping[Node, Change | None]) -> Change | None:
         variables |= given
         lines += change.lines
     return Change(lines, script, variables)
+
+
+def asked(container: Node, script: str, variables: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Shell that runs a script in a container and prints what it says, and its variable."""
+    run, given = place_of(container).inside("question", script, variables)
+    return f"{INSIDE}\n{run}", given

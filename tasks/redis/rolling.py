@@ -84,8 +84,7 @@ def failover(node: Node) -> Callable[[], Change | None]:
     if leader.ip != node.address:
         return lambda: None
     name = f"redis-{leader.port}"
-    is_starting = _is_starting(node.estate)
-    if why := alone(node) or obstacle(node.estate, leader, is_starting):
+    if why := alone(node) or obstacle(node.estate, leader, is_starting=False):
         raise Unreadable(f"no instance can replace the master {name}: {why}")
     step, means = hand_over(node, leader.port, name, "becomes a replica")
     script = f"{FUNCTIONS}\n{step}\nfollow {leader.port} {name}"

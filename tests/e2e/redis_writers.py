@@ -148,6 +148,7 @@ class Either(Background):
         self.keys: list[str] = []
         self.errors: Counter[str] = Counter()
         self.ways_taken: list[bool] = []
+        self.moments: list[float] = []
         self.threads = [
             threading.Thread(target=self._write, args=(n, 1_000_000 if n % 2 else 20))
             for n in range(WRITERS)
@@ -193,6 +194,7 @@ class Either(Background):
                 client = None
             else:
                 self.keys.append(key)
+                self.moments.append(time.monotonic())
                 count += 1
 
     def lost(self) -> list[str]:

@@ -1039,7 +1039,7 @@ def test_nothing_can_be_read_on_the_wire(estate: Estate, wire: Wire) -> None:
     _script(estate, "postgres-backup.sh full")
     _script(estate, "postgres-backup.sh incremental")
     _script(estate, "redis-backup.sh")
-    assert estate.project.deploy("tasks.redis.failover").changed
+    assert estate.project.deploy("tasks.drill.failover").changed
     estate.choose(redis_maxmemory="310mb", postgres_work_mem="9MB")
     assert estate.project.deploy().changed
     verifiers = estate.hosts["db1"].run(f'psql -XAtqc "{_VERIFIERS}"', user="postgres").stdout

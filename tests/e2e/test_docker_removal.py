@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -44,8 +45,9 @@ def _lead(site: Site, name: str) -> None:
     try:
         eventually(lambda: _is_favoured(site), WELL_SECONDS)
         with site.writing():
-            changed = site.project.deploy("tasks.compose.failover").changed
-        assert {operation for operation, _ in changed} == {"Redis: failover"}
+            drill = site.project.deploy("tasks.drill.failover")
+        assert {operation for operation, _ in drill.changed} == {"Drill: failover"}
+        assert re.search(r"acknowledged writes lost +0 of [0-9]{2,}", drill.stderr), drill.stderr
     finally:
         site.stack.redis(name, "CONFIG", "SET", "replica-priority", "100")
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.e2e.interrupted import STATUS, Interruptible
 from tests.e2e.project import PYINFRA, footprint
 from tests.e2e.proof import exposures, processes, said
 from tests.e2e.redis_writers import Either, Watch, Writers
+from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.images import Release
@@ -668,6 +670,61 @@ def test_two_failovers_stay(estate: Estate) -> None:
     assert estate.deploy() == {(op, name) for op in LIVE for name in estate.hosts}
     assert {estate.config(name, "maxmemory") for name in estate.hosts} == {str(350 * 1024**2)}
     assert estate.settled() == master
+
+
+DRILL = "tasks.drill.failover"
+
+
+def test_a_drill_measures_what_a_client_notices(estate: Estate) -> None:
+    """Planned, then done: no write is lost, the table has the time, and all is whole at its end."""
+    old = estate.settled()
+    assert estate.project.plan(DRILL).planned == {("Drill: failover", old)}
+    assert estate.leader() == old
+    places = [host.address for host in estate.hosts.values()]
+    clients = Either(places, SENTINEL_PORT, estate.password, Path("/none"))
+    clients.ways = ({},)
+    with clients:
+        run = estate.project.deploy(DRILL)
+    assert run.changed == {("Drill: failover", old)}
+    master = estate.leader()
+    assert master != old
+    assert clients.lost() == []
+    found = re.search(r"time without writes +([0-9.]+) s", run.stderr)
+    assert found, run.output
+    # What four others notice, that ask Sentinels in the same way, until the first of them goes on.
+    stall = max(after - before for before, after in pairwise(sorted(clients.moments)))
+    assert abs(float(found[1]) - stall) < 0.5, (found[1], stall)
+    lost = re.search(r"acknowledged writes lost +0 of ([0-9]+)", run.stderr)
+    assert lost and int(lost[1]) > 50, run.stderr
+    assert re.search(rf"master now +{estate.hosts[master].address}:{PORT}\b", run.stderr)
+    assert estate.redis(master, "--scan", "--pattern", "datatier:*") == ""
+    assert estate.plan() == set()
+
+
+@pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)
+def test_a_drill_is_refused_where_it_would_be_an_outage(estate: Estate) -> None:
+    master = estate.settled()
+    replica, other = [name for name in estate.hosts if name != master]
+    service, watcher = f"redis-{PORT}", f"redis-sentinel-{SENTINEL_PORT}"
+    for names, unit, why in (
+        ([replica], service, "does not follow the master"),
+        ([replica, other], service, "no replica is online: bring one up first"),
+        ([replica, other], watcher, "bring the Sentinels up first"),
+    ):
+        for name in names:
+            estate.hosts[name].run(f"systemctl stop {unit}")
+        try:
+            eventually(partial(_refused, estate, why), 30)
+        finally:
+            for name in names:
+                estate.hosts[name].run(f"systemctl start {unit}")
+        assert estate.settled() == master
+
+
+def _refused(estate: Estate, why: str) -> None:
+    run = estate.project.pyinfra("--dry", "inventory.py", DRILL)
+    assert run.code == 1, run.output
+    check_lines(run, [(why, "nothing was changed")])
 
 
 @pytest.mark.parametrize("estate", ESTATES[:1], indirect=True)

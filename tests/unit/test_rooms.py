@@ -29,6 +29,7 @@ ARROWS = {
     "tls": {"core"},
     "compose": {"core", "apps", "postgres", "pgbouncer", "redis", "sentinel", "backup", "tls"},
     "drift": {"core"},
+    "drill": {"core", "compose", "redis"},
     "health": {"core"},
     "packages": {"core"},
     "remove": {"core"},
