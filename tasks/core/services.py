@@ -298,7 +298,7 @@ def _act(service: Service, unit: str, impact: str, place: Place, remake: str) ->
             act,
             f"answer {names}",
             "release",
-            f"is_started {names}",
+            *([] if service.knows_itself else [f"is_started {names}"]),
         ]
     )
 

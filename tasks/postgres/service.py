@@ -58,6 +58,8 @@ def service_of(node: Node) -> Service:
         runtime_directory="/var/run/postgresql",
         stop_signal="INT",
         ready=psql.SHELL + owned + shell("ready", "postgres", data=data, port=str(port)),
+        # Until Debian's pg_ctlcluster is content, systemd waits for two seconds more.
+        knows_itself=True,
         reload=psql.SHELL + shell("reload", "postgres", **reloads) + _shows(node),
         hold=hold,
         release=release,

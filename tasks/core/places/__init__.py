@@ -31,6 +31,7 @@ class Service:
         configuration: the files that a reload makes it take.
         check: shell that refuses a configuration the service would not start with.
         ready: shell that exits with 0 when the service answers a real request.
+        knows_itself: `ready` tells its own process from one that answers in its place.
         reload: shell that makes it take its configuration without a restart.
         stop_signal: the signal that stops it, where that is not TERM (runit only).
         hold: shell before a restart, after which clients wait.
@@ -67,6 +68,7 @@ class Service:
     runtime_directory: str = ""
     reload_signal: str = ""
     stop_signal: str = ""
+    knows_itself: bool = False
     hold: str = ":"
     release: str = ":"
     functions: str = ""

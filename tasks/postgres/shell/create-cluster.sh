@@ -14,9 +14,10 @@ if [ ! -e "$etc/main/postgresql.conf" ]; then
     runuser -u postgres -- test -O "$each" ||
       { echo "$each does not belong to postgres: give it to postgres, or move it away" >&2; exit 1; }
   done
+  # What it writes is synced below, at once and not file by file.
   runuser -u postgres -- pg_createcluster "$VERSION" "$new" ${place:+-d "$place"} \
     --start-conf disabled --port "$PORT" --locale "$LOCALE" --encoding UTF8 -- --data-checksums \
-    --auth-local=peer --auth-host=scram-sha-256 >/dev/null
+    --no-sync --auth-local=peer --auth-host=scram-sha-256 >/dev/null
   # What it leaves out unless it is root: apt keeps the packages of versions that have a cluster.
   timeout 20 /usr/share/postgresql-common/pg_updateaptconfig >/dev/null 2>&1 || :
   remove "/var/log/postgresql/postgresql-$VERSION-$new.log"

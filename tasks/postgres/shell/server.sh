@@ -14,11 +14,16 @@ pg_isready -q -t 10 -h /var/run/postgresql -p "$port" || [ $? = 1 ] || exit 0
 # shellcheck disable=SC2034  # of closed_psql
 within=30 version=$(version_of "$data") || :
 ask() { closed_psql "$data" "$port" "$1" | tr -d '\n'; echo; }
-exec 3>&1
-why=$(printf '%s;\n' "$facts" | ask postgres 2>&1 >&3 3>&-)
-if why=$(printf '%s\n' "$why" | grep -m 1 -E '^(psql:|FATAL|ERROR)'); then echo "$why"; exit 0; fi
-# shellcheck disable=SC2034  # of closed_psql
-printf '%s;\n' "$used" | (plain=1; ask postgres)
-printf '%s;\n' "$names" | closed_psql "$data" "$port" postgres | while IFS= read -r db; do
-  echo "$db"; printf '%s;\n' "$database_facts" | ask "$db"
-done
+of_itself() {
+  exec 3>&1
+  why=$(printf '%s;\n' "$facts" | ask postgres 2>&1 >&3 3>&-)
+  ! printf '%s\n' "$why" | grep -m 1 -E '^(psql:|FATAL|ERROR)'
+}
+# Side by side, in two of the sessions that a full server keeps for its superuser.
+{
+  # shellcheck disable=SC2034  # of closed_psql
+  printf '%s;\n' "$used" | (plain=1; ask postgres)
+  printf '%s;\n' "$names" | closed_psql "$data" "$port" postgres | while IFS= read -r db; do
+    echo "$db"; printf '%s;\n' "$database_facts" | ask "$db"
+  done
+} | { of_itself && cat || :; }
