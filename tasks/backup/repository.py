@@ -67,8 +67,9 @@ def _repository_options(node: Node, places: Sequence[Repository]) -> dict[str, s
             f"{name}-retention-full-type": "time",
             f"{name}-retention-full": node.the(BackupSettings).retention_days,
         }
+        ciphers[f"{name}-bundle"] = "y"
         if version_of(node) >= 17:
-            ciphers |= {f"{name}-bundle": "y", f"{name}-block": "y"}
+            ciphers[f"{name}-block"] = "y"
         if each.passphrase:
             ciphers |= {
                 f"{name}-cipher-type": "aes-256-cbc",
