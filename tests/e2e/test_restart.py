@@ -22,6 +22,8 @@ from tests.e2e.proof import Done, Process, admin, main_process, psql, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
+# Transactions a second: without a limit they would take the processors from what they watch.
+RATE = 200
 CLIENTS = 20
 LOAD_SECONDS = 22
 # Between logins: each takes more of the processors than what it asks.
@@ -126,7 +128,7 @@ class Load:
 def _load(estate: Estate, name: str, address: str) -> Load:
     prefix = f"/var/tmp/load-{name}"
     estate.db.run(f"rm -f {prefix}*")
-    options = f"-n -c {CLIENTS} -j 2 -T {LOAD_SECONDS} -l --log-prefix={prefix}"
+    options = f"-n -c {CLIENTS} -j 2 -R {RATE} -T {LOAD_SECONDS} -l --log-prefix={prefix}"
     report = estate.pgbench(options, address=address)
     lines = estate.db.run(f"cat {prefix}.*").stdout.splitlines()
     transactions = []
@@ -146,7 +148,7 @@ def load(estate: Estate) -> Iterator[list[Future[Load]]]:
 
         def work() -> None:
             sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pgbench%'"
-            assert int(admin(estate.db, sql)) > CLIENTS / 2
+            assert int(admin(estate.db, sql)) > 0
             assert not any(each.done() for each in loads)
 
         eventually(work, 10)

@@ -92,7 +92,9 @@ RUN export DEBIAN_FRONTEND=noninteractive \\
 # What is a host's own and was made with the image: which units are enabled, and a certificate.
 FIRST_BOOT = """
 cd /etc/systemd/system && mv first-boot/* multi-user.target.wants && rmdir first-boot
-make-ssl-cert generate-default-snakeoil --force-overwrite
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \\
+  -subj "/CN=$(hostname)" -keyout /etc/ssl/private/ssl-cert-snakeoil.key \\
+  -out /etc/ssl/certs/ssl-cert-snakeoil.pem 2>/dev/null
 """
 _APT = """\
 APT::Keep-Downloaded-Packages "true";

@@ -1,4 +1,3 @@
 systemctl daemon-reload
 systemctl -q enable datatier-host.timer
 systemctl restart datatier-host.timer
-systemctl --no-block start datatier-host.service
