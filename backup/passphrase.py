@@ -20,18 +20,20 @@ _FULL = 16
 def unready(config: Config) -> str:
     """Why the passphrase of before may not go yet; empty when it may.
 
-    Each newest backup has to open with the present one, and a drill has to have restored it.
+    Each newest backup has to open with the present one, and a drill has to have restored one that
+    does.
     """
     if _is_going(config):
         return ""
-    newest = {(m.kind, m.of): m for m in on_disk(config) if m.kind in ("full", "redis")}
+    found = on_disk(config)
     for kind, of in _expected(config):
-        manifest = newest.get((kind, of))
+        own = [m for m in found if (m.kind, m.of) == (kind, of)]
         what = f"of {of}" if of != "redis" else "of Redis"
-        if manifest is None or not _is_of_present(config, manifest):
+        if not own or not _is_of_present(config, own[-1]):
             return f"no backup {what} was made with the new passphrase yet: make one"
-        if _DRILLED not in {each.what for each in manifest.verified}:
-            return f"{manifest.name} was not restored by a drill yet: backup.sh drill"
+        drilled = [m for m in own if _DRILLED in {each.what for each in m.verified}]
+        if not any(_is_of_present(config, each) for each in drilled):
+            return f"{own[-1].name} was not restored by a drill yet: backup.sh drill"
     return ""
 
 
@@ -81,7 +83,7 @@ def set_closed_aside(config: Config) -> Path | None:
     closed = [each for each in sealed if not _is_open(config, each)]
     if not closed or sealed[-1] in closed:
         return None
-    fulls = {m.facts["label"] for m in closed if m.kind == "full"}
+    fulls = {_full_of(each) for each in closed if each.kind == "full"} - {""}
     place = config.directory / f"before_{stamp()}"
     # The repository's owner is to come through, whatever the umask is.
     place.mkdir()
@@ -89,10 +91,14 @@ def set_closed_aside(config: Config) -> Path | None:
     for root in (*config.repository.glob("[12]-*"), config.repository):
         if any((root / "backup" / config.stack / label).exists() for label in fulls):
             _move_repository(root, place / root.relative_to(config.directory))
-    going = [*closed, *(m for m in on_disk(config) if m.facts.get("label", "")[:_FULL] in fulls)]
+    going = [*closed, *(each for each in on_disk(config) if _full_of(each) in fulls)]
     for manifest in going:
         _move(manifest, directory_of(config, manifest), place)
     return place
+
+
+def _full_of(manifest: Manifest) -> str:
+    return str(manifest.facts.get("label", ""))[:_FULL]
 
 
 def _is_sealed(manifest: Manifest) -> bool:

@@ -78,7 +78,9 @@ def _let_in(
     try:
         return begin(who)
     except refusal as refused:
-        for other in _others(postgres, who, admin=admin):
+        others = [*_others(postgres, who, admin=admin)]
+        # The server may have got the first one since it refused that, before the next was tried.
+        for other in [*others, who] if others else []:
             with contextlib.suppress(refusal):
                 return begin(other)
         raise refused

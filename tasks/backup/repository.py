@@ -117,7 +117,8 @@ def new_stanza(node: Node) -> Change | None:
     values = _values(node)
     wanted = repositories(node)
     wal = "\n".join(archived(node, place) for place in wanted)
-    script = shell("new-stanza", "backup", **values, server=_server(node), wal=wal)
+    server = _server(node)
+    script = shell("new-stanza", "backup", **values, server=server, wal=wal, locks=archive.LOCKS)
     if found.is_strange:
         lines = [f"{values['repository']}: give to postgres what is in it"]
         return Change(lines, shell("give-repository", "backup", **values) + script)

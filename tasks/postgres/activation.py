@@ -9,17 +9,15 @@ from dataclasses import replace
 from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Node
-from tasks.core.files import File
 from tasks.core.services import Activation, Taking
 from tasks.postgres import link, parameters, sql
 from tasks.postgres.clients import in_clear
 from tasks.postgres.files import (
     access,
-    archiving_files,
+    archiving_link,
     configuration,
     services_of,
     shown,
-    trusted_certificate,
 )
 from tasks.postgres.layout import configuration_directory, data_directory, ours
 from tasks.postgres.neighbors import pooler
@@ -29,16 +27,13 @@ from tasks.tls import certificates as authority
 
 
 def due_activation(node: Node) -> Change | None:
-    archiving = [
-        e.content for e in archiving_files(node, trusted_certificate(node)) if isinstance(e, File)
-    ]
     (server,) = takings(node)
     found = {**node.read("postgres")["services"], "postgres": server.now}
     for service in services_of(node)[1:]:
         now = found[service.name]
         found[service.name] = services.upgraded(service, now, node.upgrades)
     others = [
-        services.activation(service, node.place, restart="".join(archiving))
+        services.activation(service, node.place, restart=archiving_link(node))
         for service in services_of(node)[1:]
     ]
     change = services.compare([server.wanted, *others], found, node.place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -173,6 +174,18 @@ def access(node: Node, in_clear: Collection[Node] = ()) -> str:
     """The content of pg_hba.conf."""
     lines = node.the(PostgresSettings).hba
     return render("postgres/pg_hba.conf.j2", clients=clients(node, in_clear), lines=lines)
+
+
+def archiving_link(node: Node) -> str:
+    """What pgBackRest's server would have to be restarted for, which ends a backup that runs.
+
+    It reads the rest by itself.
+    """
+    keeper = archive.backup_host(node.estate)
+    if keeper is None:
+        return ""
+    options, _ = archive.tls(node, keeper, "")
+    return json.dumps(options) + trusted_certificate(node)
 
 
 def archiving_files(node: Node, certificate: str) -> list[Entry]:

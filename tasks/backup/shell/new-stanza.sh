@@ -2,7 +2,9 @@ codes=$(runuser -u postgres -- pgbackrest --stanza="$stanza" info --output=json 
   grep -o '"code":[0-9]*') || :
 if [ -z "$codes" ] || echo "$codes" | grep -qvx '"code":[024]'; then
   tries=30
-  until out=$(runuser -u postgres -- pgbackrest --stanza="$stanza" stanza-create 2>&1); do
+  # A backup that runs may hold the usual lock for hours, and WAL waits for the new repository.
+  until out=$(runuser -u postgres -- pgbackrest --stanza="$stanza" --lock-path="$locks/create" \
+    stanza-create 2>&1); do
     # What PostgreSQL archives meanwhile has the lock for a moment.
     case $out in *'another pgBackRest process'*) tries=$((tries - 1)) ;; *) tries=0 ;; esac
     [ "$tries" -gt 0 ] || {

@@ -11,6 +11,7 @@ import pytest
 from backup import recovery
 from backup.job import Failed
 from backup.owned import opened
+from backup.redis import rdb
 from backup.store import layout as store_layout
 from backup.store.layout import Item
 from tests.unit.backup.builders import sources
@@ -76,6 +77,12 @@ def test_what_redis_has_made_is_read_by_programs_with_its_rights() -> None:
     assert [
         line for line in started if "runuser -u redis" not in line and "command =" not in line
     ] == []
+
+    # The user's, with no way back.
+    given = {"--reuid=redis", "--regid=redis", "--clear-groups", "--inh-caps=-all"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.geteuid", lambda: 0)
+        assert {"setpriv", "--no-new-privs", *given} <= {*rdb.as_redis()}
 
 
 @pytest.fixture

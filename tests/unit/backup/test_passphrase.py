@@ -77,6 +77,11 @@ def test_the_old_one_stays_until_a_new_backup_was_restored(config: Config) -> No
         passphrase.set_aside(config)
     written(config, NEW, "20260102_000000", "unpacked", "restored in a drill")
     assert passphrase.unready(config) == ""
+    # A schedule makes more of them than drills restore.
+    written(config, NEW, "20260103_000000", "unpacked")
+    assert passphrase.unready(config) == ""
+    written(config, OLD, "20260104_000000", "restored in a drill")
+    assert "no backup of Redis was made with the new" in passphrase.unready(config)
 
 
 def test_what_only_the_old_one_opens_is_kept_beside(config: Config) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backup.config import Postgres
+from backup.job import Failed
 from backup.postgres import session
 from backup.postgres.options import start_options
 from backup.postgres.properties import elements
@@ -33,6 +34,24 @@ def test_a_tool_gets_our_options_and_no_password_of_the_superuser(
     assert "-c search_path=pg_catalog,pg_temp" in environment["PGOPTIONS"]
     assert "-c role=none" in environment["PGOPTIONS"]
     assert "PGPASSWORD" not in session.tool(server, "pg_dump", admin=True)[1]
+
+
+def test_a_password_that_is_replaced_between_two_tries_is_tried_again(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one is early, and the old one late."""
+    tried = list[str]()
+
+    def begin(who: session.Login) -> None:
+        tried.append(who.password)
+        if len(tried) < 3:
+            raise Failed("password authentication failed")
+
+    monkeypatch.setattr(
+        session, "_others", lambda _, who, **__: iter([replace(who, password="before")])
+    )
+    session._let_in(server, begin, Failed, admin=False)  # type: ignore[arg-type]
+    assert tried == [server.password, "before", server.password]
 
 
 def test_no_lock_is_waited_for_without_end(server: Postgres) -> None:
