@@ -110,7 +110,7 @@ def lacking(config: Config, manifests: list[Manifest]) -> list[str]:
 def _silent(config: Config) -> list[str]:
     if config.alerts.mail and not channels.SENDMAIL.exists():
         return [f"alerts cannot be mailed: {channels.SENDMAIL} is missing; install a mail server"]
-    is_told = channels.of(config) or config.alerts.heartbeat
+    is_told = channels.of(config) or config.alerts.heartbeat or config.alerts.elsewhere
     return [] if is_told else ["no alert channel is set (backup_alert_webhook)"]
 
 

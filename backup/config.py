@@ -225,6 +225,7 @@ class Alerts:
     Attributes:
         webhook_format: 'json', 'slack' or 'alertmanager'.
         repeat_hours: after so many a failure that lasts is told again; 0 is never.
+        elsewhere: the estate's Alertmanager tells what the health check finds.
     """
 
     webhook: str = ""
@@ -233,6 +234,7 @@ class Alerts:
     mail: str = ""
     webhook_format: str = "json"
     repeat_hours: int = 24
+    elsewhere: bool = False
 
     @property
     def repeat(self) -> timedelta:

@@ -7,12 +7,13 @@ from typing import Any
 from tasks.backup.server import like
 from tasks.backup.settings import BackupSettings
 from tasks.core import hide
-from tasks.core.estate import Node
+from tasks.core.estate import Estate, Node
 from tasks.core.secrets import previous
 from tasks.exporter.service import is_encrypted
 from tasks.exporter.settings import SECRET, ExporterSettings
 from tasks.postgres.layout import data_directory
 from tasks.postgres.settings import PostgresSettings
+from tasks.prometheus.settings import AlertmanagerSettings
 from tasks.redis.settings import RedisSettings
 from tasks.tls.probes import AUTHORITY
 
@@ -36,6 +37,13 @@ def exporters(node: Node) -> dict[str, Any]:
             "hosts": [_host(each, node) for each in hosts],
         }
     }
+
+
+def is_told_elsewhere(estate: Estate) -> bool:
+    """Whether an Alertmanager of the estate has a channel, and something to tell."""
+    watchers = estate.having(AlertmanagerSettings)
+    is_told = any(node.the(AlertmanagerSettings).channels for node in watchers)
+    return is_told and bool(estate.having(ExporterSettings))
 
 
 def _host(host: Node, keeper: Node) -> dict[str, Any]:

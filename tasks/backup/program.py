@@ -10,7 +10,7 @@ from typing import Any
 
 from backup.arguments import SCRIPTS
 from backup.config import JOBS, Place
-from tasks.backup.measured import exporters
+from tasks.backup.measured import exporters, is_told_elsewhere
 from tasks.backup.server import TRUSTED, like, server_of, version_of
 from tasks.backup.settings import PASSPHRASE, SIGNING_SECRET, BackupSettings, FurtherBucket
 from tasks.backup.thresholds import HealthSettings
@@ -160,6 +160,7 @@ def configuration(node: Node, places: Sequence[Place] = (), *, is_pinned: bool =
             "mail": chosen.alert_mail,
             "repeat_hours": chosen.alert_repeat,
             "heartbeat": chosen.heartbeat_url,
+            **({"elsewhere": True} if is_told_elsewhere(node.estate) else {}),
         },
         "limits": node.the(HealthSettings).limits,
         **exporters(node),

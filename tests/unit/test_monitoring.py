@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.backup.measured import is_told_elsewhere
 from tasks.core.estate import Node
 from tasks.core.files import File
 from tasks.core.preflight import System
@@ -170,6 +171,13 @@ def test_channels_are_receivers(smarthost: str, requires: bool, tmp_path: Path) 
 def test_without_a_channel_alerts_are_kept_all_the_same(tmp_path: Path) -> None:
     told = yaml.safe_load(files.routes(made(tmp_path)))
     assert told["receivers"] == [{"name": "datatier"}]
+
+
+def test_who_backs_up_knows_that_alertmanager_tells(tmp_path: Path) -> None:
+    """The health table asks for a channel of its own only where there is no other."""
+    assert not is_told_elsewhere(made(tmp_path).estate)
+    told = made(tmp_path, alertmanager_webhook="https://example.org/a")
+    assert is_told_elsewhere(told.estate)
 
 
 def test_nothing_is_heard_from_others_of_its_kind(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ ARROWS = {
     "pgbouncer": {"core", "postgres", "tls"},
     "redis": {"core", "tls"},
     "sentinel": {"core", "redis", "tls"},
-    "backup": {"core", "exporter", "postgres", "pgbouncer", "redis", "tls"},
+    "backup": {"core", "exporter", "postgres", "pgbouncer", "prometheus", "redis", "tls"},
     "apps": {"core"},
     "exporter": {"core", "tls"},
     "prometheus": {"core", "exporter", "tls"},

@@ -176,6 +176,8 @@ def test_a_new_database_has_no_backup_yet(here: Config, capsys: pytest.CaptureFi
 def test_nobody_who_would_be_told_is_said(here: Config, capsys: pytest.CaptureFixture[str]) -> None:
     silent = replace(here, alerts=Alerts())
     assert said(capsys, silent).endswith("; no alert channel is set (backup_alert_webhook)")
+    told = replace(here, alerts=Alerts(elsewhere=True))
+    assert "no alert channel" not in said(capsys, told)
 
 
 @pytest.mark.parametrize(
