@@ -131,8 +131,8 @@ def passphrases(node: Node) -> tuple[str, str]:
 
 
 def configured(configuration: bytes, key: str) -> str | None:
-    """A text that the program has in its configuration now."""
-    found = re.search(rf'"{key}": (".*")'.encode(), configuration)
+    """A text that the program has in its configuration now; hands may have put all in one line."""
+    found = re.search(rf'"{key}":\s*("(?:[^"\\]|\\.)*")'.encode(), configuration)
     return str(json.loads(found[1])) if found else None
 
 

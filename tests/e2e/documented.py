@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.lab import Host
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(\w*)")
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
+_STEP = re.compile(r"\s*(?:\$|(\w+)#) (.+)$")
 _STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r(?=\n)")
 _FOLLOWED = {"logs": {"-f", "--follow"}, "tail": {"-f", "-F", "--follow"}}
 _STOPPED = 124
@@ -38,6 +40,37 @@ class Command:
         )
 
 
+class Step(NamedTuple):
+    """A line of a runbook.
+
+    Attributes:
+        block: the number of its block below its heading, from 0.
+        where: the host as the document calls it; empty for where one deploys.
+    """
+
+    block: int
+    where: str
+    text: str
+
+
+def steps(document: Path, heading: str) -> list[Step]:
+    """What a section has to be typed, in order: `$ COMMAND` and `HOST# COMMAND`."""
+    lines = [each for each in _lines(document.read_text()) if each.heading == heading]
+    blocks = list(dict.fromkeys(each.block for each in lines))
+    found = ((each, _STEP.match(each.text)) for each in lines)
+    return [Step(blocks.index(each.block), m[1] or "", m[2]) for each, m in found if m]
+
+
+def headings(document: Path) -> list[str]:
+    """The headings of a document that have something in fences."""
+    return list(dict.fromkeys(each.heading for each in _lines(document.read_text())))
+
+
+def anchor(heading: str) -> str:
+    """How links call it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def commands(document: Path) -> list[Command]:
     """The commands of a document's ```bash blocks, in order; comment lines are left out."""
     return list(_commands(document.read_text()))
@@ -46,9 +79,9 @@ def commands(document: Path) -> list[Command]:
 def programs(document: Path) -> dict[str, str]:
     """The ```python blocks of a document, by the heading that each stands under."""
     found: dict[str, str] = {}
-    for heading, language, line in _lines(document.read_text()):
-        if language == "python":
-            found[heading] = f"{found.get(heading, '')}{line}\n"
+    for each in _lines(document.read_text()):
+        if each.language == "python":
+            found[each.heading] = f"{found.get(each.heading, '')}{each.text}\n"
     return found
 
 
@@ -101,25 +134,32 @@ def _in_terminal(
 
 def _commands(text: str) -> Iterator[Command]:
     begun = ""
-    for heading, language, line in _lines(text):
-        if language == "bash":
-            begun = _joined(begun, line)
+    for each in _lines(text):
+        if each.language == "bash":
+            begun = _joined(begun, each.text)
             if begun and not begun.endswith("\\"):
-                yield Command(heading, begun)
+                yield Command(each.heading, begun)
                 begun = ""
 
 
-def _lines(text: str) -> Iterator[tuple[str, str, str]]:
-    """The lines within fences, with the heading and the language of each."""
-    heading, fence, language = "", "", ""
+class _Line(NamedTuple):
+    heading: str
+    block: int
+    language: str
+    text: str
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    """The lines within fences."""
+    heading, fence, language, block = "", "", "", 0
     for line in text.splitlines():
         mark = _FENCE.match(line)
         if mark and not fence:
-            fence, language = mark[1], mark[2]
+            fence, language, block = mark[1], mark[2], block + 1
         elif fence and line.strip() == fence:
             fence = ""
         elif fence:
-            yield heading, language, line
+            yield _Line(heading, block, language, line)
         else:
             title = _HEADING.match(line)
             heading = title[1] if title else heading

@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from backup.health.remedies import remedies, remedy
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.project import Project, embedded
+from tests.e2e.documented import anchor, headings, steps
+from tests.e2e.project import ROOT, Project, embedded
 from tests.e2e.proof import Stack
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -62,13 +64,18 @@ def stack(lab: Lab, project: Project) -> Stack:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a host, how it is undone, and the rows that are not well meanwhile."""
+    """What is done to a host, how it is undone, and the rows that are not well meanwhile.
+
+    Attributes:
+        runbook: if the section that the first row leads to mends it: what its words stand for.
+    """
 
     name: str
     do: str
     undo: str
     critical: tuple[str, ...] = ()
     warning: tuple[str, ...] = ()
+    runbook: dict[str, str] | None = None
 
 
 def sql(text: str) -> str:
@@ -94,13 +101,16 @@ HELD = (
 )
 LATE = "kill -{} $(systemctl show -p MainPID --value {})"
 
+RUNBOOKS = ROOT / "docs/runbooks.md"
 POOLER = "pgbouncer 127.0.0.1:6432"
 
 
 def outages(name: str, unit: str, row: str) -> Iterator[Fault]:
     """A server that is down, and one that hangs."""
+    # The pooler's section has the same two tasks for a login that fails.
+    book = None if row == POOLER else dict[str, str]()
     yield Fault(
-        f"{name} is down", f"systemctl stop {unit}", f"systemctl start {unit}", critical=(row,)
+        f"{name} is down", f"systemctl stop {unit}", f"systemctl start {unit}", (row,), (), book
     )
     yield Fault(
         f"{name} hangs", LATE.format("STOP", unit), LATE.format("CONT", unit), critical=(row,)
@@ -115,6 +125,7 @@ FAULTS = (
         sql("ALTER ROLE pgbouncer NOLOGIN"),
         sql("ALTER ROLE pgbouncer LOGIN"),
         critical=(f"{POOLER} query",),
+        runbook={},
     ),
     *outages("a replica", "redis-6381", "redis {address}:6381"),
     *outages("a Sentinel", "redis-sentinel-26381", "redis-sentinel {address}:26381"),
@@ -123,6 +134,7 @@ FAULTS = (
         session("BEGIN; SELECT 1;"),
         ENDED,
         warning=("postgres idle in transaction",),
+        runbook={},
     ),
     Fault(
         "a transaction that has worked long and waits now",
@@ -135,6 +147,7 @@ FAULTS = (
         session("SELECT pg_sleep(50);"),
         ENDED,
         warning=("postgres long transaction",),
+        runbook={},
     ),
     Fault(
         "a lock is waited for",
@@ -154,6 +167,7 @@ FAULTS = (
         ),
         sql("SELECT pg_drop_replication_slot('gone')"),
         warning=("postgres slots",),
+        runbook={"NAME": "gone"},
     ),
     Fault(
         "an archive that cannot be written",
@@ -163,18 +177,21 @@ FAULTS = (
         "chown -R postgres /backups/pgbackrest/archive/psscript/17-1\n"
         + sql("SELECT txid_current(); SELECT pg_switch_wal()"),
         critical=("wal archive", "wal archive queue"),
+        runbook={},
     ),
     Fault(
         "a setting that waits for a restart",
         sql("ALTER SYSTEM SET max_connections = 90") + sql("SELECT pg_reload_conf()"),
         sql("ALTER SYSTEM RESET max_connections") + sql("SELECT pg_reload_conf()"),
         warning=("postgres settings",),
+        runbook={},
     ),
     Fault(
         "a sequence that ends",
         sql("CREATE SEQUENCE short AS smallint; SELECT setval('short', 32000)"),
         sql("DROP SEQUENCE short"),
         critical=("postgres psscript sequences",),
+        runbook={"NAME": "short"},
     ),
     Fault(
         "an index that is not valid",
@@ -183,6 +200,7 @@ FAULTS = (
         + "true",
         sql("DROP TABLE twice"),
         warning=("postgres psscript indexes",),
+        runbook={"NAME": "once"},
     ),
     Fault(
         "another version of the collations",
@@ -193,6 +211,7 @@ FAULTS = (
         + sql("UPDATE pg_database SET datcollversion = '1' WHERE datname = 'sorted'"),
         sql("DROP DATABASE sorted"),
         warning=("postgres collations",),
+        runbook={"NAME": "sorted"},
     ),
     Fault(
         "a pool that is full",
@@ -208,12 +227,14 @@ FAULTS = (
         " >/dev/null 2>&1 &",
         ENDED,
         warning=("postgres connections",),
+        runbook={},
     ),
     Fault(
         "a transaction waits to be committed",
         sql("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'one'"),
         sql("ROLLBACK PREPARED 'one'"),
         warning=("postgres prepared transaction",),
+        runbook={"NAME": "one"},
     ),
     Fault(
         "a page that is not what was written",
@@ -238,12 +259,14 @@ FAULTS = (
         "redis-cli -p 6380 CONFIG SET maxmemory 1200000",
         "redis-cli -p 6380 CONFIG SET maxmemory 104857600",
         critical=("redis {address}:6380 memory",),
+        runbook={},
     ),
     Fault(
         "a save that fails",
         "chmod 555 /var/lib/redis/6380; redis-cli -p 6380 BGSAVE",
         "chmod 750 /var/lib/redis/6380; redis-cli -p 6380 SAVE",
         critical=("redis {address}:6380 disk",),
+        runbook={"6379": "6380"},
     ),
     Fault(
         "two Sentinels are down",
@@ -254,13 +277,14 @@ FAULTS = (
             "redis-sentinel {address}:26380",
             "redis-sentinel {address}:26381",
         ),
+        runbook={},
     ),
 )
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_turns_its_row_and_no_other(stack: Stack, fault: Fault) -> None:
-    """The exit code is that of the worst; all are well again when it is over."""
+def test_a_fault_turns_its_row_and_no_other(stack: Stack, project: Project, fault: Fault) -> None:
+    """The exit code is that of the worst; what its row leads to mends it, word by word."""
     host = stack.host
     levels = dict.fromkeys(fault.critical, "critical") | dict.fromkeys(fault.warning, "warning")
     wanted = {name.format(address=host.address): level for name, level in levels.items()}
@@ -269,9 +293,50 @@ def test_a_fault_turns_its_row_and_no_other(stack: Stack, fault: Fault) -> None:
     try:
         # Some need a second or two to be one.
         eventually(lambda: _shows(host, wanted, 2 if fault.critical else 1), 15)
+        if fault.runbook is not None:
+            _mend(host, project, next(iter(wanted)), fault.runbook)
+            eventually(lambda: _shows(host, {}, 0), 20)
     finally:
         host.run("exec sh -s", stdin=fault.undo)
     eventually(lambda: _shows(host, {}, 0), 20)
+
+
+def _section(row: str) -> str:
+    """The runbook that a row leads to, as the status page would say."""
+    known = remedy(remedies(), row)
+    assert known
+    (link,) = re.findall(r"runbooks\.md#([\w-]+)", known.todo)
+    return next(each for each in headings(RUNBOOKS) if anchor(each) == link)
+
+
+def _mend(host: Host, project: Project, row: str, words: dict[str, str]) -> None:
+    """Types what the runbook of a row says; a process is the first that it shows."""
+    shown = ""
+    for step in steps(RUNBOOKS, _section(row)):
+        text = re.sub("|".join(words) or "(?!)", lambda found: words[found[0]], step.text)
+        if "PID" in text:
+            (pid, *_) = re.findall(r"(?m)^ *(\d+) \|", shown)
+            text = text.replace("PID", pid)
+        if step.where:
+            # What is down says so by its exit code too.
+            shown += host.run(text, check=step.block > 0, timeout=60).stdout
+        else:
+            run = project.pyinfra(*text.removeprefix("pyinfra ").split())
+            assert run.code == 0, run.output
+
+
+# Of what is not on this host.
+ELSEWHERE = ("A host does not answer", "Certificates", "Monitoring")
+
+
+@pytest.mark.parametrize("section", [each for each in headings(RUNBOOKS) if each not in ELSEWHERE])
+def test_a_runbook_shows_more(stack: Stack, section: str) -> None:
+    """Each command that only looks works as it is written, and says something."""
+    looks = [each for each in steps(RUNBOOKS, section) if each.block == 0]
+    assert [each.text for each in looks if each.where == ""] == []
+    said = [stack.host.run(each.text, timeout=60) for each in looks]
+    assert any(each.stdout for each in said)
+    assert [each.stderr for each in said if "rror" in each.stderr] == []
 
 
 def _shows(host: Host, wanted: dict[str, str], code: int) -> None:

@@ -143,7 +143,7 @@ def test_what_is_wrong_comes_first_with_what_to_do(tmp_path: Path) -> None:
     assert wrong.index("disk /backups") < wrong.index("postgres app indexes")
     assert "97 % used (warning 85 %, critical 95 %)Since 2026-01-15 11:00 UTC." in wrong
     assert "What to do: REINDEX INDEX CONCURRENTLY, or drop it" in wrong
-    assert "clean-up (docs/backup.md)" in wrong
+    assert "runbook (docs/runbooks.md#disk-and-inodes)" in wrong
     assert "What is wrong" not in Seen(page.text(view(tmp_path, rows[:1]))).text
 
 
