@@ -49,6 +49,33 @@ class Interruptible(Project):
         """
         return self._struck(strike, moment, "-y", "--json", "inventory.py", task)
 
+    def to_its_end(
+        self,
+        task: str = "deploy.py",
+        *,
+        every: int = 1,
+        after: Callable[[], object] = lambda: None,
+    ) -> list[tuple[str, str]]:
+        """Runs of a task that are killed after some changes, until one ends.
+
+        Args:
+            every: how many changes each of them makes.
+            after: what is done after each of them.
+
+        Returns:
+            What they changed, as (operation, host).
+        """
+        made = list[tuple[str, str]]()
+        for _ in range(60):
+            run = self.interrupt("kill", f"after:{every}", task)
+            made += self.made
+            after()
+            if not self.is_struck:
+                assert run.code == 0, run.output
+                return made
+            assert run.code == STATUS["kill"], run.output
+        raise AssertionError(made)
+
     def _struck(
         self, strike: str, moment: str, *arguments: str, stdin: str = "", timeout: float = 300
     ) -> Run:

@@ -16,7 +16,7 @@ import pytest
 
 from tests import authorities
 from tests.e2e import applications
-from tests.e2e.interrupted import STATUS, Interruptible
+from tests.e2e.interrupted import Interruptible
 from tests.e2e.project import Data
 from tests.e2e.proof import Done, Process, admin, main_process, psql, said
 from tests.e2e.wait import eventually
@@ -740,16 +740,8 @@ def test_going_over_to_an_authority_is_interrupted_at_every_boundary(
     estate.project.deploy()
     for settings in ({**certified, **short}, short):
         estate.project.settings(settings)
-        made = list[tuple[str, str]]()
         with _logins(estate) as served:
-            for _ in range(40):
-                run = estate.project.interrupt("kill", "after:1")
-                said(_from_db(estate))
-                made += estate.project.made
-                if not estate.project.is_struck:
-                    break
-                assert run.code == STATUS["kill"], run.output
-            assert run.code == 0, run.output
+            made = estate.project.to_its_end(after=lambda: said(_from_db(estate)))
         assert len(served) > 50 and len(made) > 6
         assert estate.project.deploy().changed == set()
 
@@ -765,21 +757,6 @@ def _from_db(estate: Estate) -> Done:
         database=f"'dbname=pgbouncer {verified}'",
         address=estate.pool.address,
     )
-
-
-def _step_by_step(
-    estate: Estate, task: str = "deploy.py", ask: Callable[[Estate], Done] | None = _from_db
-) -> None:
-    """Runs that are killed after each change, until one ends."""
-    for _ in range(40):
-        run = estate.project.interrupt("kill", "after:1", task)
-        if ask:
-            said(ask(estate))
-        if not estate.project.is_struck:
-            assert run.code == 0, run.output
-            return
-        assert run.code == STATUS["kill"], run.output
-    raise AssertionError(run.output)
 
 
 @contextmanager
@@ -813,7 +790,7 @@ def test_servers_go_over_to_own_certificates_and_back(
     for settings in steps:
         project.settings({**short, **settings})
         with _verifying(estate, both) as served:
-            _step_by_step(estate)
+            project.to_its_end(after=lambda: said(_from_db(estate)))
         assert len(served) > 10 and {*served} == {"('psscript',)"}
         assert project.deploy().changed == project.plan().planned == set()
         is_own = "tls_key" in settings
@@ -842,13 +819,13 @@ def test_rotation_is_interrupted_at_every_boundary(estate: Estate) -> None:
     }
     with _logins(estate, ("psscript", before[roles["psscript"]])) as served:
         for name in roles.values():
-            _step_by_step(estate, f"tasks.rotate.{name.lower()}", ask=None)
+            project.to_its_end(f"tasks.rotate.{name.lower()}")
             assert project.secrets[f"{name}_PREVIOUS"] == before[name]
             assert project.deploy().changed == set()
     assert len(served) > 50
     coming = ("psscript_a", project.secrets["POSTGRES_ROLE_PSSCRIPT_A_PASSWORD"])
     with _logins(estate, coming) as served:
-        _step_by_step(estate, "tasks.rotate.finish", ask=None)
+        project.to_its_end("tasks.rotate.finish")
     assert len(served) > 10
     assert project.deploy().changed == project.plan().planned == set()
     assert not [name for name in project.secrets if name.endswith("_PREVIOUS")]
