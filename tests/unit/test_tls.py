@@ -87,6 +87,9 @@ def test_openssl_takes_a_certificate_for_its_names_only(purpose: str, tmp_path: 
     assert "mismatch" in verified(
         tmp_path, made.text, leaf, *common, "-verify_hostname", "db2.example.com"
     )
+    extensions = x509.load_pem_x509_certificate(leaf.encode()).extensions
+    said = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(each.value) for each in said] == [*NAMES]
 
 
 def test_a_certificate_of_another_secret_is_foreign(tmp_path: Path) -> None:
