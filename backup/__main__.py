@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from backup import alert, catalogue, drill, health, outcome, recovery, retention
+from backup import alert, catalogue, drill, health, outcome, recovery, report, retention
 from backup.arguments import parser
 from backup.config import Config
 from backup.job import (
@@ -128,6 +128,10 @@ def _status(config: Config, arguments: argparse.Namespace, _log: Log) -> None:
     (catalogue.brief if arguments.brief else catalogue.status)(config)
 
 
+def _report(config: Config, arguments: argparse.Namespace, _log: Log) -> None:
+    report.show(config, arguments.month, as_json=arguments.json, page=arguments.html)
+
+
 def _verify(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     catalogue.verify(config, log)
 
@@ -162,7 +166,7 @@ def _adopt(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 _SCARCE = 64 << 20
 
 # They only look: what they find is for whom has asked.
-_READS = {"list", "status"}
+_READS = {"list", "status", "report"}
 
 
 class _Job(NamedTuple):
@@ -183,6 +187,7 @@ _JOBS = {
     "restore-redis": _Job(_restore_redis, "redis"),
     "list": _Job(_list),
     "status": _Job(_status),
+    "report": _Job(_report),
     "verify": _Job(_verify, "verify"),
     "drill": _Job(_drill, "drill"),
     "fetch": _Job(_fetch, "postgres"),
@@ -225,7 +230,7 @@ def _look(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
         job.run(config, arguments, log_of(config, arguments.job))
     except Failed as failure:
         print(shown(config.hidden(str(failure))), file=sys.stderr)
-        return FAILED
+        return WRONG_USE if isinstance(failure, WrongUse) else FAILED
     return DONE
 
 
@@ -250,21 +255,28 @@ def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
         log.line(str(wrong))
         return WRONG_USE
     except (Failed, KeyboardInterrupt) as failure:
-        _failed(config, log, name, started, str(failure) or "interrupted")
+        _failed(config, log, name, started, str(failure) or "interrupted", _asked(arguments))
         return getattr(failure, "code", FAILED)
     except Exception as error:
-        _failed(config, log, name, started, f"{type(error).__name__}: {error}")
+        _failed(config, log, name, started, f"{type(error).__name__}: {error}", _asked(arguments))
         return FAILED
     if not getattr(arguments, "dry_run", False):
         # It ends with a full of its own.
-        outcome.note(config, "postgres full" if name == "adopt" else name, started)
+        job_name = "postgres full" if name == "adopt" else name
+        outcome.note(config, job_name, started, what=_asked(arguments))
     alert.succeeded(config, name, log)
     return code or DONE
 
 
-def _failed(config: Config, log: Log, name: str, started: str, message: str) -> None:
+def _asked(arguments: argparse.Namespace) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(arguments).items() if value and name != "job"}
+
+
+def _failed(
+    config: Config, log: Log, name: str, started: str, message: str, what: dict[str, str]
+) -> None:
     message += _scarcity(config)
-    outcome.note(config, name, started, message)
+    outcome.note(config, name, started, message, what)
     log.line(f"FAILED: {message}")
     alert.failed(config, name, f"{message} (at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)", log)
 

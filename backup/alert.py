@@ -260,11 +260,11 @@ def overdue(
         since: from when on each event is watched (`watched`); before the first scheduled
             moment after it, "none has ever succeeded" is no news. Without it, always.
     """
-    made = [m for m in manifests if m.verified and _taken(m) <= now + SKEW]
+    made = [m for m in manifests if m.verified and taken(m) <= now + SKEW]
     problems = []
     for event, kind, of in expected(config):
-        mine = [m for m in made if (m.kind == kind and m.of == of) or _stands_in(m, kind)]
-        newest = max(mine, key=_taken, default=None)
+        mine = [m for m in made if (m.kind == kind and m.of == of) or stands_in(m, kind)]
+        newest = max(mine, key=taken, default=None)
         start = (since or {}).get(event)
         if message := _lateness(config.schedules[kind], newest, now, start):
             problems.append(Overdue(event, f"{kind} backup of {of}: {message}"))
@@ -293,21 +293,21 @@ def expected(config: Config) -> list[tuple[str, str, str]]:
     return [(f"overdue: {kind} {of}", kind, of) for kind, of in rows if config.schedules.get(kind)]
 
 
-def _stands_in(manifest: Manifest, kind: str) -> bool:
+def stands_in(manifest: Manifest, kind: str) -> bool:
     """A full holds the whole cluster: it is as good as the incremental that waited for it."""
     return kind == "incremental" and manifest.kind == "full"
 
 
 def _lateness(schedule: str, newest: Manifest | None, now: datetime, since: datetime | None) -> str:
-    took = datetime.fromisoformat(newest.ended) - _taken(newest) if newest else timedelta()
+    took = datetime.fromisoformat(newest.ended) - taken(newest) if newest else timedelta()
     grace = GRACE + 2 * took
-    expected = _last_moment(schedule, now - grace)
+    expected = last_moment(schedule, now - grace)
     if newest is None:
         early = since is not None and expected < since
         return "" if early else "none has ever succeeded"
-    if _taken(newest) >= expected:
+    if taken(newest) >= expected:
         return ""
-    age, allowed = (_hours(now - moment) for moment in (_taken(newest), expected))
+    age, allowed = (_hours(now - moment) for moment in (taken(newest), expected))
     return f"the newest is {age} h old, its schedule '{schedule}' allows {allowed} h"
 
 
@@ -317,10 +317,10 @@ def allowed_age(schedule: str, now: datetime) -> timedelta:
     Raises:
         ValueError: the schedule is not one; the message says why.
     """
-    return now - _last_moment(schedule, now - GRACE)
+    return now - last_moment(schedule, now - GRACE)
 
 
-def _last_moment(schedule: str, before: datetime) -> datetime:
+def last_moment(schedule: str, before: datetime) -> datetime:
     """The last scheduled moment; cron runs on the local time of its host."""
     local = before.astimezone().replace(tzinfo=None)
     return cron.parse(schedule).last(local).astimezone(UTC)
@@ -330,7 +330,7 @@ def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.1f}"
 
 
-def _taken(manifest: Manifest) -> datetime:
+def taken(manifest: Manifest) -> datetime:
     """When a backup was begun; one whose stamp cannot be read proves nothing."""
     try:
         return datetime.strptime(manifest.stamp, "%Y%m%d_%H%M%S").replace(tzinfo=UTC)

@@ -59,6 +59,20 @@ def parser() -> argparse.ArgumentParser:
     jobs.add("list", "list all backups and what is known of them")
     told = jobs.add("status", "tell the newest of each kind, and what is overdue")
     told.add_argument("--brief", action="store_true", help="in one line")
+    told = jobs.add("report", "tell what a month has to show: backups, checks, drills, restores")
+    told.add_argument(
+        "--month", default="", metavar="YYYY-MM", help="in UTC; the last if not given"
+    )
+    how = told.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="tell all of it as JSON")
+    how.add_argument(
+        "--html",
+        nargs="?",
+        const="-",
+        default="",
+        metavar="FILE",
+        help="write it as a page; beside the status page if no FILE is given",
+    )
     jobs.add("verify", "read every artifact and the repository back")
     jobs.add("drill", "restore the newest backups to scratch servers and compare")
     fetch = jobs.add("fetch", "bring all backups back from the bucket to a new host")

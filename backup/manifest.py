@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -89,6 +89,16 @@ class Manifest:
         durably(self.beside(directory), encoded(self))
 
     @classmethod
+    def told(cls, raw: Mapping[str, Any]) -> Self:
+        """A manifest of its fields as JSON has them.
+
+        Raises:
+            TypeError, KeyError: they are others.
+        """
+        verified = tuple(Verification(**each) for each in raw["verified"])
+        return cls(**{**raw, "verified": verified, "copies": tuple(raw["copies"])})
+
+    @classmethod
     def read(cls, path: Path) -> Self:
         """Reads a manifest file.
 
@@ -96,10 +106,7 @@ class Manifest:
             Failed: it is not one; the message says what is wrong.
         """
         try:
-            raw = json.loads(path.read_bytes())
-            raw["verified"] = tuple(Verification(**v) for v in raw["verified"])
-            raw["copies"] = tuple(raw["copies"])
-            manifest = cls(**raw)
+            manifest = cls.told(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Failed(f"{path.name} is not a manifest: {error}") from None
         if manifest.version != _VERSION or manifest.kind not in _KINDS:

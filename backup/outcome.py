@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backup import record
 from backup.config import Config
 from backup.manifest import durably
 
@@ -16,6 +17,8 @@ from backup.manifest import durably
 CHECKS = ("verify", "drill")
 # What makes or keeps backups; a failure of one is shown until it works again.
 JOBS = ("postgres full", "postgres incremental", "redis", "cleanup")
+# The checks write down more themselves, and what health finds has a history of its own.
+_UNNOTED = (*CHECKS, "health")
 
 
 @contextlib.contextmanager
@@ -29,6 +32,8 @@ def recorded(config: Config, check: str) -> Iterator[dict[str, Any]]:
         result |= {"outcome": "failed", "why": config.hidden(str(error)) or type(error).__name__}
         raise
     finally:
+        result["ended"] = now()
+        record.add(config, check, result)
         _write(config, check, result)
 
 
@@ -41,12 +46,23 @@ def _jobs(config: Config) -> tuple[str, ...]:
     return (*JOBS, *map(copying, config.stores))
 
 
-def note(config: Config, job: str, started: str, why: str = "") -> None:
-    """Writes down that a job has ended, and why it failed; a full disk hides no failure."""
+def note(
+    config: Config, job: str, started: str, why: str = "", what: Mapping[str, str] | None = None
+) -> None:
+    """Writes down that a job has ended, and why it failed; a full disk hides no failure.
+
+    Args:
+        what: that was asked for.
+    """
+    if job in _UNNOTED:
+        return
+    told = {"outcome": "failed", "why": config.hidden(why)} if why else {"outcome": "passed"}
+    result = {"started": started, **told, "ended": now()}
     if job in _jobs(config):
-        told = {"outcome": "failed", "why": config.hidden(why)} if why else {"outcome": "passed"}
         with contextlib.suppress(OSError):
-            _write(config, job, {"started": started, **told})
+            _write(config, job, result)
+    asked = {name: config.hidden(value) for name, value in (what or {}).items()}
+    record.add(config, job, {**result, **({"what": asked} if asked else {})})
 
 
 def now() -> str:
@@ -56,8 +72,7 @@ def now() -> str:
 
 def _write(config: Config, job: str, result: dict[str, Any]) -> None:
     config.logs.mkdir(exist_ok=True)
-    content = json.dumps({**result, "ended": now()}, indent=2)
-    durably(_file(config, job), content.encode() + b"\n")
+    durably(_file(config, job), json.dumps(result, indent=2).encode() + b"\n")
 
 
 def _file(config: Config, job: str) -> Path:

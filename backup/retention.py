@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from backup import outcome, record
 from backup.config import Config
 from backup.job import Failed, Log
 from backup.manifest import Manifest, all_of, finish
@@ -278,6 +279,7 @@ def apply(config: Config, decision: Decision, log: Log, dry_run: bool) -> None:
         _show(decision, _partials(config))
         return
     _link_latest(config, decision)
+    record.removal(config, [choice.manifest for choice in decision.delete], outcome.now())
     removals: list[tuple[str, Callable[[], None]]] = [
         (m.name, partial(_remove, m, directory_of(config, m))) for m in in_order(decision.delete)
     ]

@@ -6,10 +6,11 @@ import contextlib
 import grp
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from string import Template
+from xml.etree.ElementTree import Element
 
 from backup import catalogue, cron, outcome
 from backup.config import STATUS_PAGE, Config
@@ -36,7 +37,7 @@ _WINDOWS = (
 def write(config: Config, log: Log, rows: Sequence[Row], now: str) -> None:
     """Writes the page; who reads it meanwhile has the one before."""
     content = text(view(config, log, rows, datetime.fromisoformat(now)))
-    _put(config.directory / STATUS_PAGE, content.encode())
+    put(config.directory / STATUS_PAGE, content.encode())
 
 
 def view(config: Config, log: Log, rows: Sequence[Row], now: datetime) -> View:
@@ -48,14 +49,15 @@ def view(config: Config, log: Log, rows: Sequence[Row], now: datetime) -> View:
         old_after=_old_after(config.schedules.get("health", ""), now),
         rows=rows,
         remedies=remedies.remedies(),
-        backups=[m for m in catalogue.everything(config) if _ended(m.ended) >= since],
+        backups=[m for m in catalogue.everything(config) if ended(m.ended) >= since],
         checks={check: outcome.last(config, check) for check in outcome.CHECKS},
         trends=_trends(config, log, rows, int(now.timestamp())),
         slow=_slow(config, rows),
     )
 
 
-def _ended(moment: str) -> datetime:
+def ended(moment: str) -> datetime:
+    """A moment of a manifest; long ago, if it is none."""
     try:
         return datetime.fromisoformat(moment).astimezone(UTC)
     except ValueError:
@@ -98,18 +100,23 @@ def _slow(config: Config, rows: Sequence[Row]) -> list[slow.Statement] | str:
 
 def text(seen: View) -> str:
     """The page as HTML."""
+    level = worst(list(seen.rows)).word
+    return document(seen.config, f"{level}: {seen.config.stack}", parts.all_of(seen))
+
+
+def document(config: Config, name: str, content: Iterable[Element]) -> str:
+    """A page of its name and parts, without secrets."""
 
     def harmless(said: str) -> str:
-        return shown(seen.config.hidden(said))
+        return shown(config.hidden(said))
 
-    level = worst(list(seen.rows)).word
-    title = tag("title", f"{level}: {seen.config.stack}")
-    body = tag("body", *parts.all_of(seen))
+    title, body = tag("title", name), tag("body", *content)
     template = Template(_TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=written(title, harmless), body=written(body, harmless))
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
+    """Writes a page that root and those who may read logs can read: all of it, or nothing."""
     partial = path.with_name(f".{path.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -77,20 +77,20 @@ def _head(seen: View) -> Iterator[Element]:
     yield tag(
         "header",
         tag("h1", seen.config.stack),
-        _level(worst(list(seen.rows)), ill or "all is well"),
+        mark(worst(list(seen.rows)), ill or "all is well"),
         tag("span", f"{len(seen.rows)} rows, seen from {seen.config.host}", class_="soft"),
     )
-    written = f"Written {_time(seen.now)}."
+    written = f"Written {utc(seen.now)}."
     if seen.old_after is None:
         yield tag("p", f"{written} No schedule writes it again.", class_="soft")
         return
-    end = _time(seen.now + seen.old_after)
+    end = utc(seen.now + seen.old_after)
     stopped = "the health check does not run any more: look at cron on that host."
     yield tag("p", f"{written} If it is later than {end}, {stopped}", class_="soft")
     seconds = int(seen.old_after.total_seconds())
     yield tag(
         "div",
-        tag("p", f"Old: written {_time(seen.now)}. Load the page again; if this stays, {stopped}"),
+        tag("p", f"Old: written {utc(seen.now)}. Load the page again; if this stays, {stopped}"),
         class_="old",
         style=f"animation-delay: {seconds}s",
     )
@@ -110,7 +110,7 @@ def _ill(seen: View, row: Row) -> Element:
     limit = f" ({row.limit})" if row.limit else ""
     return tag(
         "div",
-        tag("h3", _level(row.level), f" {row.name}"),
+        tag("h3", mark(row.level), f" {row.name}"),
         tag("p", f"{row.said}{limit}"),
         tag("p", since, class_="soft") if since else None,
         todo,
@@ -131,11 +131,13 @@ def _marked(text: str) -> Iterator[Child]:
             yield other
 
 
-def _level(level: Level, words: str = "") -> Element:
+def mark(level: Level, words: str = "") -> Element:
+    """A level in its color, or other words for it."""
     return tag("span", words or level.word, class_=f"level {level.word}")
 
 
-def _time(moment: datetime) -> str:
+def utc(moment: datetime) -> str:
+    """A moment, as people read it."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -194,7 +196,7 @@ def _item(
     said = f": {row.said}" if row else ": not looked at"
     return tag(
         "li",
-        _level(level),
+        mark(level),
         f" {name}{place}",
         tag("span", said, class_="soft"),
         tag("ul", *below) if below else None,
@@ -213,21 +215,22 @@ def _checks(seen: View) -> Element:
 
 
 def _restored(kind: str, told: Mapping[str, float]) -> Element:
-    lost = f"what was lost: {_seconds(told['rpo'])} (RPO)"
-    return tag("p", f"{kind}: restored in {_seconds(told['rto'])} (RTO); {lost}")
+    lost = f"what was lost: {span(told['rpo'])} (RPO)"
+    return tag("p", f"{kind}: restored in {span(told['rto'])} (RTO); {lost}")
 
 
 def _checked(check: str, result: dict[str, Any] | None) -> Iterator[Element]:
     if result is None:
-        yield tag("p", _level(Level.UNKNOWN, "never"), f" last {check}")
+        yield tag("p", mark(Level.UNKNOWN, "never"), f" last {check}")
         return
     passed = result.get("outcome") == "passed"
-    mark = _level(Level.OK if passed else Level.CRITICAL, str(result.get("outcome")))
-    when = _time(datetime.fromisoformat(result["ended"]))
-    yield tag("p", mark, f" last {check}, {when} ", str(result.get("why", "")))
+    told = mark(Level.OK if passed else Level.CRITICAL, str(result.get("outcome")))
+    when = utc(datetime.fromisoformat(result["ended"]))
+    yield tag("p", told, f" last {check}, {when} ", str(result.get("why", "")))
 
 
-def _seconds(count: float) -> str:
+def span(count: float) -> str:
+    """Seconds, as people read them."""
     for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
         if count >= 2 * seconds:
             return f"{count / seconds:.0f} {unit}"
@@ -252,8 +255,8 @@ def _lane(seen: View, lane: tuple[str, str], kept: Sequence[Manifest]) -> Elemen
         newest = kept[-1]
         checks = ", ".join(check.what for check in newest.verified) or "not verified"
         copies = ", ".join(newest.copies) or "on this host only"
-        took = _seconds(newest.duration)
-        said = f"{_time(_moment(newest))}, {size(newest.bytes)} in {took}; {checks}; {copies}"
+        took = span(newest.duration)
+        said = f"{utc(_moment(newest))}, {size(newest.bytes)} in {took}; {checks}; {copies}"
     return tag(
         "div",
         tag("h3", f"{lane[0]} of {lane[1]}"),
@@ -271,7 +274,7 @@ def _bars(now: datetime, kept: Sequence[Manifest]) -> Element:
         place = 100 * (_moment(each) - begin) / timedelta(days=1)
         height = 8 + 30 * each.bytes / most
         shape = f"M{place - 5:.0f} 40v-{height:.0f}h10v{height:.0f}z"
-        told = f"{_time(_moment(each))}, {size(each.bytes)}"
+        told = f"{utc(_moment(each))}, {size(each.bytes)}"
         kind = "verified" if each.verified else "unverified"
         bars.append(tag("path", tag("title", told), d=shape, class_=kind))
     return tag("svg", *days, *bars, viewBox="0 0 1400 40", preserveAspectRatio="none", role="img")
@@ -293,11 +296,11 @@ def _listed(kept: Sequence[Manifest]) -> Iterator[Element]:
     shown = [*reversed(kept)][:_LINES]
     cells = [
         (
-            _time(_moment(each)),
+            utc(_moment(each)),
             each.kind,
             each.of,
             size(each.bytes),
-            _seconds(each.duration),
+            span(each.duration),
             ", ".join(check.what for check in each.verified) or "no",
             ", ".join(each.copies) or "no",
         )
@@ -305,7 +308,7 @@ def _listed(kept: Sequence[Manifest]) -> Iterator[Element]:
     ]
     heads = ("ended", "kind", "of", "size", "took", "verified", "copied")
     summary = tag("summary", f"The newest {len(shown)} of {len(kept)}")
-    yield tag("details", summary, _table(heads, cells, numbers={3, 4}))
+    yield tag("details", summary, table(heads, cells, numbers={3, 4}))
 
 
 # --- Numbers -------------------------------------------------------------------------------------
@@ -321,7 +324,7 @@ def _trend(trend: Trend, until: int) -> Element:
     row = trend.row
     return tag(
         "div",
-        tag("h3", _level(row.level, _value(row)), f" {row.name}"),
+        tag("h3", mark(row.level, _value(row)), f" {row.name}"),
         tag("div", *(_window(row, w, p, until) for w, p in trend.windows), class_="pair"),
         class_="trend",
     )
@@ -337,17 +340,17 @@ def _window(row: Row, window: trends.Window, points: Sequence[Point], until: int
 
 def _rows(seen: View) -> Element:
     cells = [
-        (_level(row.level), row.name, row.said, _value(row), row.limit, _since(row))
+        (mark(row.level), row.name, row.said, _value(row), row.limit, _since(row))
         for row in seen.rows
     ]
     heads = ("level", "row", "said", "value", "limit", "since")
-    return tag("section", tag("h2", "All rows"), _table(heads, cells, numbers={3}))
+    return tag("section", tag("h2", "All rows"), table(heads, cells, numbers={3}))
 
 
 def _since(row: Row) -> str:
     # It may be what a file of an earlier run says.
     try:
-        return _time(datetime.fromisoformat(row.since))
+        return utc(datetime.fromisoformat(row.since))
     except ValueError:
         return row.since
 
@@ -379,11 +382,16 @@ def _slow(seen: View) -> Element:
         "section",
         title,
         tag("p", note, class_="soft"),
-        _table(heads, cells, numbers={3, 4, 5, 6}) if cells else tag("p", "None yet."),
+        table(heads, cells, numbers={3, 4, 5, 6}) if cells else tag("p", "None yet."),
     )
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[Child]], numbers: set[int]) -> Element:
+def table(heads: Sequence[str], lines: Sequence[Sequence[Child]], numbers: set[int]) -> Element:
+    """A table.
+
+    Args:
+        numbers: columns that have some.
+    """
     kinds = [{"class_": "number"} if at in numbers else {} for at in range(len(heads))]
     top = tag("tr", *(tag("th", head, **kind) for head, kind in zip(heads, kinds, strict=True)))
     body = [

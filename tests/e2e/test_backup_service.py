@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,6 +85,12 @@ def estate(
     made = site(Project(tmp_path_factory.mktemp("service")), host, host, settings)
     made.sql("CREATE TABLE orders AS SELECT g AS id FROM generate_series(1, 1000) g")
     yield made
+
+
+@pytest.fixture(scope="module")
+def sums() -> dict[str, str]:
+    """What `sha256sum` said of artifacts that retention has removed since."""
+    return {}
 
 
 def choose(estate: Site, receiver: Receiver, **schedules: str) -> set[tuple[str, str]]:
@@ -186,7 +193,11 @@ def test_a_drill_finds_a_broken_chain_and_tells(estate: Site, receiver: Receiver
     receiver.told("verify", "recovered")
 
 
-def test_old_backups_go_and_what_stays_can_be_restored(estate: Site, receiver: Receiver) -> None:
+def test_old_backups_go_and_what_stays_can_be_restored(
+    estate: Site, receiver: Receiver, sums: dict[str, str]
+) -> None:
+    lines = estate.keeper.run("cd /backups/postgres && sha256sum psscript_full_2*.gz").stdout
+    sums |= {name: digest for digest, name in map(str.split, lines.splitlines())}
     estate.keeper.run("apt-get install -y -q faketime", timeout=300)
 
     def later(days: int, command: str) -> str:
@@ -224,3 +235,45 @@ def test_old_backups_go_and_what_stays_can_be_restored(estate: Site, receiver: R
     estate.done(f"restore-postgres.sh --incremental {incremental['name']} --database psscript")
     assert estate.rows() == content
     estate.done("backup.sh verify")
+
+
+def test_a_months_evidence_survives_what_retention_removes(
+    estate: Site, sums: dict[str, str]
+) -> None:
+    first = min(sums, key=lambda name: name.split("_")[2]).split("_")[2]
+    month = f"{first[:4]}-{first[4:6]}"
+    report = f"backup.sh report --month {month}"
+    text = estate.done(f"{report} --json")
+    told = json.loads(text)
+    known = {each["name"]: each for each in told["backups"]}
+    assert not set(sums) & estate.visible()
+    assert {name: known[name]["sha256"] for name in sums} == sums
+    assert not any(known[name]["kept"] for name in sums)
+    checked = {check["what"] for name in sums for check in known[name]["verified"]}
+    assert "restored in a drill" in checked
+    assert {each["outcome"] for each in told["drills"]} == {"passed", "failed"}
+    assert all(each["postgres"]["rto"] > 0 for each in told["drills"] if "postgres" in each)
+    refused = [each for each in told["restores"] if each["outcome"] == "failed"]
+    assert {each["what"]["file"] for each in refused} == {"/backups/postgres/nothing"}
+    # Each failure of the log is one of the report, and each drill of it ended with one that passed.
+    failed = len(re.findall(r"(?m)^\S+ drill\[\d+\] FAILED", estate.log()))
+    drills = [each for each in told["failures"] if each["job"] == "drill"]
+    assert sum(each["times"] for each in drills) == failed
+    assert all(each["recovered"] for each in drills)
+    # Nothing was made for 40 days: by the host's clock they end with that full.
+    full = str(estate.manifests("full")[-1]["stamp"])
+    later = json.loads(
+        estate.keeper.run(
+            f"faketime -f +41d /scripts/backup.sh report --month {full[:4]}-{full[4:6]} --json"
+        ).stdout
+    )
+    assert later["backups"]
+    secrets = [value for value in estate.project.secrets.values() if value]
+    page = estate.done(f"{report} --html").strip()
+    assert page == f"/backups/report-{month}.html"
+    assert estate.keeper.run(f"stat -c '%U:%G %a' {page}").stdout == "root:adm 640\n"
+    content = estate.keeper.run(f"cat {page}").stdout
+    assert all(name in content for name in sums)
+    everything = content + text + estate.done(report)
+    everything += estate.keeper.run("cat /backups/logs/record/*").stdout
+    assert not [value for value in secrets if value in everything]

@@ -257,7 +257,7 @@ def tree(root: Path) -> dict[str, bytes]:
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in root.rglob("*")
         if path.is_file() and not path.is_symlink() and path.suffix != ".tmp"
-        if not path.name.startswith(".") and path.parent.name != "logs"
+        if not path.name.startswith(".") and "logs" not in path.parts
     }
 
 
