@@ -15,9 +15,15 @@ from typing import Any
 from tests.e2e import docker_stack, standin
 from tests.e2e.docker_stack import REDIS, Container, DockerStack, containers, footprint
 from tests.e2e.project import ROOT, Data, Project
+from tests.e2e.proof import AUTHORITY
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
+
+# What openssl asks in before TLS.
+_PUBLISHED = {5432: "postgres", 6432: "postgres"} | dict.fromkeys(
+    (6379, 6380, 6381, 26379, 26380, 26381), ""
+)
 
 # A health check every 10 s, and Sentinels that have to find each other.
 WELL_SECONDS = 60
@@ -75,6 +81,25 @@ class Site:
         assert changed == plan.planned, changed ^ plan.planned
         again = self.project.plan()
         assert again.planned == set(), again.output
+
+    def certificates(self) -> dict[int, str]:
+        """The serial of the certificate at each published port, verified; empty without TLS."""
+        verified = f"-CAfile {AUTHORITY} -verify_ip {self.host.address} -verify_return_error"
+        found = dict[int, str]()
+        for port, protocol in _PUBLISHED.items():
+            start = f"-starttls {protocol} " if protocol else ""
+            ask = f"timeout 5 openssl s_client {start}-connect 127.0.0.1:{port} {verified}"
+            serial = f"{ask} </dev/null 2>/dev/null | openssl x509 -noout -serial 2>/dev/null"
+            found[port] = self.host.run(serial, check=False).stdout.strip()
+        return found
+
+    def pings(self, port: int, *, tls: bool) -> str:
+        """What a published port of Redis or Sentinel answers to who has the password."""
+        words = "IFS= read -r word; printf 'AUTH %s\\r\\nPING\\r\\nQUIT\\r\\n' \"$word\""
+        client = f"timeout 5 openssl s_client -quiet -connect 127.0.0.1:{port} -CAfile {AUTHORITY}"
+        plain = f"timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; cat <&3'"
+        told = f"{words} | {client if tls else plain} 2>/dev/null"
+        return self.host.run(told, stdin=f"{self.stack.redis_password}\n", check=False).stdout
 
     def refuses(self, *words: str, **settings: Any) -> None:
         """A run that changes nothing and says why in one line, with the host's name."""

@@ -19,6 +19,7 @@ from tests.e2e.docker_stack import (
     HOME,
     PORTS,
     REDIS,
+    SENTINELS,
     SERVICES,
     STACK,
     DockerStack,
@@ -27,7 +28,7 @@ from tests.e2e.docker_stack import (
     footprint,
 )
 from tests.e2e.documented import CTRL_D, Command, commands, follow, run
-from tests.e2e.project import ROOT, Project, Run
+from tests.e2e.project import ROOT, Data, Project, Run
 from tests.e2e.proof import readers
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -36,6 +37,7 @@ DOCUMENTED = commands(ROOT / "docs" / "docker.md")
 SETTLE_SECONDS = 30
 # capabilities(7): chown, dac_override, fowner, kill, setgid, setuid; and who may send raw packets.
 BACKUP_MAY, NET_RAW = {0, 1, 3, 5, 6, 7}, 13
+SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "13", "apps": apps(standin.PUBLISHED)}
 BACKED_UP, LOST = "written before the backup", "written after the backup"
 
 
@@ -61,7 +63,7 @@ class Plan:
 def planned(project: Project, host: Host) -> Plan:
     """The dry run of the bare host."""
     docker_stack.describe(project, host, user="deploy")
-    project.settings({**NO_SCHEDULES, "docker_debian": "13", "apps": apps(standin.PUBLISHED)})
+    project.settings(SETTINGS)
     before = footprint(host)
     plan = project.plan()
     assert not (project.directory / ".env").exists()
@@ -482,3 +484,18 @@ def test_after_the_failover_a_run_changes_nothing(site: Site) -> None:
     assert site.restarted() == set()
     assert site.stack.master == master
     site.stack.check_all(BACKED_UP)
+
+
+# --- Over TLS ------------------------------------------------------------------------------------
+
+
+def test_what_the_host_publishes_speaks_tls(site: Site) -> None:
+    """All eight ports, by the estate's authority, and nothing else."""
+    site.look()
+    site.project.settings({**SETTINGS, "tls_enabled": True, "pgbouncer_client_tls": "require"})
+    site.project.deploy()
+    assert site.replaced() == {*REDIS, *SENTINELS}
+    shown = site.certificates()
+    assert all(shown.values()), shown
+    answers = [site.pings(port, tls=tls) for port in (6379, 26379) for tls in (True, False)]
+    assert ["+PONG" in answer for answer in answers] == [True, False] * 2

@@ -27,7 +27,7 @@ from tests.e2e.docker_stack import (
     footprint,
 )
 from tests.e2e.project import Data, Project
-from tests.e2e.proof import AUTHORITY, said
+from tests.e2e.proof import said
 from tests.e2e.test_trouble import HBA, KEEPS, check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Lab
@@ -505,32 +505,6 @@ def test_release_whose_postgresql_cannot_read_the_volume(site: Site) -> None:
     site.refuses("docker_debian", "PostgreSQL 17", "15", docker_debian="13")
 
 
-PUBLISHED = {5432: "postgres", 6432: "postgres"} | dict.fromkeys(
-    (6379, 6380, 6381, 26379, 26380, 26381), ""
-)
-
-
-def _shown(site: Site) -> dict[int, str]:
-    """The serial of the certificate at each published port, verified; empty without TLS."""
-    verified = f"-CAfile {AUTHORITY} -verify_ip {site.host.address} -verify_return_error"
-    found = dict[int, str]()
-    for port, protocol in PUBLISHED.items():
-        start = f"-starttls {protocol} " if protocol else ""
-        ask = f"timeout 5 openssl s_client {start}-connect 127.0.0.1:{port} {verified} </dev/null"
-        serial = f"{ask} 2>/dev/null | openssl x509 -noout -serial 2>/dev/null"
-        found[port] = site.host.run(serial, check=False).stdout.strip()
-    return found
-
-
-def _pings(site: Site, port: int, *, tls: bool) -> str:
-    """What is answered at a published port of Redis or Sentinel to who has the password."""
-    words = "IFS= read -r word; printf 'AUTH %s\\r\\nPING\\r\\nQUIT\\r\\n' \"$word\""
-    client = f"timeout 5 openssl s_client -quiet -connect 127.0.0.1:{port} -CAfile {AUTHORITY}"
-    plain = f"timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; cat <&3'"
-    told = f"{words} | {client if tls else plain} 2>/dev/null"
-    return site.host.run(told, stdin=f"{site.stack.redis_password}\n", check=False).stdout
-
-
 def test_what_the_host_publishes_speaks_tls(site: Site) -> None:
     """All eight ports, by the estate's authority; renewed without a new container; and back."""
     site.look()
@@ -542,15 +516,15 @@ def test_what_the_host_publishes_speaks_tls(site: Site) -> None:
     )
     site.settles(KEPT)
     assert site.replaced() == {*REDIS, *SENTINELS}
-    before = _shown(site)
+    before = site.certificates()
     assert all(before.values()), before
     for port in (6379, 26379):
-        assert "+PONG" in _pings(site, port, tls=True)
-        assert _pings(site, port, tls=False) == ""
+        assert "+PONG" in site.pings(port, tls=True)
+        assert site.pings(port, tls=False) == ""
     site.look()
     done = site.project.pyinfra("-y", "inventory.py", "tasks.tls.renew")
     assert done.code == 0, done.output
-    after = _shown(site)
+    after = site.certificates()
     assert all(after.values()) and not {*before.values()} & {*after.values()}, after
     assert site.replaced() == set() and site.restarted() <= {*SENTINELS}
     site.changes_nothing()
@@ -559,7 +533,7 @@ def test_what_the_host_publishes_speaks_tls(site: Site) -> None:
     site.project.deploy("tasks.health.verify")
     site.changes({"tls_enabled": False}, "postgres: reload", "pgbouncer: reload")
     site.settles(KEPT)
-    assert not any(_shown(site).values()) and "+PONG" in _pings(site, 6379, tls=False)
+    assert not any(site.certificates().values()) and "+PONG" in site.pings(6379, tls=False)
 
 
 def test_after_all_of_it_nothing_is_left_to_do(site: Site) -> None:
