@@ -66,7 +66,8 @@ def set_aside(config: Config) -> Path:
         if not _is_going(config):
             _move_artifacts(config, place)
         for each in _others(config):
-            _move_repository(config.repository / each.name, place / config.repository.name)
+            root = config.repository / each.name
+            _move_repository(root, place / config.repository.name, user=repository.USER)
     return place
 
 
@@ -144,10 +145,14 @@ def _goes(config: Config, manifest: Manifest, directory: Path) -> bool:
     return not path.exists() or not crypt.opens(config.encryption_passphrase, path)
 
 
-def _move_repository(root: Path, place: Path) -> None:
-    """What is in either is postgres's, and is not followed; the way there is root's."""
+def _move_repository(root: Path, place: Path, user: str = "") -> None:
+    """What is in the place is postgres's from then on.
+
+    Args:
+        user: who moves it: postgres where it is postgres's, who may have put a link in the way.
+    """
     owner = ["-o", repository.USER, "-g", repository.USER]
     run(["install", "-d", "-m", "750", *owner, str(place)])
     for name in ("backup", "archive"):
         if (root / name).exists():
-            (root / name).rename(place / name)
+            run(["mv", "-T", str(root / name), str(place / name)], user=user)

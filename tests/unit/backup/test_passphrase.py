@@ -102,9 +102,7 @@ def test_interrupted_among_repositories_it_goes_on(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left is asked nothing any more: its index went first."""
-    monkeypatch.setattr(
-        passphrase, "run", lambda it: Path(it[-1]).mkdir(parents=True, exist_ok=True)
-    )
+    moved = _ran_here(monkeypatch)
     both = replace(config, repositories=(Place(2, "2-ab"), Place(1)))
     root = both.repository
     for name in ("archive", "2-ab/archive", "2-ab/backup"):
@@ -114,6 +112,23 @@ def test_interrupted_among_repositories_it_goes_on(
     assert [path.name for path in (place / "pgbackrest").iterdir()] == ["archive"]
     assert sorted(path.name for path in root.iterdir()) == ["2-ab"]
     assert passphrase.set_aside(both) == place
+    # What is postgres's may lead elsewhere.
+    assert moved == ["postgres"]
+
+
+def _ran_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands are this user's; returns as whom things were moved."""
+    moved = list[str]()
+
+    def run(command: list[str], user: str = "") -> str:
+        if command[0] == "install":
+            command = ["mkdir", "-p", command[-1]]
+        else:
+            moved.append(user)
+        return job.run(command)
+
+    monkeypatch.setattr(passphrase, "run", run)
+    return moved
 
 
 def fetched(config: Config) -> Config:
@@ -143,9 +158,7 @@ def test_nothing_moves_where_all_opens_or_nothing_does(config: Config, known: st
 def test_increments_and_their_repository_go_with_their_full(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        passphrase, "run", lambda it: Path(it[-1]).mkdir(parents=True, exist_ok=True)
-    )
+    moved = _ran_here(monkeypatch)
     for where, key, day in (("", OLD, 1), ("2-ab", NEW, 2)):
         full = dumped(config, key, day)
         (config.repository / where / "backup" / config.stack / full).mkdir(parents=True)
@@ -158,6 +171,8 @@ def test_increments_and_their_repository_go_with_their_full(
     ]
     assert sorted(path.name for path in (place / "pgbackrest").iterdir()) == ["archive", "backup"]
     assert [path.name for path in config.repository.iterdir()] == ["2-ab"]
+    # It is root's as long as a fetch lasts.
+    assert moved == ["", ""]
 
 
 def dumped(config: Config, passphrase: str, day: int) -> str:
