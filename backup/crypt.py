@@ -20,6 +20,21 @@ def suffix(config: Config) -> str:
     return ".gpg" if config.encryption_passphrase else ""
 
 
+def named(path: Path) -> Path:
+    """Where an artifact is: a path without the `.gpg` of an encrypted one will do.
+
+    Raises:
+        Failed: it is nowhere, or a LATEST link says two things.
+    """
+    encrypted = path.with_name(f"{path.name}.gpg")
+    there = [each for each in (path, encrypted) if each.exists() or each.is_symlink()]
+    if not there:
+        raise Failed(f"{path}: no such file")
+    if "_LATEST" in path.name and len(there) > 1:
+        raise Failed(f"{path} is ambiguous: {encrypted.name} is there too; name the file itself")
+    return there[0]
+
+
 @contextlib.contextmanager
 def writer(config: Config, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     """A stream that ends up, encrypted where there is a passphrase, in `raw`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from backup import crypt
 from backup.ahead import ahead
 from backup.config import Config, Postgres
 from backup.job import Failed, Log, Program, program, stamp
@@ -71,13 +72,7 @@ def find(config: Config, given: str) -> Manifest:
 
 def _resolved(path: Path) -> Path:
     """Where a path leads; a LATEST link has to say one thing only."""
-    encrypted = path.with_name(f"{path.name}.gpg")
-    there = [each for each in (path, encrypted) if each.exists() or each.is_symlink()]
-    if not there:
-        raise Failed(f"{path}: no such file")
-    if "_LATEST" in path.name and len(there) > 1:
-        raise Failed(f"{path} is ambiguous: {encrypted.name} is there too; name the file itself")
-    (path, *_) = there
+    path = crypt.named(path)
     if not path.exists():
         raise Failed(f"{path} leads to {path.readlink()}, which is not there")
     resolved = path.resolve()

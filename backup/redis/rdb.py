@@ -219,10 +219,13 @@ def _occupied(directory: Path) -> Iterator[None]:
 def find(config: Config, given: Path) -> Manifest:
     """The manifest of an artifact named by its path or by a LATEST link.
 
+    A path without the `.gpg` of an encrypted artifact will do.
+
     Raises:
         Failed: it is not an artifact of this estate; the message says why not.
     """
     directory = config.artifacts("redis").resolve()
+    given = crypt.named(given)
     if given.is_symlink() and not given.exists():
         raise Failed(f"{given} points at {given.readlink()}, which is not there")
     if not given.is_file():
