@@ -33,7 +33,7 @@ from backup.job import (
     waited,
 )
 from backup.postgres import backups as postgres
-from backup.postgres import repository, restore
+from backup.postgres import repository, restore, vacuum
 from backup.redis import backups as redis
 from backup.store import copies as store
 from backup.text import shown
@@ -140,6 +140,10 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     drill.drill(config, log)
 
 
+def _vacuum(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
+    vacuum.run(config, log)
+
+
 def _fetch(config: Config, arguments: argparse.Namespace, log: Log) -> None:
     recovery.fetch_all(
         _from(config, arguments.bucket),
@@ -190,6 +194,7 @@ _JOBS = {
     "report": _Job(_report),
     "verify": _Job(_verify, "verify"),
     "drill": _Job(_drill, "drill"),
+    "vacuum": _Job(_vacuum, "vacuum"),
     "fetch": _Job(_fetch, "postgres"),
     "adopt": _Job(_adopt, "postgres", _copy),
 }

@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     jobs.add("verify", "read every artifact and the repository back")
     jobs.add("drill", "restore the newest backups to scratch servers and compare")
+    jobs.add("vacuum", "vacuum and analyze the tables that the settings name")
     fetch = jobs.add("fetch", "bring all backups back from the bucket to a new host")
     fetch.add_argument(
         "--bucket", default="", metavar="NAME", help="which of several; the first if not given"

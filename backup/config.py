@@ -26,6 +26,7 @@ JOBS = {
     "health": "health-check.sh",
     "verify": "backup.sh verify",
     "drill": "backup.sh drill",
+    "vacuum": "backup.sh vacuum",
 }
 
 
@@ -69,6 +70,7 @@ class Postgres:
         incremental: 'block' takes block-level backups, 'wal' a restore point and its WAL.
         preload: libraries that a scratch server needs to read what their extensions have made.
         poolers: PgBouncers whose clients wait while a database is swapped.
+        vacuum: tables that are vacuumed on a schedule, by database.
         password_previous, admin_password_previous: what counts until the server has the new ones.
     """
 
@@ -85,6 +87,7 @@ class Postgres:
     poolers: tuple[Pooler, ...]
     certificate: str = ""
     preload: str = ""
+    vacuum: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     password_previous: str = ""
     admin_password_previous: str = ""
 
@@ -365,6 +368,7 @@ def _postgres(raw: dict[str, Any] | None) -> Postgres | None:
         return None
     values = {each.name: raw[each.name] for each in fields(Postgres) if each.name in raw}
     values["databases"] = tuple(raw["databases"])
+    values["vacuum"] = {name: tuple(tables) for name, tables in raw.get("vacuum", {}).items()}
     rows = raw["poolers"]
     values["poolers"] = tuple(Pooler(Endpoint(host, port), *how) for host, port, *how in rows)
     return Postgres(**values)

@@ -43,7 +43,8 @@ def copying(config: Config) -> str:
 
 
 def _jobs(config: Config) -> tuple[str, ...]:
-    return (*JOBS, *map(copying, config.stores))
+    vacuum = ("vacuum",) if config.postgres and config.postgres.vacuum else ()
+    return (*JOBS, *vacuum, *map(copying, config.stores))
 
 
 def note(

@@ -116,8 +116,15 @@ def schedule(node: Node) -> str:
 
 def _absent(everything: Estate) -> set[str]:
     """Jobs for what the estate does not have."""
-    postgres = set() if everything.having(PostgresSettings) else {"full", "incremental"}
-    return postgres if everything.having(RedisSettings) else {*postgres, "redis"}
+    servers = everything.having(PostgresSettings)
+    absent = set() if servers else {"full", "incremental"}
+    if not any(_vacuumed(server.the(PostgresSettings)) for server in servers):
+        absent.add("vacuum")
+    return absent if everything.having(RedisSettings) else {*absent, "redis"}
+
+
+def _vacuumed(settings: PostgresSettings) -> dict[str, list[str]]:
+    return {name: list(each.vacuum) for name, each in settings.databases.items() if each.vacuum}
 
 
 def passphrases(node: Node) -> tuple[str, str]:
@@ -209,6 +216,7 @@ def _postgres(node: Node, certificate: str) -> dict[str, Any] | None:
         "certificate": certificate,
         "version": version_of(node),
         "databases": list(settings.databases),
+        **({"vacuum": vacuumed} if (vacuumed := _vacuumed(settings)) else {}),
         "user": archive.ROLE,
         "password": node.estate.secrets.get(archive.ROLE_SECRET),
         "admin_password": settings.password.get_secret_value(),

@@ -133,6 +133,8 @@ class BackupSettings(Settings):
     """Check of every artifact against its manifest. Change: live."""
     schedule_drill: Schedule = "0 5 * * 0"
     """A restore of the newest backups, which proves them. Change: live."""
+    schedule_vacuum: Schedule = "30 1 * * *"
+    """VACUUM and ANALYZE of the tables that databases name in `vacuum`. Change: live."""
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """Backups that are younger stay. Change: live."""
     retention_min_full: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -189,7 +191,16 @@ SIGNING_SECRET = "BACKUP_SIGNING_KEY"
 _ENVIRONMENT = {
     **{
         f"BACKUP_SCHEDULE_{name.upper()}": f"schedule_{name}"
-        for name in ("full", "incremental", "redis", "cleanup", "health", "verify", "drill")
+        for name in (
+            "full",
+            "incremental",
+            "redis",
+            "cleanup",
+            "health",
+            "verify",
+            "drill",
+            "vacuum",
+        )
     },
     "BACKUP_RETENTION_DAYS": "retention_days",
     "BACKUP_S3_BUCKET": "s3_bucket",

@@ -115,6 +115,12 @@ Library = Annotated[
 Duration = Annotated[str, AfterValidator(_duration)]
 
 
+_WORD = r"[A-Za-z_][A-Za-z0-9_$-]*"
+Table = Annotated[
+    str, matching(rf"{_WORD}\.{_WORD}", "should be a schema and a table such as 'public.orders'")
+]
+
+
 HbaLine = Annotated[Line, AfterValidator(_hba_line)]
 
 
@@ -182,6 +188,9 @@ class Database(Model):
     grants: dict[Identifier, frozenset[Privilege]] = {}
     """`{role: [CONNECT, CREATE, TEMPORARY]}` on the database; others of the roles in
     `postgres_roles` are revoked. PUBLIC has none of them. An empty list shuts a role out."""
+    vacuum: tuple[Table, ...] = ()
+    """Tables, as `public.orders`, that the backup host vacuums and analyzes by
+    `backup_schedule_vacuum`: those with which autovacuum does not keep up."""
 
 
 class PostgresSettings(Settings):

@@ -93,17 +93,18 @@ def sums() -> dict[str, str]:
     return {}
 
 
-def choose(estate: Site, receiver: Receiver, **schedules: str) -> set[tuple[str, str]]:
-    """Deploys other schedules; what that changed."""
-    chosen = {**dict.fromkeys(JOBS, NEVER), **schedules}
+def choose(estate: Site, receiver: Receiver, **given: Any) -> set[tuple[str, str]]:
+    """Deploys other schedules, or settings; what that changed."""
+    schedules = {job: given.pop(job, NEVER) for job in JOBS}
     estate.project.settings(
         {
-            **{f"backup_schedule_{job}": when for job, when in chosen.items()},
+            **{f"backup_schedule_{job}": when for job, when in schedules.items()},
             "backup_alert_webhook": f"{receiver.address}/hook",
             "backup_heartbeat_url": f"{receiver.address}/alive",
             "backup_retention_min_full": 1,
             "postgres_databases": DATABASES,
             **OF_POSTGRES,
+            **given,
         }
     )
     return estate.project.deploy().changed
@@ -277,3 +278,66 @@ def test_a_months_evidence_survives_what_retention_removes(
     everything = content + text + estate.done(report)
     everything += estate.keeper.run("cat /backups/logs/record/*").stdout
     assert not [value for value in secrets if value in everything]
+
+
+# What its owner calls immutable tells who runs it, and tries to be more than that.
+TRAP = """
+SET ROLE psscript;
+CREATE SCHEMA "Odd-1";
+CREATE TABLE "Odd-1".seen (who text, tried text);
+CREATE FUNCTION "Odd-1".trap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $f$
+DECLARE tried text := 'became more';
+BEGIN
+  BEGIN SET LOCAL ROLE postgres; EXCEPTION WHEN OTHERS THEN tried := SQLSTATE; END;
+  INSERT INTO "Odd-1".seen VALUES (current_user, tried);
+  RETURN $1;
+END $f$;
+CREATE FUNCTION public.count(text) RETURNS int LANGUAGE sql AS 'SELECT 1/0';
+CREATE TABLE "Odd-1".orders AS SELECT g AS id FROM generate_series(1, 500) g;
+CREATE INDEX ON "Odd-1".orders ("Odd-1".trap(id));
+CREATE TABLE "Odd-1".held AS SELECT 1 AS id;
+TRUNCATE "Odd-1".seen;
+DELETE FROM "Odd-1".orders WHERE id > 100;
+"""
+VACUUMED = (
+    "SELECT relname, vacuum_count, analyze_count, n_dead_tup FROM pg_stat_all_tables"
+    " WHERE schemaname = 'Odd-1' AND relname IN ('orders', 'held') ORDER BY 1 DESC"
+)
+
+
+def test_named_tables_are_vacuumed_with_their_owners_rights(
+    estate: Site, receiver: Receiver
+) -> None:
+    estate.sql("GRANT CREATE ON SCHEMA public TO psscript")
+    estate.sql(TRAP)
+    tables = ["Odd-1.orders", "Odd-1.held", "Odd-1.gone"]
+    named = {**DATABASES, "psscript": {**DATABASES["psscript"], "vacuum": tables}}
+    choose(estate, receiver, postgres_databases=named, backup_schedule_vacuum="30 1 * * *")
+    jobs = estate.keeper.run("cat /etc/cron.d/datatier-backup").stdout
+    assert "30 1 * * * root /scripts/backup.sh vacuum >>" in jobs
+    hold = 'BEGIN; LOCK TABLE \\"Odd-1\\".held; SELECT pg_sleep(600)'
+    estate.db.run(
+        f'setsid -f psql -qd psscript -c "{hold}" >/dev/null 2>&1 </dev/null', user="postgres"
+    )
+    locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+    eventually(lambda: estate.sql(locked) != "0" or pytest.fail("not locked"), 30)
+    said = estate.refused("backup.sh vacuum")
+    receiver.told("vacuum", "failed")
+    assert "psscript: Odd-1.gone: there is no such table" in said
+    assert "Odd-1.held or a part of it is locked, and left to the next run" in said
+    eventually(lambda: _is(estate.sql(VACUUMED), "orders|1|1|0\nheld|0|0|0"), 30)
+    assert estate.sql('SELECT DISTINCT who, tried FROM "Odd-1".seen') == "psscript|42501"
+    estate.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LO%'"
+    )
+    named["psscript"]["vacuum"] = tables[:2]
+    choose(estate, receiver, postgres_databases=named)
+    estate.done("backup.sh vacuum")
+    receiver.told("vacuum", "recovered")
+    eventually(lambda: _is(estate.sql(VACUUMED), "orders|2|2|0\nheld|1|1|0"), 30)
+    choose(estate, receiver)
+    assert "vacuum" not in estate.keeper.run("cat /etc/cron.d/datatier-backup").stdout
+
+
+def _is(found: str, expected: str) -> None:
+    assert found == expected

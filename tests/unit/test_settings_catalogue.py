@@ -261,6 +261,11 @@ DATABASES: list[Case] = [
     ),
     (
         "postgres_databases",
+        database(vacuum=["orders; DROP TABLE x"]),
+        "postgres_databases/shop/vacuum/0: should be a schema and a table such as 'public.orders'",
+    ),
+    (
+        "postgres_databases",
         database(extensions="pg_trgm"),
         "postgres_databases/shop/extensions: should be a list",
     ),
