@@ -33,7 +33,7 @@ from backup.job import (
     waited,
 )
 from backup.postgres import backups as postgres
-from backup.postgres import repository, restore, vacuum
+from backup.postgres import reindex, repository, restore, vacuum
 from backup.redis import backups as redis
 from backup.store import copies as store
 from backup.text import shown
@@ -106,7 +106,7 @@ def _restore_postgres(config: Config, arguments: argparse.Namespace, log: Log) -
 
 def _databases(config: Config, arguments: argparse.Namespace) -> tuple[str, ...]:
     if not arguments.database:
-        if arguments.table and len(config.databases) > 1:
+        if getattr(arguments, "table", "") and len(config.databases) > 1:
             raise WrongUse(f"--table needs --database: one of {', '.join(config.databases)}")
         return config.databases
     if arguments.database not in config.databases:
@@ -142,6 +142,11 @@ def _drill(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
 
 def _vacuum(config: Config, _arguments: argparse.Namespace, log: Log) -> None:
     vacuum.run(config, log)
+
+
+def _reindex(config: Config, arguments: argparse.Namespace, log: Log) -> None:
+    databases = _databases(config, arguments)
+    reindex.run(config, databases, arguments.index, log, dry_run=arguments.dry_run)
 
 
 def _fetch(config: Config, arguments: argparse.Namespace, log: Log) -> None:
@@ -195,6 +200,7 @@ _JOBS = {
     "verify": _Job(_verify, "verify"),
     "drill": _Job(_drill, "drill"),
     "vacuum": _Job(_vacuum, "vacuum"),
+    "reindex": _Job(_reindex, "vacuum"),
     "fetch": _Job(_fetch, "postgres"),
     "adopt": _Job(_adopt, "postgres", _copy),
 }

@@ -75,6 +75,10 @@ def parser() -> argparse.ArgumentParser:
     )
     jobs.add("verify", "read every artifact and the repository back")
     jobs.add("drill", "restore the newest backups to scratch servers and compare")
+    rebuilt = jobs.add("reindex", "build indexes again: those that are named, or all invalid ones")
+    rebuilt.add_argument("index", nargs="*", metavar="SCHEMA.INDEX")
+    rebuilt.add_argument("--database", help="only in this one")
+    rebuilt.add_argument("--dry-run", action="store_true", help="list them and change nothing")
     jobs.add("vacuum", "vacuum and analyze the tables that the settings name")
     fetch = jobs.add("fetch", "bring all backups back from the bucket to a new host")
     fetch.add_argument(

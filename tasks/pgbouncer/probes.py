@@ -12,6 +12,7 @@ from tasks.pgbouncer import console
 from tasks.pgbouncer.files import files_of
 from tasks.pgbouncer.service import service_of
 from tasks.pgbouncer.uses import uses_probe
+from tasks.postgres.packages import log_rotation
 
 
 def probes_of(node: Node) -> dict[str, Probe[Any]]:
@@ -24,5 +25,5 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
 
 
 def packages_of(node: Node) -> Packages:
-    names = ["pgbouncer", "postgresql-client", *node.place.packages]
+    names = ["pgbouncer", "postgresql-client", *node.place.packages, *log_rotation(node)]
     return Packages(names, held=("pgbouncer",))

@@ -21,12 +21,18 @@ def _archiver(node: Node) -> list[str]:
     return [*archiver, "openssl"] if has_key else []
 
 
+def log_rotation(node: Node) -> list[str]:
+    """What shortens `/var/log/postgresql`, PgBouncer's log too: packages only recommend it."""
+    return ["logrotate"] if node.place.is_init else []
+
+
 def packages_of(node: Node) -> Packages:
     names = [
         f"postgresql-{cluster_version(node)}",
         "postgresql-client-common",
         *_archiver(node),
         *node.place.packages,
+        *log_rotation(node),
     ]
     return Packages(names, (NO_CLUSTER,), ("postgresql", "pgbackrest"))
 
