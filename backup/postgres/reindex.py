@@ -41,8 +41,8 @@ class Index(NamedTuple):
         )
 
 
-# `_ccnew` and `_ccold` are what REINDEX calls its own. One of a constraint, or without the twin that
-# it was to replace, is another's.
+# `_ccnew` and `_ccold` are what REINDEX calls its own, after an index whose name it may have to cut.
+# One of a constraint, or without that twin, is another's.
 _INDEXES = """
 SELECT n.nspname, c.relname, t.relname, pg_relation_size(c.oid),
   c.relname ~ '_cc(new|old)[0-9]*$' AND NOT i.indisvalid
@@ -50,8 +50,8 @@ SELECT n.nspname, c.relname, t.relname, pg_relation_size(c.oid),
     AND EXISTS (
       SELECT FROM pg_index AS o JOIN pg_class AS oc ON oc.oid = o.indexrelid
       WHERE o.indrelid = i.indrelid AND o.indexrelid <> c.oid
-        AND starts_with(oc.relname::text,
-          regexp_replace(c.relname::text, '_cc(new|old)[0-9]*$', ''))
+        AND (oc.relname = s.stem
+          OR octet_length(c.relname) > 61 AND starts_with(oc.relname::text, s.stem))
         AND o.indisunique = i.indisunique AND o.indkey::text = i.indkey::text
         AND o.indclass::text = i.indclass::text AND o.indoption::text = i.indoption::text
         AND o.indcollation::text = i.indcollation::text
@@ -64,6 +64,8 @@ SELECT n.nspname, c.relname, t.relname, pg_relation_size(c.oid),
       AND l.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock'))
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
   JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  CROSS JOIN LATERAL (
+    SELECT regexp_replace(c.relname::text, '_cc(new|old)[0-9]*$', '') AS stem) AS s
 WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
   AND CASE WHEN %(names)s::text[] = '{}' THEN NOT i.indisvalid
     ELSE n.nspname || '.' || c.relname = ANY (%(names)s) END
@@ -82,7 +84,7 @@ def run(
     Raises:
         Failed: at the end, with every index that could not be.
     """
-    bad, found = [], set[str]()
+    bad, found = list[str](), set[str]()
     for database in databases if config.postgres is not None else ():
         assert config.postgres is not None
         with connect(config.postgres, database, admin=True) as connection:

@@ -376,7 +376,8 @@ def test_invalid_indexes_are_built_again_and_leftovers_of_that_go(estate: Site) 
     estate.db.run(begin.format(again), user="postgres")
     eventually(lambda: _is("trapped_ccnew|f" in estate.sql(STATE), True), 30)
     # Another session is at it: that is none of ours.
-    assert "trapped_ccnew on busy, 0 B: left alone" in estate.done("backup.sh reindex --dry-run")
+    listed = estate.done("backup.sh reindex --dry-run")
+    assert re.search("trapped_ccnew on busy, .*: left alone", listed)
     for query in ("REINDEX", "BEGIN; SELECT txid"):
         estate.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -384,8 +385,8 @@ def test_invalid_indexes_are_built_again_and_leftovers_of_that_go(estate: Site) 
         )
     left = "lonely_ccnew|f\ntrapped|t\ntrapped_ccnew|f\ntwice_id|f"
     eventually(lambda: _is(estate.sql(STATE), left), 30)
-    listed = estate.done("backup.sh reindex --dry-run").splitlines()
-    assert [line.rpartition(": ")[2] for line in listed] == ["rebuild", "drop", "rebuild"]
+    lines = estate.done("backup.sh reindex --dry-run").splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["rebuild", "drop", "rebuild"]
     assert estate.sql(STATE) == left
     assert "twice_id" in estate.refused("backup.sh reindex")
     # What that left beside the ones that are not unique goes with the next run.
