@@ -41,8 +41,8 @@ class Index(NamedTuple):
         )
 
 
-# `_ccnew` and `_ccold` are what REINDEX calls its own, after an index whose name it may have to cut.
-# One of a constraint, or without that twin, is another's.
+# `_ccnew` and `_ccold` are what REINDEX calls its own, after an index whose name it may cut. One of
+# a constraint, or without that twin, is another's.
 _INDEXES = """
 SELECT n.nspname, c.relname, t.relname, pg_relation_size(c.oid),
   c.relname ~ '_cc(new|old)[0-9]*$' AND NOT i.indisvalid

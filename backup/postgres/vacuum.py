@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import Diagnostic
 
 from backup.config import Config, Postgres
 from backup.job import Failed, Log
@@ -19,7 +18,7 @@ from backup.postgres.session import Connection, connect
 _TIMEOUT = "6h"
 _LOCKED = "55P03"
 _TABLE = (
-    "SELECT FROM pg_catalog.pg_class AS c"
+    "SELECT 1 FROM pg_catalog.pg_class AS c"
     " JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
     " WHERE n.nspname OPERATOR(pg_catalog.=) %s AND c.relname OPERATOR(pg_catalog.=) %s"
     " AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,m,p}')"
@@ -47,15 +46,16 @@ def _failures(postgres: Postgres, log: Log) -> Iterator[str]:
 
 def _vacuum(postgres: Postgres, database: str, table: str, log: Log) -> None:
     schema, name = table.split(".")
-    said: list[Diagnostic] = []
+    said: list[str | None] = []
     with connect(postgres, database, admin=True) as connection:
-        connection.add_notice_handler(said.append)
+        # What it is told is gone afterwards.
+        connection.add_notice_handler(lambda told: said.append(told.sqlstate))
         _require(connection, schema, name)
         connection.execute(sql.SQL("SET statement_timeout = {}").format(_TIMEOUT))
         with log.step(f"VACUUM of {database}: {table}"):
             command = "VACUUM (ANALYZE, SKIP_LOCKED) {}"
             connection.execute(sql.SQL(command).format(sql.Identifier(schema, name)))
-    if any(each.sqlstate == _LOCKED for each in said):
+    if _LOCKED in said:
         log.line(f"{database}: {table} or a part of it is locked, and left to the next run")
 
 

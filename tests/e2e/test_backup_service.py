@@ -281,17 +281,19 @@ def test_a_months_evidence_survives_what_retention_removes(
 
 
 # What its owner calls immutable tells who runs it, and tries to be more than that.
-TRAP = """
+TRAP = r"""
+\set ON_ERROR_STOP on
 SET ROLE psscript;
 CREATE SCHEMA "Odd-1";
 CREATE TABLE "Odd-1".seen (who text, tried text);
-CREATE FUNCTION "Odd-1".trap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $f$
+CREATE FUNCTION "Odd-1".deed() RETURNS void LANGUAGE plpgsql AS $f$
 DECLARE tried text := 'became more';
 BEGIN
   BEGIN SET LOCAL ROLE postgres; EXCEPTION WHEN OTHERS THEN tried := SQLSTATE; END;
   INSERT INTO "Odd-1".seen VALUES (current_user, tried);
-  RETURN $1;
 END $f$;
+CREATE FUNCTION "Odd-1".trap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $f$
+BEGIN PERFORM "Odd-1".deed(); RETURN $1; END $f$;
 CREATE FUNCTION public.count(text) RETURNS int LANGUAGE sql AS 'SELECT 1/0';
 CREATE TABLE "Odd-1".orders AS SELECT g AS id FROM generate_series(1, 500) g;
 CREATE INDEX ON "Odd-1".orders ("Odd-1".trap(id));
@@ -342,7 +344,8 @@ def test_named_tables_are_vacuumed_with_their_owners_rights(
     assert "vacuum" not in estate.keeper.run("cat /etc/cron.d/datatier-backup").stdout
 
 
-INDEXES = """
+INDEXES = r"""
+\set ON_ERROR_STOP on
 SET ROLE psscript;
 CREATE TABLE "Odd-1".twice AS SELECT 1 AS id FROM generate_series(1, 2);
 CREATE TABLE "Odd-1".busy AS SELECT g AS id FROM generate_series(1, 9) g;
@@ -373,8 +376,14 @@ def test_invalid_indexes_are_built_again_and_leftovers_of_that_go(estate: Site) 
     waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '{}%'"
     eventually(lambda: _is(estate.sql(waits.format("BEGIN; SELECT txid")), "1"), 30)
     again = 'REINDEX INDEX CONCURRENTLY \\"Odd-1\\".trapped'
-    estate.db.run(begin.format(again), user="postgres")
-    eventually(lambda: _is("trapped_ccnew|f" in estate.sql(STATE), True), 30)
+    estate.db.run(begin.format(again).replace("/dev/null 2>", "/tmp/re.out 2>"), user="postgres")
+    try:
+        eventually(lambda: _is("trapped_ccnew|f" in estate.sql(STATE), True), 10)
+    except AssertionError:
+        print(estate.sql(STATE), estate.db.run("cat /tmp/re.out").stdout)
+        print(estate.sql("SELECT pid, query, state, wait_event FROM pg_stat_activity"))
+        print(psql(estate, 'REINDEX INDEX CONCURRENTLY "Odd-1".trapped;'))
+        raise
     # Another session is at it: that is none of ours.
     listed = estate.done("backup.sh reindex --dry-run")
     assert re.search("trapped_ccnew on busy, .*: left alone", listed)
