@@ -335,8 +335,7 @@ def test_named_tables_are_vacuumed_with_their_owners_rights(
     estate.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LO%'"
     )
-    named["psscript"]["vacuum"] = tables[:2]
-    choose(estate, receiver, postgres_databases=named)
+    estate.sql('CREATE TABLE "Odd-1".gone ()')
     estate.done("backup.sh vacuum")
     receiver.told("vacuum", "recovered")
     eventually(lambda: _is(estate.sql(VACUUMED), "orders|2|2|0\nheld|1|1|0"), 30)
@@ -376,14 +375,8 @@ def test_invalid_indexes_are_built_again_and_leftovers_of_that_go(estate: Site) 
     waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '{}%'"
     eventually(lambda: _is(estate.sql(waits.format("BEGIN; SELECT txid")), "1"), 30)
     again = 'REINDEX INDEX CONCURRENTLY \\"Odd-1\\".trapped'
-    estate.db.run(begin.format(again).replace("/dev/null 2>", "/tmp/re.out 2>"), user="postgres")
-    try:
-        eventually(lambda: _is("trapped_ccnew|f" in estate.sql(STATE), True), 10)
-    except AssertionError:
-        print(estate.sql(STATE), estate.db.run("cat /tmp/re.out").stdout)
-        print(estate.sql("SELECT pid, query, state, wait_event FROM pg_stat_activity"))
-        print(psql(estate, 'REINDEX INDEX CONCURRENTLY "Odd-1".trapped;'))
-        raise
+    estate.db.run(begin.format(again), user="postgres")
+    eventually(lambda: _is("trapped_ccnew|f" in estate.sql(STATE), True), 30)
     # Another session is at it: that is none of ours.
     listed = estate.done("backup.sh reindex --dry-run")
     assert re.search("trapped_ccnew on busy, .*: left alone", listed)
