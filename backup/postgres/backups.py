@@ -251,7 +251,7 @@ def _write(config: Config, kind: str, database: str, partial: Path) -> tuple[str
         program(command, environment, user=repository.USER) as dump,
     ):
         assert dump.process.stdout is not None
-        with gzip.GzipFile(fileobj=sealed, mode="wb", mtime=0, filename="") as packed:
+        with gzip.GzipFile("", "wb", 6, sealed, mtime=0) as packed:
             rows = row_counts(_Tee(dump.process.stdout, packed))
         dump.finish()
     with partial.open("rb") as written:
