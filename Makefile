@@ -67,8 +67,14 @@ lab: setup
 lab-down: setup
 	$(BIN)/python -m tests.lab down
 
-bench: setup-dev
-	$(BIN)/python -m tests.bench
+# Ratios against the tools of others, into docs/benchmarks.md; `make bench BENCH="noop restart"` measures these parts.
+bench: setup-dev $(VENV)-bench/.ready
+	BENCH="$(BENCH)" $(BIN)/python -m tests.bench
+
+$(VENV)-bench/.ready: tests/bench/peer/requirements.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 # Versions with hashes and no index address; run after a change of pyproject.toml.
 lock:

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against what others use for the same, measured in turn on the same machine."""
