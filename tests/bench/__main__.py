@@ -28,12 +28,13 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 TEMPLATE = Path(__file__).with_name("page.md")
 
 
-def said(figures: Figures) -> str:
-    """A table, and what it was measured on."""
-    cores, name = os.cpu_count(), platform.machine()
+def measured(lab: Lab, name: str) -> str:
+    """The table of a part, and what it was measured on."""
+    before = os.getloadavg()[0]
+    figures = PARTS[name](lab)
     return (
-        f"{figures}\n\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {name}, {cores} processors, load"
-        f" {figures.load:.1f} before."
+        f"{figures}\n\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.machine()}, "
+        f"{os.cpu_count()} processors, load {before:.1f} before and {os.getloadavg()[0]:.1f} after."
     )
 
 
@@ -57,7 +58,7 @@ def main() -> None:
         raise SystemExit(f"BENCH: no part {', '.join(unknown)}; parts are: {' '.join(PARTS)}")
     with Lab(os.environ.get("BENCH_LAB", "bench")) as lab:
         for name in chosen:
-            text = said(PARTS[name](lab))
+            text = measured(lab, name)
             print(f"{name}\n{text}\n", flush=True)
             PAGE.write_text(page({name: text}))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,11 +12,10 @@ from tests.lab import Host
 
 @dataclass
 class Figures:
-    """One table, and the load of the machine before it."""
+    """One table."""
 
     head: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
-    load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def __str__(self) -> str:
         """The table as Markdown."""
