@@ -6,7 +6,7 @@ from functools import partial
 
 from tests.bench.figures import Figures, alternating, ratio, spread, took
 from tests.bench.runs import project
-from tests.lab import Host, Lab
+from tests.lab import Lab
 
 ROUNDS = 3
 _ROWS = """
@@ -47,8 +47,8 @@ _PAIRS = {
         "/scripts/postgres-backup.sh incremental",
         f"{_REST} --type=incr backup; {_AS} psql -c 'SELECT pg_switch_wal()'",
     ),
-    "restore of a dump": (f"/scripts/restore-postgres.sh {_DUMP}", _RESTORE),
     "drill": ("/scripts/backup.sh drill", _DRILL),
+    "restore of a dump": (f"/scripts/restore-postgres.sh {_DUMP}", _RESTORE),
 }
 
 
@@ -60,11 +60,7 @@ def backups(lab: Lab) -> Figures:
         made.deploy()
         host.run(f'psql -qd psscript -c "{_ROWS}"', user="postgres", timeout=300)
         for name, commands in _PAIRS.items():
-            mine, plain = alternating(ROUNDS, *(partial(_took, host, c) for c in commands))
+            mine, plain = alternating(ROUNDS, *(partial(took, host, c) for c in commands))
             figures.rows.append([name, spread(plain), spread(mine), ratio(mine, plain)])
     host.remove()
     return figures
-
-
-def _took(host: Host, command: str) -> float:
-    return took(host, f"set -e; {command}")

@@ -40,7 +40,14 @@ def alternating(rounds: int, *measures: Callable[[], float]) -> list[list[float]
     return [list(values) for values in zip(*found, strict=True)]
 
 
+_TIMED = """
+TIMEFORMAT=%R
+time bash -e -o pipefail -c "$1" >/var/tmp/bench.log 2>&1 ||
+  { tail -n 5 /var/tmp/bench.log >&2; exit 1; }
+"""
+
+
 def took(host: Host, command: str) -> float:
-    """Seconds of the clock that a command takes on a host; it must succeed."""
-    words = ["bash", "-c", f"set -o pipefail; TIMEFORMAT=%R; time {{ {command}; }} >/dev/null 2>&1"]
-    return float(host.run(f"{shlex.join(words)}", timeout=900).stderr.split()[-1])
+    """Seconds of the clock that a command takes on a host; each of its steps must succeed."""
+    done = host.run(shlex.join(["bash", "-c", _TIMED, "bench", command]), timeout=900)
+    return float(done.stderr.split()[-1])

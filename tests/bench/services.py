@@ -100,7 +100,9 @@ class Client:
     def _ask(self) -> None:
         while not self._ended.is_set():
             try:
-                with psycopg.connect(self.server, autocommit=True) as connection:
+                with psycopg.connect(
+                    self.server, autocommit=True, prepare_threshold=None
+                ) as connection:
                     while not self._ended.wait(0.01):
                         connection.execute("SELECT 1")
                         self.answers.append(time.monotonic())
