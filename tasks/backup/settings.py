@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from backup import cron
+from backup.config import JOBS
 from tasks.core.secrets import Secrets, previous
 from tasks.core.settings import Line, Model, Secret, Settings, StackSettings, matching, wrong
 
@@ -189,19 +190,7 @@ SIGNING_SECRET = "BACKUP_SIGNING_KEY"
 
 # The seed's variables, and the keys that they set where the inventory does not.
 _ENVIRONMENT = {
-    **{
-        f"BACKUP_SCHEDULE_{name.upper()}": f"schedule_{name}"
-        for name in (
-            "full",
-            "incremental",
-            "redis",
-            "cleanup",
-            "health",
-            "verify",
-            "drill",
-            "vacuum",
-        )
-    },
+    **{f"BACKUP_SCHEDULE_{name.upper()}": f"schedule_{name}" for name in JOBS},
     "BACKUP_RETENTION_DAYS": "retention_days",
     "BACKUP_S3_BUCKET": "s3_bucket",
     "BACKUP_S3_REGION": "s3_region",
