@@ -46,6 +46,7 @@ class Engine:
         foreign: ports that others' containers publish, and whose.
         cluster: the major version of PostgreSQL in the project's volume.
         stranger: where that volume has a cluster which other images have made.
+        unread: volumes of Redis and Sentinel with data that other images have made.
         instead: what would make Compose read another file than ours.
         wrong: why Compose does not take our file with the one that others have put beside it.
         is_overridden: whether there is one.
@@ -63,6 +64,7 @@ class Engine:
     foreign: Mapping[int, str] = field(default_factory=dict)
     cluster: int = 0
     stranger: str = ""
+    unread: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
     wrong: str = ""
     is_overridden: bool = False
@@ -157,6 +159,7 @@ def _parse(stack: str, lines: list[str]) -> Engine:
         },
         cluster=max((int(row[0]) for row in of("cluster")), default=0),
         stranger="".join(row[0] for row in of("stranger")),
+        unread=tuple(row[0] for row in of("unread")),
         instead=tuple(row[0] for row in of("instead")),
         wrong="".join(row[0] for row in of("wrong")),
         is_overridden=bool(of("override")),

@@ -206,6 +206,14 @@ def _conflicts(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
                 "and give this stack another name or move the volume away"
             ),
         )
+    for volume in found.unread:
+        yield (
+            "stack_name",
+            (
+                f"{volume} has data of Redis that another image made: save a snapshot, "
+                "and give this stack another name or move the volume away"
+            ),
+        )
     places = {container.place for container in found.containers} - {chosen.project_dir}
     if places:
         yield (

@@ -500,6 +500,19 @@ def test_subnet_of_another_network(site: Site) -> None:
         site.host.run("docker network rm taken")
 
 
+@pytest.mark.parametrize("data", ["dump.rdb", "appendonlydir/appendonly.aof.1.base.rdb"])
+def test_volume_of_redis_that_another_image_made(site: Site, data: str) -> None:
+    """As the images of docker-library leave it: at the root of the volume, of user 999."""
+    volume = f"{STACK}_redis_replica_9_data"
+    site.host.run(f"docker volume create {volume}")
+    home = f"$(docker volume inspect -f '{{{{.Mountpoint}}}}' {volume})"
+    try:
+        site.host.run(f"install -D -o 999 -g 999 /dev/stdin {home}/{data}", stdin="REDIS0011")
+        site.refuses("stack_name", volume, "another image")
+    finally:
+        site.host.run(f"docker volume rm {volume}")
+
+
 def test_release_whose_postgresql_cannot_read_the_volume(site: Site) -> None:
     """Data are not upgraded by the way."""
     site.refuses("docker_debian", "PostgreSQL 17", "15", docker_debian="13")

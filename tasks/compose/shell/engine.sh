@@ -28,6 +28,13 @@ ls -d "${engine#*|}/volumes/${stack}_postgres_data/_data/"[0-9]* 2>/dev/null |
 find "${engine#*|}/volumes/${stack}_postgres_data/_data" -maxdepth 3 -name PG_VERSION \
   ! -path '*/_data/[0-9]*/main*' ! -path '*/_data/.*' -printf 'stranger|%h\n' 2>/dev/null |
   grep -x 'stranger|/[^|]*' | sort | head -n 1
+# Ours keep their subnet beside what they learn; another image's data would not be read.
+redis="${engine#*|}/volumes/${stack}_redis_"
+for data in "$redis"master_data "$redis"replica_[0-9]*_data "$redis"sentinel_[0-9]*_data; do
+  [ -e "$data/_data/prefix" ] || [ ! -d "$data/_data" ] ||
+    find "$data/_data" -mindepth 1 -maxdepth 1 -size +0 \
+      \( -name '*.rdb' -o -name 'appendonly*' -o -name sentinel.conf \) -printf 'unread|%h\n' -quit
+done
 made=$(docker image inspect -f "$of_image" $(echo "$images" | sed "s/%/$glue/g") 2>/dev/null) || :
 printf '%s\n' "$made"
 if [ -n "$ids" ] && [ -n "$compose" ] && [ -d "$project/docker/images" ]; then
