@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -266,7 +266,9 @@ def _run(config: Config, job: _Job, arguments: argparse.Namespace) -> int:
         log.line(str(wrong))
         return WRONG_USE
     except (Failed, KeyboardInterrupt) as failure:
-        _failed(config, log, name, started, str(failure) or "interrupted", _asked(arguments))
+        details = getattr(failure, "details", None)
+        message = str(failure) or "interrupted"
+        _failed(config, log, name, started, message, _asked(arguments), details)
         return getattr(failure, "code", FAILED)
     except Exception as error:
         _failed(config, log, name, started, f"{type(error).__name__}: {error}", _asked(arguments))
@@ -284,12 +286,19 @@ def _asked(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _failed(
-    config: Config, log: Log, name: str, started: str, message: str, what: dict[str, str]
+    config: Config,
+    log: Log,
+    name: str,
+    started: str,
+    message: str,
+    what: dict[str, str],
+    details: Mapping[str, str] | None = None,
 ) -> None:
     message += _scarcity(config)
     outcome.note(config, name, started, message, what)
     log.line(f"FAILED: {message}")
-    alert.failed(config, name, f"{message} (at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)", log)
+    at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    alert.failed(config, name, f"{message} (at {at})", log, details)
 
 
 def _scarcity(config: Config) -> str:

@@ -71,7 +71,7 @@ def alert(
         config,
         notice,
         lambda told: _due(config, told.get(known)),
-        lambda told: {**told, known: _now()},
+        lambda _told: {known: _now()},
     )
 
 
@@ -81,10 +81,12 @@ def recovered(config: Config, event: str, message: str = "") -> None:
     _tell(config, notice, bool, lambda _told: {})
 
 
-def failed(config: Config, job: str, message: str, log: Log) -> None:
+def failed(
+    config: Config, job: str, message: str, log: Log, details: Mapping[str, str] | None = None
+) -> None:
     """What a job that failed calls."""
     with _harmless(log):
-        alert(config, job, message)
+        alert(config, job, message, details)
 
 
 def succeeded(config: Config, job: str, log: Log) -> None:

@@ -82,7 +82,7 @@ def _json(config: Config, notice: Notice) -> Any:
 
 def _slack(config: Config, notice: Notice) -> Any:
     # Mattermost and Rocket.Chat show it too.
-    return {"text": headline(config, notice)}
+    return {"text": _text(config, notice).rstrip()}
 
 
 def _alertmanager(config: Config, notice: Notice) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import grp
 import hashlib
 import json
 import os
@@ -134,13 +136,22 @@ def update(directory: Path, name: str, change: Callable[[Manifest], Manifest]) -
         return changed
 
 
-def durably(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Writes a file under its final name only when all of it is on the disk."""
+def durably(path: Path, content: bytes, mode: int = 0o600, group: str = "") -> None:
+    """Writes a file under its final name only when all of it is on the disk.
+
+    Args:
+        mode: of the file, whatever the umask.
+        group: the file's; where there is none of that name, only the owner may read it.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
         file.write(content)
         file.flush()
+        with contextlib.suppress(KeyError, PermissionError):
+            if group:
+                os.fchown(file.fileno(), -1, grp.getgrnam(group).gr_gid)
+            os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     finish(partial, path)
 

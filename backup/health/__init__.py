@@ -36,11 +36,11 @@ UNKNOWN = Level.UNKNOWN
 
 
 class Unwell(Failed):
-    """What is wrong; `code` is what monitoring plug-ins exit with."""
+    """What is wrong; `code` is what monitoring plug-ins exit with, `details` what each row says."""
 
-    def __init__(self, message: str, level: Level) -> None:
-        super().__init__(message)
-        self.code = level
+    def __init__(self, rows: list[Row], level: Level) -> None:
+        super().__init__(f"unhealthy: {', '.join(row.name for row in rows)}")
+        self.code, self.details = level, {row.name: row.said for row in rows}
 
 
 def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
@@ -68,8 +68,8 @@ def check(config: Config, log: Log, *, as_json: bool = False) -> Level:
     _warn(config, [row for row in rows if row.level is Level.WARNING], now)
     _show(config, log, rows, now)
     level = worst(rows)
-    if bad := [row.name for row in rows if row.level > Level.WARNING]:
-        raise Unwell(f"unhealthy: {', '.join(bad)}", level)
+    if bad := [row for row in rows if row.level > Level.WARNING]:
+        raise Unwell(bad, level)
     return level
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +11,10 @@ from backup import catalogue, outcome
 from backup.config import Config
 from backup.health.row import Row
 from backup.job import Log
+from backup.manifest import durably
 
 _FILE = "datatier.prom"
+_FOR_ALL = 0o644
 # Root's; there where the exporter of this host reads.
 SHOWN = Path("/var/lib/prometheus/node-exporter")
 _Sample = tuple[dict[str, str], float]
@@ -25,10 +26,10 @@ def write(config: Config, log: Log, rows: list[Row], now: str) -> None:
     Raises:
         OSError: the disk is full, perhaps.
     """
-    text = "".join(_text(config, rows, now))
-    _replace(config.logs / _FILE, text)
+    text = "".join(_text(config, rows, now)).encode()
+    durably(config.logs / _FILE, text, _FOR_ALL)
     if config.exporters is not None and any(host.local for host in config.exporters.hosts):
-        _replace(SHOWN / _FILE, text)
+        durably(SHOWN / _FILE, text, _FOR_ALL)
 
 
 def _text(config: Config, rows: list[Row], now: str) -> Iterator[str]:
@@ -112,13 +113,3 @@ def _backups(config: Config) -> tuple[dict[str, float], dict[str, float]]:
         if result and result["outcome"] == "passed":
             newest[check] = _seconds(result["ended"])
     return newest, sizes
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file that all may read, whole under its name at any moment."""
-    partial = path.with_name(f".{path.name}.new")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, 0o644)
-        file.write(text)
-    partial.replace(path)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import grp
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +16,7 @@ from backup.health.html import tag, written
 from backup.health.parts import View
 from backup.health.row import Level, Row, worst
 from backup.job import Log
-from backup.manifest import finish
+from backup.manifest import durably
 from backup.text import shown
 
 # Debian's group of those who may read logs.
@@ -117,13 +114,4 @@ def document(config: Config, name: str, content: Iterable[Element]) -> str:
 
 def put(path: Path, content: bytes) -> None:
     """Writes a page that root and those who may read logs can read: all of it, or nothing."""
-    partial = path.with_name(f".{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        with contextlib.suppress(KeyError, PermissionError):
-            os.fchown(descriptor, -1, grp.getgrnam(_READERS).gr_gid)
-            os.fchmod(descriptor, 0o640)
-        os.fsync(descriptor)
-    finish(partial, path)
+    durably(path, content, 0o640, _READERS)

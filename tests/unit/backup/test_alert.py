@@ -93,7 +93,7 @@ def test_a_failure_is_posted(here: Config, receiver: Receiver) -> None:
         "status": "failed",
         "message": "disk full",
         "details": {"step": "dump of app"},
-        "text": "stack on db1: postgres full failed: disk full",
+        "text": "stack on db1: postgres full failed: disk full\nstep: dump of app",
     }
     assert logged(here) == ""
 
@@ -102,7 +102,7 @@ def test_slack_gets_its_shape_and_no_more(here: Config, receiver: Receiver) -> N
     chosen = replace(here.alerts, webhook_format="slack")
     alert.alert(replace(here, alerts=chosen), "health", "unhealthy: postgres", {"a": "b"})
     assert [body for *_, body in receiver.got] == [
-        {"text": "stack on db1: health failed: unhealthy: postgres"}
+        {"text": "stack on db1: health failed: unhealthy: postgres\na: b"}
     ]
 
 
@@ -228,6 +228,16 @@ def test_the_same_failure_is_told_once_and_its_recovery_once(
     ]
     alert.alert(here, "health", "redis is down for 1 min")
     assert statuses(receiver)[-1] == ("health", "failed") and len(receiver.got) == 5
+
+
+def test_what_fails_again_beside_what_has_not_stopped_failing_is_told_again(
+    here: Config, receiver: Receiver
+) -> None:
+    rounds = ("disk, postgres", "disk, postgres", "disk", "disk, postgres")
+    for names in rounds:
+        alert.alert(here, "health", f"unhealthy: {names}")
+    told = [body["message"].removeprefix("unhealthy: ") for *_, body in receiver.got]
+    assert told == [*rounds[1:]]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_it_is_shown_where_this_host_has_an_exporter(config: Config) -> None:
 def test_a_link_leads_it_nowhere(config: Config, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("kept")
-    (config.logs / ".datatier.prom.new").symlink_to(victim)
+    (config.logs / ".datatier.prom.partial").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic"):
         metrics.write(config, Log(config.logs / "backup.log", "health"), [], NOW)
     assert victim.read_text() == "kept"
