@@ -14,7 +14,8 @@ from backup.health.remedies import remedies, remedy
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.documented import anchor, headings, steps
 from tests.e2e.project import ROOT, Project, embedded
-from tests.e2e.proof import Stack
+from tests.e2e.proof import Stack, redis, said
+from tests.e2e.receiver import Receiver, receiving
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -43,12 +44,20 @@ _END_
 
 
 @pytest.fixture(scope="module")
-def stack(lab: Lab, project: Project) -> Stack:
+def receiver(lab: Lab) -> Iterator[Receiver]:
+    """Where alerts arrive."""
+    with receiving(lab.gateway) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab, project: Project, receiver: Receiver) -> Stack:
     """The whole stack on one host, with a full; its limits are reached within seconds."""
     host = lab.installed_host("whole", "debian13")
     project.inventory(embedded("whole", host))
     extra = {"max_prepared_transactions": 2}
-    project.settings({**NO_SCHEDULES, "redis_maxmemory": "100mb", "postgres_extra": extra})
+    told = {"backup_alert_webhook": receiver.address}
+    project.settings({**NO_SCHEDULES, **told, "redis_maxmemory": "100mb", "postgres_extra": extra})
     project.deploy()
     host.run("/scripts/postgres-backup.sh full")
     host.run(_lowered(SHORT))
@@ -68,6 +77,8 @@ class Fault:
 
     Attributes:
         runbook: if the section that the first row leads to mends it: what its words stand for.
+        events: what is told beside the rows, by a job of its own.
+        spreads: whether others suffer too for some seconds, and the rows are told as they turn.
     """
 
     name: str
@@ -76,6 +87,25 @@ class Fault:
     critical: tuple[str, ...] = ()
     warning: tuple[str, ...] = ()
     runbook: dict[str, str] | None = None
+    unknown: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    spreads: bool = False
+
+    def levels(self, **values: str) -> dict[str, str]:
+        """The rows that are not well; their names may have values in them."""
+        names = {"critical": self.critical, "unknown": self.unknown, "warning": self.warning}
+        return {name.format(**values): level for level, of in names.items() for name in of}
+
+    @property
+    def code(self) -> int:
+        """What the check exits with."""
+        return 2 if self.critical else 3 if self.unknown else 1
+
+    @property
+    def told(self) -> set[str]:
+        """The events that are told."""
+        own = {"health"} if self.critical or self.unknown else set()
+        return own | ({"health warning"} if self.warning else set()) | {*self.events}
 
 
 def sql(text: str) -> str:
@@ -103,6 +133,11 @@ LATE = "kill -{} $(systemctl show -p MainPID --value {})"
 
 RUNBOOKS = ROOT / "docs/runbooks.md"
 POOLER = "pgbouncer 127.0.0.1:6432"
+
+# Shell: the newest full, kept, and what its verification says is no failure of the story.
+FULL = "full=$(ls -d /backups/postgres/psscript_full_2*.sql.gz)\n"
+VERIFY = "/scripts/backup.sh verify 2>/dev/null"
+SENTINEL = "redis-cli -p 26381 SENTINEL"
 
 
 def outages(name: str, unit: str, row: str) -> Iterator[Fault]:
@@ -141,6 +176,7 @@ FAULTS = (
         session("BEGIN; SELECT pg_sleep(3);"),
         ENDED,
         warning=("postgres idle in transaction", "postgres long transaction"),
+        spreads=True,
     ),
     Fault(
         "a long transaction",
@@ -178,6 +214,7 @@ FAULTS = (
         + sql("SELECT txid_current(); SELECT pg_switch_wal()"),
         critical=("wal archive", "wal archive queue"),
         runbook={},
+        spreads=True,
     ),
     Fault(
         "a setting that waits for a restart",
@@ -219,6 +256,7 @@ FAULTS = (
         " psql -Xqh 127.0.0.1 -p 6432 -U psscript psscript >/dev/null 2>&1 & done",
         ENDED,
         warning=(f"{POOLER} waiting", "postgres long transaction"),
+        spreads=True,
     ),
     Fault(
         "most connections are used",
@@ -278,27 +316,121 @@ FAULTS = (
             "redis-sentinel {address}:26381",
         ),
         runbook={},
+        spreads=True,
+    ),
+    Fault(
+        "the pooler is paused",
+        "systemctl kill -s USR1 pgbouncer",
+        "systemctl kill -s USR2 pgbouncer",
+        critical=(f"{POOLER} query",),
+    ),
+    Fault(
+        "a replica cannot log in at its master",
+        "redis-cli -p 6381 CONFIG GET masterauth | tail -n 1 >/root/kept\n"
+        "redis-cli -p 6381 CONFIG SET masterauth wrong; redis-cli -p 6381 CLIENT KILL TYPE master",
+        'redis-cli -p 6381 CONFIG SET masterauth "$(cat /root/kept)"; rm /root/kept',
+        critical=("redis {address}:6381",),
+    ),
+    Fault(
+        "a full that is old",
+        FULL + "cp -a $full.manifest.json /root/kept\n"
+        """sed -i 's/"stamp": "[0-9_]*"/"stamp": "20200101_000000"/; """
+        """s/"ended": "[^"]*"/"ended": "2020-01-01T00:00:09+00:00"/' $full.manifest.json""",
+        FULL + "cp -a /root/kept $full.manifest.json",
+        critical=("backup-service",),
+        events=("overdue: full psscript", "overdue: incremental psscript"),
+    ),
+    Fault(
+        "a full that is gone",
+        FULL + f"mv $full /root/kept; ! {VERIFY}",
+        f"mv /root/kept /backups/postgres/$(basename /backups/postgres/*_full_2*.json"
+        f" .manifest.json); {VERIFY}",
+        critical=("backup-service",),
+        events=("verify",),
+    ),
+    Fault(
+        "a full that is corrupt",
+        FULL + f"cp -a $full /root/kept; printf damaged | dd of=$full bs=1 seek=99 conv=notrunc"
+        f" status=none; ! {VERIFY}",
+        FULL + f"cp -a /root/kept $full; {VERIFY}",
+        critical=("backup-service",),
+        events=("verify",),
+    ),
+    Fault(
+        "Sentinels disagree",
+        "cp -a /var/lib/redis/sentinel-26381 /root\n"
+        f"{SENTINEL} REMOVE mymaster; {SENTINEL} MONITOR mymaster $ADDRESS 6380 2\n"
+        f'{SENTINEL} SET mymaster auth-pass "$REDIS"',
+        "systemctl stop redis-sentinel-26381; rm -r /var/lib/redis/sentinel-26381\n"
+        "mv /root/sentinel-26381 /var/lib/redis\n"
+        "systemctl start redis-sentinel-26381",
+        critical=("redis-sentinel agreement",),
+        spreads=True,
+    ),
+    Fault(
+        "the master is down",
+        "systemctl stop redis-$MASTER",
+        "systemctl start redis-$MASTER",
+        critical=("redis {address}:{master}",),
+        spreads=True,
+    ),
+    Fault(
+        "the master hangs",
+        LATE.format("STOP", "redis-$MASTER"),
+        LATE.format("CONT", "redis-$MASTER"),
+        critical=("redis {address}:{master}",),
+        spreads=True,
     ),
 )
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_turns_its_row_and_no_other(stack: Stack, project: Project, fault: Fault) -> None:
-    """The exit code is that of the worst; what its row leads to mends it, word by word."""
-    host = stack.host
-    levels = dict.fromkeys(fault.critical, "critical") | dict.fromkeys(fault.warning, "warning")
-    wanted = {name.format(address=host.address): level for name, level in levels.items()}
-    secret = f"ROLE='{stack.secrets['POSTGRES_ROLE_PSSCRIPT_PASSWORD']}'\n"
-    host.run("exec sh -s", stdin=secret + fault.do)
+def test_a_fault_turns_its_row_and_no_other(
+    stack: Stack, receiver: Receiver, project: Project, fault: Fault
+) -> None:
+    """The exit code is that of the worst; what its row leads to mends it, word by word.
+
+    It is told once, by the names of its rows, and once that it is over.
+    """
+    host, password = stack.host, stack.secrets["REDIS_PASSWORD"]
+    ask = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"
+    master = said(redis(host, 26379, *ask, password=password)).split()[1]
+    wanted = fault.levels(address=host.address, master=master)
+    values = (
+        f"ROLE='{stack.secrets['POSTGRES_ROLE_PSSCRIPT_PASSWORD']}' REDIS='{password}'"
+        f" MASTER={master} ADDRESS={host.address}\n"
+    )
+    receiver.alerts.clear()
+    host.run("exec sh -s", stdin=values + fault.do, timeout=60)
     try:
-        # Some need a second or two to be one.
-        eventually(lambda: _shows(host, wanted, 2 if fault.critical else 1), 15)
+        # Some need a second or two to be one, and a failover more.
+        eventually(lambda: _shows(host, wanted, fault.code), 40 if fault.spreads else 15)
+        # A warning is told when it is found again.
+        eventually(lambda: _is_told(host, receiver, fault, wanted), 10)
         if fault.runbook is not None:
             _mend(host, project, next(iter(wanted)), fault.runbook)
             eventually(lambda: _shows(host, {}, 0), 20)
     finally:
-        host.run("exec sh -s", stdin=fault.undo)
-    eventually(lambda: _shows(host, {}, 0), 20)
+        host.run("exec sh -s", stdin=values + fault.undo, timeout=60)
+    eventually(lambda: _shows(host, {}, 0), 40 if fault.spreads else 20)
+    counts = receiver.counts()
+    assert {event for event, _ in counts} - {"health warning"} == fault.told - {"health warning"}
+    for event in fault.told:
+        assert counts[event, "recovered"] == 1, receiver.alerts
+        assert counts[event, "failed"] == 1 or fault.spreads, receiver.alerts
+
+
+def _is_told(host: Host, receiver: Receiver, fault: Fault, wanted: dict[str, str]) -> None:
+    if fault.warning:
+        _shows(host, wanted, fault.code)
+    told = {each["event"]: each for each in receiver.alerts if each["status"] == "failed"}
+    assert {*told} == fault.told, receiver.alerts
+    for event, levels in (("health", ("critical", "unknown")), ("health warning", ("warning",))):
+        if event in told:
+            message = told[event]["message"].partition(" (at ")[0]
+            named = message.partition(": ")[2].split(", ")
+            names = {name for name, level in wanted.items() if level in levels}
+            assert {*named} == {*told[event]["details"]} == names
 
 
 def _section(row: str) -> str:
