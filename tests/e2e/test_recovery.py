@@ -17,8 +17,9 @@ import pytest
 
 from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
 from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECOND, SECRET_KEY, Store, running
+from tests.e2e.documented import Step, steps
 from tests.e2e.interrupted import Interruptible
-from tests.e2e.project import EMBEDDED
+from tests.e2e.project import EMBEDDED, Run
 from tests.e2e.proof import Done, Stack, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -26,6 +27,7 @@ from tests.lab.process import docker
 
 ROOT = Path(__file__).parents[2]
 
+RECOVERY = ROOT / "docs/recovery.md"
 TOLD = "/var/log/told"
 FIRST_PASSPHRASE = "correct horse battery staple"
 
@@ -90,6 +92,18 @@ class Site:
     def done(self, command: str) -> Done:
         """A script on the backup host that must succeed."""
         return succeeded(self.job(command))
+
+    def typed(self, step: Step, more: str = "") -> Done:
+        """What the page has on a host, whatever its exit code."""
+        host = self.keeper if step.where.startswith("backup") else self.db
+        return host.run(f"{step.text} {more}", check=False, timeout=300)
+
+    def deployed(self, step: Step) -> Run:
+        """The same where one deploys, with the hosts that there are now."""
+        self.describe()
+        words = step.text.removeprefix("pyinfra ").split()
+        assert not step.where and words[0] == "inventory.py"
+        return self.project.pyinfra("-y", "--json", *words)
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """What the backup host's manifests say, by the artifact's path below its directory."""
@@ -195,7 +209,7 @@ def test_no_backup_fails_while_the_bucket_is_away(site: Site, store: Store) -> N
 def test_everything_comes_back_on_new_hosts(site: Site, store: Store) -> None:
     """Exactly what had been archived and copied: rows, keys, and a chain that goes on.
 
-    The first bucket is as good as lost: the second one has it all.
+    By the lines of docs/recovery.md. The first bucket is as good as lost: the second has it all.
     """
     write(site.stack, "archived")
     for number in range(50):
@@ -209,27 +223,29 @@ def test_everything_comes_back_on_new_hosts(site: Site, store: Store) -> None:
     site.keeper.remove()
 
     site.db, site.keeper = site.new("db2"), site.new("keeper2")
-    site.deploy()
-    fetched = site.done(f"backup.sh fetch --bucket {SECOND}.{store.gateway}")
+    first, fetch, cluster, restore, full, last = steps(RECOVERY, "Everything")
+    assert "not healthy" not in site.deployed(first).output
+    fetched = succeeded(site.typed(fetch, f"--bucket {SECOND}.{store.gateway}"))
     assert "next: restore-cluster.sh --yes" in fetched.stderr
     assert re.search(r"kept as /backups/pgbackrest\.before_\d+", fetched.stderr)
     strangers = "find /backups/pgbackrest ! -user postgres -o -type f ! -perm 0640"
     assert site.keeper.run(strangers).stdout == ""
-    refused = site.job("postgres-backup.sh full")
+    refused = site.typed(full)
     assert refused.returncode == 1
     assert "restore-cluster.sh" in refused.stderr and "backup.sh adopt" in refused.stderr
 
     asked = script(site.db, "restore-cluster.sh")
     assert asked.returncode == 2 and "add --yes" in asked.stderr
-    succeeded(script(site.db, "restore-cluster.sh --yes"))
+    succeeded(site.typed(cluster))
     eventually(lambda: rows(site.stack), 20)
     assert rows(site.stack) == wanted and wanted[-1] == "archived"
-    site.done("restore-redis.sh /backups/redis/redis_LATEST.rdb.gz.gpg")
+    succeeded(site.typed(restore))
     assert keys(site.stack) == kept and len(kept) == 51
 
-    site.done("postgres-backup.sh full")
+    succeeded(site.typed(full))
     site.done("backup.sh verify")
-    assert site.deploy() == set()
+    run = site.deployed(last)
+    assert run.code == 0 and run.changed == set(), run.output
 
 
 def test_fetch_again_changes_nothing(site: Site, store: Store) -> None:
@@ -288,6 +304,56 @@ def test_fetch_does_not_take_the_place_of_backups_that_only_this_host_has(
 
 
 # --- (c) A new cluster, and a dump ---------------------------------------------------------------
+
+
+def test_the_controller_has_lost_its_secrets(site: Site) -> None:
+    """By the lines of docs/recovery.md: what hosts still have is kept, the rest is replaced."""
+    *looks, replace = steps(RECOVERY, "`.env` is lost")
+    env = site.project.directory / ".env"
+    before = site.project.secrets
+    env.unlink()
+    site.describe()
+    refused = site.project.pyinfra("-y", "inventory.py", "deploy.py")
+    assert refused.code == 1 and "nothing was changed" in refused.output
+    assert not env.exists()
+    shown = "".join(succeeded(site.typed(look)).stdout for look in looks)
+    found = {name: value for name, value in before.items() if value in shown}
+    assert set(before) - set(found) == {"POSTGRES_ROLE_PSSCRIPT_PASSWORD"}
+    env.write_text("".join(f"{name}='{value}'\n" for name, value in found.items()))
+    env.chmod(0o600)
+    run = site.deployed(replace)
+    assert run.code == 0, run.output
+    replaced = (
+        "PostgreSQL: roles and databases",
+        "Secrets: generate what is missing",
+        "Secrets: record",
+    )
+    assert run.changed == {(operation, site.db.name) for operation in replaced}
+    assert {name for name, value in site.project.secrets.items() if before[name] != value} == {
+        "POSTGRES_ROLE_PSSCRIPT_PASSWORD"
+    }
+    assert rows(site.stack)
+    assert site.deploy() == set()
+
+
+def test_the_database_host_is_lost(site: Site) -> None:
+    """By the lines of docs/recovery.md, on a host with the same name; nothing archived is lost."""
+    write(site.stack, "before its host was lost")
+    archive(site.db)
+    wanted = rows(site.stack)
+    name = site.db.name
+    site.db.remove()
+    site.db = site.new(name)
+    first, restore, last, *_ = steps(RECOVERY, "PostgreSQL's host")
+    run = site.deployed(first)
+    assert run.code == 1 and "not healthy: backup-service on keeper" in run.output, run.output
+    succeeded(site.typed(restore))
+    # All of Redis was on that host.
+    (keys_back,) = (step for step in steps(RECOVERY, "Everything") if "restore-redis" in step.text)
+    succeeded(site.typed(keys_back))
+    run = site.deployed(last)
+    assert run.code == 0, run.output
+    assert rows(site.stack) == wanted
 
 
 def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
@@ -469,7 +535,6 @@ def test_everything_comes_back_from_a_copy(site: Site, tmp_path: Path) -> None:
             runs.append(site.project.pyinfra("-y", "--json", *line.split()[1:]))
         else:
             host = site.db if prompt == "db2#" else site.keeper
-            line = line.replace(".rdb.gz", ".rdb.gz.gpg")
             succeeded(host.run(line, check=False, timeout=300))
             if line.startswith("tar "):
                 host.run(f"{_OTHER_NUMBERS} /backups/pgbackrest")
