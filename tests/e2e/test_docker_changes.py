@@ -26,7 +26,8 @@ from tests.e2e.docker_stack import (
     containers,
     footprint,
 )
-from tests.e2e.project import Data, Project
+from tests.e2e.documented import steps
+from tests.e2e.project import ROOT, Data, Project
 from tests.e2e.proof import said
 from tests.e2e.test_trouble import HBA, KEEPS, check_lines
 from tests.e2e.wait import eventually
@@ -34,6 +35,7 @@ from tests.lab import Lab
 
 KEPT = "written before the changes"
 OURS = "\n".join([*sorted(acl.OWN), "default"])
+MOVING = "Moving PostgreSQL from a project made by hand"
 SETTINGS: Data = {**NO_SCHEDULES, "docker_debian": "12", "apps": apps()}
 TUNED: Data = {
     "pgbouncer_default_pool_size": 50,
@@ -511,6 +513,55 @@ def test_volume_of_redis_that_another_image_made(site: Site, data: str) -> None:
         site.refuses("stack_name", volume, "another image")
     finally:
         site.host.run(f"docker volume rm {volume}")
+
+
+# docker-library's layout, user and lack of passwords, with the PostgreSQL of the stack's own image.
+OLD_PROJECT = r"""
+services:
+  postgres:
+    image: IMAGE
+    user: root
+    entrypoint: ["sh", "-ec"]
+    command:
+      - |
+        echo old:x:999:999::/:/bin/sh >>/etc/passwd
+        chown 999:999 /var/lib/postgresql/data /run/postgresql
+        cd /usr/lib/postgresql/*/bin
+        exec setpriv --reuid 999 --regid 999 --clear-groups sh -ec '
+          [ -e "$$1/PG_VERSION" ] || ./initdb -D "$$1" -U postgres -A trust -E UTF8 --locale C.UTF-8
+          exec ./postgres -D "$$1"' sh /var/lib/postgresql/data
+    volumes: ["postgres_data:/var/lib/postgresql/data"]
+volumes: {postgres_data: {}}
+"""
+OLD_ROWS = """
+CREATE TABLE moved (id serial PRIMARY KEY, word text);
+CREATE INDEX ON moved (word);
+INSERT INTO moved (word) SELECT md5(i::text) || chr(228) FROM generate_series(1, 5000) AS i;
+"""
+OLD_SUM = "SELECT count(*), md5(string_agg(id || word, ',' ORDER BY id)) FROM moved"
+
+
+def test_postgresql_of_a_project_made_by_hand_moves(site: Site) -> None:
+    """As the document says it, word by word; the old volume is not touched."""
+    host, typed = site.host, steps(ROOT / "docs/docker.md", MOVING)
+    image = host.run(f"docker inspect -f '{{{{.Config.Image}}}}' {STACK}_postgres").stdout.strip()
+    host.run(
+        "mkdir -p /opt/old && cat >/opt/old/docker-compose.yml",
+        stdin='version: "3"\n' + OLD_PROJECT.replace("IMAGE", image),
+    )
+    old = "cd /opt/old && docker-compose exec -T postgres psql -XAtqU postgres -v ON_ERROR_STOP=1"
+    host.run("cd /opt/old && docker-compose up -d")
+    eventually(lambda: host.run(f"{old} -c 'CREATE DATABASE psscript'"), 30)
+    host.run(f"{old} -d psscript", stdin=OLD_ROWS)
+    before = host.run(f'{old} -d psscript -c "{OLD_SUM}"').stdout.strip()
+    for step in typed:
+        host.run(f"cd /opt/{'old' if step.where == 'old' else STACK} && {step.text}")
+    assert before.startswith("5000|")
+    assert site.stack.sql(OLD_SUM) == before
+    assert "old_postgres_data" in host.run("docker volume ls -q").stdout.split()
+    site.stack.sql("DROP TABLE moved")
+    site.changes_nothing()
+    host.run("docker volume rm old_postgres_data && rm -r /opt/old /root/psscript.dump")
 
 
 def test_release_whose_postgresql_cannot_read_the_volume(site: Site) -> None:
