@@ -21,6 +21,8 @@ from backup.store.signed import Entry, Signed
 from backup.store.state import State, remembered
 
 _SERVER = "pgbackrest.service"
+# As long as the health check gives each; it waits for this one too.
+_SECONDS = 5
 _SYSTEMD = Path("/run/systemd/system")
 
 
@@ -185,7 +187,8 @@ def stranger(config: Config, known: str) -> str:
     Raises:
         Failed: the server does not answer.
     """
-    with postgres.connect(postgres.server(config), "postgres") as connection:
+    server = postgres.server(config)
+    with postgres.connect(server, "postgres", seconds=_SECONDS) as connection:
         row = connection.execute(
             "SELECT system_identifier::text FROM pg_control_system()"
         ).fetchone()

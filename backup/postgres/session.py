@@ -53,15 +53,20 @@ def login(postgres: Postgres, *, admin: bool) -> Login:
     return Login(postgres.user, postgres.password)
 
 
-def connect(postgres: Postgres, database: str, *, admin: bool = False) -> Connection:
+def connect(
+    postgres: Postgres, database: str, *, admin: bool = False, seconds: int = _CONNECT_SECONDS
+) -> Connection:
     """A connection as the backup role, or as the superuser.
+
+    Args:
+        seconds: how long the server may take to answer.
 
     Raises:
         Failed: the server does not answer or refuses.
     """
 
     def begin(who: Login) -> Connection:
-        return connect_as(postgres, database, who, superuser=admin)
+        return connect_as(postgres, database, who, superuser=admin, seconds=seconds)
 
     return _let_in(postgres, begin, Unreachable, admin=admin)
 
@@ -114,7 +119,12 @@ def _working(postgres: Postgres) -> Login:
 
 
 def connect_as(
-    postgres: Postgres, database: str, who: Login, *, superuser: bool = False
+    postgres: Postgres,
+    database: str,
+    who: Login,
+    *,
+    superuser: bool = False,
+    seconds: int = _CONNECT_SECONDS,
 ) -> Connection:
     """A connection as another role.
 
@@ -130,7 +140,7 @@ def connect_as(
             dbname=database,
             user=who.user,
             password=who.password,
-            connect_timeout=_CONNECT_SECONDS,
+            connect_timeout=seconds,
             client_encoding="UTF8",
             autocommit=True,
             options=start_options(postgres, superuser=superuser, role=who.role),

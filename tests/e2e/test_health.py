@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ from backup.health.remedies import remedies, remedy
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.documented import anchor, headings, steps
 from tests.e2e.project import ROOT, Project, embedded
-from tests.e2e.proof import Stack, redis, said
+from tests.e2e.proof import Done, Stack, redis, said
 from tests.e2e.receiver import Receiver, receiving
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -478,6 +479,42 @@ def _shows(host: Host, wanted: dict[str, str], code: int) -> None:
     assert {name: row["level"] for name, row in ill.items()} == wanted, ill
     assert done.returncode == code
     assert all(row["said"] and row["since"] for row in rows)
+
+
+SENTINELS = (26379, 26380, 26381)
+HUNG = (
+    *("postgresql@17-main", "pgbouncer", "redis-6380", "redis-6381"),
+    *(f"redis-sentinel-{port}" for port in SENTINELS),
+)
+
+
+def test_where_all_hang_but_one_the_table_is_there_within_seconds(
+    stack: Stack,
+) -> None:
+    """None of them makes another one's row late or wrong."""
+    host = stack.host
+    hang = "\n".join(LATE.format("{0}", unit) for unit in HUNG)
+    _, usual = _timed(host)
+    host.run("exec sh -s", stdin=hang.format("STOP"))
+    try:
+        done, took = _timed(host)
+    finally:
+        host.run("exec sh -s", stdin=hang.format("CONT"))
+    rows = {row["check"]: row["level"] for row in json.loads(done.stdout)["rows"]}
+    places = [f"redis {host.address}:{port}" for port in (6380, 6381)]
+    places += [f"redis-sentinel {host.address}:{port}" for port in SENTINELS]
+    ill = {name for name, level in rows.items() if level != "ok"}
+    assert ill == {"postgres", POOLER, *places}
+    assert rows[f"redis {host.address}:6379"] == "ok"
+    # Six seconds for those that hang; the program itself is slow where much else runs.
+    assert took < 6 + 2 * usual, (took, usual)
+    eventually(lambda: _shows(host, {}, 0), 40)
+
+
+def _timed(host: Host) -> tuple[Done, float]:
+    begun = time.monotonic()
+    done = host.run("/scripts/health-check.sh --json", check=False)
+    return done, time.monotonic() - begun
 
 
 def _page(host: Host, code: int = 0) -> str:
