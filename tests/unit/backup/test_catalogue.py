@@ -45,7 +45,7 @@ def servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     found["locales"] = []
 
     @contextlib.contextmanager
-    def connect(*_: object) -> Iterator[_Server]:
+    def connect(*_: object, **__: object) -> Iterator[_Server]:
         yield _Server(found["live"])
 
     (tmp_path / "cron").touch()
