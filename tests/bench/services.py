@@ -34,10 +34,10 @@ def pgbench(
     host: Host, made: Project, options: str, port: int = 6432, *, secured: bool = False
 ) -> float:
     """Transactions a second, from the host itself."""
-    variables = _TLS if secured else {}
+    variables = _TLS if secured else {"PGSSLMODE": "disable"}
     values = {**variables, "PGPASSWORD": made.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]}
     script = "".join(f"{key}={shlex.quote(v)}\nexport {key}\n" for key, v in values.items())
-    address = host.address if variables else "127.0.0.1"
+    address = host.address if secured else "127.0.0.1"
     command = f"{_BINARIES}/pgbench -h {address} -p {port} -U psscript {options} psscript"
     said = host.run(f'eval "$(cat)"; {command}', stdin=script, timeout=120).stdout
     rate = re.search(r"tps = ([0-9.]+)", said)

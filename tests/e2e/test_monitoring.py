@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from tasks.prometheus.layout import SCRAPES
 from tests.e2e.alerts import promtool_tests
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.project import ROOT, Project
+from tests.e2e.receiver import Receiver, receiving
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
 UNIT = "prometheus-node-exporter"
-PROM = "/var/lib/prometheus/node-exporter/datatier-host.prom"
+# What the exporter of a host shows beside what it measures.
+SHOWN = "/var/lib/prometheus/node-exporter"
+PROM = f"{SHOWN}/datatier-host.prom"
+RULES = "/etc/datatier/prometheus/rules.yml"
+
+
+def is_shared(check: str) -> bool:
+    """Whether it is a row of what all hosts of a lab have in common, or of what Debian says."""
+    return check.endswith(("out of memory", " updates", " binaries"))
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,8 @@ class Estate:
         What the kernel has killed is told of all hosts of a lab, since they have one kernel, and
         which updates are due is Debian's to say.
         """
-        others = ("out of memory", " updates", " binaries")
-        rows = {name: level for name, level in self.levels().items() if not name.endswith(others)}
+        levels = self.levels().items()
+        rows = {name: level for name, level in levels if name in unwell or not is_shared(name)}
         assert {name: level for name, level in rows.items() if level != "ok"} == unwell
 
     def levels(self) -> dict[str, str]:
@@ -123,51 +133,6 @@ def test_all_is_well_and_the_check_is_shown_to_prometheus(estate: Estate) -> Non
     assert "node_textfile_scrape_error 0" in told
 
 
-FAULTS = {
-    "a disk is full": (
-        "mount -t tmpfs -o size=1m none /var/log && head -c 1020000 /dev/zero >/var/log/full",
-        "umount -l /var/log",
-        {"host pool disk /var/log": "critical"},
-    ),
-    "inodes have run out": (
-        "mount -t tmpfs -o nr_inodes=20 none /var/log && touch /var/log/$(seq -s ' /var/log/' 19)",
-        "umount -l /var/log",
-        {"host pool inodes /var/log": "critical"},
-    ),
-    "a unit of ours has failed": (
-        "systemd-run -q --unit=app-broken false; sleep 0.5",
-        "systemctl reset-failed app-broken",
-        {"host pool units": "critical"},
-    ),
-    "a unit of others has failed": (
-        "systemd-run -q --unit=broken false; sleep 0.5",
-        "systemctl reset-failed broken",
-        {"host pool units": "warning"},
-    ),
-    "the exporter is down": (
-        f"systemctl stop {UNIT}",
-        f"systemctl start {UNIT}",
-        {"host pool": "critical"},
-    ),
-    "the exporter hangs": (
-        f"kill -STOP $(systemctl show -p MainPID --value {UNIT})",
-        f"kill -CONT $(systemctl show -p MainPID --value {UNIT})",
-        {"host pool": "critical"},
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", [*FAULTS])
-def test_a_fault_turns_its_row_and_no_other(estate: Estate, fault: str) -> None:
-    do, undo, rows = FAULTS[fault]
-    estate.pool.run(do)
-    try:
-        eventually(lambda: estate.has(rows), 30)
-    finally:
-        estate.pool.run(undo)
-    eventually(lambda: estate.has({}), 30)
-
-
 def test_what_a_host_has_looked_at_itself_is_told(estate: Estate) -> None:
     units = "datatier-host.timer datatier-host.service"
     estate.pool.run(f"systemctl stop {units}", check=False)
@@ -217,27 +182,17 @@ def test_another_password_takes_no_restart_and_the_old_one_is_refused(estate: Es
 # --- Prometheus and Alertmanager -----------------------------------------------------------------
 
 
-class _Receiver(BaseHTTPRequestHandler):
-    """What gets alerts."""
-
-    told: ClassVar[list[dict[str, Any]]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.told.extend(body["alerts"])
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *_: Any) -> None:
-        """Says nothing."""
-
-
 @dataclass(frozen=True)
 class Watch:
     """Prometheus on the host with the data, and what Alertmanager has told."""
 
     estate: Estate
-    told: list[dict[str, Any]]
+    receiver: Receiver
+
+    def told(self, check: str) -> set[str]:
+        """As what a row has arrived at the webhook."""
+        every = [each for body in self.receiver.alerts for each in body.get("alerts", ())]
+        return {each["status"] for each in every if each["labels"].get("check") == check}
 
     def ask(self, expression: str) -> list[dict[str, str]]:
         """The labels of what Prometheus finds."""
@@ -253,35 +208,43 @@ class Watch:
             return [each["metric"] for each in json.load(answer)["data"]["result"]]
 
     def firing(self) -> set[tuple[str, str]]:
-        """Alerts and what they are of, but for what all hosts of a lab have in common."""
+        """Alerts and what they are of."""
         found = self.ask('ALERTS{alertstate="firing",alertname!="DatatierOutOfMemory"}')
         return {(each["alertname"], each.get("check", each.get("host", ""))) for each in found}
 
     def fires(self, *wanted: tuple[str, str]) -> None:
-        assert self.firing() == {*wanted}
+        """These alerts fire, and no others but those of what all hosts have in common."""
+        assert {each for each in self.firing() if not is_shared(each[1])} == {*wanted}
+
+
+MAILBOX = Path(__file__).with_name("mailbox.py")
+LETTERS = "/root/letters"
 
 
 @pytest.fixture(scope="module")
 def watch(estate: Estate, lab: Lab) -> Iterator[Watch]:
     data, pool = estate.data, estate.pool
     gateway = data.run("ip route show default").stdout.split()[2]
-    server = ThreadingHTTPServer((gateway, 0), _Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    data.run("cat >/root/mailbox.py", stdin=MAILBOX.read_text())
+    data.run(f"setsid python3 /root/mailbox.py 25 {LETTERS} >/dev/null 2>&1 </dev/null &")
     entries = {
         each: (each.name, {**each.ssh_data(), "address": each.address}) for each in (data, pool)
     }
     groups = {"postgres": data, "backup": data, "monitoring": data, "pgbouncer": pool}
     estate.project.inventory({name: [entries[host]] for name, host in groups.items()})
     on = {"monitoring_enabled": True, "tls_enabled": True, "firewall_enabled": True}
-    told = {
-        "alertmanager_webhook": f"http://{gateway}:{server.server_port}/",
-        "prometheus_scrape_seconds": 5,
-    }
-    estate.project.settings({**NO_SCHEDULES, **on, **told, "firewall_allow": [gateway]})
-    estate.project.deploy()
-    estate.levels()
-    yield Watch(estate, _Receiver.told)
-    server.shutdown()
+    with receiving(gateway) as receiver:
+        told = {
+            "alertmanager_webhook": receiver.address,
+            "alertmanager_slack": f"{receiver.address}/slack",
+            "alertmanager_mail": "people@example.org",
+            "alertmanager_mail_from": "watch@example.org",
+            "prometheus_scrape_seconds": 5,
+        }
+        estate.project.settings({**NO_SCHEDULES, **on, **told, "firewall_allow": [gateway]})
+        estate.project.deploy()
+        estate.levels()
+        yield Watch(estate, receiver)
 
 
 def test_prometheus_reaches_every_host_and_a_second_run_changes_nothing(watch: Watch) -> None:
@@ -301,7 +264,7 @@ def test_prometheus_reaches_every_host_and_a_second_run_changes_nothing(watch: W
 
 
 def test_each_rule_fires_for_its_fault_and_no_other_does(watch: Watch) -> None:
-    host, rules = watch.estate.data, "/etc/datatier/prometheus/rules.yml"
+    host, rules = watch.estate.data, RULES
     host.run("cat >/root/tests.yml", stdin=promtool_tests(rules))
     assert "SUCCESS" in host.run("promtool test rules /root/tests.yml 2>&1").stdout
     host.run(f"sed 's/> 900$/> 9000/' {rules} >/root/rules.yml")
@@ -341,14 +304,200 @@ def test_a_fault_is_an_alert_that_arrives_and_ends(watch: Watch) -> None:
         eventually(lambda: watch.fires(*wrong), 40)
 
         def arrived() -> None:
-            told = {each["labels"].get("check") for each in watch.told}
-            assert {name for _, name in wrong} <= told
+            letters = estate.data.run(f"cat {LETTERS}").stdout
+            slack = [body for body in watch.receiver.alerts if "attachments" in body]
+            for _, name in wrong:
+                assert watch.told(name) == {"firing"}
+                assert f"{name} is critical" in letters
+                assert any(f"{name} is critical" in json.dumps(body) for body in slack)
 
         eventually(arrived, 60)
     finally:
         estate.pool.run("systemctl start pgbouncer")
     estate.levels()
     eventually(watch.fires, 40)
+
+
+_OLD = f"""systemctl stop datatier-host.timer datatier-host.service
+printf '%s 2\n' 'datatier_updates_due{{kind="security"}}' >{PROM}
+printf '%s 1\n' 'datatier_old_binary{{unit="redis"}}' datatier_reboot_required >>{PROM}
+echo "datatier_updates_due_since_timestamp_seconds $(date -d '-20 days' +%s)" >>{PROM}"""
+
+
+class Fault(NamedTuple):
+    """What is done to a host, how it is undone, which rows turn, and which alerts fire.
+
+    Attributes:
+        rows: None where the check does not run, or what it says is not looked at.
+        alerts: their names, and the row or the host that they are of.
+    """
+
+    do: str
+    undo: str
+    rows: dict[str, str] | None
+    alerts: set[tuple[str, str]]
+    on: str = "pool"
+
+
+def full(size: str, count: str) -> str:
+    """Shell: a file system of its own at /var/log, so far full."""
+    return f"mount -t tmpfs -o {size} none /var/log && {count}"
+
+
+def filled(pages: int) -> str:
+    """Shell: so many of 1024 pages are used."""
+    return full("size=4m", f"head -c {4096 * pages} /dev/zero >/var/log/full")
+
+
+def crowded(files: int) -> str:
+    """Shell: so many of 100 inodes are used."""
+    return full("nr_inodes=100", f"touch $(seq -f /var/log/%g {files - 1})")
+
+
+def outdated(metric: str, days: float) -> str:
+    """Shell: what the check has told so long ago."""
+    before = f"$(date -d '-{round(days * 1440)} min' +%s)"
+    return f'sed -i "s/^\\({metric}[^ ]*\\) .*/\\1 {before}/" {SHOWN}/datatier.prom'
+
+
+EMPTIED = "umount -l /var/log"
+FAULTS = {
+    "a disk at 91 %": Fault(
+        filled(932),
+        EMPTIED,
+        {"host pool disk /var/log": "warning"},
+        {("DatatierDiskNearlyFull", "pool")},
+    ),
+    "a disk at 96 %": Fault(
+        filled(984),
+        EMPTIED,
+        {"host pool disk /var/log": "critical"},
+        {("DatatierDiskFull", "pool")},
+    ),
+    "inodes at 91 %": Fault(
+        crowded(91),
+        EMPTIED,
+        {"host pool inodes /var/log": "warning"},
+        {("DatatierWarning", "host pool inodes /var/log")},
+    ),
+    "inodes at 96 %": Fault(
+        crowded(96),
+        EMPTIED,
+        {"host pool inodes /var/log": "critical"},
+        {("DatatierInodesFull", "pool")},
+    ),
+    "a unit of ours has failed": Fault(
+        "systemd-run -q --unit=app-broken false; sleep 0.5",
+        "systemctl reset-failed app-broken",
+        {"host pool units": "critical"},
+        {("DatatierUnitFailed", "pool")},
+    ),
+    "a unit of others has failed": Fault(
+        "systemd-run -q --unit=broken false; sleep 0.5",
+        "systemctl reset-failed broken",
+        {"host pool units": "warning"},
+        {("DatatierWarning", "host pool units")},
+    ),
+    "the exporter is down": Fault(
+        f"systemctl stop {UNIT}",
+        f"systemctl start {UNIT}",
+        {"host pool": "critical"},
+        {("DatatierHostSilent", "pool")},
+    ),
+    "the exporter hangs": Fault(
+        f"kill -STOP $(systemctl show -p MainPID --value {UNIT})",
+        f"kill -CONT $(systemctl show -p MainPID --value {UNIT})",
+        {"host pool": "critical"},
+        {("DatatierHostSilent", "pool")},
+    ),
+    "an update has been due for weeks": Fault(
+        _OLD,
+        f"rm {PROM}; systemctl start datatier-host.timer datatier-host.service",
+        {"host pool updates": "critical", "host pool binaries": "warning"},
+        {(f"Datatier{each}", "pool") for each in ("UpdatesDue", "RebootRequired", "OldBinary")},
+    ),
+    "a file of metrics is not whole": Fault(
+        f"echo damaged >{SHOWN}/broken.prom",
+        f"rm {SHOWN}/broken.prom",
+        {},
+        {("DatatierTextfileError", "pool")},
+    ),
+    "the pooler cannot log in": Fault(
+        "runuser -u postgres -- psql -Xqc 'ALTER ROLE pgbouncer NOLOGIN'",
+        "runuser -u postgres -- psql -Xqc 'ALTER ROLE pgbouncer LOGIN'",
+        {"pgbouncer {pool}:6432 query": "critical"},
+        {("DatatierCritical", "pgbouncer {pool}:6432 query")},
+        "data",
+    ),
+    "cron is dead": Fault(
+        outdated("datatier_health_last_run_timestamp_seconds", 0.02),
+        "true",
+        None,
+        {("DatatierHealthStale", "data")},
+        "data",
+    ),
+    "what the check has told is gone": Fault(
+        f"rm {SHOWN}/datatier.prom",
+        "true",
+        None,
+        {("DatatierHealthMissing", "")},
+        "data",
+    ),
+    "no full for ten days": Fault(
+        outdated("datatier_backup_last_success_timestamp_seconds", 10),
+        "true",
+        None,
+        {("DatatierBackupOld", "data")},
+        "data",
+    ),
+    "Prometheus refuses its rules": Fault(
+        "mkdir -p /etc/prometheus/rules; echo damaged >/etc/prometheus/rules/wrong.yml"
+        "; systemctl reload prometheus || true",
+        "rm /etc/prometheus/rules/wrong.yml; systemctl reload prometheus",
+        {},
+        {("DatatierConfigRefused", "data")},
+        "data",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def hasty(watch: Watch) -> Iterator[Watch]:
+    """For this story only, rules fire at once, and all is asked each second.
+
+    Two keep their time: a disk of a lab may fill up, and its clock is set by no other.
+    """
+    host, slow = watch.estate.data, ("DatatierDiskFills", "DatatierClockAlone")
+    kept = {path: host.run(f"cat {path}").stdout for path in (RULES, SCRAPES)}
+    every = re.split(r"(?m)^(?=      - alert: )", kept[RULES])
+    hurried = "".join(
+        each if each[15:].startswith(slow) else re.sub(r"(?m)^        for: .*\n", "", each)
+        for each in every
+    )
+    host.run(f"cat >{RULES}", stdin=hurried)
+    asked = re.sub(r"(?m)(_interval: )5s$", r"\g<1>1s", kept[SCRAPES])
+    host.run(f"cat >{SCRAPES}; systemctl reload prometheus", stdin=asked)
+    yield watch
+    for path, content in kept.items():
+        host.run(f"cat >{path}", stdin=content)
+    host.run("systemctl reload prometheus")
+
+
+@pytest.mark.parametrize("name", [*FAULTS])
+def test_a_fault_turns_its_row_fires_its_alert_and_no_other(hasty: Watch, name: str) -> None:
+    estate, fault = hasty.estate, FAULTS[name]
+    host, pool = getattr(estate, fault.on), estate.pool.address
+    alerts = {(alert, of.format(pool=pool)) for alert, of in fault.alerts}
+    host.run(fault.do)
+    try:
+        if fault.rows is not None:
+            rows = {check.format(pool=pool): level for check, level in fault.rows.items()}
+            eventually(lambda: estate.has(rows), 30)
+        eventually(lambda: hasty.fires(*alerts), 30)
+    finally:
+        host.run(fault.undo)
+    eventually(lambda: estate.has({}), 30)
+    eventually(hasty.fires, 30)
 
 
 def test_another_configuration_is_named_and_put_back(watch: Watch) -> None:
