@@ -42,6 +42,8 @@ HEALTHY = {
     _OLD_BINARY: f"0{_ALWAYS}",
     f"prometheus_config_last_reload_successful{{{_HOST}}}": f"1{_ALWAYS}",
     _SENT: f"0{_ALWAYS}",
+    # A reload drops what it was about to send, which is sent again a minute later.
+    f"prometheus_notifications_dropped_total{{{_HOST}}}": f"0x2 1{_ALWAYS}",
 }
 
 
