@@ -360,6 +360,7 @@ def test_the_database_host_is_lost(site: Site) -> None:
 
 def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     """Exactly the dump's rows; backups say why they fail until the new cluster is adopted."""
+    site.done("postgres-backup.sh full")
     wanted = rows(site.stack)
     moment = said(site.keeper.run("sleep 1; date -u '+%F %T+00'; sleep 1"))
     write(site.stack, "after the dump")
