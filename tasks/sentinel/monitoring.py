@@ -45,19 +45,23 @@ def missing_monitoring(node: Node) -> Change | None:
     chosen = node.the(SentinelSettings)
     monitors = node.read("sentinel")["monitors"]
     lines: list[str] = []
-    commands: dict[str, str] = {}
+    commands: dict[str, list[str]] = {}
     for port in chosen.ports:
         live = monitors.get(port, {})
         if live is None or is_locked(node, port):
             continue
         if orders := [*_orders(node, port, live)]:
-            commands[f"ORDERS_{port}"] = "\n".join(command for _, command in orders)
+            for _, command in orders:
+                part = "FORGET" if command.startswith("SENTINEL REMOVE") else "ORDERS"
+                commands.setdefault(f"{part}_{port}", []).append(command)
             name = name_of(node, port)
             lines += [f"{name}: {line}" for line, _ in orders]
     if not lines:
         return None
-    script = "\n".join(f'order {name.rpartition("_")[2]} "${name}"' for name in commands)
-    change = Change(lines, f"{SHELL}{ORDER}{script}", {**secrets_of(node), **commands})
+    # All of them forget first: one that does not yet would lead the others there again.
+    script = "\n".join(f'order {name.rpartition("_")[2]} "${name}"' for name in sorted(commands))
+    texts = {name: "\n".join(each) for name, each in commands.items()}
+    change = Change(lines, f"{SHELL}{ORDER}{script}", {**secrets_of(node), **texts})
     if any(line.endswith(LOGIN) for line in lines):
         return known_first(change, node.estate, login_password(node), acl.SENTINEL)
     return change
