@@ -555,7 +555,7 @@ def test_the_status_page_names_a_fault_and_its_remedy(stack: Stack) -> None:
         host.run(sql("DROP SEQUENCE short"))
     assert "critical postgres psscript sequences" in wrong
     assert "What to do: ALTER SEQUENCE … AS bigint, and the column's type too" in wrong
-    assert re.search(r"postgres on .*ok pgbouncer .*ok redis \S+:6379: master", topology)
+    assert re.search(r"postgres on .*ok pgbouncer .*ok redis \S+: master", topology)
     assert "replica of " in topology and "full of psscriptNewest: 2" in topology
     well = _page(host)
     assert "all is well" in well and "What is wrong" not in well
