@@ -152,12 +152,15 @@ def embedded(name: str, host: Host, user: str = "root", **data: Any) -> dict[str
 
 
 # What a run could leave behind: packages, files with their content and owner, running services.
+# Not what servers write for a moment, nor what a timer finds out about updates.
 _FOOTPRINT = """
 dpkg-query -W -f '${Package} ${Version} ${Status}\\n'
 { find /etc /usr/local /usr/sbin/policy-rc.d /var/lib/datatier -printf '%y %m %u:%g %p\\n'
-  find /var/lib/redis /var/lib/postgresql -maxdepth 2 -printf '%y %m %u:%g %p\\n'
-} 2>/dev/null | sort
-find /etc /usr/local /var/lib/datatier -type f -exec sha256sum {} + 2>/dev/null | sort
+  find /var/lib/redis /var/lib/postgresql -maxdepth 2 ! -name '*.tmp' ! -name 'temp-*' \\
+    -printf '%y %m %u:%g %p\\n'
+} 2>/dev/null | grep -v '/host-updates' | sort
+find /etc /usr/local /var/lib/datatier -type f ! -name 'host-updates*' -exec sha256sum {} + \\
+  2>/dev/null | sort
 for unit in 'postgresql@*' pgbouncer.service 'redis*'; do
   systemctl show -p Id,ActiveState,MainPID "$unit"
 done
