@@ -112,7 +112,8 @@ def report(config: Config, month: str, now: datetime) -> Report:
     begin = _month(month, now)
     end = _next(begin)
     before = begin - timedelta(days=31)
-    lines = [*record.lines(config, f"{before:%Y-%m}"), *_checked(config, record.first(config))]
+    since = record.first(config)
+    lines = [*record.lines(config, f"{before:%Y-%m}"), *_checked(config, since)]
     there = everything(config)
     known = {m.name: m for line in lines for m in line["manifests"]} | {m.name: m for m in there}
     backups = sorted(known.values(), key=lambda each: (each.stamp, each.name))
@@ -128,7 +129,7 @@ def report(config: Config, month: str, now: datetime) -> Report:
         host=config.host,
         month=f"{begin:%Y-%m}",
         written=now.isoformat(timespec="seconds"),
-        recorded_since=record.first(config),
+        recorded_since=since,
         backups=[m for m in backups if within(m.ended)],
         kept=frozenset(m.name for m in there if within(m.ended)),
         verifications=of("verify"),

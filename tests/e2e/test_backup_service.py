@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from tests.e2e.backup_site import DATABASES, Site, site
 from tests.e2e.project import Project
+from tests.e2e.receiver import Receiver, receiving
 from tests.e2e.wait import eventually
 from tests.lab import Lab
 
@@ -23,48 +21,11 @@ OF_POSTGRES = {"postgres_extra": {"lc_messages": GERMAN}}
 JOBS = ("full", "incremental", "cleanup", "health", "verify", "drill")
 
 
-@dataclass
-class Receiver:
-    """An HTTP server that keeps what it is sent; it can be made to fail."""
-
-    address: str
-    alerts: list[dict[str, Any]] = field(default_factory=list)
-    heartbeats: int = 0
-    broken: bool = False
-
-    def told(self, event: str, status: str) -> None:
-        """Asserts that somebody was told."""
-        assert (event, status) in {(a["event"], a["status"]) for a in self.alerts}, self.alerts
-
-
 @pytest.fixture(scope="module")
 def receiver(lab: Lab) -> Iterator[Receiver]:
     """Where the host's alerts arrive."""
-    found = Receiver("")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if not found.broken:
-                found.alerts.append(json.loads(body))
-            self.answer()
-
-        def do_GET(self) -> None:
-            found.heartbeats += 1
-            self.answer()
-
-        def answer(self) -> None:
-            self.send_response(500 if found.broken else 200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer((lab.gateway, 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        found.address = f"http://{lab.gateway}:{server.server_port}"
+    with receiving(lab.gateway) as found:
         yield found
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
