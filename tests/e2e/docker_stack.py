@@ -103,20 +103,20 @@ def _container(one: Mapping[str, Any]) -> Container:
 # whenever it likes.
 _FOOTPRINT = f"""
 find {HOME} /var/lib/datatier -path {HOME}/backups/pgbackrest/archive -prune -o \\
-  -printf '%y %m %u:%g %p\\n' 2>/dev/null | sort
-find {HOME} /var/lib/datatier -path {HOME}/backups -prune -o -type f -exec sha256sum {{}} + \\
-  2>/dev/null | sort
-docker ps -a --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}} {{{{.Image}}}}' | sort
-docker ps -q --no-trunc | xargs -r docker inspect -f '{{{{.Name}}}} {{{{.State.StartedAt}}}}' | sort
-docker images -aq --no-trunc | sort
-docker network ls --no-trunc --format '{{{{.ID}}}} {{{{.Name}}}}' | sort
-docker volume ls -q | sort
+  -printf '%y %m %u:%g %p\\n' 2>/dev/null
+find {HOME} /var/lib/datatier -path {HOME}/backups -prune -o -type f -exec sha256sum \\
+  {{}} + 2>/dev/null
+docker ps -a --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}} {{{{.Image}}}}'
+docker ps -q --no-trunc | xargs -r docker inspect -f '{{{{.Name}}}} {{{{.State.StartedAt}}}}'
+docker images -aq --no-trunc
+docker network ls --no-trunc --format '{{{{.ID}}}} {{{{.Name}}}}'
+docker volume ls -q
 """
 
 
-def footprint(host: Host) -> list[str]:
+def footprint(host: Host) -> set[str]:
     """Everything of a host with an engine that a run which refuses must leave as it was."""
-    return host.run(_FOOTPRINT).stdout.splitlines()
+    return set(host.run(_FOOTPRINT).stdout.splitlines())
 
 
 # Until there is a file, for Bash: to start `sleep` ten times a second, for several clients, takes a

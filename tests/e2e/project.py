@@ -158,15 +158,14 @@ dpkg-query -W -f '${Package} ${Version} ${Status}\\n'
 { find /etc /usr/local /usr/sbin/policy-rc.d /var/lib/datatier -printf '%y %m %u:%g %p\\n'
   find /var/lib/redis /var/lib/postgresql -maxdepth 2 ! -name '*.tmp' ! -name 'temp-*' \\
     -printf '%y %m %u:%g %p\\n'
-} 2>/dev/null | grep -v '/host-updates' | sort
-find /etc /usr/local /var/lib/datatier -type f ! -name 'host-updates*' -exec sha256sum {} + \\
-  2>/dev/null | sort
-for unit in 'postgresql@*' pgbouncer.service 'redis*'; do
-  systemctl show -p Id,ActiveState,MainPID "$unit" | sed 's/=activating$/=active/'
-done
+} 2>/dev/null | grep -v '/host-updates'
+{ find /etc /usr/local /var/lib/datatier -type f ! -name 'host-updates*' -exec sha256sum {} +
+} 2>/dev/null
+systemctl show -p Id,ActiveState,MainPID 'postgresql@*' pgbouncer.service 'redis*' |
+  awk -v RS= '{ $1 = $1; sub("=activating", "=active"); print }'
 """
 
 
-def footprint(host: Host) -> list[str]:
-    """Everything on a host that a run which refuses must leave as it was."""
-    return host.run(_FOOTPRINT).stdout.splitlines()
+def footprint(*hosts: Host) -> set[str]:
+    """Everything on hosts that a run which refuses must leave as it was; in no order."""
+    return {f"{h.name}: {line}" for h in hosts for line in h.run(_FOOTPRINT).stdout.splitlines()}

@@ -55,8 +55,8 @@ class Plan:
     """A dry run of a host with nothing but an engine, and what it left behind."""
 
     run: Run
-    before: list[str]
-    after: list[str]
+    before: set[str]
+    after: set[str]
 
 
 @pytest.fixture(scope="module")

@@ -179,17 +179,17 @@ class Estate:
         places = {name: (host.address, PORT) for name, host in self.hosts.items()}
         return Watch(places, self.password)
 
-    def footprints(self) -> list[list[str]]:
+    def footprint(self) -> set[str]:
         """Everything on the hosts that a refused run must leave."""
-        return [footprint(host) for host in self.hosts.values()]
+        return footprint(*self.hosts.values())
 
     def refused(self, *arguments: str) -> str:
         """What a run says that refuses; it changes nothing, dry or real."""
-        before = self.footprints()
+        before = self.footprint()
         dry = self.project.pyinfra("--dry", *arguments, "inventory.py", "deploy.py")
         real = self.project.pyinfra("-y", *arguments, "inventory.py", "deploy.py")
         assert (dry.code, real.code) == (1, 1), real.output
-        assert self.footprints() == before
+        assert self.footprint() == before
         (reason,) = {
             line for r in (dry, real) for line in r.stderr.splitlines() if "and has to" in line
         }
@@ -560,11 +560,11 @@ def _turn_the_others(project: Project) -> None:
 def _is_refused_to(estate: Estate, secrets: str) -> None:
     """Another clone has the secrets of before."""
     env = estate.project.directory / ".env"
-    now, before = env.read_text(), estate.footprints()
+    now, before = env.read_text(), estate.footprint()
     env.write_text(secrets)
     refused = estate.project.pyinfra("-y", "inventory.py", "deploy.py")
     env.write_text(now)
-    assert (refused.code, estate.footprints()) == (1, before)
+    assert (refused.code, estate.footprint()) == (1, before)
     for name in estate.hosts:
         assert f"{name}: REDIS_PASSWORD: was replaced here" in refused.output
 

@@ -61,11 +61,11 @@ class Estate:
     def refuses(self, words: Sequence[str], *data: str) -> None:
         """A run that changes nothing and says why, in one line."""
         self.describe()
-        before = [footprint(host) for host in self.hosts.values()]
+        before = footprint(*self.hosts.values())
         run = self.project.pyinfra("-y", *_given(data), "inventory.py", "deploy.py")
         assert run.code == 1, run.output
         check_lines(run, [tuple(words), ("1 problem; nothing was changed",)])
-        assert [footprint(host) for host in self.hosts.values()] == before
+        assert footprint(*self.hosts.values()) == before
 
     @property
     def password(self) -> str:
@@ -209,8 +209,10 @@ def test_the_master_is_not_removed(estate: Estate) -> None:
     assert estate.master() == "one"
     groups, estate.groups = estate.groups, {**estate.groups, "redis": ["two", "three"]}
     refusal = ("one: redis_prune: redis-6379 is the master: fail over first",)
-    estate.refuses(refusal, "redis_prune=true")
-    estate.groups = groups
+    try:
+        estate.refuses(refusal, "redis_prune=true")
+    finally:
+        estate.groups = groups
 
 
 def test_nobody_of_the_inventory_is_forgotten_for_being_down(estate: Estate) -> None:

@@ -68,9 +68,9 @@ class Estate:
 
     def refuses(self, *lines: tuple[str, ...]) -> None:
         """A run that says each thing once and leaves every host as it was."""
-        before = [footprint(host) for host in self.hosts]
+        before = footprint(*self.hosts)
         self.fails(*lines, ("nothing was changed",))
-        assert [footprint(host) for host in self.hosts] == before
+        assert footprint(*self.hosts) == before
 
     def plans(self) -> set[tuple[str, str]]:
         """What a dry run would change; it must not be refused."""
