@@ -17,6 +17,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from tests.e2e.resident import Resident
+from tests.e2e.wait import KNOWN
 from tests.lab import Host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,16 +154,15 @@ def embedded(name: str, host: Host, user: str = "root", **data: Any) -> dict[str
 
 # What a run could leave behind: packages, files with their content and owner, running services.
 # Not what servers write for a moment, nor what a timer finds out about updates.
-_FOOTPRINT = """
-dpkg-query -W -f '${Package} ${Version} ${Status}\\n'
-{ find /etc /usr/local /usr/sbin/policy-rc.d /var/lib/datatier -printf '%y %m %u:%g %p\\n'
+_FOOTPRINT = f"""{KNOWN}dpkg-query -W -f '${{Package}} ${{Version}} ${{Status}}\\n'
+{{ find /etc /usr/local /usr/sbin/policy-rc.d /var/lib/datatier -printf '%y %m %u:%g %p\\n'
   find /var/lib/redis /var/lib/postgresql -maxdepth 2 ! -name '*.tmp' ! -name 'temp-*' \\
     -printf '%y %m %u:%g %p\\n'
-} 2>/dev/null | grep -v '/host-updates'
-{ find /etc /usr/local /var/lib/datatier -type f ! -name 'host-updates*' -exec sha256sum {} +
-} 2>/dev/null
+}} 2>/dev/null | grep -v '/host-updates'
+{{ find /etc /usr/local /var/lib/datatier -type f ! -name 'host-updates*' -exec sha256sum {{}} +
+}} 2>/dev/null
 systemctl show -p Id,ActiveState,MainPID 'postgresql@*' pgbouncer.service 'redis*' |
-  awk -v RS= '{ $1 = $1; sub("=activating", "=active"); print }'
+  awk -v RS= '{{ $1 = $1; print }}'
 """
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.e2e.wait import eventually
+from tests.e2e.wait import KNOWN, eventually
 from tests.lab import Host
 
 MASTER_NAME = "mymaster"
@@ -99,7 +99,7 @@ class Process:
 def main_process(host: Host, service: str) -> Process:
     """The process that the supervisor calls the service's; `service` is a unit under systemd."""
     if host.systemd:
-        pid = host.run(f"systemctl show -p MainPID --value {service}").stdout.strip()
+        pid = host.run(f"{KNOWN}systemctl show -p MainPID --value {service}").stdout.strip()
     else:
         status = host.run(f"sv status /etc/service/{service}", check=False).stdout
         match = re.match(r"run: .*?: \(pid (\d+)\)", status)

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.backup_site import DATABASES, Site, site
 from tests.e2e.project import Project
 from tests.e2e.receiver import Receiver, receiving
-from tests.e2e.wait import eventually
+from tests.e2e.wait import KNOWN, eventually
 from tests.lab import Lab
 
 NEVER = "0 0 1 1 *"
@@ -94,7 +94,7 @@ def test_a_changed_schedule_changes_one_file_and_nothing_else(
     estate: Site, receiver: Receiver
 ) -> None:
     choose(estate, receiver)
-    jobs = "systemctl show -p MainPID --value cron postgresql@15-main pgbouncer"
+    jobs = f"{KNOWN}systemctl show -p MainPID --value cron postgresql@15-main pgbouncer"
     before = estate.keeper.run(jobs).stdout
     stamps = "find /etc /usr/lib/datatier /scripts -newer /var/tmp/mark -type f"
     estate.keeper.run("touch /var/tmp/mark; sleep 1.1")

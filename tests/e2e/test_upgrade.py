@@ -14,6 +14,7 @@ from tests.e2e import newer
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.project import Project, embedded
 from tests.e2e.redis_writers import Background, Writers
+from tests.e2e.wait import KNOWN
 from tests.lab import Host, Lab
 
 
@@ -74,7 +75,7 @@ class Rows(Background):
 
 def _processes(site: Site) -> list[str]:
     units = "'postgresql@*' pgbouncer 'redis-*'"
-    return site.host.run(f"systemctl show -p Id,MainPID {units}").stdout.split()
+    return site.host.run(f"{KNOWN}systemctl show -p Id,MainPID {units}").stdout.split()
 
 
 def _old(site: Site) -> set[str]:

@@ -8,6 +8,14 @@ from collections.abc import Callable
 # Some questions take longer than that: what is late is asked less often.
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.2, 1.0
 
+# Shell: until systemd has the processes of all servers. A run is content when PostgreSQL answers,
+# and Debian's pg_ctlcluster tells systemd two seconds later which process that is.
+KNOWN = """for _ in $(seq 100); do
+  systemctl list-units -q --state=activating 'postgresql@*' 2>/dev/null | grep -q . || break
+  sleep 0.1
+done
+"""
+
 
 def eventually(check: Callable[[], object], seconds: float) -> None:
     """Asks until `check` returns; what it raises after the deadline is the answer.
