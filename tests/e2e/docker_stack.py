@@ -99,7 +99,7 @@ def _container(one: Mapping[str, Any]) -> Container:
     )
 
 
-# What a run could leave behind: files, and everything that the engine keeps. PostgreSQL archives
+# What a run could leave behind: files, and everything that the engine keeps, where there is one. PostgreSQL archives
 # whenever it likes.
 _FOOTPRINT = f"""
 find {HOME} /var/lib/datatier -path {HOME}/backups/pgbackrest/archive -prune -o \\
@@ -110,7 +110,7 @@ docker ps -a --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}} {{{{.Image}}}}'
 docker ps -q --no-trunc | xargs -r docker inspect -f '{{{{.Name}}}} {{{{.State.StartedAt}}}}'
 docker images -aq --no-trunc
 docker network ls --no-trunc --format '{{{{.ID}}}} {{{{.Name}}}}'
-docker volume ls -q
+docker volume ls -q || :
 """
 
 
