@@ -99,7 +99,7 @@ def _container(one: Mapping[str, Any]) -> Container:
     )
 
 
-# What a run could leave behind: files, and everything that the engine keeps, where there is one. PostgreSQL archives
+# What a run could leave behind: files, and everything that an engine keeps. PostgreSQL archives
 # whenever it likes.
 _FOOTPRINT = f"""
 find {HOME} /var/lib/datatier -path {HOME}/backups/pgbackrest/archive -prune -o \\
