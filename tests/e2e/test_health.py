@@ -415,7 +415,8 @@ def test_a_fault_turns_its_row_and_no_other(
         host.run("exec sh -s", stdin=values + fault.undo, timeout=60)
     eventually(lambda: _shows(host, {}, 0), 40 if fault.spreads else 20)
     counts = receiver.counts()
-    assert {event for event, _ in counts} - {"health warning"} == fault.told - {"health warning"}
+    told = {event for event, _ in counts} - {"health warning"}
+    assert told == fault.told - {"health warning"}, receiver.alerts
     for event in fault.told:
         assert counts[event, "recovered"] == 1, receiver.alerts
         assert counts[event, "failed"] == 1 or fault.spreads, receiver.alerts

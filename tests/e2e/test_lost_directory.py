@@ -69,7 +69,7 @@ def test_a_lost_data_directory_comes_back(alone: Stack) -> None:
 
     # What an earlier restore left behind is on another timeline.
     missed = script(host, f"restore-cluster.sh --yes --time '{moment}'")
-    assert missed.returncode == 1 and "--timeline chooses another" in missed.stderr
+    assert missed.returncode == 1 and "--timeline chooses another" in missed.stderr, missed.stderr
     succeeded(script(host, f"restore-cluster.sh --yes --timeline 1 --time '{moment}'"))
     eventually(lambda: rows(alone), 20)
     assert rows(alone) == ["incremental", "moment"]

@@ -398,7 +398,9 @@ query() { printf '%s\n' "$1" | closed_psql "$data" 5432 postgres -h "$socket"; }
 ask() { query "$1" || fail "PostgreSQL does not answer: $1"; }
 recovery_failed() {
   said=$(as_postgres cat "$log")
-  why=$(echo "$said" | grep -E 'FATAL|PANIC|ERROR' | grep -v 'not accepting connections' | tail -n 1)
+  # What ends it may be followed by what other processes say of that.
+  failures=$(echo "$said" | grep -E 'FATAL|PANIC|ERROR' | grep -v 'not accepting connections') || :
+  why=$(echo "$failures" | grep 'before configured recovery target' || echo "$failures" | tail -n 1)
   location=$(echo "$said" | sed -n 's/.*Tablespace\/CREATE: [0-9]* "\(.*\)"$/\1/p' | tail -n 1)
   case $why in
     *'before configured recovery target'*)
