@@ -26,6 +26,7 @@ from tasks.compose.rules import (
 )
 from tasks.compose.services import inside_of, roles_of, surplus_of
 from tasks.compose.settings import POSTGRES, REDIS, ROLES, DockerSettings, dotenv
+from tasks.compose.updates import upgrade
 from tasks.core.change import converge, refusing
 from tasks.core.component import Component
 from tasks.core.estate import DOCKER, Node, on
@@ -184,6 +185,7 @@ COMPONENT = Component(
     certified=activate,
     leaves=LEAVES,
     beside=told,
+    upgrades=upgrade,
     contain=contain,
     dotenv=dotenv,
 )

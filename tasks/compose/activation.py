@@ -10,7 +10,14 @@ from tasks.compose.engine import Container, Engine, up
 from tasks.compose.inside import place_of
 from tasks.compose.reloads import Reloadable, reloadables
 from tasks.compose.rolling import led, rolling_steps, services_to_roll
-from tasks.compose.services import image_of, inside_of, moved_network, roles_of, stale_images
+from tasks.compose.services import (
+    image_of,
+    inside_of,
+    moved_network,
+    rebuilt_images,
+    roles_of,
+    stale_images,
+)
 from tasks.compose.settings import REDIS, DockerSettings
 from tasks.compose.wait import settle
 from tasks.core import services
@@ -48,7 +55,7 @@ def _unhealthy(node: Node, found: Engine, services: Set[str]) -> Change | None:
 
 def _due(node: Node, found: Engine) -> Iterator[tuple[str, str]]:
     """The services whose container is not the right one, and what happens to it."""
-    stale = stale_images(node)
+    stale = {**stale_images(node), **rebuilt_images(node)}
     for service in roles_of(node):
         there = found.of(service)
         if not there:

@@ -51,5 +51,5 @@ def missing_image(node: Node, role: str) -> Change | None:
     if not stale:
         return None
     home = node.the(DockerSettings).project_dir
-    script = engine.COMPOSE + shell("build", "compose", project=home, services=" ".join(stale))
-    return Change([f"image {role}: build"], script)
+    script = shell("build", "compose", project=home, services=" ".join(stale))
+    return Change([f"image {role}: build"], f"{engine.COMPOSE}{shell('reason', 'compose')}{script}")

@@ -69,6 +69,11 @@ class Engine:
     wrong: str = ""
     is_overridden: bool = False
 
+    @property
+    def glue(self) -> str:
+        """What Compose puts between the project and the service in an image's name."""
+        return "_" if self.compose_version < (2,) else "-"
+
     def of(self, service: str) -> list[Container]:
         """The containers of a service."""
         return [container for container in self.containers if container.service == service]

@@ -26,7 +26,7 @@ def inside_of(node: Node) -> Estate:
     return node.inside
 
 
-def _built(node: Node) -> dict[str, str]:
+def built(node: Node) -> dict[str, str]:
     """The services whose image is built here, and its role."""
     chosen = node.the(DockerSettings)
     return {
@@ -46,9 +46,14 @@ def _images(node: Node) -> dict[str, str]:
 
 def image_of(node: Node, found: Engine, service: str) -> tuple[str, str]:
     """The id and the label of inputs of a service's image, as far as it is there."""
+    return found.images.get(name_of(node, found, service), ("", ""))
+
+
+def name_of(node: Node, found: Engine, service: str) -> str:
+    """The whole name of a service's image."""
     # No name of an image has a percent sign.
-    name = _images(node)[service].replace("%", "_" if found.compose_version < (2,) else "-")
-    return found.images.get(name if ":" in name.rpartition("/")[2] else f"{name}:latest", ("", ""))
+    name = _images(node)[service].replace("%", found.glue)
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def roles_of(node: Node) -> dict[str, str]:
@@ -80,13 +85,20 @@ def stale_images(node: Node) -> dict[str, str]:
     wanted = inputs(inside_of(node), node.the(DockerSettings))
     stale = {
         service: role
-        for service, role in _built(node).items()
+        for service, role in built(node).items()
         if image_of(node, found, service)[1] != wanted[role]
     }
     # A cleanup takes an image that no container has; `up --scale` builds it.
     if "redis-master" not in stale and not is_scaled(node, found):
         stale.pop("redis-replica", None)
     return stale
+
+
+def rebuilt_images(node: Node) -> dict[str, str]:
+    """The services whose image this plan builds again, and its role."""
+    if node.host.state.is_executing:
+        return {}
+    return {service: role for service, role in built(node).items() if role in node.rebuilds}
 
 
 def is_scaled(node: Node, found: Engine) -> bool:

@@ -76,6 +76,7 @@ class Component:
         beside: sentences on what a host has beside the settings and keeps.
         unprunable: what a run is refused for that would remove what is beside them.
         pruning: what removes it; it is asked before anything of the host goes.
+        upgrades: what an upgrade does for it before it deploys.
         contain: makes containers of a host's settings.
         dotenv: another place of `.env`, by a host's raw data.
     """
@@ -110,6 +111,7 @@ class Component:
     beside: Callable[[Node], Iterator[str]] = lambda _node: iter(())
     unprunable: Callable[[Node], list[Problem]] = _none
     pruning: Callable[[Node], Callable[[], None]] = lambda _node: lambda: None
+    upgrades: Callable[[Node], None] = lambda _node: None
     contain: Callable[[Node], None] | None = None
     dotenv: Callable[[Mapping[str, object]], Path] | None = None
 

@@ -66,6 +66,7 @@ class Node:
         reader: how a container is read, with what else is read of its host.
         planned_packages: what an earlier component of this run installs.
         upgrades: packages that this plan upgrades.
+        rebuilds: roles of the images that this plan builds again for newer packages.
         has_packages: this run installs what all of them need together.
         keys_at: where keys and certificates of a service are, whose name takes the place of `{}`.
     """
@@ -84,6 +85,7 @@ class Node:
     system: System = field(default_factory=System)
     planned_packages: set[str] = field(default_factory=set)
     upgrades: frozenset[str] = frozenset()
+    rebuilds: frozenset[str] = frozenset()
     has_packages: bool = False
     keys_at: str = "/etc/datatier/tls/{}"
 

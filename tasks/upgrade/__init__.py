@@ -52,6 +52,8 @@ def deploy() -> None:
     converge(
         "Upgrade: packages", lambda: due_upgrade(node), one_by_one=True, notices=lambda: told(node)
     )
+    for component in node.components():
+        component.upgrades(node)
     local.include(str(_DEPLOY))
 
 

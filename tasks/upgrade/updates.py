@@ -12,6 +12,9 @@ from tasks.core.remote import Probe, Unreadable
 from tasks.core.scripts import shell
 from tasks.upgrade.settings import UpgradeSettings
 
+# Shell: `candidates PACKAGES` prints a name, two versions and a kind of each with a newer one.
+CANDIDATES = shell("candidates", "upgrade")
+
 
 @dataclass(frozen=True)
 class Update:
@@ -58,7 +61,8 @@ def _found(node: Node) -> Found:
     names = packages.of_all(node).names
     if not names:
         return Found()
-    probe = Probe(shell("updates", "upgrade", names=" ".join(names)), parse)
+    script = CANDIDATES + shell("updates", "upgrade", names=" ".join(names))
+    probe = Probe(script, parse)
     said: Found = remote.read(node.host, lambda: {"updates": {"found": probe}}, "updates")["found"]
     return said
 
@@ -79,7 +83,7 @@ def due_upgrade(node: Node) -> Change | None:
     if not updates:
         return None
     if node.host.state.is_executing:
-        _require_others(node)
+        require_others(node)
     else:
         node.upgrades = frozenset(each.name for each in updates)
     lines = [
@@ -90,7 +94,12 @@ def due_upgrade(node: Node) -> Change | None:
     return Change(lines, f"{shell('install', packages=words)}install_packages\n")
 
 
-def _require_others(node: Node) -> None:
+def require_others(node: Node) -> None:
+    """A run that has failed on another host upgrades no further one.
+
+    Raises:
+        Unreadable: it has.
+    """
     state = node.host.state
     lost = [each for each in node.estate.active if each.host not in state.active_hosts]
     if lost:
@@ -108,5 +117,3 @@ def told(node: Node) -> Iterator[str]:
     if rest:
         names = ", ".join(each.name for each in rest)
         yield f"packages with other updates: {names}; --data upgrade_packages=all takes them too"
-    if node.inside:
-        yield "images are not built again: docs/upgrades.md says how"

@@ -186,16 +186,15 @@ class DockerStack:
         client = f'psql -XAtqw -h pgbouncer -p 6432 -U {STACK} -d {STACK} -c "$(cat)"'
         return said(self.client("postgres", "PGPASSWORD", self.role_password, client, statement))
 
-    def works(self, until: str) -> Done:
+    def works(self, until: str, asks: str) -> Done:
         """A client of the pooler that asks ten times a second until the host has this file."""
-        asks = "SELECT extract(epoch FROM clock_timestamp());"
         client = f"psql -XAtqw -v ON_ERROR_STOP=1 -h 127.0.0.1 -p 6432 -U {STACK} -d {STACK}"
         inside = f"{NEWEST}IFS= read -r PGPASSWORD; export PGPASSWORD; exec {client}"
         loop = "cat; " + _WAITS.format(until=until, does=f"echo '{asks}'")
         names = f"docker ps -q --filter label={_LABEL}.service=pgbouncer"
         asked = f"bash -c {shlex.quote(loop)}"
         command = f"{asked} | docker exec -i $({names}) sh -c {shlex.quote(inside)}"
-        return self.host.run(command, stdin=f"{self.role_password}\n", check=False, timeout=180)
+        return self.host.run(command, stdin=f"{self.role_password}\n", check=False, timeout=600)
 
     def writes(self, until: str) -> list[tuple[int, float]]:
         """A client of whoever leads, by a Sentinel's word: what it was told is written, and when.
@@ -207,7 +206,7 @@ class DockerStack:
         names = f"docker ps -q --filter label={_LABEL}.service=backup-service"
         given = f"bash -c {shlex.quote(waits)}"
         command = f"{given} | docker exec -i $({names}) python3 -uc {shlex.quote(_WRITER)}"
-        done = self.host.run(command, stdin=f"{self.redis_password}\n", timeout=240)
+        done = self.host.run(command, stdin=f"{self.redis_password}\n", timeout=600)
         words = [line.split() for line in done.stdout.splitlines()]
         return [(int(number), float(moment)) for number, moment in words]
 

@@ -164,21 +164,30 @@ def test_what_is_taken_alive_restarts_nothing(site: Site) -> None:
     assert _users(site) == {f"cache\n{OURS}"}
 
 
+_NOW = "extract(epoch FROM clock_timestamp())"
+
+
 @contextmanager
 def _at_work(site: Site) -> Iterator[None]:
-    """Clients whose connections to the pooler last, and which are answered all the time."""
+    """Clients whose connections to the pooler last, and which are answered all the time.
+
+    Each transaction that was acknowledged is there.
+    """
     until = "/run/work-is-done"
     site.host.run(f"rm -f {until}")
+    site.stack.sql("CREATE TABLE worked (at numeric)")
+    adds = f"INSERT INTO worked VALUES ({_NOW}) RETURNING at;"
     with ThreadPoolExecutor() as pool:
-        clients = [pool.submit(site.stack.works, until) for _ in range(4)]
+        clients = [pool.submit(site.stack.works, until, adds) for _ in range(4)]
         try:
             yield
         finally:
             site.host.run(f"touch {until}")
         started = float(site.stack.sql("SELECT extract(epoch FROM pg_postmaster_start_time())"))
-        for client in clients:
-            answers = [float(moment) for moment in said(client.result()).splitlines()]
-            assert answers[0] < started < answers[-1]
+        answers = [[*map(float, said(each.result()).splitlines())] for each in clients]
+        assert all(each[0] < started < each[-1] for each in answers)
+        assert site.stack.sql("SELECT count(*) FROM worked") == str(sum(map(len, answers)))
+        site.stack.sql("DROP TABLE worked")
 
 
 def test_tuning_as_documented(site: Site) -> None:
@@ -248,6 +257,77 @@ def test_instances_get_new_containers_one_after_the_other(
     record_property("new containers", longest_gap(written))
     assert site.restarted() == site.replaced() == {"postgres", *REDIS, *SENTINELS}
     assert site.stack.master != leader
+    site.settles(KEPT)
+
+
+UPGRADE = "tasks.upgrade.deploy"
+# What the archive has is newer than that.
+_OLDER = "RUN sed -i '/^Package: {name}$/,/^$/s/^Version: .*/&~old/' /var/lib/dpkg/status"
+
+
+def _made_older(site: Site, name: str, services: Iterable[str]) -> str:
+    """Images whose package is older by its own word; the version that it really is."""
+    for service in services:
+        image = f"{STACK}_{service}"
+        text = f"FROM {image}\nUSER root\n{_OLDER.format(name=name)}\n"
+        site.host.run(f"docker build -q -t {image} -", stdin=text)
+    shown = f"dpkg-query -W -f '${{Version}}' {name}"
+    newest = site.host.run(f"docker run --rm --entrypoint sh {image} -c {shlex.quote(shown)}")
+    return newest.stdout.removesuffix("~old")
+
+
+def _version(site: Site, service: str, name: str) -> str:
+    return site.host.run(
+        f"docker exec {STACK}_{service} dpkg-query -W -f '${{Version}}' {name}"
+    ).stdout
+
+
+def _image_names(site: Site) -> list[str]:
+    listed = site.host.run("docker images --format '{{.Repository}}:{{.Tag}} {{.ID}}'").stdout
+    return sorted(line for line in listed.splitlines() if not line.startswith("<none>"))
+
+
+def test_an_upgrade_builds_images_again_and_clients_wait(
+    site: Site, record_property: Callable[[str, object], None]
+) -> None:
+    """The archive has one version of each package: images have an older one by their own word.
+
+    One image is newer already, and one is left of a run that was killed.
+    """
+    del site.settings["docker_image_redis"]
+    site.settings["upgrade_packages"] = "all"
+    site.project.settings(site.settings)
+    redis = _made_older(site, "redis-server", [*REDIS, *SENTINELS[:2]])
+    postgres = _made_older(site, "postgresql-15", ["postgres"])
+    site.host.run(f"docker tag {STACK}_{SENTINELS[2]} {STACK}-newer_redis-master")
+    site.look()
+    leader, images = site.stack.master, _image_names(site)
+    plan = site.project.plan(UPGRADE)
+    lines = [
+        f"image redis: package redis-server: upgrade {redis}~old -> {redis}",
+        f"image postgres: package postgresql-15: upgrade {postgres}~old -> {postgres}",
+        f"{leader}: failover (master of mymaster; restart follows)",
+        *(f"{name}: recreate (image)" for name in ("postgres", *REDIS, *SENTINELS)),
+    ]
+    assert [line for line in lines if line not in plan.output] == [], plan.output
+    recipe = f"{HOME}/docker/images/Dockerfile"
+    broken = f"cp {recipe} /root/recipe && sed -i '/ AS base$/aRUN echo E: no room; false' {recipe}"
+    site.host.run(broken)
+    failed = site.project.pyinfra("-y", "inventory.py", UPGRADE)
+    site.host.run(f"cp /root/recipe {recipe}")
+    assert failed.code == 1
+    check_lines(failed, [("the image of redis-master could not be built: E: no room",)])
+    assert site.restarted() == set() and _image_names(site) == images
+    with _at_work(site), site.writing() as written:
+        run = site.project.deploy(UPGRADE)
+    assert run.changed == plan.planned
+    record_property("upgraded images", longest_gap(written))
+    assert site.restarted() == site.replaced() == {"postgres", *REDIS, *SENTINELS}
+    assert site.stack.master != leader
+    assert {_version(site, name, "redis-server") for name in (*REDIS, *SENTINELS)} == {redis}
+    assert _version(site, "postgres", "postgresql-15") == postgres
+    assert not [name for name in _image_names(site) if "newer" in name]
+    assert site.project.deploy(UPGRADE).changed == set()
     site.settles(KEPT)
 
 

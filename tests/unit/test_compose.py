@@ -243,7 +243,8 @@ def test_an_image_that_cannot_be_built_has_its_reason(
     log: str, reason: str, tmp_path: Path
 ) -> None:
     (tmp_path / "log").write_text(log)
-    script = shell("build", "compose", project=str(tmp_path), services="redis-master")
+    build = shell("build", "compose", project=str(tmp_path), services="redis-master")
+    script = f"{shell('reason', 'compose')}{build}"
     done = helpers.shell(f"set -eu\ncompose=fails\nfails() {{ cat log; return 1; }}\n{script}")
     assert done.returncode == 1
     assert done.stderr == f"the image of redis-master could not be built: {reason}\n"

@@ -8,15 +8,8 @@ timeout 300 apt-get -q -o DPkg::Lock::Timeout=30 update >"$log" 2>&1 </dev/null 
 grep '^[EW]: ' "$log" | head -n 1 | sed 's/^[EW]: /stale /'
 there=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $names 2>/dev/null | sed -n 's/^.i  *//p')
 held=" $(apt-mark showhold | tr '\n' ' ')"
-[ -z "$there" ] || apt-cache policy $there | awk '
-  /^[^ ]/ { name = $1; sub(/:$/, "", name); security = above = 0 }
-  $1 == "Installed:" { now = $2 }
-  $1 == "Candidate:" { to = $2; if (now != to && to != "(none)") wanted = 1; else wanted = 0 }
-  $1 == "Version" { above = 1 }
-  /^ \*\*\* / { if (wanted) print name, now, to, security ? "security" : "other"; above = 0 }
-  above && /-security[\/ ]/ { security = 1 }' |
+[ -z "$there" ] || candidates $there |
   while read -r name now to kind; do
-    dpkg --compare-versions "$to" gt "$now" || continue
     # Whatever else it would do: a package of another release, a new major version, a removal.
     plan=$(apt-get -s -o Debug::NoLocking=1 install --only-upgrade "$name=$to" 2>"$log" </dev/null) || {
       echo "kept $name $to $(grep '^E: ' "$log" | tail -n 1)"; continue

@@ -1,0 +1,14 @@
+# Under other names until all are there: one that cannot be built changes nothing.
+cd "$project" || exit 1
+log=$(mktemp -p /run) made=
+trap 'rm -f "$log"; [ -z "$made" ] || docker rmi $made >/dev/null 2>&1 || :' EXIT
+build() { # SERVICE OPTIONS
+  service=$1; shift
+  $compose -p "$newer" build "$@" "$service" >"$log" 2>&1 </dev/null || {
+    echo "the image of $service could not be built: $(reason "$log")" >&2; exit 1; }
+  made="$made $newer$glue$service"
+}
+for service in $fresh; do build "$service" --no-cache; done
+# What another one is built on is there by now.
+for service in $below; do build "$service"; done
+for each in $names; do docker tag "$newer$glue${each%%=*}" "${each#*=}"; done
