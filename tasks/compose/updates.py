@@ -91,7 +91,7 @@ def _script(node: Node, due: Mapping[str, object]) -> str:
     found = cast(Engine, node.read(DOCKER)["engine"])
     services = {role: [s for s, of in built(node).items() if of == role] for role in due}
     first = {role: of[0] for role, of in services.items()}
-    # That of a role which another one is built on is built with it.
+    # That of a role which another one is built on is built with it; the last of the file first.
     stages = re.findall(
         r"(?m)^FROM (\S+) AS (\w+)$", dockerfile(inside_of(node), node.the(DockerSettings))
     )
@@ -111,7 +111,7 @@ def _script(node: Node, due: Mapping[str, object]) -> str:
             project=node.the(DockerSettings).project_dir,
             newer=f"{node.stack.stack_name}-newer",
             glue=found.glue,
-            fresh=" ".join(first[role] for role in due if role not in below),
+            fresh=" ".join(first[role] for role in reversed([*due]) if role not in below),
             below=" ".join(first[role] for role in due if role in below),
             names=" ".join(names),
         )

@@ -13,5 +13,6 @@ class UpgradeSettings(Settings):
     prefix: ClassVar[str] = "upgrade_"
 
     packages: Literal["security", "all"] = "security"
-    """`security`, or `all`: which updates of our packages `tasks.upgrade.deploy` installs. Those of
-    repositories that are not Debian's come with `all`. Change: with the next upgrade."""
+    """`security`, or `all`: which updates of our packages `tasks.upgrade.deploy` installs, and for
+    which it builds images of Docker again. Those of repositories that are not Debian's come with
+    `all`. Change: with the next upgrade."""

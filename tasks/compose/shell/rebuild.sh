@@ -8,7 +8,12 @@ build() { # SERVICE OPTIONS
     echo "the image of $service could not be built: $(reason "$log")" >&2; exit 1; }
   made="$made $newer$glue$service"
 }
-for service in $fresh; do build "$service" --no-cache; done
+anew=--no-cache
+for service in $fresh; do
+  build "$service" $anew
+  # The engine's own builder has built all that the file has before it, and takes what is newest.
+  ! grep -q '^Step 1/' "$log" || anew=
+done
 # What another one is built on is there by now.
 for service in $below; do build "$service"; done
 for each in $names; do docker tag "$newer$glue${each%%=*}" "${each#*=}"; done

@@ -2,7 +2,7 @@ export LC_ALL=C
 work=$(mktemp -d)
 tar -C "$work" -x
 # A list that could not be read would say that nothing is due.
-apt-get -q -o APT::Update::Error-Mode=any update >"$work.log" 2>&1 || {
+timeout 300 apt-get -q -o APT::Update::Error-Mode=any update >"$work.log" 2>&1 || {
   echo "apt-get update: $(grep '^[EW]: ' "$work.log" | head -n 1)" >&2; exit 1; }
 for status in "$work"/*; do
   echo "image ${status##*/}"
