@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from tasks.compose import engine
+from tasks.compose.building import missing_files
 from tasks.compose.engine import Engine
 from tasks.compose.images import dockerfile
 from tasks.compose.services import built, image_of, inside_of, name_of
@@ -14,7 +15,7 @@ from tasks.compose.settings import ROLES, DockerSettings
 from tasks.core import remote
 from tasks.core.change import Change, converge
 from tasks.core.estate import DOCKER, Node
-from tasks.core.remote import Probe
+from tasks.core.remote import Probe, Unreadable
 from tasks.core.scripts import shell
 from tasks.upgrade.updates import CANDIDATES, Found, Update, chosen, parse, require_others
 
@@ -65,11 +66,14 @@ def due_images(node: Node) -> Change | None:
     """Another build of the images for which the settings ask, with all that is newer.
 
     Raises:
-        Unreadable: what is due; (during a run) another host has failed.
+        Unreadable: what is due; the project is another one; (during a run) another host has failed.
     """
     due = {role: each.due for role, each in _found(node).items() if chosen(node, each)}
     if not due:
         return None
+    if missing_files(node):
+        # What they are built from is read from the project.
+        raise Unreadable("the project is not as the settings say: run deploy.py first")
     if node.host.state.is_executing:
         require_others(node)
     else:

@@ -211,34 +211,6 @@ def test_tuning_as_documented(site: Site) -> None:
     site.settles(KEPT)
 
 
-def test_clients_wait_while_the_server_gets_a_new_container(site: Site) -> None:
-    """The image is the operator's own, which happens to be the same."""
-    site.look()
-    image = site.host.run(f"docker inspect -f '{{{{.Config.Image}}}}' {STACK}_postgres").stdout
-    site.host.run(f"docker tag {image.strip()} operators/postgres:1")
-    with _at_work(site):
-        site.changes({"docker_image_postgres": "operators/postgres:1"}, "postgres: recreate")
-    assert site.restarted() == site.replaced() == {"postgres"}
-
-
-def test_instances_restart_one_after_the_other(
-    site: Site, record_property: Callable[[str, object], None]
-) -> None:
-    """The replicas first; then the master hands over, and follows."""
-    site.look()
-    leader = site.stack.master
-    lines = [f"{leader}: failover (master of mymaster; restart follows)"]
-    lines += [f"{name}: restart (databases: CONFIG SET does not take it)" for name in REDIS]
-    with site.writing() as written:
-        site.changes({"redis_extra": {"databases": 20}}, *lines)
-    record_property("containers restart", longest_gap(written))
-    assert site.restarted() == {*REDIS}
-    assert site.replaced() == set()
-    assert site.stack.master != leader
-    assert _redis(site, "databases") == {"20"}
-    site.settles(KEPT)
-
-
 UPGRADE = "tasks.upgrade.deploy"
 # What the archive has is newer than that.
 _OLDER = "RUN sed -i '/^Package: {name}$/,/^$/s/^Version: .*/&~old/' /var/lib/dpkg/status"
@@ -266,15 +238,20 @@ def _image_names(site: Site) -> list[str]:
     return sorted(line for line in listed.splitlines() if not line.startswith("<none>"))
 
 
+def _upgrade_fails(site: Site, why: str) -> None:
+    run = site.project.pyinfra("-y", "inventory.py", UPGRADE)
+    assert run.code == 1
+    check_lines(run, [(why,)])
+
+
 def test_an_upgrade_builds_images_again_and_clients_wait(
     site: Site, record_property: Callable[[str, object], None]
 ) -> None:
     """The archive has one version of each package: images have an older one by their own word.
 
-    One image is newer already, and one is left of a run that was killed. PostgreSQL has the one
-    that is built here again.
+    One image is newer already, and one is left of a run that was killed. An image that cannot be
+    built changes nothing, nor does a project that is not as the settings say.
     """
-    site.settings.pop("docker_image_postgres", None)
     site.settings["upgrade_packages"] = "all"
     site.project.settings(site.settings)
     redis = _made_older(site, "redis-server", [*REDIS, *SENTINELS[:2]])
@@ -290,13 +267,13 @@ def test_an_upgrade_builds_images_again_and_clients_wait(
         *(f"{name}: recreate (image)" for name in ("postgres", *REDIS, *SENTINELS)),
     ]
     assert [line for line in lines if line not in plan.output] == [], plan.output
-    recipe = f"{HOME}/docker/images/Dockerfile"
-    broken = f"cp {recipe} /root/recipe && sed -i '/ AS base$/aRUN echo E: no room; false' {recipe}"
-    site.host.run(broken)
-    failed = site.project.pyinfra("-y", "inventory.py", UPGRADE)
-    site.host.run(f"cp /root/recipe {recipe}")
-    assert failed.code == 1
-    check_lines(failed, [("the image of postgres could not be built: E: no room",)])
+    base = "debian:bookworm-slim"
+    site.host.run(f"docker tag {base} kept && docker tag debian:trixie-slim {base}")
+    _upgrade_fails(site, f"the image of postgres could not be built: {base} should be Debian 12")
+    site.host.run(f"docker tag kept {base} && docker rmi kept")
+    site.project.settings({**site.settings, "postgres_work_mem": "9MB"})
+    _upgrade_fails(site, "the project is not as the settings say: run deploy.py first")
+    site.project.settings(site.settings)
     assert site.restarted() == set() and _image_names(site) == images
     with _at_work(site), site.writing() as written:
         run = site.project.deploy(UPGRADE)
@@ -308,6 +285,34 @@ def test_an_upgrade_builds_images_again_and_clients_wait(
     assert _version(site, "postgres", "postgresql-15") == postgres
     assert not [name for name in _image_names(site) if "newer" in name]
     assert site.project.plan(UPGRADE).planned == set()
+    site.settles(KEPT)
+
+
+def test_clients_wait_while_the_server_gets_a_new_container(site: Site) -> None:
+    """The image is the operator's own, which happens to be the same."""
+    site.look()
+    image = site.host.run(f"docker inspect -f '{{{{.Config.Image}}}}' {STACK}_postgres").stdout
+    site.host.run(f"docker tag {image.strip()} operators/postgres:1")
+    with _at_work(site):
+        site.changes({"docker_image_postgres": "operators/postgres:1"}, "postgres: recreate")
+    assert site.restarted() == site.replaced() == {"postgres"}
+
+
+def test_instances_restart_one_after_the_other(
+    site: Site, record_property: Callable[[str, object], None]
+) -> None:
+    """The replicas first; then the master hands over, and follows."""
+    site.look()
+    leader = site.stack.master
+    lines = [f"{leader}: failover (master of mymaster; restart follows)"]
+    lines += [f"{name}: restart (databases: CONFIG SET does not take it)" for name in REDIS]
+    with site.writing() as written:
+        site.changes({"redis_extra": {"databases": 20}}, *lines)
+    record_property("containers restart", longest_gap(written))
+    assert site.restarted() == {*REDIS}
+    assert site.replaced() == set()
+    assert site.stack.master != leader
+    assert _redis(site, "databases") == {"20"}
     site.settles(KEPT)
 
 

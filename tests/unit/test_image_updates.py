@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tasks.backup.passphrase import repositories
+from tasks.backup.settings import BackupSettings
 from tasks.compose import updates
+from tasks.compose.inside import one
+from tasks.compose.services import entries_of, inside_of
 from tasks.core import remote
 from tasks.core.estate import Node
+from tasks.core.files import Entry, File, Found
+from tasks.core.remote import Unreadable
 from tasks.core.scripts import shell
 from tests.unit import helpers
-from tests.unit.test_compose import docker, due, settled
+from tests.unit.test_compose import DIRECTORY, docker, due, settled
 
 # As the images of four roles are called; the services of one have the same.
 ROLES = {"redis": "redis-master", "pgbouncer": "pgbouncer", "postgres": "postgres"}
@@ -31,7 +37,19 @@ def upgraded(directory: Path, said: Mapping[str, list[str]], **data: str) -> Nod
     ]
     told = {"updates": updates._by_image(lines)}
     remote._cache[node.host]["images"] = (float("inf"), told)
+    files = remote._cache[node.host]["docker"][1]["files"]
+    files[f"{DIRECTORY}/.env"] = Found("absent")
+    # Once for what `.env` has, and once with that.
+    for _ in range(2):
+        now = files[f"{DIRECTORY}/.env"].content.decode()
+        places = repositories(one(inside_of(node), BackupSettings))
+        files |= {each.path: _as_it_should_be(each) for each in entries_of(node, now, places)}
     return node
+
+
+def _as_it_should_be(entry: Entry) -> Found:
+    kind, content = ("file", entry.content) if isinstance(entry, File) else ("dir", "")
+    return Found(kind, entry.mode, entry.user, entry.group, content.encode())
 
 
 def _of(said: Mapping[str, list[str]], image: str) -> list[str]:
@@ -90,6 +108,14 @@ def test_the_plan_has_the_containers_of_images_that_are_built_again(tmp_path: Pa
     assert due(node, found) == []
 
 
+def test_images_are_not_built_from_a_project_that_is_another_one(tmp_path: Path) -> None:
+    node = upgraded(tmp_path, {"redis": [LIBRARY]})
+    files = remote._cache[node.host]["docker"][1]["files"]
+    files[f"{DIRECTORY}/docker/images/Dockerfile"] = Found("file", content=b"FROM of before")
+    with pytest.raises(Unreadable, match="the project is not as the settings say: run"):
+        updates.due_images(node)
+
+
 def test_an_image_of_the_users_is_theirs_to_build(tmp_path: Path) -> None:
     node = upgraded(tmp_path, {"redis": [LIBRARY]}, docker_image_redis="mine:1")
     assert updates.due_images(node) is None
@@ -142,7 +168,10 @@ compose=compose
     built = " ".join(f"psscript-newer_{name}" for name in ("one", "two")[: 1 + does])
     assert said == [*moved * does, f"rmi {built}"]
     again = "" if says.startswith("Step") else " --no-cache"
-    calls = ["-p psscript-newer build --no-cache one", f"-p psscript-newer build{again} two"]
+    calls = [
+        "-p psscript-newer build --force-rm --no-cache one",
+        f"-p psscript-newer build --force-rm{again} two",
+    ]
     assert (tmp_path / "built").read_text().splitlines() == calls[: 1 + does]
     wrong = "the image of two could not be built: E: no room\n"
     assert (done.returncode, done.stderr) == ((0, "") if does else (1, wrong))

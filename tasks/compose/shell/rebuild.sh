@@ -4,7 +4,7 @@ log=$(mktemp -p /run) made=
 trap 'rm -f "$log"; [ -z "$made" ] || docker rmi $made >/dev/null 2>&1 || :' EXIT
 build() { # SERVICE OPTIONS
   service=$1; shift
-  $compose -p "$newer" build "$@" "$service" >"$log" 2>&1 </dev/null || {
+  $compose -p "$newer" build --force-rm "$@" "$service" >"$log" 2>&1 </dev/null || {
     echo "the image of $service could not be built: $(reason "$log")" >&2; exit 1; }
   made="$made $newer$glue$service"
 }
