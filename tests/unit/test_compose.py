@@ -213,6 +213,11 @@ _NOT_BUILT = {
         " non-zero code: 1\nService 'redis-master' failed to build : Build failed\n",
         _CHECK,
     ),
+    "check-removed": (
+        f" ---> Running in 255bdf\n\x1b[91m{_CHECK}\n\x1b[0mRemoving intermediate container 255bdf\n"
+        "The command '/bin/sh -c x' returned a non-zero code: 1\n",
+        _CHECK,
+    ),
     "check-2": (
         f'#6 0.197 {_CHECK}\n#6 ERROR: process "x" did not\n------\n > [base 2/3] RUN x:\n'
         f'0.197 {_CHECK}\n------\nfailed to solve: process "x" did not complete\n',
