@@ -214,7 +214,8 @@ _NOT_BUILT = {
         _CHECK,
     ),
     "check-removed": (
-        f" ---> Running in 255bdf\n\x1b[91m{_CHECK}\n\x1b[0mRemoving intermediate container 255bdf\n"
+        f" ---> Running in 255bdf\n\x1b[91m{_CHECK}\n\x1b[0m"
+        "Removing intermediate container 255bdf\n"
         "The command '/bin/sh -c x' returned a non-zero code: 1\n",
         _CHECK,
     ),
