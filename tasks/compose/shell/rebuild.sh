@@ -8,11 +8,11 @@ build() { # SERVICE OPTIONS
     echo "the image of $service could not be built: $(reason "$log")" >&2; exit 1; }
   made="$made $newer$glue$service"
 }
-anew=--no-cache
+how=--no-cache
 for service in $fresh; do
-  build "$service" $anew
+  build "$service" $how
   # The engine's own builder has built all that the file has before it, and takes what is newest.
-  ! grep -q '^Step 1/' "$log" || anew=
+  ! grep -q '^Step 1/' "$log" || how=
 done
 # What another one is built on is there by now.
 for service in $below; do build "$service"; done
