@@ -6,7 +6,7 @@ from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
-from tasks.postgres import link
+from tasks.postgres import link, replication
 from tasks.postgres.activation import due_activation, takings
 from tasks.postgres.certify import certify
 from tasks.postgres.content import missing_content, missing_extensions, prune
@@ -25,7 +25,8 @@ from tasks.tls import certificates as authority
 def install(node: Node) -> None:
     """Installs the packages and creates the cluster; nothing is started."""
     install_packages(node, "PostgreSQL", packages_of(node))
-    converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
+    if not replication.is_standby(node):
+        converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
 
 
 def configure() -> None:
@@ -34,22 +35,56 @@ def configure() -> None:
     extend()
 
 
-@on(PostgresSettings)
-def serve(node: Node) -> None:
+def serve() -> None:
     """All of `configure` but for extensions that cannot be created: poolers need none of these."""
+    _key()
+    _lead()
+    _link()
+    _follow()
+
+
+@on(PostgresSettings)
+def _key(node: Node) -> None:
     converge(
         "PostgreSQL: key", lambda: link.missing_key(node, node.read("postgres")), room="postgres"
     )
     if link.has_authority(node, node.the(PostgresSettings).extra):
         authority.certify(node, link.SERVICE, "postgres")
+
+
+@on(PostgresSettings)
+def _lead(node: Node) -> None:
+    if not replication.is_standby(node):
+        _write(node)
+        converge("PostgreSQL: roles and databases", lambda: missing_content(node), room="postgres")
+        prune(node, lambda: node.read("postgres")["server"])
+
+
+@on(PostgresSettings)
+def _link(node: Node) -> None:
+    """One operation of all servers: pyinfra then runs it after what precedes it on any of them."""
+    if replication.is_replicated(node):
+        converge(
+            "PostgreSQL: link to the primary",
+            lambda: replication.missing_link(node),
+            room="postgres",
+        )
+
+
+@on(PostgresSettings)
+def _follow(node: Node) -> None:
+    if replication.is_standby(node):
+        converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
+        _write(node)
+
+
+def _write(node: Node) -> None:
     converge(
         "PostgreSQL: configuration",
         lambda: missing_configuration(node),
         room="postgres",
     )
     activate()
-    converge("PostgreSQL: roles and databases", lambda: missing_content(node), room="postgres")
-    prune(node, lambda: node.read("postgres")["server"])
 
 
 @on(PostgresSettings)

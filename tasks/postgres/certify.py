@@ -6,7 +6,7 @@ from tasks.core import files, services
 from tasks.core.change import Change, converge
 from tasks.core.estate import Node, here
 from tasks.core.files import Found
-from tasks.postgres import link, sql
+from tasks.postgres import link, replication, sql
 from tasks.postgres.activation import wanted_server, with_console
 from tasks.postgres.clients import access_now
 from tasks.postgres.files import configuration, private, shown
@@ -34,10 +34,14 @@ def _extra(server: Node) -> dict[str, object]:
     return {**server.the(PostgresSettings).extra}
 
 
+def _shown_then(node: Node) -> dict[str, str]:
+    return {**link.shown_then(node, _extra(node)), **replication.following(node)}
+
+
 def _certified(node: Node) -> Change | None:
     if PostgresSettings not in node.settings:
         return None
-    path, text = ours(node), configuration(node, link.shown_then(node, _extra(node)))
+    path, text = ours(node), configuration(node, _shown_then(node))
     found = node.read("postgres")["files"]
     if not node.host.state.is_executing:
         # As the run finds it then.

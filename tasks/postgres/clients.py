@@ -14,7 +14,7 @@ from tasks.postgres.settings import PostgresSettings
 
 
 def clients(node: Node, in_clear: Collection[Node] = ()) -> list[dict[str, str]]:
-    """Hosts that need to reach this server from outside: poolers and the backup host.
+    """Hosts that need to reach this server from outside, and what they may enter there.
 
     To a container every client comes from outside, its own host too.
 
@@ -23,16 +23,21 @@ def clients(node: Node, in_clear: Collection[Node] = ()) -> list[dict[str, str]]
     """
     if network := node.place.network:
         project = {"group": "docker", "name": "the project", "address": str(network)}
-        return [{**project, "type": "host"}]
+        return [{**project, **_ALL, "type": "host"}]
     return [
         {
             "group": group,
             "name": other.name,
             "address": network_of(other),
+            **(_WAL if group == "postgres" else _ALL),
             "type": "host" if other in in_clear or stays_in_clear(node, other) else "hostssl",
         }
         for group, other in link.clients(node)
     ]
+
+
+_ALL = {"database": "all", "role": "all"}
+_WAL = {"database": "replication", "role": "datatier_replication"}
 
 
 def network_of(node: Node) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.core.files import MARK
@@ -78,9 +78,16 @@ def _parse(lines: Sequence[str]) -> Clusters:
     )
 
 
-def creation(version: int, port: int, locale: str) -> tuple[str, dict[str, str]]:
-    """Shell that creates a cluster, and its variables."""
+def creation(
+    version: int, port: int, locale: str, copied: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Shell that creates a cluster, and its variables.
+
+    Args:
+        copied: `PRIMARY`, the server of which it is a copy, and `SLOT` there; or nothing in both.
+    """
     variables = {"VERSION": str(version), "PORT": str(port), "LOCALE": locale, "MARK": MARK}
+    variables |= copied
     return shell("create-cluster", "postgres"), variables
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from backup.config import SUPERUSERS_OPTIONS
 from tasks.core.change import Change, converge
 from tasks.core.estate import Node
-from tasks.postgres import archive, parameters, rights, rotating, sql, surplus
+from tasks.postgres import archive, parameters, replication, rights, rotating, sql, surplus
 from tasks.postgres.files import TRACKING, configuration
 from tasks.postgres.layout import OURS, configuration_directory, data_directory
 from tasks.postgres.secrets import role_password
@@ -17,8 +17,10 @@ from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, Role, logins_
 
 
 def missing_content(node: Node) -> Change | None:
-    """What a server lacks of the roles and databases, or None."""
+    """What a server lacks of the roles and databases, or None; a standby has those of another."""
     server: sql.Server = node.read("postgres")["server"]
+    if replication.is_standby(node):
+        return None
     roles, databases = wanted(node)
     return sql.compare(
         server,
@@ -29,19 +31,20 @@ def missing_content(node: Node) -> Change | None:
         system=_system(node, roles),
         components=_COMPONENTS,
         forgets=TRACKING not in node.the(PostgresSettings).extra,
+        slots=replication.slots(node),
     )
 
 
 def missing_extensions(node: Node) -> Change | None:
     """What the run could not create before, when all that does not depend on it is done."""
-    if not node.host.state.is_executing:
+    if not node.host.state.is_executing or replication.is_standby(node):
         return None
     server: sql.Server = node.read("postgres")["server"]
     return sql.extensions(server, wanted(node)[1], data_directory(node))
 
 
 # They enter by their grants only.
-_COMPONENTS = frozenset({archive.ROLE, LOOKUP_ROLE, *logins_of(LOOKUP_ROLE)})
+_COMPONENTS = frozenset({archive.ROLE, LOOKUP_ROLE, *logins_of(LOOKUP_ROLE), replication.ROLE})
 
 
 def _system(node: Node, roles: Sequence[sql.Role]) -> list[sql.Database]:
@@ -171,7 +174,8 @@ def _surplus(node: Node, server: sql.Server) -> list[surplus.Surplus]:
     roles, databases = wanted(node)
     destroy = node.the(PostgresSettings).prune and node.stack.destroy
     pooled = _is_pooled(node)
-    return surplus.find(server, roles, databases, pooled=pooled, destroy=destroy)
+    slots = replication.slots(node)
+    return surplus.find(server, roles, databases, pooled=pooled, destroy=destroy, slots=slots)
 
 
 def _goes(node: Node, each: surplus.Surplus) -> bool:
@@ -193,8 +197,10 @@ def wanted(node: Node) -> tuple[list[sql.Role], list[sql.Database]]:
         roles += rotating.lookup_roles(node.estate.secrets)
     if archive.backup_host(node.estate):
         roles.append(_backup_role(node))
+    if replication.is_replicated(node):
+        roles.append(replication.role(node))
     # Ours may enter where PUBLIC may not, and so may those who read all databases.
-    ours = _COMPONENTS & {role.name for role in roles}
+    ours = (_COMPONENTS - {replication.ROLE}) & {role.name for role in roles}
     readers = {role.name for role in roles if role.member_of & rights.EVERYWHERE}
     enter = frozenset({"CONNECT"})
     databases = [

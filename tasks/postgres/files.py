@@ -14,7 +14,7 @@ from tasks.core.change import Change, Trial
 from tasks.core.estate import Node
 from tasks.core.files import Entry, File, render
 from tasks.core.places import Service
-from tasks.postgres import archive, clusters, link, sql
+from tasks.postgres import archive, clusters, link, replication, sql
 from tasks.postgres.clients import clients, in_clear
 from tasks.postgres.layout import (
     cluster_version,
@@ -99,13 +99,17 @@ def parameters_of(node: Node) -> dict[str, str | int | float]:
             dict.fromkeys((*chosen.shared_preload_libraries, "pg_stat_statements"))
         ),
         **link.parameters(node, chosen.extra),
+        **replication.parameters(node),
         **archive.parameters(node),
     }
 
 
 def shown(node: Node) -> dict[str, str]:
-    """The certificate that it may show, where that is another one than it has at first."""
-    return link.shown(node, node.the(PostgresSettings).extra)
+    """The certificate that it may show, where that is another one than it has at first.
+
+    Beside it whom it follows: both are known when hosts were read.
+    """
+    return {**link.shown(node, node.the(PostgresSettings).extra), **replication.following(node)}
 
 
 def files_of(

@@ -9,7 +9,7 @@ clients of its own can verify, as soon as all that pin do so (certify.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tasks.core import certificates
@@ -23,6 +23,8 @@ from tasks.postgres.neighbors import keeper, pooler
 from tasks.tls import certificates as authority
 
 HOME = "/etc/datatier/postgres"
+# On a standby: the certificates that the server which leads may show.
+PEERS = f"{HOME}/peers.pem"
 # Its directory of keys that the authority signs.
 SERVICE = "postgres"
 _NEXT = f"{HOME}/next"
@@ -40,8 +42,8 @@ def is_remote(server: Node, client: Node) -> bool:
 
 
 def clients(server: Node) -> Iterator[tuple[str, Node]]:
-    """The hosts that connect from outside: poolers and the backup host, with their group."""
-    for group in ("pgbouncer", "backup"):
+    """The hosts that connect from outside, with their group: among them other servers."""
+    for group in ("pgbouncer", "backup", "postgres"):
         for client in server.estate.in_group(group):
             if is_remote(server, client):
                 yield group, client
@@ -98,8 +100,15 @@ def _trusts(server: Node, group: str, client: Node) -> bool:
     """Whether a host takes the certificate of the authority, or pins nothing yet."""
     if client not in client.estate.active:
         return shows_authority(server)
-    pins = (pooler() if group == "pgbouncer" else keeper()).pinned(client)
+    pins = _pins[group](client)
     return not pins or authority.is_trusted(server, pins)
+
+
+_pins: Mapping[str, Callable[[Node], str]] = {
+    "pgbouncer": lambda client: pooler().pinned(client),
+    "backup": lambda client: keeper().pinned(client),
+    "postgres": lambda client: client.read("postgres")["peers"][PEERS].content.decode(),
+}
 
 
 def shows_authority(server: Node) -> bool:

@@ -7,7 +7,7 @@ from tasks.core.estate import Node
 from tasks.core.packages import Packages
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import shell
-from tasks.postgres import archive, clusters, link
+from tasks.postgres import archive, clusters, link, replication
 from tasks.postgres.layout import cluster_version, clusters_of, refusals
 from tasks.postgres.settings import PostgresSettings
 
@@ -44,5 +44,8 @@ def missing_cluster(node: Node) -> Change | None:
     if found.is_whole:
         return None
     chosen = node.the(PostgresSettings)
-    script, variables = clusters.creation(version, chosen.port, chosen.locale)
-    return Change([f"cluster {version}/main: create, with data checksums"], script, variables)
+    copied = replication.copied(node)
+    script, variables = clusters.creation(version, chosen.port, chosen.locale, copied)
+    how = f"copy that of {replication.leader(node.estate).name}, and follow it"
+    what = how if replication.is_standby(node) else "create, with data checksums"
+    return Change([f"cluster {version}/main: {what}"], script, variables)

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.core import files, services
 from tasks.core.estate import Node
 from tasks.core.remote import Probe
-from tasks.postgres import archive, link, sql
+from tasks.postgres import archive, link, replication, sql
 from tasks.postgres.files import files_of, services_of
 from tasks.postgres.layout import cluster_version, data_directory, owner_of
 from tasks.postgres.neighbors import pooler
@@ -24,6 +24,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "certificate": archive.certificate_probe(node),
         **_link_probes(node),
         "server": sql.probe(data, ["template1", *chosen.databases], owner_of(node)),
+        "peers": replication.probe(node),
         "held": pooler().held_probe(),
         "extensions": extensions_probe(cluster_version(node)),
         "locales": locales_probe(),

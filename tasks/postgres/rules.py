@@ -10,7 +10,7 @@ from tasks.core.estate import HOST, UNREAD, Estate, Node
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe
 from tasks.core.settings import Problem
-from tasks.postgres import archive, clusters, rotating, sql
+from tasks.postgres import archive, clusters, replication, rotating, sql
 from tasks.postgres.clients import outside
 from tasks.postgres.files import parameters_of
 from tasks.postgres.layout import cluster_version, clusters_of, refusals, unit_of
@@ -34,6 +34,7 @@ _RESERVED = {
     LOOKUP_ROLE,
     *logins_of(LOOKUP_ROLE),
     archive.ROLE,
+    replication.ROLE,
 }
 
 
@@ -67,7 +68,7 @@ def contradictions(everything: Estate) -> list[Problem]:
             *rotating.two_current(node),
         ]
         problems += _limits(node, chosen)
-    return problems
+    return [*problems, *replication.contradictions(everything)]
 
 
 def _role_rules(node: Node, chosen: PostgresSettings, known: set[str]) -> Iterator[Problem]:
@@ -131,7 +132,8 @@ _CLIENTS = ("pgbouncer", "backup")
 def listens(node: Node) -> list[Listener]:
     port = node.the(PostgresSettings).port
     binds = outside(node) is not None
-    mine = Listener(port, "postgres_port", "postgres", unit_of(node), binds, open_to=_CLIENTS)
+    others = (*_CLIENTS, "postgres") if replication.is_replicated(node) else _CLIENTS
+    mine = Listener(port, "postgres_port", "postgres", unit_of(node), binds, open_to=others)
     return [mine, archive.listener()] if archive.is_remote(node) else [mine]
 
 
@@ -142,7 +144,9 @@ def checks(node: Node) -> list[Problem]:
     refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in refusals(node)]
     server: sql.Server = node.read("postgres")["server"]
     # The health table shows what is so, too.
-    refused += [Problem(node.name, UNREAD, f"cluster {wanted}/main: {why}") for why in _no(server)]
+    no = _no(server, follows=replication.is_replicated(node))
+    refused += [Problem(node.name, UNREAD, f"cluster {wanted}/main: {why}") for why in no]
+    refused += replication.refused(node)
     refused += rotating.unknown(node, server)
     refused += unavailable(node, node.read("postgres")["extensions"])
     if server.kind == "absent":
@@ -150,11 +154,15 @@ def checks(node: Node) -> list[Problem]:
     return refused + archive.rivals(node, node.read(HOST)["rivals"])
 
 
-def _no(server: sql.Server) -> Iterator[str]:
-    """Why a server that answers is not the one that a run could change."""
+def _no(server: sql.Server, *, follows: bool) -> Iterator[str]:
+    """Why a server that answers is not the one that a run could change.
+
+    Args:
+        follows: it may be a standby.
+    """
     if server.alone:
         yield f"its service has not started it: kill -INT {server.alone}, and run again"
-    if server.facts.get("recovers"):
+    if server.facts.get("recovers") and not follows:
         what = "it recovers, or a standby.signal has made it a standby"
         yield f"takes no writes: {what}: SELECT pg_promote() ends that; then run again"
 

@@ -242,6 +242,8 @@ class PostgresSettings(Settings):
     reload."""
     max_wal_size: Size = "1GB"
     """WAL between checkpoints. Change: reload."""
+    max_slot_wal_keep_size: Size = "2GB"
+    """WAL that a standby which is away may hold back; then it is made again. Change: reload."""
     checkpoint_completion_target: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Spread of a checkpoint. Change: reload."""
     random_page_cost: Annotated[float, Field(gt=0)] = 1.1

@@ -89,6 +89,7 @@ class Server:
     Attributes:
         keeps_passwords: whether pg_stat_statements has a statement with a password in it.
         alone: the process, where the service has not started it.
+        follows: it is down, and would start as a standby.
     """
 
     kind: Literal["absent", "down", "up"]
@@ -97,6 +98,7 @@ class Server:
     databases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keeps_passwords: bool = False
     alone: str = ""
+    follows: bool = False
 
 
 ATTRIBUTES = {
@@ -191,6 +193,7 @@ SELECT json_build_object(
             FROM pg_tablespace, pg_options_to_table(spcoptions) o
             WHERE spcname IN ('pg_default', 'pg_global')),
   'recovers', pg_is_in_recovery(),
+  'system', (SELECT system_identifier::text FROM pg_control_system()),
   'inside', (SELECT json_agg(json_build_array(r.rolname, d.datname, s.setconfig))
              FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
              JOIN pg_database d ON d.oid = s.setdatabase),
@@ -328,8 +331,8 @@ def owned(unit: str) -> str:
 
 
 def _parse(wanted: Collection[str], lines: list[str]) -> Server:
-    if lines[0] in ("absent", "down"):
-        return Server("absent" if lines[0] == "absent" else "down")
+    if lines[0] in ("absent", "down", "down standby"):
+        return Server("absent" if lines[0] == "absent" else "down", follows="standby" in lines[0])
     if len(lines) > len(("up", "")) and not lines[1]:
         raise Unreadable(f"PostgreSQL does not let its superuser in: {_refusal(lines[2])}")
     if len(lines) < 3 or any(not line.startswith("{") for line in lines[1:3]) or not len(lines) % 2:
@@ -363,6 +366,7 @@ def compare(
     system: Sequence[Database] = (),
     components: Collection[str] = (LOOKUP_ROLE,),
     forgets: bool = True,
+    slots: Collection[str] = (),
 ) -> Change | None:
     """The statements that make the server what the settings say, or None.
 
@@ -371,16 +375,25 @@ def compare(
         components: roles that components want.
         pooled: whether a PgBouncer looks passwords up in these databases.
         forgets: whether pg_stat_statements is to keep no statement with a password.
+        slots: what keeps WAL for standbys.
     """
     if server.kind == "down":
         return None
     doors = accesses(server, roles, databases, system, components)
     after = as_wanted(server, roles)
-    steps = list(_steps(server, roles, databases, doors, after, pooled))
+    steps = [*_steps(server, roles, databases, doors, after, pooled)]
+    steps[:0] = _slots(server, slots)
     if forgets and server.keeps_passwords:
         line = "pg_stat_statements: reset, because it keeps statements with passwords"
         steps.insert(0, Step(line, _RESET))
     return _change(steps, data_directory)
+
+
+def _slots(server: Server, wanted: Collection[str]) -> Iterator[Step]:
+    there = {each[0] for each in server.facts.get("slots") or []}
+    for name in sorted(set(wanted) - there):
+        statement = f"SELECT pg_create_physical_replication_slot({literal(name)}, true);"
+        yield Step(f"replication slot {name}: create", statement)
 
 
 def _change(steps: Sequence[Step], data_directory: str) -> Change | None:

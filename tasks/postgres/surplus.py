@@ -66,6 +66,7 @@ def find(
     *,
     pooled: bool,
     destroy: bool,
+    slots: Collection[str] = (),
 ) -> list[Surplus]:
     """Everything that is not in the settings, in the order in which it can be dropped.
 
@@ -73,6 +74,7 @@ def find(
         roles, databases: those of the settings.
         pooled: whether a PgBouncer looks passwords up.
         destroy: whether databases go too: what is in them keeps no role then.
+        slots: those of standbys.
     """
     if server.kind != "up":
         return []
@@ -83,7 +85,7 @@ def find(
         *gone,
         *(each for database in databases for each in _extensions(server, database)),
         *(() if pooled else _lookups(server, kept)),
-        *_slots(server),
+        *_slots(server, slots),
         *_executors(server, roles, dropped),
         *_roles(server, {role.name for role in roles}, kept, dropped),
     ]
@@ -141,9 +143,11 @@ def _lookups(server: Server, kept: Collection[str]) -> Iterator[Surplus]:
             yield Surplus(what, f"{what}: drop", ((name, statement),))
 
 
-def _slots(server: Server) -> Iterator[Surplus]:
+def _slots(server: Server, wanted: Collection[str]) -> Iterator[Surplus]:
     """What keeps WAL until its reader has it, if need be until the disk is full."""
     for name, kind, is_active, kept in server.facts.get("slots") or []:
+        if name in wanted:
+            continue
         what = f"replication slot {name}"
         line = f"{what}: drop; its reader starts over"
         drop = f"SELECT pg_drop_replication_slot({literal(name)});"

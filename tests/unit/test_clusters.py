@@ -107,7 +107,8 @@ def test_a_file_in_conf_d_of_an_earlier_cluster_proves_nothing(tmp_path: Path) -
 
 
 def test_creation_is_shell() -> None:
-    script, variables = clusters.creation(15, 5432, "C.UTF-8")
+    copied = {"PRIMARY": "host=10.0.0.1", "SLOT": "datatier_b"}
+    script, variables = clusters.creation(15, 5432, "C.UTF-8", copied)
     assert helpers.syntax_error(script) == ""
     assert helpers.syntax_error(clusters.probe(15).script) == ""
     assert "rm -rf" not in script.replace('rm -rf -- "$etc/$new" "$data/$new"', "")

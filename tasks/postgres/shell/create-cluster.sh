@@ -18,6 +18,13 @@ if [ ! -e "$etc/main/postgresql.conf" ]; then
   runuser -u postgres -- pg_createcluster "$VERSION" "$new" ${place:+-d "$place"} \
     --start-conf disabled --port "$PORT" --locale "$LOCALE" --encoding UTF8 -- --data-checksums \
     --no-sync --auth-local=peer --auth-host=scram-sha-256 >/dev/null
+  # A copy takes the place of what initdb has made: only the files in /etc stay.
+  [ -z "$PRIMARY" ] || {
+    runuser -u postgres -- find "$where" -mindepth 1 -delete
+    runuser -u postgres -- env LC_ALL=C "/usr/lib/postgresql/$VERSION/bin/pg_basebackup" \
+      -D "$where" -d "$PRIMARY" -S "$SLOT" -X stream -c fast --no-password --no-sync
+    runuser -u postgres -- touch "$where/standby.signal"
+  }
   # What it leaves out unless it is root: apt keeps the packages of versions that have a cluster.
   timeout 20 /usr/share/postgresql-common/pg_updateaptconfig >/dev/null 2>&1 || :
   remove "/var/log/postgresql/postgresql-$VERSION-$new.log"

@@ -1,9 +1,11 @@
 # What a server says of itself, its roles, its databases and their content: a line of JSON each.
 [ -e "$data/PG_VERSION" ] || { echo absent; exit 0; }
-{ read -r pid && read -r port; } <<EOF || { echo down; exit 0; }
+down=down
+[ ! -e "$data/standby.signal" ] || down='down standby'
+{ read -r pid && read -r port; } <<EOF || { echo "$down"; exit 0; }
 $(peek "$data/postmaster.pid" sed -n '1p;4p' "$data/postmaster.pid" 2>/dev/null)
 EOF
-[ -d "/proc/${pid:-none}" ] || { echo down; exit 0; }
+[ -d "/proc/${pid:-none}" ] || { echo "$down"; exit 0; }
 texts=$data/pg_stat_tmp/pgss_query_texts.stat
 kept=$(peek "$texts" cat "$texts" 2>/dev/null | tr '\n\0' ' \n' |
   grep -ciaE '^[[:blank:]]*(create|alter) +(role|user|group|subscription|server) .*password') || :

@@ -1,0 +1,222 @@
+"""Several servers: who of them leads, and how the others follow it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tasks.core import files
+from tasks.core.change import Change
+from tasks.core.estate import Estate, Node
+from tasks.core.files import Entry, File
+from tasks.core.remote import Probe, Unreadable
+from tasks.core.settings import Problem
+from tasks.postgres import link, sql
+from tasks.postgres.layout import cluster_version
+from tasks.postgres.settings import PostgresSettings
+
+ROLE = "datatier_replication"
+SECRET = "REPLICATION_PASSWORD"
+_PASSWORD = f"{link.HOME}/replication.pgpass"
+_SLOT = "datatier_"
+# Of a name in PostgreSQL, in bytes (NAMEDATALEN).
+_LONGEST = 63
+# What each server says for itself; all else one that takes over has to have as well.
+_OWN = {
+    *("shared_buffers", "effective_cache_size", "work_mem", "maintenance_work_mem"),
+    *("listen_addresses", "adopt", "prune"),
+}
+
+
+def is_replicated(node: Node) -> bool:
+    """Whether the estate has a standby."""
+    return len(node.estate.having(PostgresSettings)) > 1
+
+
+def is_standby(node: Node) -> bool:
+    """Whether another server leads."""
+    return is_replicated(node) and leader(node.estate) is not node
+
+
+def leader(everything: Estate) -> Node:
+    """The server that takes writes: the servers say so, and the first one where there is none yet.
+
+    Raises:
+        Unreadable: none leads, or several do, or this run reaches none that knows.
+    """
+    known = everything.having(PostgresSettings)
+    if len(known) == 1:
+        return known[0]
+    asked = [node for node in known if node in everything.active]
+    leading = [node for node in asked if _leads(node)]
+    if len(leading) > 1:
+        names = " and ".join(node.name for node in leading)
+        raise Unreadable(
+            f"{names} have each a cluster that takes writes: put each into an inventory of its "
+            "own, or move the cluster away that is to become a copy (pg_dropcluster)"
+        )
+    led = leading or _followed(known, asked)
+    if len(led) == 1:
+        return led[0]
+    if asked == known and all(_server(node).kind == "absent" for node in known):
+        return known[0]
+    names = ", ".join(node.name for node in known)
+    raise Unreadable(
+        f"which server of group postgres leads is not known here: run on all of {names}, "
+        "and start the one that leads"
+    )
+
+
+def _leads(node: Node) -> bool:
+    server = _server(node)
+    return not server.follows and not server.facts.get("recovers") and server.kind != "absent"
+
+
+def _followed(known: list[Node], asked: list[Node]) -> list[Node]:
+    """Whom the standbys follow, where that is a server which this run does not reach."""
+    used = [(_server(node).facts.get("used") or {}).get("primary_conninfo") for node in asked]
+    told = [re.search(r"host='?([^' ]+)", str(each[0])) for each in used if each]
+    hosts = {found[1] for found in told if found}
+    return [node for node in known if node.address in hosts and node not in asked]
+
+
+def _server(node: Node) -> sql.Server:
+    server: sql.Server = node.read("postgres")["server"]
+    return server
+
+
+def slot(node: Node) -> str:
+    """The name of the replication slot that keeps WAL for a server."""
+    return (_SLOT + re.sub("[^a-z0-9_]", "_", node.plain_name.lower()))[:_LONGEST]
+
+
+def slots(node: Node) -> list[str]:
+    """The slots that a server which leads has for the others."""
+    return [slot(each) for each in node.estate.having(PostgresSettings) if each is not node]
+
+
+def parameters(node: Node) -> dict[str, str]:
+    """What a server's configuration says whether it leads or not.
+
+    Without the limit a standby that is away fills the disk of the server that leads.
+    """
+    size = node.the(PostgresSettings).max_slot_wal_keep_size
+    return {"max_slot_wal_keep_size": size} if is_replicated(node) else {}
+
+
+def following(node: Node) -> dict[str, str]:
+    """What the configuration of a standby says besides; the limit stays as long as a slot."""
+    if node.service:
+        return {}
+    if not is_replicated(node):
+        kept = _server(node).facts.get("slots") or []
+        limit = {"max_slot_wal_keep_size": node.the(PostgresSettings).max_slot_wal_keep_size}
+        return limit if any(name.startswith(_SLOT) for name, *_ in kept) else {}
+    if not is_standby(node):
+        return {}
+    return {"primary_conninfo": _conninfo(node), "primary_slot_name": slot(node)}
+
+
+def _conninfo(node: Node) -> str:
+    first = leader(node.estate)
+    words = {
+        "host": first.address,
+        "port": first.the(PostgresSettings).port,
+        "user": ROLE,
+        "application_name": slot(node),
+        "passfile": _PASSWORD,
+        "sslmode": "verify-full",
+        "sslrootcert": link.PEERS,
+        "channel_binding": "require",
+    }
+    return " ".join(f"{key}={value}" for key, value in words.items())
+
+
+def copied(node: Node) -> dict[str, str]:
+    """Where the cluster of a standby is copied from, for the shell that creates it."""
+    if not is_standby(node):
+        return {"PRIMARY": "", "SLOT": ""}
+    return {"PRIMARY": _conninfo(node), "SLOT": slot(node)}
+
+
+def role(node: Node) -> sql.Role:
+    """The role as which standbys read WAL; it enters no database."""
+    secret = node.estate.secrets.get(SECRET)
+    return sql.Role(ROLE, secret, {"login": True, "replication": True})
+
+
+def probe(node: Node) -> Probe[dict[str, files.Found]]:
+    """Reads what a standby knows of the server that leads."""
+    return files.probe(_files(node, link.TO_COME) if is_replicated(node) else [])
+
+
+def missing_link(node: Node) -> Change | None:
+    """What a standby needs to reach the server that leads, before it is made."""
+    if not is_standby(node):
+        return None
+    found = node.read("postgres")["peers"]
+    pinned = link.pinned(leader(node.estate), node, found[link.PEERS])
+    return files.compare(_files(node, pinned), found)
+
+
+def _files(node: Node, pinned: str) -> list[Entry]:
+    secret = node.estate.secrets.get(SECRET)
+    text = re.sub(r"([\\:])", r"\\\1", secret)
+    line = f"*:*:*:{ROLE}:{text}\n"
+    return [
+        File(link.PEERS, f"{pinned}\n"),
+        File(_PASSWORD, line, "600", "postgres", "postgres", rf"^.*:{ROLE}:(.*)$"),
+    ]
+
+
+def contradictions(everything: Estate) -> Iterator[Problem]:
+    """What keeps servers from following each other."""
+    known = everything.having(PostgresSettings)
+    if len(known) < 2:
+        return
+    first, names = known[0].the(PostgresSettings), [slot(node) for node in known]
+    for node in known:
+        chosen = node.the(PostgresSettings)
+        for key in sorted(PostgresSettings.model_fields.keys() - _OWN):
+            if getattr(chosen, key) != getattr(first, key):
+                message = f"should be as on {known[0].name}: each server may lead one day"
+                yield Problem(node.name, f"postgres_{key}", message)
+        if node.is_loopback:
+            message = "should not be a loopback address: the other servers cannot reach it"
+            yield Problem(node.name, "address", message)
+        if not link.is_encrypted(chosen.extra) or not link.is_ours(node, chosen.extra):
+            message = "should not set TLS where a server follows another: it pins our certificate"
+            yield Problem(node.name, "postgres_extra", message)
+        if names.count(slot(node)) > 1:
+            message = "should differ from the other servers' by more than letters and signs"
+            yield Problem(node.name, "its name", message)
+    for node in everything.in_group("backup"):
+        message = "cannot be beside a standby yet: give group postgres one host"
+        yield Problem(node.name, "group backup", message)
+
+
+def refused(node: Node) -> Iterator[Problem]:
+    """Why a run would not make a host follow another."""
+    if not is_replicated(node):
+        return
+    known = node.estate.having(PostgresSettings)
+    try:
+        first = leader(node.estate)
+    except Unreadable as unknown:
+        # Once: it is said of all of them.
+        if node is next(each for each in known if each in node.estate.active):
+            yield Problem(node.name, "group postgres", str(unknown))
+        return
+    if node is first:
+        return
+    is_there, mine = first in node.estate.active, _server(node)
+    if mine.kind == "absent" and not is_there:
+        message = f"follows {first.name}, which this run does not reach: run on both"
+        yield Problem(node.name, "group postgres", message)
+    if is_there and cluster_version(node) != cluster_version(first):
+        message = f"is {cluster_version(node)}, and {first.name} has {cluster_version(first)}"
+        yield Problem(node.name, "postgres_version", f"{message}: a copy has the same")
+    systems = {each.facts.get("system") for each in (mine, _server(first)) if is_there}
+    if len(systems - {None}) > 1:
+        message = f"is a standby of another cluster than that of {first.name}"
+        yield Problem(node.name, "cluster", f"{message}: move it away (pg_dropcluster)")

@@ -1,0 +1,222 @@
+"""Story: a second PostgreSQL server that follows the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.e2e.project import Project, Run, footprint
+from tests.e2e.proof import admin, psql
+from tests.e2e.test_trouble import check_lines
+from tests.e2e.wait import eventually
+from tests.lab import Host, Lab
+
+NAMES = ("db-1", "db-2")
+FOLLOWED_SECONDS = 20
+ROLES: dict[str, Any] = {"psscript": {}, "reader": {}}
+SETTINGS: dict[str, Any] = {"postgres_max_connections": 120, "postgres_roles": ROLES}
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass
+class Estate:
+    """Two hosts of group postgres."""
+
+    hosts: Mapping[str, Host]
+    project: Project
+
+    def describe(
+        self,
+        *names: str,
+        data: Mapping[str, Mapping[str, Any]] = _NONE,
+        backup: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        """Writes an inventory with these servers, with data of their own."""
+
+        def host(name: str) -> tuple[str, dict[str, Any]]:
+            of = self.hosts[name]
+            return name, {**of.ssh_data(), "address": of.address, **data.get(name, {})}
+
+        groups = {"postgres": [*map(host, names)], "backup": [*map(host, backup)]}
+        self.project.inventory(groups)
+        self.project.settings(settings)
+
+    def refused(self, *data: str) -> Run:
+        """A run that ends with exit code 1."""
+        run = self.project.pyinfra("-y", *data, "inventory.py", "deploy.py")
+        assert run.code == 1, run.output
+        return run
+
+    def settled(self) -> None:
+        """Asserts that a further run changes nothing."""
+        assert self.project.plan().planned == set()
+        assert self.project.deploy().changed == set()
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Project) -> Estate:
+    """One server with data, and an empty host."""
+    with ThreadPoolExecutor() as pool:
+        hosts = {host.name: host for host in pool.map(lab.installed_host, NAMES)}
+    made = Estate(hosts, project)
+    made.describe("db-1")
+    project.deploy()
+    admin(hosts["db-1"], "CREATE TABLE t AS SELECT generate_series(1, 1000) AS id")
+    return made
+
+
+def _follows(estate: Estate, count: int) -> None:
+    two = estate.hosts["db-2"]
+    assert admin(two, "SELECT pg_is_in_recovery(), (SELECT count(*) FROM t)") == f"t|{count}"
+
+
+def _refuses(estate: Estate, *words: str) -> None:
+    hosts = estate.hosts.values()
+    before = footprint(*hosts)
+    check_lines(estate.refused(), [words, ("1 problem; nothing was changed",)])
+    assert footprint(*hosts) == before
+
+
+def test_what_could_not_lead_one_day_is_refused(estate: Estate) -> None:
+    """Another setting on one of them, and what does not know of standbys yet."""
+    more = {"db-2": {"postgres_max_connections": 200}}
+    estate.describe(*NAMES, data=more)
+    _refuses(estate, "db-2: postgres_max_connections: should be as on db-1")
+    estate.describe(*NAMES, backup=["db-1"])
+    _refuses(estate, "db-1: group backup: cannot be beside a standby yet")
+
+
+def test_a_copy_that_was_killed_is_made_by_the_next_run(estate: Estate) -> None:
+    """Nothing of it is taken for a cluster."""
+    two = estate.hosts["db-2"]
+    estate.describe(*NAMES)
+    two.run("setsid -f sh -c 'until pkill -9 pg_basebackup; do sleep 0.01; done' >/dev/null 2>&1")
+    estate.refused()
+    assert two.run("ls /var/lib/postgresql/15").stdout.split() == ["main.datatier-creating"]
+
+
+def test_a_second_host_becomes_a_standby(estate: Estate) -> None:
+    """The plan says so, and rows arrive."""
+    plan = estate.project.plan()
+    assert "copy that of db-1, and follow it" in plan.output
+    run = estate.project.deploy()
+    assert run.changed == plan.planned
+    estate.settled()
+    assert "standby of" in run.output and "followed by 1 of 1" in run.output
+    _follows(estate, 1000)
+    admin(estate.hosts["db-1"], "INSERT INTO t SELECT generate_series(1, 50)")
+    eventually(lambda: _follows(estate, 1050), FOLLOWED_SECONDS)
+    secret = estate.project.secrets["REPLICATION_PASSWORD"]
+    find = f"grep -rlF '{secret}' /etc /var/lib/postgresql || true"
+    found = [host.run(find).stdout.split() for host in estate.hosts.values()]
+    assert found == [[], ["/etc/datatier/postgres/replication.pgpass"]]
+
+
+def test_the_link_is_encrypted_and_opens_nothing_else(estate: Estate) -> None:
+    """The role of standbys enters no database, and reads no WAL without TLS."""
+    one, two = estate.hosts.values()
+    ssl = "SELECT ssl, usename FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
+    assert admin(one, ssl) == "t|datatier_replication"
+    secret = estate.project.secrets["REPLICATION_PASSWORD"]
+    for database in ("psscript", "'replication=true sslmode=disable dbname=replication'"):
+        refused = psql(
+            two,
+            "SELECT 1",
+            role="datatier_replication",
+            password=secret,
+            address=one.address,
+            database=database,
+            port=5432,
+        )
+        assert "no pg_hba.conf entry" in refused.stderr
+
+
+def test_a_setting_reaches_both_and_rows_only_one(estate: Estate) -> None:
+    """One that takes a restart: neither copy is made again, and a role is made once."""
+    estate.describe(*NAMES, **SETTINGS)
+    run = estate.project.deploy()
+    services = {("PostgreSQL: service", name) for name in NAMES}
+    assert run.changed >= services | {("PostgreSQL: roles and databases", "db-1")}
+    assert not {("PostgreSQL: cluster", name) for name in NAMES} & run.changed
+    eventually(lambda: _follows(estate, 1050), FOLLOWED_SECONDS)
+    shown = "SELECT current_setting('max_connections'), (SELECT count(*) FROM pg_roles)"
+    assert admin(estate.hosts["db-1"], shown) == admin(estate.hosts["db-2"], shown)
+    estate.settled()
+
+
+def test_its_password_rotates(estate: Estate) -> None:
+    """The standby has the new one before it connects again."""
+    before = estate.project.secrets["REPLICATION_PASSWORD"]
+    estate.project.deploy("tasks.rotate.replication_password")
+    assert estate.project.secrets["REPLICATION_PASSWORD"] != before
+    admin(estate.hosts["db-1"], "SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+    admin(estate.hosts["db-1"], "INSERT INTO t SELECT generate_series(1, 50)")
+    eventually(lambda: _follows(estate, 1100), FOLLOWED_SECONDS)
+    estate.settled()
+
+
+def test_a_standby_that_is_away_is_told_and_catches_up(estate: Estate) -> None:
+    """Its row is red, the other one's is not; its slot keeps WAL within a limit."""
+    one, two = estate.hosts.values()
+    two.run("systemctl stop postgresql@15-main")
+    admin(one, "INSERT INTO t SELECT generate_series(1, 50)")
+    seen = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
+    assert seen.code == 1
+    assert "db-2: postgres" in seen.output or "postgres on db-2" in seen.output
+    assert "postgres on db-1" not in seen.output
+    assert admin(one, "SHOW max_slot_wal_keep_size") == "2GB"
+    assert estate.project.deploy().changed == {("PostgreSQL: service", "db-2")}
+    eventually(lambda: _follows(estate, 1150), FOLLOWED_SECONDS)
+
+
+def test_after_a_failover_by_hand_the_new_server_leads(estate: Estate) -> None:
+    """A run without the lost host changes what is missing, one with both refuses to guess."""
+    one, two = estate.hosts.values()
+    one.run("systemctl kill -s KILL postgresql@15-main; systemctl stop postgresql@15-main")
+    assert admin(two, "SELECT pg_promote()") == "t"
+    admin(two, "INSERT INTO t VALUES (0)")
+    _refuses(estate, "db-1 and db-2 have each a cluster that takes writes")
+    limited = ("deploy.py", "--limit", "db-2")
+    run = estate.project.deploy(*limited)
+    assert run.changed == {
+        ("PostgreSQL: configuration", "db-2"),
+        ("PostgreSQL: service", "db-2"),
+        ("PostgreSQL: roles and databases", "db-2"),
+    }
+    assert admin(two, "SELECT slot_name FROM pg_replication_slots") == "datatier_db_1"
+    assert estate.project.plan(*limited).planned == set()
+    assert admin(two, "SELECT count(*) FROM t") == "1151"
+
+
+def test_the_lost_server_comes_back_as_a_standby(estate: Estate) -> None:
+    """Once its cluster is out of the way, by the words of the refusal."""
+    one = estate.hosts["db-1"]
+    one.run("pg_dropcluster 15 main --stop")
+    run = estate.project.deploy()
+    assert "copy that of db-2, and follow it" in run.output
+    estate.settled()
+    state = "SELECT pg_is_in_recovery(), (SELECT count(*) FROM t)"
+    assert admin(one, state) == "t|1151"
+
+
+def test_a_standby_leaves(estate: Estate) -> None:
+    """Its slot is told, bounded, and goes with postgres_prune."""
+    two = estate.hosts["db-2"]
+    assert estate.project.deploy("tasks.remove.deploy", "--limit", "db-1").changed
+    estate.describe("db-2", **SETTINGS)
+    run = estate.project.deploy()
+    assert "replication slot datatier_db_1 (physical, holds" in run.output
+    assert admin(two, "SHOW max_slot_wal_keep_size") == "2GB"
+    estate.project.deploy("deploy.py", "--data", "postgres_prune=true")
+    assert admin(two, "SELECT count(*) FROM pg_replication_slots") == "0"
+    assert admin(two, "SELECT count(*) FROM pg_roles WHERE rolname ~ 'replication$'") == "0"
+    assert estate.project.deploy("deploy.py", "--data", "postgres_prune=true").changed <= {
+        (operation, "db-2") for operation in ("PostgreSQL: configuration", "PostgreSQL: service")
+    }
+    assert admin(two, "SHOW max_slot_wal_keep_size") == "-1"
