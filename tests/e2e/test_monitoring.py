@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ import pytest
 from tasks.prometheus.layout import SCRAPES
 from tests.e2e.alerts import promtool_tests
 from tests.e2e.backups import NO_SCHEDULES
-from tests.e2e.project import ROOT, Project
+from tests.e2e.interrupted import Interruptible
+from tests.e2e.project import ROOT
 from tests.e2e.receiver import Receiver, receiving
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -41,7 +43,7 @@ def is_shared(check: str) -> bool:
 class Estate:
     """Two hosts of both releases: one has the data and the backups, the other one a pooler."""
 
-    project: Project
+    project: Interruptible
     data: Host
     pool: Host
 
@@ -78,8 +80,9 @@ class Estate:
 
 
 @pytest.fixture(scope="module")
-def estate(lab: Lab, project: Project) -> Estate:
+def estate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Estate:
     """With certificates, a firewall, and a full backup."""
+    project = Interruptible(tmp_path_factory.mktemp("project"))
     data, pool = lab.installed_host("data", "debian12"), lab.installed_host("pool", "debian13")
     # As systemd does on a machine: who has a view of its own sees what is mounted later.
     pool.run("mount --make-rshared /")
@@ -208,6 +211,15 @@ class Watch:
         with urllib.request.urlopen(request, timeout=10, context=context) as answer:
             return [each["metric"] for each in json.load(answer)["data"]["result"]]
 
+    def now(self) -> float:
+        """By the clock of who scrapes, in seconds."""
+        return float(self.estate.data.run("date +%s.%N").stdout)
+
+    def scrapes(self, since: float) -> None:
+        """Every host has answered Prometheus since then."""
+        fresh = self.ask(f'up{{job="datatier"}} == 1 and timestamp(up) > {since}')
+        assert {each["host"] for each in fresh} == {"data", "pool"}, fresh
+
     def firing(self) -> set[tuple[str, str]]:
         """Alerts and what they are of."""
         found = self.ask('ALERTS{alertstate="firing",alertname!="DatatierOutOfMemory"}')
@@ -262,6 +274,22 @@ def test_prometheus_reaches_every_host_and_a_second_run_changes_nothing(watch: W
     for port in (9090, 9093):
         place = f"</dev/tcp/{watch.estate.data.address}/{port}"
         assert watch.estate.pool.run(f"bash -c '{place}'", check=False).returncode
+
+
+def test_a_rotation_that_is_killed_at_each_change_goes_on(watch: Watch) -> None:
+    """Exporters and who asks them agree again at the end of each step."""
+    project, before = watch.estate.project, watch.estate.password
+    made = list[tuple[str, str]]()
+    for step in ("monitoring_password", "finish"):
+        made += project.to_its_end(f"tasks.rotate.{step}")
+        assert project.deploy().changed == project.plan().planned == set()
+        eventually(partial(watch.scrapes, watch.now()), 30)
+    assert {host for _, host in made} == {"data", "pool"} and len(made) > 3, made
+    assert "MONITORING_PASSWORD_PREVIOUS" not in project.secrets
+    for host in (watch.estate.data, watch.estate.pool):
+        assert watch.estate.metrics(host, watch.estate.password)
+        with pytest.raises(urllib.error.HTTPError):
+            watch.estate.metrics(host, before)
 
 
 def test_each_rule_fires_for_its_fault_and_no_other_does(watch: Watch) -> None:
