@@ -159,6 +159,8 @@ SELECT json_build_object(
     FROM pg_replication_slots, (SELECT CASE WHEN pg_is_in_recovery()
       THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) AS now (last)
     WHERE NOT temporary),
+  'lost', ARRAY(SELECT slot_name FROM pg_replication_slots
+                WHERE wal_status = 'lost' AND NOT active),
   'requires', (SELECT json_object_agg(name, v.requires)
                FROM pg_available_extensions e JOIN pg_available_extension_versions v USING (name)
                WHERE v.version = e.default_version
@@ -391,7 +393,12 @@ def compare(
 
 def _slots(server: Server, wanted: Collection[str]) -> Iterator[Step]:
     there = {each[0] for each in server.facts.get("slots") or []}
-    for name in sorted(set(wanted) - there):
+    lost = {*wanted} & {*server.facts.get("lost", ())}
+    for name in sorted(lost):
+        why = "its reader was away for too long, and has to be copied again"
+        drop = f"SELECT pg_drop_replication_slot({literal(name)});"
+        yield Step(f"replication slot {name}: drop; {why}", drop)
+    for name in sorted({*wanted} - there | lost):
         statement = f"SELECT pg_create_physical_replication_slot({literal(name)}, true);"
         yield Step(f"replication slot {name}: create", statement)
 

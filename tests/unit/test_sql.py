@@ -766,3 +766,17 @@ def test_an_owner_gets_back_what_was_revoked_from_it() -> None:
         ["database app: grant CONNECT to its owner"],
         ['GRANT CONNECT ON DATABASE "app" TO "app";'],
     )
+
+
+def test_a_slot_that_is_missing_or_lost_is_made() -> None:
+    slots = [["datatier_b", "physical", False, None], ["datatier_c", "physical", True, "1 MB"]]
+    facts = {"roles": {}, "databases": {}, "slots": slots, "lost": ["datatier_b", "theirs"]}
+    wanted = ["datatier_b", "datatier_c", "datatier_d"]
+    change = sql.compare(Server("up", 5432, facts), [], [], DATA, pooled=False, slots=wanted)
+    assert change is not None
+    why = "its reader was away for too long, and has to be copied again"
+    assert change.lines == [
+        f"replication slot datatier_b: drop; {why}",
+        "replication slot datatier_b: create",
+        "replication slot datatier_d: create",
+    ]
