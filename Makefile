@@ -49,7 +49,8 @@ $(VENV)/.compiled: $(wildcard tasks/*.py tasks/*/*.py tasks/*/*/*.py backup/*.py
 # The images are made meanwhile.
 test: check
 	$(BIN)/python -m tests.lab images & images=$$!; $(UNIT); unit=$$?; wait $$images && exit $$unit
-	$(BIN)/pytest tests/e2e -n 4 --dist loadgroup --no-loadscope-reorder $(E2E)
+# No story uses Hypothesis, which takes a second to load.
+	$(BIN)/pytest tests/e2e -n 4 --dist loadgroup --no-loadscope-reorder -p no:hypothesispytest $(E2E)
 
 unit: setup-dev
 	$(UNIT)
