@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from backup import crypt
@@ -96,6 +97,17 @@ def set_closed_aside(config: Config) -> Path | None:
     for manifest in going:
         _move(manifest, directory_of(config, manifest), place)
     return place
+
+
+def kept_closed(config: Config) -> set[str]:
+    """What was set aside where no passphrase of this host opens anything: its names in a bucket."""
+    kept = set[str]()
+    for place in config.directory.glob("before_*"):
+        there = replace(config, directory=place)
+        sealed = [each for each in on_disk(there) if _is_sealed(each)]
+        if sealed and not any(_is_open(there, each) for each in sealed):
+            kept |= {path.relative_to(place).as_posix() for path in place.rglob("*")}
+    return kept
 
 
 def _full_of(manifest: Manifest) -> str:

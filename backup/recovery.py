@@ -11,7 +11,7 @@ from pathlib import Path
 from backup.config import Config
 from backup.job import Failed, Log, locked, run, stamp
 from backup.moment import moment_of
-from backup.passphrase import set_closed_aside
+from backup.passphrase import kept_closed, set_closed_aside
 from backup.postgres import backups as postgres
 from backup.postgres import repository
 from backup.store.bucket import REPOSITORY, Bucket, bucket_of
@@ -46,6 +46,7 @@ def fetch_all(
         bucket = bucket_of(config, log, moment_of(as_of) if as_of else None)
         newest = "" if older or as_of else State.of(config).signed.written
         offer = offered(bucket, log, unsigned=unsigned, newest=newest)
+        offer = _without(offer, kept_closed(config), log)
         _make_way(config, bucket, offer, log)
         if unsigned or as_of:
             # From here on what is here counts, and the next copy signs it.
@@ -94,6 +95,13 @@ def _let_in(config: Config) -> None:
         run(["mkdir", "-p", "-m", "750", str(place)], user=repository.USER)
     if is_far and _SYSTEMD.is_dir():
         run(["systemctl", "restart", _SERVER])
+
+
+def _without(offer: Offered, kept: set[str], log: Log) -> Offered:
+    listed = {key: found for key, found in offer.listed.items() if key not in kept}
+    if known := len(offer.listed) - len(listed):
+        log.line(f"S3: {known} files were set aside before, and are not fetched again")
+    return offer._replace(listed=listed)
 
 
 def _make_way(config: Config, bucket: Bucket, offer: Offered, log: Log) -> None:

@@ -500,6 +500,8 @@ def test_a_new_backup_host_knows_the_new_passphrase_alone(site: Site) -> None:
     assert "what the present passphrase does not open is set aside in" in fetched
     assert "deploy again, which finds it" in fetched.splitlines()[-1]
     site.deploy()
+    again = site.done("backup.sh fetch").stderr
+    assert "files were set aside before" in again and "S3: fetched 0 files" in again
     site.done("postgres-backup.sh full")
     for command in ("verify", "status"):
         site.done(f"backup.sh {command}")

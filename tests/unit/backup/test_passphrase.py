@@ -12,7 +12,7 @@ import pytest
 from backup import crypt, job, passphrase
 from backup.config import Config, Place
 from backup.job import Failed
-from backup.manifest import Verification
+from backup.manifest import Verification, digest
 from backup.redis import rdb
 from tests.unit.backup import builders
 
@@ -36,9 +36,8 @@ def written(config: Config, passphrase: str, stamp: str, *verified: str) -> Path
     moment = datetime.strptime(f"{stamp}+0000", "%Y%m%d_%H%M%S%z")
     manifest = builders.manifest("redis", "redis", moment)
     checks = tuple(Verification(what, manifest.ended) for what in verified)
-    replace(manifest, name=path.name, bytes=path.stat().st_size, sha256="x", verified=checks).write(
-        path.parent
-    )
+    manifest = replace(manifest, name=path.name, sha256=digest(path), verified=checks)
+    replace(manifest, bytes=path.stat().st_size).write(path.parent)
     return path
 
 
@@ -144,6 +143,16 @@ def test_what_was_fetched_and_does_not_open_is_kept_beside(config: Config) -> No
     assert (place / "redis" / f"{old.name}.manifest.json").exists()
     assert new.exists() and not old.exists()
     assert passphrase.set_closed_aside(fetched(config)) is None
+
+
+def test_what_is_kept_beside_is_known_as_long_as_it_does_not_open(config: Config) -> None:
+    old = written(config, OLD, "20260101_000000")
+    written(config, NEW, "20260102_000000")
+    assert passphrase.kept_closed(fetched(config)) == set()
+    assert passphrase.set_closed_aside(fetched(config)) is not None
+    kept = {f"redis/{old.name}", f"redis/{old.name}.manifest.json"}
+    assert passphrase.kept_closed(fetched(config)) == {"redis", *kept}
+    assert passphrase.kept_closed(config) == set()
 
 
 @pytest.mark.parametrize("known", [OLD, "a wrong one"])

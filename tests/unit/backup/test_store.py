@@ -39,6 +39,7 @@ from backup.store.bucket import Bucket
 from backup.store.fetch import Fetched
 from backup.store.signed import LIST
 from tests.unit.backup import builders
+from tests.unit.backup.test_passphrase import NEW, OLD, written
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
@@ -479,6 +480,7 @@ import sys; from pathlib import Path
 from backup.store import copies as store
 from backup.store import mirror as store_mirror; from backup.job import Log
 from tests.unit.backup import builders
+from tests.unit.backup.test_passphrase import NEW, OLD, written
 store_mirror.PART = {small_parts}
 here = builders.config(Path({str(here.directory)!r}), s3=builders.s3("http://127.0.0.1:{wire.port}"))
 store.mirror(here, Log(here.directory.parent / "log", "mirror"))
@@ -1213,6 +1215,27 @@ def test_an_empty_repository_makes_way_and_is_kept(
     assert modes == {0o640}
     recovery.fetch_all(new, log)
     assert aside(new) == [kept]
+
+
+def test_what_was_set_aside_is_not_fetched_again(
+    here: Config, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its passphrase brings it back."""
+    monkeypatch.setattr(job, "LOCKS", tmp_path)
+    monkeypatch.setattr(physical, "USER", getpass.getuser())
+    estate(here)
+    for day, key in enumerate((OLD, NEW), 1):
+        written(replace(here, encryption_passphrase=key), key, f"2026010{day}_000000")
+    store.mirror(here, log)
+    new = builders.config(tmp_path / "fresh", s3=here.s3, encryption_passphrase=NEW)
+    for _ in range(2):
+        recovery.fetch_all(new, log)
+        (place,) = new.directory.glob("before_*")
+        (kept,) = (place / "redis").glob("*.gpg")
+        assert kept.name == "redis_20260101_000000.rdb.gz.gpg"
+        assert not (new.artifacts("redis") / kept.name).exists()
+    recovery.fetch_all(replace(new, encryption_passphrase_previous=OLD), log)
+    assert (new.artifacts("redis") / kept.name).read_bytes() == kept.read_bytes()
 
 
 def test_an_interrupted_fetch_goes_on(
