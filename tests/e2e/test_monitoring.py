@@ -276,22 +276,6 @@ def test_prometheus_reaches_every_host_and_a_second_run_changes_nothing(watch: W
         assert watch.estate.pool.run(f"bash -c '{place}'", check=False).returncode
 
 
-def test_a_rotation_that_is_killed_at_each_change_goes_on(watch: Watch) -> None:
-    """Exporters and who asks them agree again at the end of each step."""
-    project, before = watch.estate.project, watch.estate.password
-    made = list[tuple[str, str]]()
-    for step in ("monitoring_password", "finish"):
-        made += project.to_its_end(f"tasks.rotate.{step}")
-        assert project.deploy().changed == project.plan().planned == set()
-        eventually(partial(watch.scrapes, watch.now()), 30)
-    assert len(made) > 3, made
-    assert "MONITORING_PASSWORD_PREVIOUS" not in project.secrets
-    for host in (watch.estate.data, watch.estate.pool):
-        assert watch.estate.metrics(host, watch.estate.password)
-        with pytest.raises(urllib.error.HTTPError):
-            watch.estate.metrics(host, before)
-
-
 def test_each_rule_fires_for_its_fault_and_no_other_does(watch: Watch) -> None:
     host, rules = watch.estate.data, RULES
     host.run("cat >/root/tests.yml", stdin=promtool_tests(rules))
@@ -543,3 +527,19 @@ def test_a_fault_turns_its_row_fires_its_alert_and_no_other(hasty: Watch, name: 
         host.run(fault.undo)
     eventually(lambda: estate.has({}), 30)
     eventually(hasty.fires, 30)
+
+
+def test_a_rotation_that_is_killed_at_each_change_goes_on(watch: Watch) -> None:
+    """Exporters and who asks them agree again at the end of each step."""
+    project, before = watch.estate.project, watch.estate.password
+    made = list[tuple[str, str]]()
+    for step in ("monitoring_password", "finish"):
+        made += project.to_its_end(f"tasks.rotate.{step}")
+        assert project.deploy().changed == project.plan().planned == set()
+        eventually(partial(watch.scrapes, watch.now()), 30)
+    assert len(made) > 3, made
+    assert "MONITORING_PASSWORD_PREVIOUS" not in project.secrets
+    for host in (watch.estate.data, watch.estate.pool):
+        assert watch.estate.metrics(host, watch.estate.password)
+        with pytest.raises(urllib.error.HTTPError):
+            watch.estate.metrics(host, before)
