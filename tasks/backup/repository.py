@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.backup.passphrase import Repository, first, repositories, root
-from tasks.backup.server import like, server_of, version_of
+from tasks.backup.server import like, server_of, servers_of, version_of
 from tasks.backup.settings import BackupSettings
 from tasks.core.change import Change
 from tasks.core.estate import Node
@@ -21,10 +21,9 @@ SCRATCH = "/etc/datatier/pgbackrest-scratch.conf"
 
 
 def trusted_certificate(node: Node) -> str:
-    server = server_of(node)
-    if server is None or not archive.is_remote(node):
+    if not archive.is_remote(node):
         return ""
-    return archive.trusted(node, "backup", server, "postgres")
+    return archive.trusted_of_all(node, "backup", servers_of(node), "postgres")
 
 
 def archived(node: Node, place: Repository, number: int = 1) -> str:
@@ -37,18 +36,22 @@ def repository(node: Node, certificate: str = "", places: Sequence[Repository] =
     server = server_of(node)
     if server is None:
         return []
-    common = _repository_options(node, places or [first(node)])
-    cluster: dict[str, str | int] = {
-        "pg1-path": data_directory(server, like(node)),
-        "pg1-port": server.the(PostgresSettings).port,
-        "pg1-socket-path": "/var/run/postgresql",
-    }
+    common: archive.Options = {**_repository_options(node, places or [first(node)])}
+    cluster: archive.Options = {}
+    for number, each in enumerate(servers_of(node), start=1):
+        name = f"pg{number}"
+        cluster |= {
+            f"{name}-path": data_directory(each, like(node)),
+            f"{name}-port": each.the(PostgresSettings).port,
+            f"{name}-socket-path": "/var/run/postgresql",
+        }
+        if archive.is_remote(node):
+            cluster |= archive.peer(name, each)
     entries: list[Entry] = []
     scratch = common
     if archive.is_remote(node):
-        options, entries = archive.tls(node, server, certificate)
+        options, entries = archive.tls(node, servers_of(node), certificate)
         common = {**common, **options}
-        cluster = {**cluster, **archive.peer("pg1", server)}
     return [
         *entries,
         Directory(root(node), mode="750", user="postgres", group="postgres"),

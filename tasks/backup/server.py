@@ -6,16 +6,21 @@ from collections.abc import Mapping
 
 from tasks.backup.settings import BackupSettings
 from tasks.core.estate import Node
-from tasks.postgres import link
+from tasks.postgres import link, replication
 from tasks.postgres.layout import cluster_version
 from tasks.postgres.settings import PostgresSettings
 
 TRUSTED = "/etc/datatier/postgres.pem"
 
 
+def servers_of(node: Node) -> list[Node]:
+    """The server and its standbys, in the inventory's order: pgBackRest asks them who leads."""
+    return node.estate.having(PostgresSettings)
+
+
 def server_of(node: Node) -> Node | None:
-    servers = node.estate.having(PostgresSettings)
-    return servers[0] if servers else None
+    """The server that takes writes, once hosts were read."""
+    return replication.presumed(node.estate) if servers_of(node) else None
 
 
 def like(node: Node) -> Node:

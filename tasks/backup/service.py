@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tasks.backup.passphrase import Repository, first, repositories
 from tasks.backup.repository import archived, trusted_certificate
-from tasks.backup.server import server_of
+from tasks.backup.server import servers_of
 from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Node
@@ -71,7 +71,5 @@ def due_activation(node: Node) -> Change | None:
 
 def _link(node: Node) -> str:
     """What pgBackRest's server would have to be restarted for: it reads the rest by itself."""
-    server = server_of(node)
-    assert server is not None
-    options, _ = archive.tls(node, server, "")
+    options, _ = archive.tls(node, servers_of(node), "")
     return json.dumps(options) + trusted_certificate(node) + str(node.read("backup")["certificate"])

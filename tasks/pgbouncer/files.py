@@ -13,7 +13,7 @@ from tasks.pgbouncer import console
 from tasks.pgbouncer.layout import ADOPTS, HBA, INI, PID_FILE, SOCKETS, TRUSTED, USERLIST
 from tasks.pgbouncer.service import service_of, trial
 from tasks.pgbouncer.settings import PREPARED_STATEMENTS, SINCE, PgbouncerSettings
-from tasks.postgres import archive, link, rotating, sql
+from tasks.postgres import archive, link, replication, rotating, sql
 from tasks.postgres import files as postgres_files
 from tasks.postgres.secrets import lookup_login
 from tasks.postgres.settings import (
@@ -92,7 +92,10 @@ def present_pins(node: Node) -> str:
 
 def pins(node: Node) -> bool:
     """Whether PostgreSQL is on another host and has a certificate of ours."""
-    server = server_of(node)
+    return _pins(node, server_of(node))
+
+
+def _pins(node: Node, server: Node) -> bool:
     is_ours = link.is_ours(server, server.the(PostgresSettings).extra)
     return is_ours and link.is_remote(server, node) and not _has_own_link(node)
 
@@ -167,7 +170,8 @@ def all_parameters(
 
 
 def server_of(node: Node) -> Node:
-    return node.estate.having(PostgresSettings)[0]
+    """The server that takes writes, once hosts were read."""
+    return replication.presumed(node.estate)
 
 
 def configuration(node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE) -> str:
@@ -233,7 +237,9 @@ def trusted_files(pinned: str) -> list[Entry]:
 
 
 def files_of(node: Node) -> list[Entry]:
-    pinned = link.TO_COME if pins(node) else ""
+    # One that leads one day may be on another host.
+    servers = node.estate.having(PostgresSettings)
+    pinned = link.TO_COME if any(_pins(node, server) for server in servers) else ""
     return [*(trusted_files(pinned) if pinned else []), *own_files(node, pinned)]
 
 

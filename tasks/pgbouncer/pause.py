@@ -13,6 +13,7 @@ from tasks.core.scripts import quoted, shell
 from tasks.pgbouncer.console import TRUSTED, sslmode
 from tasks.pgbouncer.layout import SOCKETS
 from tasks.pgbouncer.settings import PgbouncerSettings
+from tasks.postgres import replication
 
 # What backup/swap.py allows running transactions as well. Clients that wait are cut off after
 # `query_wait_timeout`: half of it is for the restart itself.
@@ -40,8 +41,15 @@ def _patience(chosen: PgbouncerSettings) -> int:
 
 def holds_all(server: Node) -> bool:
     """Whether there are clients of poolers, and all of them can wait for the server."""
-    poolers = [holds(server, pooler) for pooler in server.estate.having(PgbouncerSettings)]
+    poolers = [holds(server, pooler) for pooler in _led_by(server)]
     return bool(poolers) and all(poolers)
+
+
+def _led_by(server: Node) -> list[Node]:
+    """The poolers that lead to a server: none do to a standby."""
+    if replication.presumed(server.estate) is not server:
+        return []
+    return server.estate.having(PgbouncerSettings)
 
 
 def hold(server: Node) -> tuple[str, str]:
@@ -76,7 +84,7 @@ def resume(server: Node, left: Sequence[str]) -> Change | None:
 
 def _held(server: Node) -> dict[str, Node]:
     """The poolers whose clients wait for the server, by the names of their files."""
-    poolers = [node for node in server.estate.having(PgbouncerSettings) if holds(server, node)]
+    poolers = [node for node in _led_by(server) if holds(server, node)]
     return {(node.service or node.name).replace("/", "-"): node for node in poolers}
 
 

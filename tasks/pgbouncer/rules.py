@@ -12,6 +12,7 @@ from tasks.pgbouncer.files import foreign_files, parameters_of
 from tasks.pgbouncer.layout import INI, USERLIST
 from tasks.pgbouncer.service import outside
 from tasks.pgbouncer.settings import SINCE, PgbouncerSettings
+from tasks.postgres import replication
 from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, logins_of, secret_name
 
 
@@ -23,9 +24,6 @@ def contradictions(everything: Estate) -> list[Problem]:
         if not everything.having(PostgresSettings):
             message = "needs a host in group 'postgres'"
             problems.append(Problem(node.name, "group pgbouncer", message))
-        if len(everything.having(PostgresSettings)) > 1:
-            message = "should have one host where there is a PgBouncer: it serves one server"
-            problems.append(Problem(node.name, "group postgres", message))
         if chosen.min_pool_size > chosen.default_pool_size:
             message = f"should be at most pgbouncer_default_pool_size ({chosen.default_pool_size})"
             problems.append(Problem(node.name, "pgbouncer_min_pool_size", message))
@@ -87,6 +85,8 @@ def listens(node: Node) -> list[Listener]:
 
 
 def checks(node: Node) -> list[Problem]:
+    # What follows compares whither it leads.
+    replication.ask(node.estate)
     return [*unsupported(node, _version(node)), *_taken(node)]
 
 

@@ -27,14 +27,12 @@ def uses_probe(node: Node) -> Probe[dict[str, tuple[str, str]]]:
     socket = f"{SOCKETS}/.s.PGSQL.{node.the(PgbouncerSettings).listen_port}"
     ask = f"console() {{ {console(node, node)} 2>/dev/null || :; }}\n"
     script = ask + shell("uses", "pgbouncer", socket=socket)
-    host, port = leads_to(node)
 
     def parse(lines: list[str]) -> dict[str, tuple[str, str]]:
         rows = [line.split("|") for line in lines]
         found = {row[0]: (row[1], row[2]) for row in rows if len(row) == _SHOWN}
         for name, *where, paused, disabled in (r for r in rows if len(r) > _SHOWN and r[1]):
-            if where[:2] != [host, str(port)]:
-                found[f"server of {name}"] = f"{where[0]}:{where[1]}", f"{host}:{port}"
+            found[f"{_SERVER}{name}"] = f"{where[0]}:{where[1]}", ""
             states = {"PAUSE": paused != "0", "DISABLE": disabled != "0"}
             if said := ", ".join(word for word, is_so in states.items() if is_so):
                 found[f"{_STATE}{name}"] = said, "in use"
@@ -44,6 +42,7 @@ def uses_probe(node: Node) -> Probe[dict[str, tuple[str, str]]]:
 
 
 _STATE = "state of "
+_SERVER = "server of "
 
 
 def letting_in(wanted: Activation, node: Node, found: Mapping[str, tuple[str, str]]) -> Activation:
@@ -69,7 +68,12 @@ def moved(node: Node, pinned: str = "") -> dict[str, tuple[str, str]]:
     uses: Mapping[str, tuple[str, str]] = node.read("pgbouncer")["uses"]
     parameters = all_parameters(node, pinned, shown(node))
     ours = {key: str(value) for key, value in parameters.items()}
-    usual = {key: default for key, (_, default) in uses.items() if key not in _OWN_WORDS}
+    host, port = leads_to(node)
+    usual = {
+        key: f"{host}:{port}" if key.startswith(_SERVER) else default
+        for key, (_, default) in uses.items()
+        if key not in _OWN_WORDS
+    }
     wanted = {**usual, "verbose": "0", **ours, "conffile": INI}
     wanted.pop("unix_socket_mode", "")
     return live.moved(wanted, {key: used for key, (used, _) in uses.items()}, wanted)

@@ -148,6 +148,21 @@ def trusted(node: Node, component: str, other: Node, others: str) -> str:
     return found
 
 
+def trusted_of_all(node: Node, component: str, others: Sequence[Node], of: str) -> str:
+    """The same of several hosts; of those that cannot be reached it keeps what it has.
+
+    Raises:
+        Unreadable: as `trusted`.
+    """
+    if len(others) == 1:
+        return trusted(node, component, others[0], of)
+    away = [each for each in others if each not in node.estate.active]
+    present = str(node.read(component)["files"][TRUSTED].content.decode())
+    kept = re.findall(r"(?ms)^-----BEGIN.*?^-----END [^\n]*", present) if away else []
+    known = [trusted(node, component, each, of) for each in others if each not in away]
+    return "\n".join(sorted({*kept, *filter(None, known)}))
+
+
 def make_key(node: Node, certificate: str) -> Change | None:
     """The key and certificate of a host, made once."""
     if not is_remote(node) or certificate:
@@ -155,16 +170,20 @@ def make_key(node: Node, certificate: str) -> Change | None:
     return certificates.make(node, HOME)
 
 
-def tls(node: Node, other: Node, certificate: str) -> tuple[dict[str, str | int], list[Entry]]:
+Options = dict[str, str | int | list[str]]
+
+
+def tls(node: Node, others: Sequence[Node], certificate: str) -> tuple[Options, list[Entry]]:
     """Options of a host's own server and the file that says whom it trusts."""
-    options: dict[str, str | int] = {
+    accepted_from = [f"{other.address}={stanza(node)}" for other in others]
+    options: Options = {
         "lock-path": LOCKS,
         "tls-server-address": node.address,
         "tls-server-port": PORT,
         "tls-server-ca-file": TRUSTED,
         "tls-server-cert-file": f"{HOME}/certificate.pem",
         "tls-server-key-file": f"{HOME}/key.pem",
-        "tls-server-auth": f"{other.address}={stanza(node)}",
+        "tls-server-auth": accepted_from if accepted_from[1:] else accepted_from[0],
     }
     accepted = File(TRUSTED, f"{certificate}\n", group="postgres", mode="640")
     return options, [Directory(HOME, mode="750", group="postgres"), accepted]
@@ -178,7 +197,7 @@ def repositories(node: Node, other: Node) -> list[int]:
     return [int(number) for number in re.findall(r"(?m)^repo(\d)-host=", text)] or [1]
 
 
-def peer(prefix: str, other: Node) -> dict[str, str | int]:
+def peer(prefix: str, other: Node) -> Options:
     """Options that reach the other host; prefix is 'repo1' or 'pg1'."""
     return {
         f"{prefix}-host": other.address,
@@ -191,7 +210,7 @@ def peer(prefix: str, other: Node) -> dict[str, str | int]:
 
 
 def config_file(
-    node: Node, common: dict[str, str | int], cluster: dict[str, str | int], path: str = CONFIG
+    node: Node, common: Mapping[str, object], cluster: Mapping[str, object], path: str = CONFIG
 ) -> File:
     """pgBackRest's configuration."""
     content = render(

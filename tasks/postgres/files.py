@@ -188,7 +188,7 @@ def archiving_link(node: Node) -> str:
     keeper = archive.backup_host(node.estate)
     if keeper is None:
         return ""
-    options, _ = archive.tls(node, keeper, "")
+    options, _ = archive.tls(node, [keeper], "")
     return json.dumps(options) + trusted_certificate(node)
 
 
@@ -197,7 +197,7 @@ def archiving_files(node: Node, certificate: str) -> list[Entry]:
     keeper = archive.backup_host(node.estate)
     if keeper is None or not archive.is_remote(node):
         return []
-    options, entries = archive.tls(node, keeper, certificate)
+    options, entries = archive.tls(node, [keeper], certificate)
     # Without a certificate it is not known yet what the other host has.
     numbers = archive.repositories(node, keeper) if certificate else [1]
     cluster: dict[str, str | int] = {

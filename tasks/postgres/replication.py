@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from weakref import WeakKeyDictionary
 
 from tasks.core import files
 from tasks.core.change import Change
@@ -11,7 +13,7 @@ from tasks.core.estate import Estate, Node
 from tasks.core.files import Entry, File
 from tasks.core.remote import Probe, Unreadable
 from tasks.core.settings import Problem
-from tasks.postgres import link, sql
+from tasks.postgres import archive, link, sql
 from tasks.postgres.layout import cluster_version
 from tasks.postgres.settings import PostgresSettings
 
@@ -38,12 +40,40 @@ def is_standby(node: Node) -> bool:
     return is_replicated(node) and leader(node.estate) is not node
 
 
+# Asked once in a run, which changes nothing about it.
+_led: WeakKeyDictionary[Estate, Node] = WeakKeyDictionary()
+
+
 def leader(everything: Estate) -> Node:
     """The server that takes writes: the servers say so, and the first one where there is none yet.
 
     Raises:
         Unreadable: none leads, or several do, or this run reaches none that knows.
     """
+    if everything not in _led:
+        _led[everything] = _asked(everything)
+    return _led[everything]
+
+
+def presumed(everything: Estate) -> Node:
+    """The same, and before it is known one that has the same settings."""
+    return _led.get(everything, everything.having(PostgresSettings)[0])
+
+
+def ask(everything: Estate) -> None:
+    """Learns who leads, for a host that has to know.
+
+    Raises:
+        Unreadable: this run reaches no server; one that it reaches says itself why it is not known.
+    """
+    if not any(node in everything.active for node in everything.having(PostgresSettings)):
+        leader(everything)
+        return
+    with suppress(Unreadable):
+        leader(everything)
+
+
+def _asked(everything: Estate) -> Node:
     known = everything.having(PostgresSettings)
     if len(known) == 1:
         return known[0]
@@ -114,7 +144,12 @@ def following(node: Node) -> dict[str, str]:
         return limit if any(name.startswith(_SLOT) for name, *_ in kept) else {}
     if not is_standby(node):
         return {}
-    return {"primary_conninfo": _conninfo(node), "primary_slot_name": slot(node)}
+    restores = f'pgbackrest --stanza={archive.stanza(node)} archive-get %f "%p"'
+    return {
+        "primary_conninfo": _conninfo(node),
+        "primary_slot_name": slot(node),
+        **({"restore_command": restores} if archive.is_remote(node) else {}),
+    }
 
 
 def _conninfo(node: Node) -> str:
@@ -191,8 +226,9 @@ def contradictions(everything: Estate) -> Iterator[Problem]:
             message = "should differ from the other servers' by more than letters and signs"
             yield Problem(node.name, "its name", message)
     for node in everything.in_group("backup"):
-        message = "cannot be beside a standby yet: give group postgres one host"
-        yield Problem(node.name, "group backup", message)
+        if node in known:
+            message = "should be a host of its own where there is a standby: it outlives both"
+            yield Problem(node.name, "group backup", message)
 
 
 def refused(node: Node) -> Iterator[Problem]:

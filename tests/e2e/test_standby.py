@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.backups import NO_SCHEDULES, script, succeeded
 from tests.e2e.project import Project, Run, footprint
-from tests.e2e.proof import admin, psql
+from tests.e2e.proof import Done, admin, processes, psql, said
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
@@ -25,7 +26,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass
 class Estate:
-    """Two hosts of group postgres."""
+    """Two hosts of group postgres, and one with the pooler and the backups."""
 
     hosts: Mapping[str, Host]
     project: Project
@@ -34,7 +35,7 @@ class Estate:
         self,
         *names: str,
         data: Mapping[str, Mapping[str, Any]] = _NONE,
-        backup: Sequence[str] = (),
+        backup: str = "keeper",
         **settings: Any,
     ) -> None:
         """Writes an inventory with these servers, with data of their own."""
@@ -43,9 +44,19 @@ class Estate:
             of = self.hosts[name]
             return name, {**of.ssh_data(), "address": of.address, **data.get(name, {})}
 
-        groups = {"postgres": [*map(host, names)], "backup": [*map(host, backup)]}
-        self.project.inventory(groups)
-        self.project.settings(settings)
+        groups = {"postgres": names, "pgbouncer": ["keeper"], "backup": [backup]}
+        self.project.inventory({group: [*map(host, of)] for group, of in groups.items()})
+        self.project.settings({**NO_SCHEDULES, **settings})
+
+    def sql(self, statement: str) -> Done:
+        """What the application gets, through the pooler."""
+        keeper = self.hosts["keeper"]
+        secret = self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+        return psql(keeper, statement, password=secret, address=keeper.address)
+
+    def limited(self) -> tuple[str, ...]:
+        """The arguments of a run that leaves the first server out."""
+        return ("deploy.py", "--limit", "db-2", "--limit", "keeper")
 
     def refused(self, *data: str) -> Run:
         """A run that ends with exit code 1."""
@@ -63,11 +74,11 @@ class Estate:
 def estate(lab: Lab, project: Project) -> Estate:
     """One server with data, and an empty host."""
     with ThreadPoolExecutor() as pool:
-        hosts = {host.name: host for host in pool.map(lab.installed_host, NAMES)}
+        hosts = {host.name: host for host in pool.map(lab.installed_host, (*NAMES, "keeper"))}
     made = Estate(hosts, project)
     made.describe("db-1")
     project.deploy()
-    admin(hosts["db-1"], "CREATE TABLE t AS SELECT generate_series(1, 1000) AS id")
+    said(made.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id"))
     return made
 
 
@@ -84,12 +95,12 @@ def _refuses(estate: Estate, *words: str) -> None:
 
 
 def test_what_could_not_lead_one_day_is_refused(estate: Estate) -> None:
-    """Another setting on one of them, and what does not know of standbys yet."""
+    """Another setting on one of them, and backups that would be lost with one of them."""
     more = {"db-2": {"postgres_max_connections": 200}}
     estate.describe(*NAMES, data=more)
     _refuses(estate, "db-2: postgres_max_connections: should be as on db-1")
-    estate.describe(*NAMES, backup=["db-1"])
-    _refuses(estate, "db-1: group backup: cannot be beside a standby yet")
+    estate.describe(*NAMES, backup="db-1")
+    _refuses(estate, "db-1: group backup: should be a host of its own")
 
 
 def test_a_copy_that_was_killed_is_made_by_the_next_run(estate: Estate) -> None:
@@ -112,15 +123,16 @@ def test_a_second_host_becomes_a_standby(estate: Estate) -> None:
     _follows(estate, 1000)
     admin(estate.hosts["db-1"], "INSERT INTO t SELECT generate_series(1, 50)")
     eventually(lambda: _follows(estate, 1050), FOLLOWED_SECONDS)
+    # Nobody but the standby needs it.
     secret = estate.project.secrets["REPLICATION_PASSWORD"]
     find = f"grep -rlF '{secret}' /etc /var/lib/postgresql || true"
     found = [host.run(find).stdout.split() for host in estate.hosts.values()]
-    assert found == [[], ["/etc/datatier/postgres/replication.pgpass"]]
+    assert found == [[], ["/etc/datatier/postgres/replication.pgpass"], []]
 
 
 def test_the_link_is_encrypted_and_opens_nothing_else(estate: Estate) -> None:
     """The role of standbys enters no database, and reads no WAL without TLS."""
-    one, two = estate.hosts.values()
+    one, two, _ = estate.hosts.values()
     ssl = "SELECT ssl, usename FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
     assert admin(one, ssl) == "t|datatier_replication"
     secret = estate.project.secrets["REPLICATION_PASSWORD"]
@@ -138,9 +150,11 @@ def test_the_link_is_encrypted_and_opens_nothing_else(estate: Estate) -> None:
 
 
 def test_a_setting_reaches_both_and_rows_only_one(estate: Estate) -> None:
-    """One that takes a restart: neither copy is made again, and a role is made once."""
+    """One that takes a restart: neither copy is made again, a role is made once, clients wait."""
     estate.describe(*NAMES, **SETTINGS)
     run = estate.project.deploy()
+    waits = [line for line in run.output.splitlines() if "clients of PgBouncer wait" in line]
+    assert len(waits) == 1 and "[db-1]" in waits[0]
     services = {("PostgreSQL: service", name) for name in NAMES}
     assert run.changed >= services | {("PostgreSQL: roles and databases", "db-1")}
     assert not {("PostgreSQL: cluster", name) for name in NAMES} & run.changed
@@ -163,7 +177,7 @@ def test_its_password_rotates(estate: Estate) -> None:
 
 def test_a_standby_that_is_away_is_told_and_catches_up(estate: Estate) -> None:
     """Its row is red, the other one's is not; its slot keeps WAL within a limit."""
-    one, two = estate.hosts.values()
+    one, two, _ = estate.hosts.values()
     two.run("systemctl stop postgresql@15-main")
     admin(one, "INSERT INTO t SELECT generate_series(1, 50)")
     seen = estate.project.pyinfra("-y", "inventory.py", "tasks.health.verify")
@@ -175,34 +189,53 @@ def test_a_standby_that_is_away_is_told_and_catches_up(estate: Estate) -> None:
     eventually(lambda: _follows(estate, 1150), FOLLOWED_SECONDS)
 
 
+def test_a_backup_is_the_primarys(estate: Estate) -> None:
+    """The standby archives nothing, and is not restored beside the primary."""
+    _, two, keeper = estate.hosts.values()
+    succeeded(script(keeper, "postgres-backup.sh full"))
+    refused = script(two, "restore-cluster.sh --yes")
+    assert refused.returncode == 1 and "this server is a standby" in refused.stderr
+    assert admin(two, "SHOW restore_command").startswith("pgbackrest --stanza=psscript archive-get")
+    assert admin(two, "SELECT pg_is_in_recovery()") == "t"
+
+
 def test_after_a_failover_by_hand_the_new_server_leads(estate: Estate) -> None:
     """A run without the lost host changes what is missing, one with both refuses to guess."""
-    one, two = estate.hosts.values()
+    one, two, keeper = estate.hosts.values()
     one.run("systemctl kill -s KILL postgresql@15-main; systemctl stop postgresql@15-main")
     assert admin(two, "SELECT pg_promote()") == "t"
-    admin(two, "INSERT INTO t VALUES (0)")
     _refuses(estate, "db-1 and db-2 have each a cluster that takes writes")
-    limited = ("deploy.py", "--limit", "db-2")
-    run = estate.project.deploy(*limited)
+    run = estate.project.deploy(*estate.limited())
     assert run.changed == {
         ("PostgreSQL: configuration", "db-2"),
         ("PostgreSQL: service", "db-2"),
         ("PostgreSQL: roles and databases", "db-2"),
+        ("PgBouncer: certificate of PostgreSQL", "keeper"),
+        ("PgBouncer: configuration", "keeper"),
+        ("PgBouncer: service", "keeper"),
+        ("Backup: certificate of PostgreSQL", "keeper"),
+        ("Backup: configuration", "keeper"),
     }
+    assert estate.project.plan(*estate.limited()).planned == set()
     assert admin(two, "SELECT slot_name FROM pg_replication_slots") == "datatier_db_1"
-    assert estate.project.plan(*limited).planned == set()
+    assert said(estate.sql("INSERT INTO t VALUES (0); SELECT count(*) FROM t")) == "1151"
     assert admin(two, "SELECT count(*) FROM t") == "1151"
+    assert "incremental" in succeeded(script(keeper, "postgres-backup.sh incremental")).stderr
 
 
 def test_the_lost_server_comes_back_as_a_standby(estate: Estate) -> None:
-    """Once its cluster is out of the way, by the words of the refusal."""
-    one = estate.hosts["db-1"]
+    """Once its cluster is out of the way, by the words of the refusal; backups know both ages."""
+    one, two, keeper = estate.hosts.values()
+    before = processes([two, keeper])
     one.run("pg_dropcluster 15 main --stop")
     run = estate.project.deploy()
     assert "copy that of db-2, and follow it" in run.output
+    assert processes([two, keeper]) == before
     estate.settled()
     state = "SELECT pg_is_in_recovery(), (SELECT count(*) FROM t)"
     assert admin(one, state) == "t|1151"
+    succeeded(script(keeper, "backup.sh drill"))
+    succeeded(script(keeper, "backup.sh verify"))
 
 
 def test_a_standby_leaves(estate: Estate) -> None:

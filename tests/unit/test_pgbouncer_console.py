@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.core import remote
 from tasks.pgbouncer import activation as pgbouncer_activation
 from tasks.pgbouncer import service as pgbouncer_service
 from tasks.pgbouncer import uses as pgbouncer_uses
@@ -30,8 +31,15 @@ def test_a_database_that_lets_nobody_in_is_let_in_by_the_reload(tmp_path: Path) 
         assert uses == {
             "default_pool_size": ("3", "20"),
             "state of app": ("PAUSE, DISABLE", "in use"),
-            "server of far": ("/var/run/postgresql:5433", "/var/run/postgresql:5432"),
+            **{
+                f"server of {name}": (f"/var/run/postgresql:{port}", "")
+                for name, port in (("app", 5432), ("well", 5432), ("far", 5433))
+            },
         }
+        remote._cache.setdefault(node.host, {})["pgbouncer"] = (float("inf"), {"uses": uses})
+        far = ("/var/run/postgresql:5433", "/var/run/postgresql:5432")
+        found = pgbouncer_uses.moved(node)
+        assert {k: v for k, v in found.items() if k.startswith("server")} == {"server of far": far}
     wanted = pgbouncer_uses.letting_in(pgbouncer_activation._wanted(node, ""), node, uses)
     before = pgbouncer_service.service_of(node).reload
     steps = wanted.service.reload.removeprefix(before)

@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from tasks.backup import repository
 from tasks.core import remote
 from tasks.core.estate import Estate
 from tasks.core.files import File
 from tasks.core.remote import Unreadable
+from tasks.pgbouncer import files as pgbouncer_files
+from tasks.pgbouncer import pause
 from tasks.postgres import link, replication
+from tasks.postgres.settings import PostgresSettings
 from tasks.postgres.sql import Server
 from tests.unit import helpers
 
-ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
+OTHERS = {"pool": "10.0.0.8", "keeper": "10.0.0.9"}
+ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3", **OTHERS}
 ABSENT, DOWN = Server("absent"), Server("down")
 AWAY = Server("down", follows=True)
 
@@ -29,10 +34,11 @@ def up(*, follows: str = "", system: str = "7") -> Server:
 
 def estate(directory: Path, **servers: Server | None) -> Estate:
     """Servers that say so; this run does not reach those without a word."""
-    hosts = {name: {"address": ADDRESSES[name]} for name in servers}
-    made = helpers.estate(hosts, {"postgres": [*servers]}, directory)
-    made.active = [node for node in made.nodes if servers[node.name] is not None]
-    for node in made.nodes:
+    hosts = {name: {"address": ADDRESSES[name]} for name in (*servers, *OTHERS)}
+    groups = {"postgres": [*servers], "pgbouncer": ["pool"], "backup": ["keeper"]}
+    made = helpers.estate(hosts, groups, directory)
+    made.active = [node for node in made.nodes if servers.get(node.name, ABSENT) is not None]
+    for node in made.having(PostgresSettings):
         said: dict[str, Any] = {"server": servers[node.name]}
         remote._cache.setdefault(node.host, {})["postgres"] = (float("inf"), said)
     return made
@@ -75,7 +81,8 @@ def test_nothing_is_guessed(servers: dict[str, Server | None], why: str, tmp_pat
     made = estate(tmp_path, **servers)
     with pytest.raises(Unreadable, match=why):
         replication.leader(made)
-    (problem,) = [each for node in made.active for each in replication.refused(node)]
+    servers_of_run = [node for node in made.having(PostgresSettings) if node in made.active]
+    (problem,) = [each for node in servers_of_run for each in replication.refused(node)]
     assert why in str(problem)
 
 
@@ -129,3 +136,47 @@ def test_a_password_is_quoted_as_libpq_reads_it(tmp_path: Path) -> None:
     assert isinstance(file, File)
     assert file.content == r"*:*:*:datatier_replication:a\:b\\c" + "\n"
     assert file.mode == "600"
+
+
+def test_poolers_lead_to_the_one_that_leads(tmp_path: Path) -> None:
+    """Before that is asked, while hosts are read, any server has the settings."""
+    made = estate(tmp_path, a=up(follows="10.0.0.2"), b=up())
+    pool = helpers.node(made, "pool")
+    assert pgbouncer_files.leads_to(pool) == ("10.0.0.1", 5432)
+    replication.ask(made)
+    assert pgbouncer_files.leads_to(pool) == ("10.0.0.2", 5432)
+    assert [pause.holds_all(helpers.node(made, name)) for name in "ab"] == [False, True]
+
+
+def test_who_leads_is_asked_once(tmp_path: Path) -> None:
+    made = estate(tmp_path, a=up(), b=up(follows="10.0.0.1"))
+    first = replication.leader(made)
+    remote._cache[first.host]["postgres"] = (float("inf"), {"server": DOWN})
+    assert replication.leader(made) is first
+
+
+def test_a_run_without_servers_knows_no_leader(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="which server of group postgres leads"):
+        replication.ask(estate(tmp_path, a=None, b=None))
+    # These say so themselves.
+    replication.ask(estate(tmp_path, a=up(), b=up()))
+
+
+def test_pgbackrest_knows_all_servers(tmp_path: Path) -> None:
+    made = estate(tmp_path, a=up(), b=up(follows="10.0.0.1"))
+    keeper = helpers.node(made, "keeper")
+    keeper.system = helpers.node(made, "a").system
+    (config,) = [
+        each
+        for each in repository.repository(keeper, "both")
+        if isinstance(each, File) and each.path == "/etc/pgbackrest.conf"
+    ]
+    lines = config.content.splitlines()
+    assert [line for line in lines if "-host=" in line] == [
+        "pg1-host=10.0.0.1",
+        "pg2-host=10.0.0.2",
+    ]
+    assert [line for line in lines if line.startswith("tls-server-auth=")] == [
+        "tls-server-auth=10.0.0.1=psscript",
+        "tls-server-auth=10.0.0.2=psscript",
+    ]

@@ -957,10 +957,9 @@ CLUSTERS: list[tuple[dict[str, list[str]], dict[str, dict[str, Any]], list[str]]
         [f"{name}: group sentinel: needs a host in group 'redis'" for name in "abc"],
     ),
     (
-        {"postgres": ["a", "b"], "pgbouncer": ["c"]},
+        {"postgres": ["a", "b"], "backup": ["b"]},
         {},
-        ["c: group postgres: should have one host where there is a PgBouncer: it serves one "
-         "server"],
+        ["b: group backup: should be a host of its own where there is a standby: it outlives both"],
     ),
     (
         {"postgres": ["a"], "backup": ["b", "c"]},

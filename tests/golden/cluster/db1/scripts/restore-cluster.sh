@@ -306,6 +306,8 @@ esac
 follow=$timeline
 [ "$timeline" != 1 ] || follow=current
 
+[ ! -e "$data/standby.signal" ] ||
+  fail "this server is a standby: restore the one that leads, or promote this one first"
 if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
   if mountpoint -q "$data"; then fail "$data is a mount point: empty it yourself first"; fi
   [ -z "$(ls -A "$data/pg_tblspc" 2>/dev/null)" ] || fail "$data has tablespaces: move them first"
