@@ -7,7 +7,7 @@ from collections.abc import Collection
 from ipaddress import ip_network
 
 from tasks.core.estate import Node
-from tasks.postgres import link
+from tasks.postgres import link, replication
 from tasks.postgres.layout import configuration_directory
 from tasks.postgres.neighbors import pooler
 from tasks.postgres.settings import PostgresSettings
@@ -37,7 +37,7 @@ def clients(node: Node, in_clear: Collection[Node] = ()) -> list[dict[str, str]]
 
 
 _ALL = {"database": "all", "role": "all"}
-_WAL = {"database": "replication", "role": "datatier_replication"}
+_WAL = {"database": "replication", "role": replication.ROLE}
 
 
 def network_of(node: Node) -> str:

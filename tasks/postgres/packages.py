@@ -46,6 +46,7 @@ def missing_cluster(node: Node) -> Change | None:
     chosen = node.the(PostgresSettings)
     copied = replication.copied(node)
     script, variables = clusters.creation(version, chosen.port, chosen.locale, copied)
-    how = f"copy that of {replication.leader(node.estate).name}, and follow it"
-    what = how if replication.is_standby(node) else "create, with data checksums"
+    what = "create, with data checksums"
+    if replication.is_standby(node):
+        what = f"copy that of {replication.leader(node.estate).name}, and follow it"
     return Change([f"cluster {version}/main: {what}"], script, variables)

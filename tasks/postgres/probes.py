@@ -24,7 +24,7 @@ def probes_of(node: Node) -> dict[str, Probe[Any]]:
         "certificate": archive.certificate_probe(node),
         **_link_probes(node),
         "server": sql.probe(data, ["template1", *chosen.databases], owner_of(node)),
-        "peers": replication.probe(node),
+        **replication.probes(node),
         "held": pooler().held_probe(),
         "extensions": extensions_probe(cluster_version(node)),
         "locales": locales_probe(),

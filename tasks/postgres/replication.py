@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from tasks.core import files
@@ -66,11 +65,11 @@ def ask(everything: Estate) -> None:
     Raises:
         Unreadable: this run reaches no server; one that it reaches says itself why it is not known.
     """
-    if not any(node in everything.active for node in everything.having(PostgresSettings)):
+    try:
         leader(everything)
-        return
-    with suppress(Unreadable):
-        leader(everything)
+    except Unreadable:
+        if not any(node in everything.active for node in everything.having(PostgresSettings)):
+            raise
 
 
 def _asked(everything: Estate) -> Node:
@@ -130,8 +129,11 @@ def parameters(node: Node) -> dict[str, str]:
 
     Without the limit a standby that is away fills the disk of the server that leads.
     """
-    size = node.the(PostgresSettings).max_slot_wal_keep_size
-    return {"max_slot_wal_keep_size": size} if is_replicated(node) else {}
+    return _limit(node) if is_replicated(node) else {}
+
+
+def _limit(node: Node) -> dict[str, str]:
+    return {"max_slot_wal_keep_size": node.the(PostgresSettings).max_slot_wal_keep_size}
 
 
 def following(node: Node) -> dict[str, str]:
@@ -140,8 +142,7 @@ def following(node: Node) -> dict[str, str]:
         return {}
     if not is_replicated(node):
         kept = _server(node).facts.get("slots") or []
-        limit = {"max_slot_wal_keep_size": node.the(PostgresSettings).max_slot_wal_keep_size}
-        return limit if any(name.startswith(_SLOT) for name, *_ in kept) else {}
+        return _limit(node) if any(name.startswith(_SLOT) for name, *_ in kept) else {}
     if not is_standby(node):
         return {}
     restores = f'pgbackrest --stanza={archive.stanza(node)} archive-get %f "%p"'
@@ -180,9 +181,9 @@ def role(node: Node) -> sql.Role:
     return sql.Role(ROLE, secret, {"login": True, "replication": True})
 
 
-def probe(node: Node) -> Probe[dict[str, files.Found]]:
+def probes(node: Node) -> dict[str, Probe[dict[str, files.Found]]]:
     """Reads what a standby knows of the server that leads."""
-    return files.probe(_files(node, link.TO_COME) if is_replicated(node) else [])
+    return {"peers": files.probe(_files(node, link.TO_COME))} if is_replicated(node) else {}
 
 
 def missing_link(node: Node) -> Change | None:

@@ -443,6 +443,7 @@ def new_links(estate: Estate) -> Iterator[None]:
 
     with meanwhile(work):
         yield
+    assert len(served) > 10
 
 
 def _as_before(estate: Estate) -> None:
