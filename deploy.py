@@ -8,6 +8,7 @@ from tasks import (
     firewall,
     health,
     packages,
+    page,
     pgbouncer,
     postgres,
     prometheus,
@@ -30,6 +31,7 @@ pgbouncer.deploy()
 redis.deploy()
 sentinel.deploy()
 backup.configure()
+page.deploy()
 exporter.deploy()
 prometheus.deploy()
 postgres.settle()

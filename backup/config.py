@@ -15,6 +15,8 @@ from backup.text import forms, hidden
 PATH = Path("/etc/datatier/backup.json")
 # In the directory of the backups.
 STATUS_PAGE = "status.html"
+# Its copy for who serves it, where there is such a server; it can read nothing else of ours.
+SERVED = Path("/var/lib/datatier-page") / STATUS_PAGE
 CRONTAB = Path("/etc/cron.d/datatier-backup")
 
 # What cron starts, by the name of its schedule.

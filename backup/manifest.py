@@ -136,12 +136,13 @@ def update(directory: Path, name: str, change: Callable[[Manifest], Manifest]) -
         return changed
 
 
-def durably(path: Path, content: bytes, mode: int = 0o600, group: str = "") -> None:
+def durably(path: Path, content: bytes, mode: int = 0o600, group: str | int = "") -> None:
     """Writes a file under its final name only when all of it is on the disk.
 
     Args:
         mode: of the file, whatever the umask.
-        group: the file's; where there is none of that name, only the owner may read it.
+        group: the file's, by name or number; where there is none of that name, only the owner may
+            read it.
     """
     partial = path.with_name(f".{path.name}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -149,8 +150,9 @@ def durably(path: Path, content: bytes, mode: int = 0o600, group: str = "") -> N
         file.write(content)
         file.flush()
         with contextlib.suppress(KeyError, PermissionError):
-            if group:
-                os.fchown(file.fileno(), -1, grp.getgrnam(group).gr_gid)
+            if group != "":
+                number = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
+                os.fchown(file.fileno(), -1, number)
             os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     finish(partial, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from string import Template
 from xml.etree.ElementTree import Element
 
 from backup import catalogue, cron, outcome
-from backup.config import STATUS_PAGE, Config
+from backup.config import SERVED, STATUS_PAGE, Config
 from backup.health import history, parts, remedies, slow, trends
 from backup.health.html import tag, written
 from backup.health.parts import View
@@ -35,6 +36,9 @@ def write(config: Config, log: Log, rows: Sequence[Row], now: str) -> None:
     """Writes the page; who reads it meanwhile has the one before."""
     content = text(view(config, log, rows, datetime.fromisoformat(now)))
     put(config.directory / STATUS_PAGE, content.encode())
+    # Root's directory, so no link of others is in it; its group is who serves the page.
+    with contextlib.suppress(FileNotFoundError):
+        durably(SERVED, content.encode(), 0o640, SERVED.parent.stat().st_gid)
 
 
 def view(config: Config, log: Log, rows: Sequence[Row], now: datetime) -> View:

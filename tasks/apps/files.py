@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from tasks.apps.service import service_of
 from tasks.apps.settings import App, apps_of
-from tasks.apps.users import missing_users
+from tasks.apps.users import User
 from tasks.core import files
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.files import Directory, Entry, File, Found
 from tasks.core.offer import NEAR, Offer
+from tasks.core.users import missing_users
 
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*=(.*)$"
 
@@ -107,6 +108,7 @@ def missing_files(node: Node) -> Change | None:
     if not apps_of(node):
         return None
     said = node.read("apps")
-    made = missing_users(said["users"])
+    users: Mapping[str, User] = said["users"]
+    made = missing_users(name for name, user in users.items() if not user.exists)
     written = files.compare(files_of(node), said["files"])
     return made.followed_by(written) if made and written else made or written

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tasks.apps.settings import PREFIX, AppsSettings, apps_of
-from tasks.apps.users import OURS
 from tasks.core.change import Change
 from tasks.core.estate import DOCKER, Node
 from tasks.core.scripts import shell
 from tasks.core.traces import Here, Leaves, Traces
+from tasks.core.users import OURS
 
 
 def _here(node: Node) -> Here:

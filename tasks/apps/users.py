@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.apps.settings import App
-from tasks.core.change import Change
 from tasks.core.remote import Probe
 from tasks.core.scripts import quoted, shell
-
-# What `getent passwd` says of a user that is ours.
-OURS = "Datatier"
+from tasks.core.users import OURS
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,3 @@ def users_probe(apps: Sequence[App]) -> Probe[dict[str, User]]:
 def _user(comment: str, group: str, fits: str, enters: str, unit: str) -> User:
     is_of_others = comment not in ("", OURS) or (not comment and group != "")
     return User(comment == OURS, is_of_others, fits == "yes", enters == "yes", unit)
-
-
-_ADD = (
-    "useradd --system --user-group --no-create-home --home-dir /nonexistent"
-    " --shell /usr/sbin/nologin"
-)
-
-
-def missing_users(users: Mapping[str, User]) -> Change | None:
-    """The users that are to be made."""
-    missing = [name for name, user in users.items() if not user.exists]
-    if not missing:
-        return None
-    script = "".join(f"{_ADD} --comment {OURS} {name}\n" for name in missing)
-    return Change([f"user {name}: create" for name in missing], script)

@@ -51,6 +51,7 @@ class Component:
         is_confined: systemd takes from its services what they never do, where it can.
         everywhere: a host carries it by `enabled` of its settings, not by a group, and without such
             a key where it carries anything else; where not, it goes.
+        within: such a one is for hosts of this group only.
         in_docker: a host of the group `docker` carries it too.
         defaults: values for fields that the user left out, secrets among them.
         secrets: names of secrets that its settings leave to `.env`.
@@ -86,6 +87,7 @@ class Component:
     further: tuple[type[Settings], ...] = ()
     is_confined: bool = False
     everywhere: bool = False
+    within: str = ""
     in_docker: bool = True
     defaults: Callable[[StackSettings, Secrets, Mapping[str, Any]], dict[str, Any]] = _no_defaults
     secrets: Callable[[Node], list[str]] = _none

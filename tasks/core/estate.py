@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, wraps
@@ -206,7 +206,7 @@ class Estate:
         whole = bool(address)
         stack = stack or StackSettings()
         self.problems += problem
-        mine = [each for each in components() if each.everywhere or each.group in groups]
+        mine = [each for each in components() if _is_for(each, groups)]
         carries = not all(each.everywhere for each in mine)
         for component in mine:
             if component.dotenv and host.name.startswith("@local"):
@@ -318,6 +318,12 @@ def _groups(host: Host) -> frozenset[str]:
     if DOCKER not in host.groups:
         return frozenset(host.groups)
     return frozenset(component.group for component in components() if component.in_docker)
+
+
+def _is_for(component: Component, groups: Collection[str]) -> bool:
+    if component.everywhere:
+        return not component.within or component.within in groups
+    return component.group in groups
 
 
 def _known_groups() -> list[str]:

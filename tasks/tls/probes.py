@@ -17,7 +17,7 @@ from tasks.core.scripts import shell
 ROOT = "/etc/datatier/tls"
 AUTHORITY = f"{ROOT}/ca.pem"
 # Sentinel uses Redis's.
-SERVICES = ("postgres", "pgbouncer", "redis", "exporter", "prometheus")
+SERVICES = ("postgres", "pgbouncer", "redis", "exporter", "prometheus", "page")
 
 
 def home(service: str, node: Node | None = None) -> str:

@@ -17,6 +17,7 @@ from tests.e2e.documented import anchor, headings, steps
 from tests.e2e.project import ROOT, Project, embedded
 from tests.e2e.proof import Done, Stack, redis, said
 from tests.e2e.receiver import Receiver, receiving
+from tests.e2e.served import PASSWORD, Site
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -57,7 +58,7 @@ def stack(lab: Lab, project: Project, receiver: Receiver) -> Stack:
     host = lab.installed_host("whole", "debian13")
     project.inventory(embedded("whole", host))
     extra = {"max_prepared_transactions": 2}
-    told = {"backup_alert_webhook": receiver.address}
+    told = {"backup_alert_webhook": receiver.address, "status_page_port": 8443}
     project.settings({**NO_SCHEDULES, **told, "redis_maxmemory": "100mb", "postgres_extra": extra})
     project.deploy()
     host.run("/scripts/postgres-backup.sh full")
@@ -606,6 +607,27 @@ print(*file.execute("SELECT count(*) FROM found WHERE name = 'postgres connectio
     # Once for each length of interval.
     assert host.run("python3 -", stdin=read).stdout == "3\n"
     assert "24 hours: at most" in _page(host)
+
+
+def test_the_page_is_served(stack: Stack) -> None:
+    """Without certificates; what kills the server, or takes its page, is over by itself."""
+    host, login = stack.host, f"status:{stack.secrets[PASSWORD]}"
+    site = Site(host.address, 8443)
+    host.run("/scripts/health-check.sh")
+    assert site.ask(login).body == host.run("cat /backups/status.html").stdout
+    assert site.ask().status == 401
+    said = host.run("systemd-analyze security --no-pager datatier-page | tail -n 1").stdout
+    assert float(said.split(": ")[1].split()[0]) <= 1.4, said
+    pid = host.run("systemctl show -p MainPID --value datatier-page").stdout.strip()
+    assert host.run(f"grep ^Seccomp: /proc/{pid}/status").stdout.split()[1] == "2"
+    host.run("rm /var/lib/datatier-page/status.html")
+    assert site.ask(login).status == 503
+    host.run(f"kill -9 {pid}; /scripts/health-check.sh")
+    eventually(lambda: _is_shown(site, login), 20)
+
+
+def _is_shown(site: Site, login: str) -> None:
+    assert site.ask(login).status == 200
 
 
 def test_the_page_is_fetched_with_its_age(stack: Stack, project: Project) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import json
 import quopri
 import re
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,7 +26,9 @@ from tests.e2e.alerts import promtool_tests
 from tests.e2e.backups import NO_SCHEDULES
 from tests.e2e.interrupted import Interruptible
 from tests.e2e.project import ROOT
+from tests.e2e.proof import readers
 from tests.e2e.receiver import Receiver, receiving
+from tests.e2e.served import PASSWORD, Site, refuses_all_but_the_page
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
@@ -93,9 +98,10 @@ def estate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Estate:
         {"postgres": [entries[data]], "backup": [entries[data]], "pgbouncer": [entries[pool]]}
     )
     on = {"monitoring_enabled": True, "tls_enabled": True, "firewall_enabled": True}
+    served = {"status_page_port": 8443}
     # This machine asks as somebody of the estate would.
     gateway = data.run("ip route show default").stdout.split()[2]
-    project.settings({**NO_SCHEDULES, **on, "firewall_allow": [gateway]})
+    project.settings({**NO_SCHEDULES, **on, **served, "firewall_allow": [gateway]})
     project.deploy()
     data.run("/scripts/postgres-backup.sh full")
     return Estate(project, data, pool)
@@ -183,6 +189,77 @@ def test_another_password_takes_no_restart_and_the_old_one_is_refused(estate: Es
         estate.metrics(estate.pool, before)
 
 
+PAGE = "datatier-page"
+
+
+def _page(estate: Estate) -> Site:
+    return Site(estate.data.address, 8443, estate.data.run("cat /etc/datatier/tls/ca.pem").stdout)
+
+
+def test_the_status_page_is_shown_to_who_has_the_password(estate: Estate) -> None:
+    """The one of the last health check, over TLS."""
+    host, site, login = estate.data, _page(estate), f"status:{estate.project.secrets[PASSWORD]}"
+    host.run("/scripts/health-check.sh", check=False)
+    first = site.ask(login)
+    assert (first.status, first.headers["Cache-Control"]) == (200, "no-store")
+    assert first.body == host.run("cat /backups/status.html").stdout
+    host.run("/scripts/health-check.sh", check=False)
+    second = site.ask(login).body
+    assert second == host.run("cat /backups/status.html").stdout != first.body
+    refuses_all_but_the_page(site, login)
+    run = estate.project.pyinfra("inventory.py", "tasks.health.verify")
+    assert re.search(r"status-page .*written 0 min ago", run.output), run.output
+
+
+def test_strangers_are_not_shown_the_status_page(estate: Estate) -> None:
+    """Nor may they guess often, or keep others out with connections that say nothing."""
+    site, password = _page(estate), estate.project.secrets[PASSWORD]
+    for login in ("", f"status:{password}x", f"root:{password}", f"status:{password[:-1]}"):
+        said = site.ask(login)
+        assert said.status == 401 and "Basic" in said.headers["WWW-Authenticate"], login
+        time.sleep(1.2 if login else 0)
+    statuses = [site.ask("status:a-wrong-guess").status for _ in range(3)]
+    assert statuses[0] == 401 and 429 in statuses
+    time.sleep(1.2)
+    with contextlib.ExitStack() as silent:
+        for _ in range(50):
+            silent.enter_context(site.silent())
+        assert site.ask(f"status:{password}").status == 200
+    with pytest.raises((OSError, http.client.HTTPException)):
+        Site(site.address, site.port).ask()
+    closed = f"timeout 3 bash -c '</dev/tcp/{site.address}/8443'"
+    assert estate.pool.run(closed, check=False).returncode != 0
+    logged = estate.data.run(f"journalctl -qu {PAGE}").stdout
+    assert "wrong user or password from" in logged and password not in logged
+
+
+def test_the_user_of_the_status_page_reads_no_backup(estate: Estate) -> None:
+    """Nor a password of others; and it can write nothing of its own."""
+    host = estate.data
+    assert host.run("ls /backups/postgres/*.gz").stdout
+    secret = [*estate.project.secrets.values()]
+    assert readers(host, PAGE, secret, "/etc", "/var/lib/datatier", "/backups", "/scripts") == []
+    found = "find /backups /var/lib/postgresql /var/lib/datatier-page -readable -type f"
+    assert host.run(f"runuser -u {PAGE} -- {found}", check=False).stdout.split() == [
+        "/var/lib/datatier-page/status.html"
+    ]
+    mine = f"find / -xdev \\( -user {PAGE} -o -group {PAGE} -perm /020 \\) -not -path '/proc/*'"
+    assert host.run(mine).stdout == ""
+    said = host.run(f"systemd-analyze security --no-pager {PAGE} | tail -n 1").stdout
+    assert float(said.split(": ")[1].split()[0]) <= 2.0, said
+
+
+def test_another_password_of_the_status_page_takes_no_restart(estate: Estate) -> None:
+    site, before = _page(estate), estate.project.secrets[PASSWORD]
+    start = f"systemctl show -p MainPID --value {PAGE}"
+    process = estate.data.run(start).stdout
+    estate.project.deploy("tasks.rotate.status_page_password")
+    assert site.ask(f"status:{before}").status == 401
+    time.sleep(1.2)
+    assert site.ask(f"status:{estate.project.secrets[PASSWORD]}").status == 200
+    assert estate.data.run(start).stdout == process
+
+
 # --- Prometheus and Alertmanager -----------------------------------------------------------------
 
 
@@ -232,6 +309,15 @@ class Watch:
 
 MAILBOX = Path(__file__).with_name("mailbox.py")
 LETTERS = "/root/letters"
+
+
+def test_a_status_page_that_is_served_no_more_leaves_nothing(watch: Watch) -> None:
+    host = watch.estate.data
+    look = "ls -d /etc/datatier/page /var/lib/datatier-page /etc/systemd/system/datatier-page*"
+    assert host.run(f"{look}; getent passwd {PAGE}", check=False).stdout == ""
+    assert host.run("ss -Hltn 'sport = :8443'").stdout == ""
+    host.run("/scripts/health-check.sh", check=False)
+    assert host.run("ls /var/lib/datatier-page", check=False).returncode != 0
 
 
 @pytest.fixture(scope="module")

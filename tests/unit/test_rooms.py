@@ -25,6 +25,7 @@ ARROWS = {
     "apps": {"core"},
     "exporter": {"core", "tls"},
     "prometheus": {"core", "exporter", "tls"},
+    "page": {"core", "backup", "tls"},
     "firewall": {"core"},
     "tls": {"core"},
     "compose": {
@@ -56,6 +57,7 @@ ARROWS = {
         "compose",
         "exporter",
         "prometheus",
+        "page",
         "firewall",
         "tls",
         "upgrade",

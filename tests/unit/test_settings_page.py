@@ -20,6 +20,7 @@ from tasks.compose.settings import DockerSettings
 from tasks.core.settings import Model, Settings, StackSettings
 from tasks.exporter.settings import ExporterSettings
 from tasks.firewall.settings import FirewallSettings
+from tasks.page.settings import PageSettings
 from tasks.pgbouncer.settings import PgbouncerSettings
 from tasks.postgres.settings import Database, PostgresSettings, Role
 from tasks.prometheus.settings import AlertmanagerSettings, PrometheusSettings
@@ -51,6 +52,7 @@ MODELS: tuple[type[Model], ...] = (
     TlsSettings,
     UpgradeSettings,
     ExporterSettings,
+    PageSettings,
     PrometheusSettings,
     AlertmanagerSettings,
 )
