@@ -150,7 +150,14 @@ def run(
 
 
 def _as(user: str) -> list[str]:
-    return ["runuser", "-u", user, "--"] if user and os.geteuid() == 0 else []
+    """The command that runs another one as a user, and ends it with this process.
+
+    Without a process between, which a kill would hit in its place: what goes on behind the back of
+    a job that has failed holds the next one up.
+    """
+    if not user or os.geteuid():
+        return []
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--pdeathsig=TERM"]
 
 
 def forget_environment() -> None:
@@ -194,10 +201,8 @@ class Program:
 def program(command: Sequence[str], env: Mapping[str, str], *, user: str = "") -> Iterator[Program]:
     """Starts a program whose output is a pipe; one that the block does not finish is killed."""
     with tempfile.TemporaryFile() as errors:
-        # Without a process between, which a kill would hit in its place.
-        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         process = subprocess.Popen(
-            [*become, *command],
+            [*_as(user), *command],
             env=_environment(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -174,6 +174,25 @@ def test_after_all_these_kills_the_next_backup_is_good(
     assert estate.rows() == content
 
 
+@pytest.mark.parametrize("number", ["TERM", "KILL"])
+def test_what_a_job_has_begun_ends_with_it(
+    estate: Site, backed_up: dict[str, str], number: str
+) -> None:
+    """It would hold pgBackRest's lock, and go on with a backup of which there is no record."""
+    pgbackrest = "'^pgbackrest .* backup$'"
+
+    def goes(code: int) -> None:
+        assert estate.keeper.run(f"pkill -0 -f {pgbackrest}", check=False).returncode == code
+
+    start(estate, "postgres-backup.sh full")
+    eventually(lambda: goes(0), 20)
+    # As one does that waits for a file that never ends.
+    estate.keeper.run(f"pkill -STOP -f {pgbackrest}; pkill -{number} -f 'python3 -P -m [b]ackup'")
+    estate.keeper.run(f"sleep 1; pkill -CONT -f {pgbackrest}", check=False)
+    eventually(lambda: goes(1), 5)
+    estate.done("postgres-backup.sh incremental")
+
+
 def test_a_server_that_dies_during_a_backup_fails_it(
     estate: Site, backed_up: dict[str, str]
 ) -> None:

@@ -455,13 +455,11 @@ def _in_the_middle_of_a_full(site: Site) -> Iterator[None]:
     with ThreadPoolExecutor() as pool:
         full = pool.submit(site.done, "postgres-backup.sh full")
         eventually(lambda: site.db.run("pgrep -P $(systemctl show -P MainPID pgbackrest)"), 20)
-        # Its parent, runuser, stops itself then, and wakes it when it is woken. Told to stop as
-        # well, it could do so twice, and the job would never end.
         site.keeper.run("pkill -STOP -f '^pgbackrest .* backup$'")
         try:
             yield
         finally:
-            site.keeper.run("pkill -CONT -f '^runuser .* backup$'")
+            site.keeper.run("pkill -CONT -f '^pgbackrest .* backup$'")
         full.result()
 
 
