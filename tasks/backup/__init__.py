@@ -22,6 +22,7 @@ from tasks.backup.server import extra_of, present_pins, server_of, side_of
 from tasks.backup.service import due_activation
 from tasks.backup.settings import BackupSettings, defaults
 from tasks.backup.thresholds import HealthSettings
+from tasks.core import lock
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, here, on
@@ -124,6 +125,7 @@ COMPONENT = Component(
     untouched_by=("redis", "sentinel"),
     checks=checks,
     rows=rows,
+    idle=lambda _node: (lock.idle(besides=lock.ENDURING), {}),
     leaves=LEAVES,
     serves={PostgresSettings: _KEEPER},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backup.arguments import SCRIPTS
 from backup.postgres.sandbox import USER
 from tasks.backup.settings import BackupSettings
+from tasks.core import lock
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.scripts import quoted, shell
@@ -67,7 +68,7 @@ LEAVES = Leaves(
     packages=("pgbackrest",),
     here=_here,
     shared="cron",
-    before={"cron": shell("no-jobs", "backup")},
+    before={"cron": shell("no-jobs", "backup") + lock.idle()},
     last=_last,
     title="backups",
     goes="cron",

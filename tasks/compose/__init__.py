@@ -10,7 +10,7 @@ from tasks.compose import encryption
 from tasks.compose.activation import due_containers
 from tasks.compose.building import missing_files, missing_image
 from tasks.compose.content import within
-from tasks.compose.health import rows
+from tasks.compose.health import idle, rows
 from tasks.compose.inside import contain, one
 from tasks.compose.leaves import LEAVES
 from tasks.compose.probes import probes_of
@@ -185,6 +185,7 @@ COMPONENT = Component(
     certified=activate,
     leaves=LEAVES,
     beside=told,
+    idle=idle,
     upgrades=upgrade,
     contain=contain,
     dotenv=dotenv,

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from tasks.apps.health import request
 from tasks.apps.settings import AppsSettings
+from tasks.backup.settings import BackupSettings
 from tasks.compose import engine
+from tasks.compose.inside import one
 from tasks.compose.settings import DockerSettings
+from tasks.core import lock
 from tasks.core.check import Check
 from tasks.core.estate import Node
 from tasks.core.offer import NEAR
 from tasks.core.scripts import shell
+
+
+def idle(node: Node) -> tuple[str, Mapping[str, str]]:
+    """Shell that fails while a job of the backup service goes on, and its variable."""
+    assert node.inside is not None
+    script = lock.idle(besides=lock.ENDURING)
+    return engine.inside(one(node.inside, BackupSettings), script, {}, 0)
 
 
 def rows(node: Node) -> Iterator[Check]:

@@ -77,6 +77,8 @@ class Component:
         beside: sentences on what a host has beside the settings and keeps.
         unprunable: what a run is refused for that would remove what is beside them.
         pruning: what removes it; it is asked before anything of the host goes.
+        idle: shell that fails, in one line, while a job goes on that an upgrade would end, and its
+            variables.
         upgrades: what an upgrade does for it before it deploys.
         contain: makes containers of a host's settings.
         dotenv: another place of `.env`, by a host's raw data.
@@ -113,6 +115,7 @@ class Component:
     beside: Callable[[Node], Iterator[str]] = lambda _node: iter(())
     unprunable: Callable[[Node], list[Problem]] = _none
     pruning: Callable[[Node], Callable[[], None]] = lambda _node: lambda: None
+    idle: Callable[[Node], tuple[str, Mapping[str, str]]] = lambda _node: ("", {})
     upgrades: Callable[[Node], None] = lambda _node: None
     contain: Callable[[Node], None] | None = None
     dotenv: Callable[[Mapping[str, object]], Path] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.core import lock
 from tasks.core.change import converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
@@ -128,6 +129,7 @@ COMPONENT = Component(
     takings=takings,
     trials=trials,
     rows=rows,
+    idle=lambda _node: (lock.idle(besides=lock.ENDURING), {}),
     certified=activate,
     around=around,
     leaves=LEAVES,

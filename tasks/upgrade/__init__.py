@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from weakref import WeakSet
 
@@ -10,6 +11,7 @@ from pyinfra import local
 from pyinfra.api import State
 
 from tasks import health
+from tasks.core import remote
 from tasks.core.asking import Refusal
 from tasks.core.change import converge
 from tasks.core.component import Component
@@ -44,7 +46,7 @@ def deploy() -> None:
     """Upgrades our packages, and deploys: what runs an old program then restarts with care.
 
     Raises:
-        Refusal: a row of the health table fails.
+        Refusal: a row of the health table fails, or a job goes on that would be ended.
     """
     node = here()
     with _lock:
@@ -58,7 +60,10 @@ def deploy() -> None:
 
 
 def _require_well(everything: Estate) -> None:
-    """An upgrade takes hosts away for a moment, of which the others have to be well."""
+    """An upgrade takes hosts away for a moment, of which the others have to be well.
+
+    A backup that runs meanwhile would fail, and a restore.
+    """
     if everything.state in _well:
         return
     failing = [row for row in health.rows(everything.active) if not row.healthy]
@@ -68,4 +73,13 @@ def _require_well(everything: Estate) -> None:
             f"{first.check.node.name}: {first.check.service}: {first.answer}: make it well first "
             "(deploy.py, docs/trouble.md); nothing was changed"
         )
+    for node in everything.active:
+        for component in node.components():
+            _require_idle(node, *component.idle(node))
     _well.add(everything.state)
+
+
+def _require_idle(node: Node, script: str, variables: Mapping[str, str]) -> None:
+    done = remote.run(node.host, script, variables) if script else None
+    if done and not done.ok:
+        raise Refusal(f"{node.name}: {done.last_word}; nothing was changed")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 from tests.e2e.proof import Done, Stack, admin
 from tests.e2e.wait import eventually
 from tests.lab import Host
@@ -22,6 +26,24 @@ def succeeded(done: Done) -> Done:
     """The same; it must have ended with 0."""
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@contextlib.contextmanager
+def amid_a_full(db: Host, keeper: Host) -> Iterator[None]:
+    """One that PostgreSQL knows of waits as long as this lasts, and then has to end well."""
+    backup = "'^pgbackrest .* backup$'"
+    known = "SELECT application_name FROM pg_stat_activity"
+    # A small cluster is soon backed up.
+    begun = f"until psql -XAtqc '{known}' | grep -q '^pgBackRest'; do sleep 0.02; done"
+    with ThreadPoolExecutor() as pool:
+        full = pool.submit(lambda: succeeded(script(keeper, "postgres-backup.sh full")))
+        db.run(begun, user="postgres", timeout=20)
+        keeper.run(f"pkill -STOP -f {backup}")
+        try:
+            yield
+        finally:
+            keeper.run(f"pkill -CONT -f {backup}")
+        full.result()
 
 
 def rows(stack: Stack) -> list[str]:

@@ -30,6 +30,7 @@ from tasks.tls.probes import ROOT as TLS
 from tests import authorities
 from tests.e2e import applications, proof, strangers, website
 from tests.e2e.applications import Application
+from tests.e2e.backups import amid_a_full
 from tests.e2e.project import Project, Run
 from tests.e2e.proof import CommandLines, command_lines, processes, said
 from tests.e2e.redis_writers import Either
@@ -967,8 +968,10 @@ def _script(estate: Estate, line: str) -> str:
 def test_backups_restore(estate: Estate) -> None:
     """A drill; then what was lost comes back in the running servers, from a host of its own."""
     estate.sql("CREATE TABLE kept AS SELECT 'backed up' AS word")
-    with _own_certificate(estate.hosts["backup1"], "root", mode="644"):
-        _script(estate, "postgres-backup.sh full")
+    keeper = estate.hosts["backup1"]
+    # The way to the server is TLS, and a renewal ends no backup.
+    with _own_certificate(keeper, "root", mode="644"), amid_a_full(estate.hosts["db1"], keeper):
+        assert estate.project.deploy("tasks.tls.renew").changed
     _script(estate, "redis-backup.sh")
     _script(estate, "backup.sh drill")
     drill = json.loads(estate.hosts["backup1"].run("cat /backups/logs/drill.json").stdout)

@@ -8,14 +8,13 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.backups import NO_SCHEDULES, archive, rows, script, succeeded, write
+from tests.e2e.backups import NO_SCHEDULES, amid_a_full, archive, rows, script, succeeded, write
 from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECOND, SECRET_KEY, Store, running
 from tests.e2e.documented import Step, steps
 from tests.e2e.interrupted import Interruptible
@@ -409,7 +408,7 @@ def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
     write(site.stack, "before the rotation")
     archive(site.db)
     points = [(_moment(site), rows(site.stack))]
-    with _in_the_middle_of_a_full(site):
+    with amid_a_full(site.db, site.keeper):
         rotated = site.project.deploy("tasks.rotate.backup_encryption_passphrase")
     assert ("deploy.py | Backup: repository", site.keeper.name) in rotated.changed
     assert site.deploy() == set()
@@ -447,20 +446,6 @@ def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
     grep = f"grep -rlF '{old}' /etc /var/lib/datatier || true"
     assert [host.run(grep).stdout for host in (site.db, site.keeper)] == ["", ""]
     _require_kept(site, old)
-
-
-@contextlib.contextmanager
-def _in_the_middle_of_a_full(site: Site) -> Iterator[None]:
-    """One that has begun on both hosts, and goes on after this."""
-    with ThreadPoolExecutor() as pool:
-        full = pool.submit(site.done, "postgres-backup.sh full")
-        eventually(lambda: site.db.run("pgrep -P $(systemctl show -P MainPID pgbackrest)"), 20)
-        site.keeper.run("pkill -STOP -f '^pgbackrest .* backup$'")
-        try:
-            yield
-        finally:
-            site.keeper.run("pkill -CONT -f '^pgbackrest .* backup$'")
-        full.result()
 
 
 def _moment(site: Site) -> str:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.e2e import newer
-from tests.e2e.backups import NO_SCHEDULES
+from tests.e2e.backups import NO_SCHEDULES, amid_a_full
 from tests.e2e.project import Project, embedded
 from tests.e2e.redis_writers import Background, Writers
 from tests.e2e.wait import KNOWN
@@ -89,6 +89,10 @@ def test_an_upgrade_fails_no_transaction_and_loses_no_write(site: Site) -> None:
     task, names = "tasks.upgrade.deploy", ("postgresql-15", "redis-tools", "redis-server")
     before = {name: newer.version(site.host, name) for name in names}
     newer.offer(site.host, *names)
+    with amid_a_full(site.host, site.host):
+        refused = site.project.pyinfra("-y", "inventory.py", task)
+    why = "one: a backup job holds /run/datatier/backup-postgres.lock: wait until it is done"
+    assert why in refused.stderr and newer.version(site.host, names[0]) == before[names[0]]
     plan = site.project.plan(task)
     for name in names:
         line = f"package {name}: upgrade {before[name]} -> {before[name]}{newer.MORE} (security)"
