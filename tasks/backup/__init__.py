@@ -6,7 +6,7 @@ from tasks.backup.files import missing_certificate, missing_configuration, missi
 from tasks.backup.health import rows
 from tasks.backup.leaves import LEAVES
 from tasks.backup.packages import packages_of
-from tasks.backup.passphrase import numbers
+from tasks.backup.passphrase import numbers, ready
 from tasks.backup.probes import probes_of
 from tasks.backup.repository import new_stanza
 from tasks.backup.rules import (
@@ -107,7 +107,7 @@ def deploy() -> None:
     configure()
 
 
-_KEEPER = Keeper(scripts_dir=scripts_dir, pinned=present_pins, repositories=numbers)
+_KEEPER = Keeper(scripts_dir=scripts_dir, pinned=present_pins, repositories=numbers, ready=ready)
 
 COMPONENT = Component(
     group="backup",

@@ -32,6 +32,11 @@ class Repository:
         """What pgBackRest calls it."""
         return self.place.number
 
+    @property
+    def label(self) -> str:
+        """What `repositories_probe` calls it."""
+        return self.place.name or str(self.number)
+
 
 def root(node: Node) -> str:
     """Where the first repository is, and the others in it: copies have all that is there."""
@@ -92,6 +97,13 @@ def _mark(passphrase: str) -> str:
 def numbers(node: Node) -> list[int]:
     """What pgBackRest calls the repositories that WAL goes to."""
     return sorted(each.number for each in repositories(node))
+
+
+def ready(node: Node) -> list[int]:
+    """The same of those that were begun, which take WAL; of all where none was."""
+    there: list[str] = node.read("backup")["repositories"]
+    begun = sorted(each.number for each in repositories(node) if each.label in there)
+    return begun or numbers(node)
 
 
 def repositories_probe(directory: str) -> Probe[list[str]]:

@@ -126,8 +126,8 @@ def new_stanza(node: Node) -> Change | None:
         lines = [f"{values['repository']}: give to postgres what is in it"]
         return Change(lines, shell("give-repository", "backup", **values) + script)
     # A plan comes before the configuration that pgBackRest is asked by.
-    names = {name or str(number) for number, name in (each.place for each in wanted)}
-    is_known = found.is_known and names <= {*node.read("backup")["repositories"]}
+    labels = {each.label for each in wanted}
+    is_known = found.is_known and labels <= {*node.read("backup")["repositories"]}
     return None if is_known else Change([f"stanza {values['stanza']}: create"], script)
 
 

@@ -9,6 +9,7 @@ from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
 from tasks.postgres import link, replication
 from tasks.postgres.activation import due_activation, takings
+from tasks.postgres.archiving import archive_everywhere
 from tasks.postgres.certify import certify
 from tasks.postgres.content import missing_content, missing_extensions, prune
 from tasks.postgres.files import memory_of, missing_configuration, trials
@@ -101,7 +102,11 @@ def activate(node: Node) -> None:
 
 
 def settle() -> None:
-    """What waits until other hosts have their part: the certificate that clients can verify."""
+    """What waits until other hosts have their part: repositories, and the certificate for clients.
+
+    Clients can verify it.
+    """
+    archive_everywhere()
     certify()
 
 

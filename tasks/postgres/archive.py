@@ -189,10 +189,15 @@ def tls(node: Node, others: Sequence[Node], certificate: str) -> tuple[Options, 
     return options, [Directory(HOME, mode="750", group="postgres"), accepted]
 
 
-def repositories(node: Node, other: Node) -> list[int]:
-    """What pgBackRest calls those that WAL goes to; while the other host is away, as it stands."""
+def repositories(node: Node, other: Node, *, to_come: bool = False) -> list[int]:
+    """What pgBackRest calls those that take WAL; while the other host is away, as it stands.
+
+    Args:
+        to_come: with those that a run has yet to make. No segment is archived while one of them
+            refuses it.
+    """
     if other in node.estate.active:
-        return keeper().repositories(other)
+        return keeper().repositories(other) if to_come else keeper().ready(other)
     text = node.read("postgres")["files"][CONFIG].content.decode()
     return [int(number) for number in re.findall(r"(?m)^repo(\d)-host=", text)] or [1]
 

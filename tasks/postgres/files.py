@@ -192,14 +192,18 @@ def archiving_link(node: Node) -> str:
     return json.dumps(options) + trusted_certificate(node)
 
 
-def archiving_files(node: Node, certificate: str) -> list[Entry]:
-    """How this host reaches a repository that is on another one."""
+def archiving_files(node: Node, certificate: str, *, to_come: bool = False) -> list[Entry]:
+    """How this host reaches a repository that is on another one.
+
+    Args:
+        to_come: also those that the run has yet to make.
+    """
     keeper = archive.backup_host(node.estate)
     if keeper is None or not archive.is_remote(node):
         return []
     options, entries = archive.tls(node, [keeper], certificate)
     # Without a certificate it is not known yet what the other host has.
-    numbers = archive.repositories(node, keeper) if certificate else [1]
+    numbers = archive.repositories(node, keeper, to_come=to_come) if certificate else [1]
     cluster: dict[str, str | int] = {
         "pg1-path": data_directory(node),
         "pg1-port": node.the(PostgresSettings).port,

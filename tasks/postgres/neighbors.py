@@ -46,11 +46,13 @@ class Keeper:
         scripts_dir: where its scripts are on a host.
         pinned: the certificates of PostgreSQL that another host takes, as it stands.
         repositories: what pgBackRest calls those that WAL goes to.
+        ready: the same of those that take it already.
     """
 
     scripts_dir: Callable[[Node], str]
     pinned: Callable[[Node], str]
     repositories: Callable[[Node], list[int]]
+    ready: Callable[[Node], list[int]]
 
 
 def pooler() -> Pooler:

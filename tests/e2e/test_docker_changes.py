@@ -253,8 +253,8 @@ def test_an_upgrade_builds_images_again_and_clients_wait(
     site.host.run(f"docker tag {STACK}_{SENTINELS[2]} {STACK}-newer_redis-master")
     site.look()
     leader, images = site.stack.master, _image_names(site)
-    job = "flock /run/datatier/backup-postgres.lock sleep 600"
-    site.host.run(f"docker exec -d {STACK}_backup-service {job}; sleep 1")
+    job = "mkdir -p /run/datatier; exec flock /run/datatier/backup-postgres.lock sleep 600"
+    site.host.run(f"docker exec -d {STACK}_backup-service sh -c '{job}'; sleep 1")
     refused = site.project.pyinfra("-y", "inventory.py", UPGRADE)
     site.host.run("pkill -f '^sleep 600'")
     assert "a backup job holds /run/datatier/backup-postgres.lock: wait" in refused.stderr

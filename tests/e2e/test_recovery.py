@@ -19,7 +19,7 @@ from tests.e2e.bucket import ACCESS_KEY, BUCKET, SECOND, SECRET_KEY, Store, runn
 from tests.e2e.documented import Step, steps
 from tests.e2e.interrupted import Interruptible
 from tests.e2e.project import EMBEDDED, Run
-from tests.e2e.proof import Done, Stack, said
+from tests.e2e.proof import Done, Stack, admin, said
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 from tests.lab.process import docker
@@ -398,7 +398,26 @@ def test_a_dump_comes_back_in_a_new_cluster(site: Site) -> None:
     assert rows(site.stack) == wanted
 
 
-# --- (d) Another passphrase ----------------------------------------------------------------------
+# --- (d) Other secrets of backups ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["BACKUP_SIGNING_KEY", "BACKUP_ROLE_PASSWORD"])
+def test_a_rotation_that_is_killed_at_each_change_fails_no_backup(site: Site, name: str) -> None:
+    """Jobs read with the role, and sign what is in the bucket; of that they take what is signed."""
+    before = site.project.secrets[name]
+    made = list[tuple[str, str]]()
+    for step in (name.lower(), "finish"):
+        made += site.project.to_its_end(
+            f"tasks.rotate.{step}", after=lambda: site.done("postgres-backup.sh incremental")
+        )
+        assert "fetched 0 files" in site.done("backup.sh fetch").stderr
+        assert site.deploy() == set()
+    assert len(made) > 3, made
+    assert site.project.secrets[name] != before
+    assert f"{name}_PREVIOUS" not in site.project.secrets
+
+
+# --- (e) Another passphrase ----------------------------------------------------------------------
 
 
 def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
@@ -408,14 +427,20 @@ def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
     write(site.stack, "before the rotation")
     archive(site.db)
     points = [(_moment(site), rows(site.stack))]
+    failed = "SELECT failed_count FROM pg_stat_archiver"
+    before = admin(site.db, failed)
+    # WAL goes on being archived wherever the run ends.
     with amid_a_full(site.db, site.keeper):
-        rotated = site.project.deploy("tasks.rotate.backup_encryption_passphrase")
-    assert ("deploy.py | Backup: repository", site.keeper.name) in rotated.changed
+        made = site.project.to_its_end(
+            "tasks.rotate.backup_encryption_passphrase", after=lambda: archive(site.db)
+        )
+    assert ("deploy.py | Backup: repository", site.keeper.name) in made
+    assert admin(site.db, failed) == before
     assert site.deploy() == set()
     write(site.stack, "in the middle")
     archive(site.db)
     points.append((_moment(site), rows(site.stack)))
-    assert "was made with the new passphrase yet: make one" in _finished(site, code=1)
+    assert "was made with the new passphrase yet: make one" in _unfinished(site)
 
     site.done("redis-backup.sh")
     assert "of the passphrase before" in site.done("postgres-backup.sh incremental").stderr
@@ -429,14 +454,14 @@ def test_another_passphrase_takes_over(site: Site, store: Store) -> None:
         eventually(lambda: rows(site.stack), 20)
     assert rows(site.stack) == points[1][1]
     site.done("postgres-backup.sh incremental")
-    assert "was not restored by a drill yet" in _finished(site, code=1)
+    assert "was not restored by a drill yet" in _unfinished(site)
     site.done("backup.sh drill")
 
     lock = "flock /run/datatier/backup-mirror.lock sleep 600"
     site.keeper.run(f"setsid -f {lock} >/dev/null 2>&1; sleep 1")
-    assert "another mirror job is running" in _finished(site, code=1)
+    assert "another mirror job is running" in _unfinished(site)
     site.keeper.run(f"pkill -f '^{lock}'; pkill -f '^sleep 600'")
-    _finished(site, code=0)
+    site.project.to_its_end("tasks.rotate.finish")
     assert site.deploy() == set()
     write(site.stack, "after the rotation")
     site.done("postgres-backup.sh incremental")
@@ -452,9 +477,9 @@ def _moment(site: Site) -> str:
     return said(site.keeper.run("sleep 1; date -u '+%F %T+00'; sleep 1"))
 
 
-def _finished(site: Site, *, code: int) -> str:
+def _unfinished(site: Site) -> str:
     run = site.project.pyinfra("-y", "inventory.py", "tasks.rotate.finish")
-    assert run.code == code, run.output
+    assert run.code == 1, run.output
     return run.output
 
 
@@ -491,7 +516,7 @@ def test_a_new_backup_host_knows_the_new_passphrase_alone(site: Site) -> None:
     _require_kept(site, FIRST_PASSPHRASE)
 
 
-# --- (e) A copy of /backups, no bucket -----------------------------------------------------------
+# --- (f) A copy of /backups, no bucket -----------------------------------------------------------
 
 _RUNBOOK = re.compile(r"### From a copy of `/backups`\n(.*?)\n#", re.S)
 # A bare host has numbers only for the owners in an archive, and gives them to others.
