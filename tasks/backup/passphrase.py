@@ -35,7 +35,8 @@ class Repository:
     @property
     def label(self) -> str:
         """What `repositories_probe` calls it."""
-        return self.place.name or str(self.number)
+        number, name = self.place
+        return name or str(number)
 
 
 def root(node: Node) -> str:
