@@ -18,10 +18,10 @@ class Session(socketserver.StreamRequestHandler):
             self.say("221 bye" if line.startswith("QUIT") else "250 ok")
 
     def keep(self) -> None:
-        """Writes a letter down."""
+        """Writes a letter down; a sender puts a dot before each line that begins with one."""
         with Path(sys.argv[2]).open("ab") as file:
             for line in iter(self.rfile.readline, b".\r\n"):
-                file.write(line)
+                file.write(line.removeprefix(b"."))
 
     def say(self, words: str) -> None:
         """Answers."""
