@@ -58,6 +58,8 @@ class Interruptible(Project):
     ) -> list[tuple[str, str]]:
         """Runs of a task that are killed after some changes, until one ends.
 
+        That one has changed less than the others: nothing where each of them makes one change.
+
         Args:
             every: how many changes each of them makes.
             after: what is done after each of them.

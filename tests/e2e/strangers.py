@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -145,9 +144,7 @@ def handshake(
     """What comes of a TLS handshake: under another name, by another authority, of a version."""
     context = ssl.create_default_context(cafile=None if is_foreign else servers.authority)
     if version is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            context.minimum_version = context.maximum_version = version
+        context.minimum_version = context.maximum_version = version
         # OpenSSL leaves such old versions to those who ask for them in this way.
         context.set_ciphers("ALL:@SECLEVEL=0")
     address, port = servers.places[at]

@@ -142,7 +142,6 @@ def test_what_is_there_after_a_restore_is_what_the_settings_say(
     estate: Site, history: dict[str, Any]
 ) -> None:
     assert estate.project.deploy().changed == set()
-    assert estate.project.plan().planned == set()
 
 
 def test_a_drill_restores_measures_and_cleans_up(estate: Site, history: dict[str, Any]) -> None:

@@ -1045,7 +1045,8 @@ def test_an_estate_goes_over_to_tls_and_back(
         assert writers.errors == {} and writers.lost() == []
         assert {*writers.ways_taken} == {False, True}
         assert estate.settled() == master
-        assert estate.project.plan().planned == estate.project.deploy().changed == set()
+        if is_interrupted != tls:
+            assert estate.project.deploy().changed == set()
     runs = {name: estate.redis(name, "INFO", "server") for name in estate.hosts}
     assert [_run_id(text) for text in runs.values()] == [_run_id(t) for t in started.values()]
 
