@@ -706,9 +706,7 @@ def test_a_drill_measures_what_a_client_notices(estate: Estate) -> None:
     assert estate.project.plan(DRILL).planned == {("Drill: failover", old)}
     assert estate.leader() == old
     places = [host.address for host in estate.hosts.values()]
-    clients = Either(places, SENTINEL_PORT, estate.password, Path("/none"))
-    clients.ways = ({},)
-    with clients:
+    with Either(places, SENTINEL_PORT, estate.password) as clients:
         run = estate.project.deploy(DRILL)
     assert run.changed == {("Drill: failover", old)}
     master = estate.leader()
