@@ -21,7 +21,7 @@ from tasks.core.preflight import Listener
 from tasks.core.releases import RELEASES
 from tasks.core.secrets import previous
 from tasks.core.settings import Problem, Settings
-from tasks.postgres import archive, replication
+from tasks.postgres import archive, leader
 from tasks.postgres.rules import unavailable, without_locale
 from tasks.postgres.settings import PostgresSettings
 from tasks.redis.settings import RedisSettings
@@ -112,7 +112,7 @@ _OF_ONE_RELEASE: dict[type[Settings], str] = {
 def checks(node: Node) -> list[Problem]:
     if server_of(node) is not None:
         # What follows asks of the server that takes writes.
-        replication.ask(node.estate)
+        leader.ask(node.estate)
     found = node.read("backup")
     before = found["files"][CONFIG].content
     return [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tasks.backup.settings import BackupSettings
 from tasks.core.estate import Node
-from tasks.postgres import link, replication
+from tasks.postgres import leader, link
 from tasks.postgres.layout import cluster_version
 from tasks.postgres.settings import PostgresSettings
 
@@ -20,7 +20,7 @@ def servers_of(node: Node) -> list[Node]:
 
 def server_of(node: Node) -> Node | None:
     """The server that takes writes, once hosts were read."""
-    return replication.presumed(node.estate) if servers_of(node) else None
+    return leader.presumed(node.estate) if servers_of(node) else None
 
 
 def like(node: Node) -> Node:

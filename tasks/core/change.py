@@ -96,10 +96,17 @@ class Change:
 
     def followed_by(self, other: Change) -> Change:
         """Both changes, the other one only if this one ends well."""
+        mine, renamed = dict(self.variables), ""
+        for name in sorted(self.variables.keys() & other.variables.keys()):
+            kept = f"{name}_"
+            while kept in mine or kept in other.variables:
+                kept += "_"
+            mine[kept] = mine.pop(name)
+            renamed += f"{name}=${kept}\n"
         return Change(
             [*self.lines, *other.lines],
-            f"(\n{self.script}\n)\n{other.script}",
-            {**self.variables, **other.variables},
+            f"(\n{renamed}{self.script}\n)\n{other.script}",
+            {**mine, **other.variables},
             [*self.diff, *other.diff],
             other.then,
         )

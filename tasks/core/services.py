@@ -279,6 +279,13 @@ def step(wanted: Activation, impact: str, place: Place, remake: str = "") -> str
     return "\n".join([*acts, settle, record(wanted)])
 
 
+def parts(service: Service, unit: str, place: Place) -> str:
+    """Shell functions of a service: ready, hold and release."""
+    ready = place.part(service, unit, "ready")
+    bodies = {"ready": ready, "hold": service.hold, "release": service.release}
+    return "\n".join(f"{name}() {{\n{body}\n}}" for name, body in bodies.items())
+
+
 def _act(service: Service, unit: str, impact: str, place: Place, remake: str) -> str:
     names = f"{service.name} {unit}"
     act = {
@@ -288,11 +295,9 @@ def _act(service: Service, unit: str, impact: str, place: Place, remake: str) ->
         "restart": f"again {names}",
         "recreate": f"hold\n{remake}",
     }[impact]
-    ready = place.part(service, unit, "ready")
-    parts = {"ready": ready, "hold": service.hold, "release": service.release}
     return "\n".join(
         [
-            *(f"{name}() {{\n{body}\n}}" for name, body in parts.items()),
+            parts(service, unit, place),
             *([place.part(service, unit, "check")] if impact != "recreate" else ()),
             f"enable_service {service.name} {service.enabled_by or unit}",
             act,

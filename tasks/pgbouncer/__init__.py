@@ -7,7 +7,7 @@ from tasks.core.component import Component
 from tasks.core.estate import Node, here, on
 from tasks.core.packages import install_packages
 from tasks.pgbouncer import console
-from tasks.pgbouncer.activation import due_activation, is_in_clear, refuses_tls, takings
+from tasks.pgbouncer.activation import due_activation, is_in_clear, refuses_tls, takings, turned
 from tasks.pgbouncer.files import (
     missing_certificate,
     missing_configuration,
@@ -145,6 +145,8 @@ COMPONENT = Component(
             refuses_tls=refuses_tls,
             is_in_clear=is_in_clear,
             pinned=present_pins,
+            turned=turned,
+            leading=lambda estate: estate.having(PgbouncerSettings),
             trusting=console.trusting,
         )
     },

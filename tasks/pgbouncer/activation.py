@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 from tasks.core import live, services
-from tasks.core.change import Change
-from tasks.core.estate import Node
+from tasks.core.change import Change, impact_of
+from tasks.core.estate import Estate, Node
+from tasks.core.remote import Unreadable
 from tasks.core.services import Activation, Status, Taking
 from tasks.pgbouncer import console
 from tasks.pgbouncer.files import (
     access,
     all_parameters,
     configuration,
+    missing_certificate,
+    missing_configuration,
     pinned_certificate,
     present_pins,
     users,
@@ -96,3 +100,18 @@ def due_activation(node: Node) -> Change | None:
         return change
     # What failed on one would fail on the next one too, and then none would be left.
     return node.estate.one_by_one(node, PgbouncerSettings, "PgBouncer", change)
+
+
+def turned(everything: Estate) -> Iterator[tuple[Node, Change]]:
+    """How each pooler takes its configuration, where that is due, as one change.
+
+    Raises:
+        Unreadable: one of them would restart, which ends the connections of its clients.
+    """
+    for node in everything.having(PgbouncerSettings):
+        steps = missing_certificate(node), missing_configuration(node), due_activation(node)
+        due = [step for step in steps if step]
+        if any(impact_of(line) == "restart" for step in due for line in step.lines):
+            raise Unreadable(f"PgBouncer on {node.name} has to restart first: run deploy.py")
+        if due:
+            yield node, reduce(Change.followed_by, due)

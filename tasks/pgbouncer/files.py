@@ -13,7 +13,7 @@ from tasks.pgbouncer import console
 from tasks.pgbouncer.layout import ADOPTS, HBA, INI, PID_FILE, SOCKETS, TRUSTED, USERLIST
 from tasks.pgbouncer.service import service_of, trial
 from tasks.pgbouncer.settings import PREPARED_STATEMENTS, SINCE, PgbouncerSettings
-from tasks.postgres import archive, link, replication, rotating, sql
+from tasks.postgres import archive, leader, link, rotating, sql
 from tasks.postgres import files as postgres_files
 from tasks.postgres.secrets import lookup_login
 from tasks.postgres.settings import (
@@ -171,7 +171,7 @@ def all_parameters(
 
 def server_of(node: Node) -> Node:
     """The server that takes writes, once hosts were read."""
-    return replication.presumed(node.estate)
+    return leader.presumed(node.estate)
 
 
 def configuration(node: Node, pinned: str = "", shown: Mapping[str, str] = _NONE) -> str:

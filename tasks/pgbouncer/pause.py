@@ -13,7 +13,7 @@ from tasks.core.scripts import quoted, shell
 from tasks.pgbouncer.console import TRUSTED, sslmode
 from tasks.pgbouncer.layout import SOCKETS
 from tasks.pgbouncer.settings import PgbouncerSettings
-from tasks.postgres import replication
+from tasks.postgres import leader
 
 # What backup/swap.py allows running transactions as well. Clients that wait are cut off after
 # `query_wait_timeout`: half of it is for the restart itself.
@@ -47,7 +47,7 @@ def holds_all(server: Node) -> bool:
 
 def _led_by(server: Node) -> list[Node]:
     """The poolers that lead to a server: none do to a standby."""
-    if replication.presumed(server.estate) is not server:
+    if leader.presumed(server.estate) is not server:
         return []
     return server.estate.having(PgbouncerSettings)
 

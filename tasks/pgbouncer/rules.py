@@ -12,7 +12,7 @@ from tasks.pgbouncer.files import foreign_files, parameters_of
 from tasks.pgbouncer.layout import INI, USERLIST
 from tasks.pgbouncer.service import outside
 from tasks.pgbouncer.settings import SINCE, PgbouncerSettings
-from tasks.postgres import replication
+from tasks.postgres import leader
 from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, logins_of, secret_name
 
 
@@ -86,7 +86,7 @@ def listens(node: Node) -> list[Listener]:
 
 def checks(node: Node) -> list[Problem]:
     # What follows compares whither it leads.
-    replication.ask(node.estate)
+    leader.ask(node.estate)
     return [*unsupported(node, _version(node)), *_taken(node)]
 
 

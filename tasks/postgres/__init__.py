@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pyinfra import local
+from pyinfra.context import ctx_state
+
 from tasks.core import lock
-from tasks.core.change import converge
+from tasks.core.change import Change, converge
 from tasks.core.component import Component
 from tasks.core.estate import Node, on
 from tasks.core.packages import install_packages
-from tasks.postgres import link, replication
+from tasks.postgres import handover, leader, link, replication
 from tasks.postgres.activation import due_activation, takings
 from tasks.postgres.archiving import archive_everywhere
 from tasks.postgres.certify import certify
@@ -22,24 +29,37 @@ from tasks.postgres.secrets import defaults, rotates, secret_names, secrets_in_u
 from tasks.postgres.settings import PostgresSettings
 from tasks.tls import certificates as authority
 
+_DEPLOY = Path(__file__).resolve().parents[2] / "deploy.py"
+
 
 @on(PostgresSettings)
 def install(node: Node) -> None:
     """Installs the packages and creates the cluster; nothing is started."""
     install_packages(node, "PostgreSQL", packages_of(node))
-    if not replication.is_standby(node):
+    if not leader.is_standby(node):
         converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
 
 
 def configure() -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
-    serve()
+    _serve()
     extend()
 
 
 def serve() -> None:
-    """All of `configure` but for extensions that cannot be created: poolers need none of these."""
+    """All of `configure` but for extensions that cannot be created: poolers need none of these.
+
+    As a part of a run of all components: where a standby can take over, no server that leads
+    restarts.
+    """
+    handover.allow(ctx_state.get())
+    _serve()
+
+
+def _serve() -> None:
     _key()
+    _ahead()
+    _hand_over()
     _lead()
     _link()
     _follow()
@@ -55,17 +75,31 @@ def _key(node: Node) -> None:
 
 
 @on(PostgresSettings)
+def _ahead(node: Node) -> None:
+    """What a restart brings a standby has before it leads."""
+    if leader.is_replicated(node):
+        _write(node, partial(handover.ahead, node))
+
+
+@on(PostgresSettings)
+def _hand_over(node: Node) -> None:
+    """One operation of all servers: pyinfra then runs it before what follows on any of them."""
+    if leader.is_replicated(node):
+        converge("PostgreSQL: switchover", lambda: handover.due(node))
+
+
+@on(PostgresSettings)
 def _lead(node: Node) -> None:
-    if not replication.is_standby(node):
-        _write(node)
-        converge("PostgreSQL: roles and databases", lambda: missing_content(node), room="postgres")
-        prune(node, lambda: node.read("postgres")["server"])
+    """Who leads is asked when it is carried out: a switchover of this run comes before."""
+    _write(node, lambda compare: None if leader.is_standby(node) else compare(node))
+    converge("PostgreSQL: roles and databases", lambda: missing_content(node), room="postgres")
+    prune(node, lambda: node.read("postgres")["server"])
 
 
 @on(PostgresSettings)
 def _link(node: Node) -> None:
     """One operation of all servers: pyinfra then runs it after what precedes it on any of them."""
-    if replication.is_replicated(node):
+    if leader.is_replicated(node):
         converge(
             "PostgreSQL: link to the primary",
             lambda: replication.missing_link(node),
@@ -75,18 +109,17 @@ def _link(node: Node) -> None:
 
 @on(PostgresSettings)
 def _follow(node: Node) -> None:
-    if replication.is_standby(node):
+    if leader.is_replicated(node):
         converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
-        _write(node)
+        _write(node, lambda compare: compare(node) if leader.is_standby(node) else None)
 
 
-def _write(node: Node) -> None:
-    converge(
-        "PostgreSQL: configuration",
-        lambda: missing_configuration(node),
-        room="postgres",
-    )
-    activate()
+Compare = Callable[[Node], Change | None]
+
+
+def _write(node: Node, where_due: Callable[[Compare], Change | None]) -> None:
+    converge("PostgreSQL: configuration", lambda: where_due(missing_configuration), room="postgres")
+    converge("PostgreSQL: service", lambda: where_due(due_activation), room="postgres")
 
 
 @on(PostgresSettings)
@@ -99,6 +132,12 @@ def extend(node: Node) -> None:
 def activate(node: Node) -> None:
     """Starts PostgreSQL, or makes it take its configuration with the least impact."""
     converge("PostgreSQL: service", lambda: due_activation(node), room="postgres")
+
+
+def switchover() -> None:
+    """Makes a standby the server that leads, and deploys: clients of poolers wait meanwhile."""
+    handover.want(ctx_state.get())
+    local.include(str(_DEPLOY))
 
 
 def settle() -> None:

@@ -10,7 +10,7 @@ from tasks.core import services
 from tasks.core.change import Change
 from tasks.core.estate import Node
 from tasks.core.services import Activation, Taking
-from tasks.postgres import link, parameters, sql
+from tasks.postgres import leader, link, parameters, sql
 from tasks.postgres.clients import in_clear
 from tasks.postgres.files import (
     access,
@@ -67,6 +67,11 @@ def takings(node: Node) -> Iterator[Taking]:
     if why := services.unasked(wanted, now) or parameters.reasons(elsewhere):
         wanted = replace(wanted, restart_means=restarts(node, why))
     now, lines = parameters.status(now, elsewhere), parameters.sentences(elsewhere)
+    if leader.planned(node) == "follows":
+        now = replace(now, running=False)
+    elif leader.planned(node) == "leads":
+        # It has taken what a restart brings.
+        now, wanted = replace(now, restart=wanted.restart), replace(wanted, reload_means="reload")
     if node.place.is_init and not parameters.starts_at_boot(said["server"]):
         file = f"{configuration_directory(node)}/start.conf"
         lines.append(f"PostgreSQL: by {file} no boot starts it")

@@ -9,7 +9,7 @@ from functools import partial
 from backup.config import SUPERUSERS_OPTIONS
 from tasks.core.change import Change, converge
 from tasks.core.estate import Node
-from tasks.postgres import archive, parameters, replication, rights, rotating, sql, surplus
+from tasks.postgres import archive, leader, parameters, replication, rights, rotating, sql, surplus
 from tasks.postgres.files import TRACKING, configuration
 from tasks.postgres.layout import OURS, configuration_directory, data_directory
 from tasks.postgres.secrets import role_password
@@ -19,7 +19,7 @@ from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, Role, logins_
 def missing_content(node: Node) -> Change | None:
     """What a server lacks of the roles and databases, or None; a standby has those of another."""
     server: sql.Server = node.read("postgres")["server"]
-    if replication.is_standby(node):
+    if leader.is_standby(node):
         return None
     roles, databases = wanted(node)
     return sql.compare(
@@ -37,7 +37,7 @@ def missing_content(node: Node) -> Change | None:
 
 def missing_extensions(node: Node) -> Change | None:
     """What the run could not create before, when all that does not depend on it is done."""
-    if not node.host.state.is_executing or replication.is_standby(node):
+    if not node.host.state.is_executing or leader.is_standby(node):
         return None
     server: sql.Server = node.read("postgres")["server"]
     return sql.extensions(server, wanted(node)[1], data_directory(node))
@@ -81,6 +81,8 @@ def prune(
     shown = {each.what for each in _surplus(node, read())}
 
     def compare() -> Change | None:
+        if leader.is_standby(node):
+            return None
         server, going = read(), partial(_goes, node)
         found = [each for each in _surplus(node, server) if each.what in shown and going(each)]
         return carried_out(surplus.drop(server, found, data_directory(node)))
@@ -90,6 +92,8 @@ def prune(
 
 def beside(node: Node) -> Iterator[str]:
     """What is said of what the server has beside the settings, as long as it stays."""
+    if leader.is_standby(node):
+        return
     server: sql.Server = node.read("postgres")["server"]
     if server.kind == "down":
         what = "roles, databases and what is in them could not be compared"
@@ -197,7 +201,7 @@ def wanted(node: Node) -> tuple[list[sql.Role], list[sql.Database]]:
         roles += rotating.lookup_roles(node.estate.secrets)
     if archive.backup_host(node.estate):
         roles.append(_backup_role(node))
-    if replication.is_replicated(node):
+    if leader.is_replicated(node):
         roles.append(replication.role(node))
     # Ours may enter where PUBLIC may not, and so may those who read all databases.
     ours = (_COMPONENTS - {replication.ROLE}) & {role.name for role in roles}

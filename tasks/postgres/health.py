@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from tasks.core.check import Check, place
 from tasks.core.estate import Node
-from tasks.postgres import archive, psql, replication
+from tasks.postgres import archive, leader, psql, replication
 from tasks.postgres.clients import clients
 from tasks.postgres.content import role_names
 from tasks.postgres.layout import data_directory
@@ -76,7 +76,7 @@ def rows(node: Node) -> Iterator[Check]:
 
 
 def _of_several(node: Node) -> dict[str, str]:
-    if not replication.is_replicated(node):
+    if not leader.is_replicated(node):
         return {"recovers": _ALONE, "role": ""}
     role = _ROLE.format(count=len(replication.slots(node)), user=replication.ROLE)
     return {"recovers": _FOLLOWS, "role": role.rstrip()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.core.change import Change
 from tasks.core.component import serving
-from tasks.core.estate import Node
+from tasks.core.estate import Estate, Node
 from tasks.core.files import Entry
 from tasks.core.remote import Probe
 from tasks.postgres.settings import PostgresSettings
@@ -25,6 +25,8 @@ class Pooler:
         refuses_tls: whether the settings of a pooler want the link in clear.
         is_in_clear: whether a pooler may run with a configuration from before it had TLS.
         pinned: the certificates of PostgreSQL that a pooler on another host takes, as it stands.
+        turned: how each pooler of an estate takes its configuration, where that is due.
+        leading: the poolers of an estate.
         trusting: the file of a server with the certificates that consoles of poolers may show.
     """
 
@@ -35,6 +37,8 @@ class Pooler:
     refuses_tls: Callable[[Node], bool]
     is_in_clear: Callable[[Node], bool]
     pinned: Callable[[Node], str]
+    turned: Callable[[Estate], Iterator[tuple[Node, Change]]]
+    leading: Callable[[Estate], list[Node]]
     trusting: Callable[[Node], list[Entry]]
 
 

@@ -7,7 +7,7 @@ from tasks.core.estate import Node
 from tasks.core.packages import Packages
 from tasks.core.remote import Unreadable
 from tasks.core.scripts import shell
-from tasks.postgres import archive, clusters, link, replication
+from tasks.postgres import archive, clusters, leader, link, replication
 from tasks.postgres.layout import cluster_version, clusters_of, refusals
 from tasks.postgres.settings import PostgresSettings
 
@@ -47,6 +47,6 @@ def missing_cluster(node: Node) -> Change | None:
     copied = replication.copied(node)
     script, variables = clusters.creation(version, chosen.port, chosen.locale, copied)
     what = "create, with data checksums"
-    if replication.is_standby(node):
-        what = f"copy that of {replication.leader(node.estate).name}, and follow it"
+    if leader.is_standby(node):
+        what = f"copy that of {leader.leader(node.estate).name}, and follow it"
     return Change([f"cluster {version}/main: {what}"], script, variables)

@@ -1,10 +1,10 @@
-"""Several servers: who of them leads, and how the others follow it."""
+"""Several servers: how the others follow the one that leads (leader.py)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from tasks.core import files
 from tasks.core.change import Change
@@ -12,7 +12,7 @@ from tasks.core.estate import Estate, Node
 from tasks.core.files import Entry, File
 from tasks.core.remote import Probe, Unreadable
 from tasks.core.settings import Problem
-from tasks.postgres import archive, link, sql
+from tasks.postgres import archive, leader, link, sql
 from tasks.postgres.layout import cluster_version
 from tasks.postgres.settings import PostgresSettings
 
@@ -22,96 +22,15 @@ _PASSWORD = f"{link.HOME}/replication.pgpass"
 _SLOT = "datatier_"
 # Of a name in PostgreSQL, in bytes (NAMEDATALEN).
 _LONGEST = 63
+# A standby that starts, or is to lead, asks the archive for three files and more, and takes no
+# connection meanwhile. Where the backup host is away pgBackRest gives each of them up after twice
+# this time, which is two minutes by default.
+_ARCHIVE_SECONDS = 2
 # What each server says for itself; all else one that takes over has to have as well.
 _OWN = {
     *("shared_buffers", "effective_cache_size", "work_mem", "maintenance_work_mem"),
     *("listen_addresses", "adopt", "prune"),
 }
-
-
-def is_replicated(node: Node) -> bool:
-    """Whether the estate has a standby."""
-    return len(node.estate.having(PostgresSettings)) > 1
-
-
-def is_standby(node: Node) -> bool:
-    """Whether another server leads."""
-    return is_replicated(node) and leader(node.estate) is not node
-
-
-# Asked once in a run, which changes nothing about it.
-_led: WeakKeyDictionary[Estate, Node] = WeakKeyDictionary()
-
-
-def leader(everything: Estate) -> Node:
-    """The server that takes writes: the servers say so, and the first one where there is none yet.
-
-    Raises:
-        Unreadable: none leads, or several do, or this run reaches none that knows.
-    """
-    if everything not in _led:
-        _led[everything] = _asked(everything)
-    return _led[everything]
-
-
-def presumed(everything: Estate) -> Node:
-    """The same, and before it is known one that has the same settings."""
-    return _led.get(everything, everything.having(PostgresSettings)[0])
-
-
-def ask(everything: Estate) -> None:
-    """Learns who leads, for a host that has to know.
-
-    Raises:
-        Unreadable: this run reaches no server; one that it reaches says itself why it is not known.
-    """
-    try:
-        leader(everything)
-    except Unreadable:
-        if not any(node in everything.active for node in everything.having(PostgresSettings)):
-            raise
-
-
-def _asked(everything: Estate) -> Node:
-    known = everything.having(PostgresSettings)
-    if len(known) == 1:
-        return known[0]
-    asked = [node for node in known if node in everything.active]
-    leading = [node for node in asked if _leads(node)]
-    if len(leading) > 1:
-        names = " and ".join(node.name for node in leading)
-        raise Unreadable(
-            f"{names} have each a cluster that takes writes: put each into an inventory of its "
-            "own, or move the cluster away that is to become a copy (pg_dropcluster)"
-        )
-    led = leading or _followed(known, asked)
-    if len(led) == 1:
-        return led[0]
-    if asked == known and all(_server(node).kind == "absent" for node in known):
-        return known[0]
-    names = ", ".join(node.name for node in known)
-    raise Unreadable(
-        f"which server of group postgres leads is not known here: run on all of {names}, "
-        "and start the one that leads"
-    )
-
-
-def _leads(node: Node) -> bool:
-    server = _server(node)
-    return not server.follows and not server.facts.get("recovers") and server.kind != "absent"
-
-
-def _followed(known: list[Node], asked: list[Node]) -> list[Node]:
-    """Whom the standbys follow, where that is a server which this run does not reach."""
-    used = [(_server(node).facts.get("used") or {}).get("primary_conninfo") for node in asked]
-    told = [re.search(r"host='?([^' ]+)", str(each[0])) for each in used if each]
-    hosts = {found[1] for found in told if found}
-    return [node for node in known if node.address in hosts and node not in asked]
-
-
-def _server(node: Node) -> sql.Server:
-    server: sql.Server = node.read("postgres")["server"]
-    return server
 
 
 def slot(node: Node) -> str:
@@ -129,7 +48,7 @@ def parameters(node: Node) -> dict[str, str]:
 
     Without the limit a standby that is away fills the disk of the server that leads.
     """
-    return _limit(node) if is_replicated(node) else {}
+    return _limit(node) if leader.is_replicated(node) else {}
 
 
 def _limit(node: Node) -> dict[str, str]:
@@ -140,12 +59,13 @@ def following(node: Node) -> dict[str, str]:
     """What the configuration of a standby says besides; the limit stays as long as a slot."""
     if node.service:
         return {}
-    if not is_replicated(node):
-        kept = _server(node).facts.get("slots") or []
+    if not leader.is_replicated(node):
+        kept = leader.server_of(node).facts.get("slots") or []
         return _limit(node) if any(name.startswith(_SLOT) for name, *_ in kept) else {}
-    if not is_standby(node):
+    if not leader.is_standby(node):
         return {}
-    restores = f'pgbackrest --stanza={archive.stanza(node)} archive-get %f "%p"'
+    options = f"--stanza={archive.stanza(node)} --io-timeout={_ARCHIVE_SECONDS}"
+    restores = f'pgbackrest {options} archive-get %f "%p"'
     return {
         "primary_conninfo": _conninfo(node),
         "primary_slot_name": slot(node),
@@ -154,7 +74,7 @@ def following(node: Node) -> dict[str, str]:
 
 
 def _conninfo(node: Node) -> str:
-    first = leader(node.estate)
+    first = leader.leader(node.estate)
     words = {
         "host": first.address,
         "port": first.the(PostgresSettings).port,
@@ -170,7 +90,7 @@ def _conninfo(node: Node) -> str:
 
 def copied(node: Node) -> dict[str, str]:
     """Where the cluster of a standby is copied from, for the shell that creates it."""
-    if not is_standby(node):
+    if not leader.is_standby(node):
         return {"PRIMARY": "", "SLOT": ""}
     return {"PRIMARY": _conninfo(node), "SLOT": slot(node)}
 
@@ -181,17 +101,19 @@ def role(node: Node) -> sql.Role:
     return sql.Role(ROLE, secret, {"login": True, "replication": True})
 
 
-def probes(node: Node) -> dict[str, Probe[dict[str, files.Found]]]:
-    """Reads what a standby knows of the server that leads."""
-    return {"peers": files.probe(_files(node, link.TO_COME))} if is_replicated(node) else {}
+def probes(node: Node) -> dict[str, Probe[Any]]:
+    """Reads what a server knows of the others: whom it trusts, and a switchover that goes on."""
+    if not leader.is_replicated(node):
+        return {}
+    return {"peers": files.probe(_files(node, link.TO_COME)), "handing": leader.handing_probe()}
 
 
 def missing_link(node: Node) -> Change | None:
     """What a standby needs to reach the server that leads, before it is made."""
-    if not is_standby(node):
+    if not leader.is_standby(node):
         return None
     found = node.read("postgres")["peers"]
-    pinned = link.pinned(leader(node.estate), node, found[link.PEERS])
+    pinned = link.pinned(leader.leader(node.estate), node, found[link.PEERS])
     return files.compare(_files(node, pinned), found)
 
 
@@ -234,11 +156,11 @@ def contradictions(everything: Estate) -> Iterator[Problem]:
 
 def refused(node: Node) -> Iterator[Problem]:
     """Why a run would not make a host follow another."""
-    if not is_replicated(node):
+    if not leader.is_replicated(node):
         return
     known = node.estate.having(PostgresSettings)
     try:
-        first = leader(node.estate)
+        first = leader.leader(node.estate)
     except Unreadable as unknown:
         # Once: it is said of all of them.
         if node is next(each for each in known if each in node.estate.active):
@@ -246,14 +168,14 @@ def refused(node: Node) -> Iterator[Problem]:
         return
     if node is first:
         return
-    is_there, mine = first in node.estate.active, _server(node)
+    is_there, mine = first in node.estate.active, leader.server_of(node)
     if mine.kind == "absent" and not is_there:
         message = f"follows {first.name}, which this run does not reach: run on both"
         yield Problem(node.name, "group postgres", message)
     if is_there and cluster_version(node) != cluster_version(first):
         message = f"is {cluster_version(node)}, and {first.name} has {cluster_version(first)}"
         yield Problem(node.name, "postgres_version", f"{message}: a copy has the same")
-    systems = {each.facts.get("system") for each in (mine, _server(first)) if is_there}
+    systems = {each.facts.get("system") for each in (mine, leader.server_of(first)) if is_there}
     if len(systems - {None}) > 1:
         message = f"is a standby of another cluster than that of {first.name}"
         yield Problem(node.name, "cluster", f"{message}: move it away (pg_dropcluster)")

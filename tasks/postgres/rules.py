@@ -10,7 +10,7 @@ from tasks.core.estate import HOST, UNREAD, Estate, Node
 from tasks.core.preflight import Listener, hears
 from tasks.core.remote import Probe
 from tasks.core.settings import Problem
-from tasks.postgres import archive, clusters, replication, rotating, sql
+from tasks.postgres import archive, clusters, handover, leader, replication, rotating, sql
 from tasks.postgres.clients import outside
 from tasks.postgres.files import parameters_of
 from tasks.postgres.layout import cluster_version, clusters_of, refusals, unit_of
@@ -132,7 +132,7 @@ _CLIENTS = ("pgbouncer", "backup")
 def listens(node: Node) -> list[Listener]:
     port = node.the(PostgresSettings).port
     binds = outside(node) is not None
-    others = (*_CLIENTS, "postgres") if replication.is_replicated(node) else _CLIENTS
+    others = (*_CLIENTS, "postgres") if leader.is_replicated(node) else _CLIENTS
     mine = Listener(port, "postgres_port", "postgres", unit_of(node), binds, open_to=others)
     return [mine, archive.listener()] if archive.is_remote(node) else [mine]
 
@@ -144,9 +144,10 @@ def checks(node: Node) -> list[Problem]:
     refused = [Problem(node.name, f"cluster {wanted}/main", why) for why in refusals(node)]
     server: sql.Server = node.read("postgres")["server"]
     # The health table shows what is so, too.
-    no = _no(server, follows=replication.is_replicated(node))
+    no = _no(server, follows=leader.is_replicated(node))
     refused += [Problem(node.name, UNREAD, f"cluster {wanted}/main: {why}") for why in no]
     refused += replication.refused(node)
+    refused += handover.refused(node)
     refused += rotating.unknown(node, server)
     refused += unavailable(node, node.read("postgres")["extensions"])
     if server.kind == "absent":

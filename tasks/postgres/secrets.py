@@ -8,7 +8,7 @@ from typing import Any
 from tasks.core.estate import Estate, Node
 from tasks.core.secrets import Secrets
 from tasks.core.settings import StackSettings
-from tasks.postgres import archive, replication, rotating, sql
+from tasks.postgres import archive, leader, replication, rotating, sql
 from tasks.postgres.layout import clusters_of
 from tasks.postgres.settings import LOOKUP_ROLE, PostgresSettings, Role, logins_of, secret_name
 
@@ -29,7 +29,7 @@ def secret_names(node: Node) -> list[str]:
     names = [secret_name(name) for name, role in chosen.items() if _is_kept(role)]
     for name in (name for name, role in chosen.items() if role.rotating):
         names += rotating.secret_names(store, name)
-    names += [replication.SECRET] * replication.is_replicated(node)
+    names += [replication.SECRET] * leader.is_replicated(node)
     is_pooled = node.estate.in_group("pgbouncer")
     return [*names, *rotating.secret_names(store, LOOKUP_ROLE)] if is_pooled else names
 
@@ -41,7 +41,7 @@ def rotates(node: Node) -> dict[str, str]:
         chosen.password.get_secret_value() == store.find("POSTGRES_PASSWORD")
     )
     names += [archive.ROLE_SECRET] * bool(archive.backup_host(node.estate))
-    names += [replication.SECRET] * replication.is_replicated(node)
+    names += [replication.SECRET] * leader.is_replicated(node)
     owners = [name for name, role in chosen.roles.items() if role.rotating]
     owners += [LOOKUP_ROLE] * bool(node.estate.in_group("pgbouncer"))
     of_roles = {

@@ -259,6 +259,10 @@ class PostgresSettings(Settings):
     adopt: bool = False
     """A cluster of others is taken over in one run. Change: restart; `pg_hba.conf` is replaced, a
     copy stays."""
+    switchover_to: str = ""
+    """Which standby `tasks.postgres.switchover` makes the primary, by its name in the inventory;
+    `--data postgres_switchover_to=db2`, for one run. Default: the first one that follows. Change:
+    with that task."""
     extra: Extra = {}
     """Any other parameter: `{"log_lock_waits": "on"}`. Change: reload, and restart where PostgreSQL
     needs one."""

@@ -14,7 +14,7 @@ from tasks.core.files import File
 from tasks.core.remote import Unreadable
 from tasks.pgbouncer import files as pgbouncer_files
 from tasks.pgbouncer import pause
-from tasks.postgres import link, replication
+from tasks.postgres import leader, link, replication
 from tasks.postgres.settings import PostgresSettings
 from tasks.postgres.sql import Server
 from tests.unit import helpers
@@ -61,7 +61,7 @@ def estate(directory: Path, **servers: Server | None) -> Estate:
 def test_the_servers_say_who_leads(
     servers: dict[str, Server | None], leads: str, tmp_path: Path
 ) -> None:
-    assert replication.leader(estate(tmp_path, **servers)).name == leads
+    assert leader.leader(estate(tmp_path, **servers)).name == leads
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_servers_say_who_leads(
 def test_nothing_is_guessed(servers: dict[str, Server | None], why: str, tmp_path: Path) -> None:
     made = estate(tmp_path, **servers)
     with pytest.raises(Unreadable, match=why):
-        replication.leader(made)
+        leader.leader(made)
     servers_of_run = [node for node in made.having(PostgresSettings) if node in made.active]
     (problem,) = [each for node in servers_of_run for each in replication.refused(node)]
     assert why in str(problem)
@@ -143,23 +143,23 @@ def test_poolers_lead_to_the_one_that_leads(tmp_path: Path) -> None:
     made = estate(tmp_path, a=up(follows="10.0.0.2"), b=up())
     pool = helpers.node(made, "pool")
     assert pgbouncer_files.leads_to(pool) == ("10.0.0.1", 5432)
-    replication.ask(made)
+    leader.ask(made)
     assert pgbouncer_files.leads_to(pool) == ("10.0.0.2", 5432)
     assert [pause.holds_all(helpers.node(made, name)) for name in "ab"] == [False, True]
 
 
 def test_who_leads_is_asked_once(tmp_path: Path) -> None:
     made = estate(tmp_path, a=up(), b=up(follows="10.0.0.1"))
-    first = replication.leader(made)
+    first = leader.leader(made)
     remote._cache[first.host]["postgres"] = (float("inf"), {"server": DOWN})
-    assert replication.leader(made) is first
+    assert leader.leader(made) is first
 
 
 def test_a_run_without_servers_knows_no_leader(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="which server of group postgres leads"):
-        replication.ask(estate(tmp_path, a=None, b=None))
+        leader.ask(estate(tmp_path, a=None, b=None))
     # These say so themselves.
-    replication.ask(estate(tmp_path, a=up(), b=up()))
+    leader.ask(estate(tmp_path, a=up(), b=up()))
 
 
 def test_pgbackrest_knows_all_servers(tmp_path: Path) -> None:

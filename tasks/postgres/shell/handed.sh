@@ -1,0 +1,3 @@
+# Clients go on at the other one.
+release
+rm -f "$handed"
