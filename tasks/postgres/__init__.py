@@ -112,6 +112,7 @@ def _follow(node: Node) -> None:
     if leader.is_replicated(node):
         converge("PostgreSQL: cluster", lambda: missing_cluster(node), room="postgres")
         _write(node, lambda compare: compare(node) if leader.is_standby(node) else None)
+        converge("PostgreSQL: slots", lambda: replication.left_slots(node), room="postgres")
 
 
 Compare = Callable[[Node], Change | None]

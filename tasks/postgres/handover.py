@@ -15,7 +15,7 @@ import gevent
 from pyinfra.api import State
 
 from tasks.core import lock, remote, services
-from tasks.core.change import Change, Line
+from tasks.core.change import Change, Line, announce
 from tasks.core.estate import Estate, Node
 from tasks.core.places import STATE_DIRECTORY
 from tasks.core.remote import Output, Unreadable
@@ -262,6 +262,7 @@ def _tell(found: _Handover) -> str:
 
 
 def _turn(node: Node, change: Change) -> str:
+    announce(node.host, change.lines)
     return _wrong(_run(node, change.script, change))
 
 

@@ -13,7 +13,7 @@ from tasks.core.files import Entry, File
 from tasks.core.remote import Probe, Unreadable
 from tasks.core.settings import Problem
 from tasks.postgres import archive, leader, link, sql
-from tasks.postgres.layout import cluster_version
+from tasks.postgres.layout import cluster_version, data_directory
 from tasks.postgres.settings import PostgresSettings
 
 ROLE = "datatier_replication"
@@ -41,6 +41,17 @@ def slot(node: Node) -> str:
 def slots(node: Node) -> list[str]:
     """The slots that a server which leads has for the others."""
     return [slot(each) for each in node.estate.having(PostgresSettings) if each is not node]
+
+
+def left_slots(node: Node) -> Change | None:
+    """Drops what a server has kept WAL for while it led."""
+    if not leader.is_standby(node):
+        return None
+    is_planned = leader.planned(node) == "follows"
+    kept = leader.server_of(node).facts.get("slots") or []
+    names = [name for name, _, is_read, _ in kept if is_planned or not is_read]
+    ours = [name for name in names if name.startswith(_SLOT)]
+    return sql.without_slots(ours, data_directory(node))
 
 
 def parameters(node: Node) -> dict[str, str]:

@@ -396,11 +396,23 @@ def _slots(server: Server, wanted: Collection[str]) -> Iterator[Step]:
     lost = {*wanted} & {*server.facts.get("lost", ())}
     for name in sorted(lost):
         why = "its reader was away for too long, and has to be copied again"
-        drop = f"SELECT pg_drop_replication_slot({literal(name)});"
-        yield Step(f"replication slot {name}: drop; {why}", drop)
+        yield Step(f"replication slot {name}: drop; {why}", drop_slot(name))
     for name in sorted({*wanted} - there | lost):
         statement = f"SELECT pg_create_physical_replication_slot({literal(name)}, true);"
         yield Step(f"replication slot {name}: create", statement)
+
+
+def drop_slot(name: str) -> str:
+    """The statement that lets go of the WAL of a slot."""
+    return f"SELECT pg_drop_replication_slot({literal(name)});"
+
+
+def without_slots(names: Collection[str], data_directory: str) -> Change | None:
+    """Drops what keeps WAL on a server that no other one reads."""
+    steps = [
+        Step(f"replication slot {n}: drop; no server follows here", drop_slot(n)) for n in names
+    ]
+    return _change(steps, data_directory)
 
 
 def _change(steps: Sequence[Step], data_directory: str) -> Change | None:

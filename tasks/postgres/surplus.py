@@ -12,7 +12,16 @@ from tasks.core.scripts import quoted, shell
 from tasks.postgres import psql
 from tasks.postgres.psql import identifier, literal
 from tasks.postgres.rights import revoke
-from tasks.postgres.sql import SUPERUSER, Database, Role, Server, granted_groups, leave, no_login
+from tasks.postgres.sql import (
+    SUPERUSER,
+    Database,
+    Role,
+    Server,
+    drop_slot,
+    granted_groups,
+    leave,
+    no_login,
+)
 
 DROPPED = "/var/lib/postgresql/dropped"
 
@@ -150,10 +159,9 @@ def _slots(server: Server, wanted: Collection[str]) -> Iterator[Surplus]:
             continue
         what = f"replication slot {name}"
         line = f"{what}: drop; its reader starts over"
-        drop = f"SELECT pg_drop_replication_slot({literal(name)});"
         reason = "is being read" if is_active else ""
         holds = f"{kind}, holds {kept or 'no'}{' of' if kept else ''} WAL"
-        yield Surplus(what, line, (("postgres", drop),), reason=reason, rights=holds)
+        yield Surplus(what, line, (("postgres", drop_slot(name)),), reason=reason, rights=holds)
 
 
 def _executors(

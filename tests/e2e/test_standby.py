@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -11,16 +12,21 @@ from typing import Any
 import pytest
 
 from tests.e2e.backups import NO_SCHEDULES, script, succeeded
-from tests.e2e.project import Project, Run, footprint
-from tests.e2e.proof import Done, admin, processes, psql, said
+from tests.e2e.handing import Handing
+from tests.e2e.project import Run, footprint
+from tests.e2e.proof import NEWEST, Done, admin, processes, psql, said
 from tests.e2e.test_trouble import check_lines
 from tests.e2e.wait import eventually
 from tests.lab import Host, Lab
 
 NAMES = ("db-1", "db-2")
 FOLLOWED_SECONDS = 20
+CLIENTS, RATE = 20, 100
+# Until a switchover that is not told to go on is taken back.
+TAKEN_BACK_SECONDS = 30
 ROLES: dict[str, Any] = {"psscript": {}, "reader": {}}
-SETTINGS: dict[str, Any] = {"postgres_max_connections": 120, "postgres_roles": ROLES}
+SETTINGS: dict[str, Any] = {"postgres_max_connections": 90, "postgres_roles": ROLES}
+MORE = {**SETTINGS, "postgres_max_connections": 120}
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -29,7 +35,7 @@ class Estate:
     """Two hosts of group postgres, and one with the pooler and the backups."""
 
     hosts: Mapping[str, Host]
-    project: Project
+    project: Handing
 
     def describe(
         self,
@@ -54,6 +60,24 @@ class Estate:
         secret = self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
         return psql(keeper, statement, password=secret, address=keeper.address)
 
+    def load(self, seconds: int) -> Done:
+        """Clients of the pooler that write for so long: what pgbench says of them."""
+        file, secret = "/tmp/acks.sql", self.project.secrets["POSTGRES_ROLE_PSSCRIPT_PASSWORD"]
+        keeper = self.hosts["keeper"]
+        keeper.run(f"cat >{file}", stdin="INSERT INTO acks VALUES (:client_id, clock_timestamp())")
+        client = f"pgbench -h {keeper.address} -p 6432 -U psscript -n -f {file}"
+        rate = f"-c {CLIENTS} -R {RATE} -T {seconds}"
+        script = (
+            f"IFS= read -r PGPASSWORD; export PGPASSWORD; {NEWEST}exec {client} {rate} psscript"
+        )
+        return keeper.run(script, stdin=f"{secret}\n", check=False, timeout=seconds + 60)
+
+    def leads(self, name: str) -> None:
+        """Asserts that this server takes writes, and no other one."""
+        state = "SELECT pg_is_in_recovery()"
+        found = {each: admin(self.hosts[each], state) for each in NAMES}
+        assert found == {each: "tf"[each == name] for each in NAMES}
+
     def limited(self) -> tuple[str, ...]:
         """The arguments of a run that leaves the first server out."""
         return ("deploy.py", "--limit", "db-2", "--limit", "keeper")
@@ -71,13 +95,23 @@ class Estate:
 
 
 @pytest.fixture(scope="module")
-def estate(lab: Lab, project: Project) -> Estate:
-    """One server with data, and an empty host."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Handing:
+    """A user's project directory, whose switchovers may be cut off."""
+    return Handing(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def estate(lab: Lab, project: Handing) -> Estate:
+    """One server with data and one without, which was a standby from the estate's first run on."""
     with ThreadPoolExecutor() as pool:
         hosts = {host.name: host for host in pool.map(lab.installed_host, (*NAMES, "keeper"))}
     made = Estate(hosts, project)
-    made.describe("db-1")
+    made.describe(*NAMES)
     project.deploy()
+    assert admin(hosts["db-2"], "SELECT status FROM pg_stat_wal_receiver") == "streaming"
+    hosts["db-2"].run("pg_dropcluster 15 main --stop")
+    made.describe("db-1")
+    project.deploy("deploy.py", "--data", "postgres_prune=true")
     said(made.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id"))
     return made
 
@@ -150,7 +184,7 @@ def test_the_link_is_encrypted_and_opens_nothing_else(estate: Estate) -> None:
 
 
 def test_a_setting_reaches_both_and_rows_only_one(estate: Estate) -> None:
-    """One that takes a restart: neither copy is made again, a role is made once, clients wait."""
+    """A limit that a standby may not be the first to have: no copy is made again, clients wait."""
     estate.describe(*NAMES, **SETTINGS)
     run = estate.project.deploy()
     waits = [line for line in run.output.splitlines() if "clients of PgBouncer wait" in line]
@@ -187,6 +221,96 @@ def test_a_standby_that_is_away_is_told_and_catches_up(estate: Estate) -> None:
     assert admin(one, "SHOW max_slot_wal_keep_size") == "2GB"
     assert estate.project.deploy().changed == {("PostgreSQL: service", "db-2")}
     eventually(lambda: _follows(estate, 1150), FOLLOWED_SECONDS)
+
+
+def _switches(estate: Estate, name: str) -> None:
+    plan = estate.project.plan("tasks.postgres.switchover")
+    assert f"PostgreSQL: switchover: {name} leads from then on; clients of PgBouncer wait" in (
+        plan.output
+    )
+    assert estate.project.deploy("tasks.postgres.switchover").changed <= plan.planned
+
+
+def _acknowledged(estate: Estate, load: Future[Done]) -> None:
+    """No client has failed, and every row is there that was said to be."""
+    done = load.result()
+    assert done.returncode == 0 and "number of failed transactions: 0" in done.stdout, done
+    assert "aborted" not in done.stderr, done.stderr
+    written = done.stdout.partition("actually processed: ")[2].split()[0]
+    assert int(written) > CLIENTS
+    assert said(estate.sql("SELECT count(*) FROM acks")) == written
+
+
+def test_no_client_notices_a_switchover(
+    estate: Estate, record_property: Callable[[str, object], None]
+) -> None:
+    """The standby leads, the other one follows without a copy, and a backup can be made at once."""
+    one, two, keeper = estate.hosts.values()
+    said(estate.sql("CREATE TABLE acks (client int, at timestamptz)"))
+    before = processes([keeper])
+    with ThreadPoolExecutor() as pool:
+        load = pool.submit(estate.load, 30)
+        eventually(lambda: said(estate.sql("SELECT FROM acks HAVING count(*) > 0")), 10)
+        _switches(estate, "db-2")
+    _acknowledged(estate, load)
+    estate.leads("db-2")
+    assert processes([keeper]) == before
+    gap = "SELECT max(gap) FROM (SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM acks) gaps"
+    record_property("without writes", f"{said(estate.sql(gap))} of {CLIENTS} clients")
+    succeeded(script(keeper, "postgres-backup.sh full"))
+    estate.settled()
+    slots = "SELECT slot_name, active FROM pg_replication_slots"
+    assert (admin(one, slots), admin(two, slots)) == ("", "datatier_db_1|t")
+
+
+def test_a_restart_becomes_a_switchover(estate: Estate) -> None:
+    """Of a setting that takes one: the standby has it before it leads."""
+    estate.describe(*NAMES, **MORE)
+    plan = estate.project.plan()
+    assert "PostgreSQL: switchover: db-1 leads from then on" in plan.output
+    assert estate.project.deploy().changed <= plan.planned
+    estate.leads("db-1")
+    shown = {admin(estate.hosts[name], "SHOW max_connections") for name in NAMES}
+    assert shown == {"120"}
+    estate.settled()
+
+
+@pytest.mark.parametrize(
+    ("step", "leads"), [("caught-up", "db-1"), ("promote", "db-2"), ("turn", "db-1")]
+)
+def test_a_switchover_that_is_cut_off_comes_to_its_end(
+    estate: Estate, step: str, leads: str
+) -> None:
+    """By itself, or by the next run: no row is lost, no client fails, one server takes writes."""
+    old = estate.hosts["db-2" if step == "turn" else "db-1"]
+    said(estate.sql("TRUNCATE acks"))
+    with ThreadPoolExecutor() as pool:
+        load = pool.submit(estate.load, 25)
+        eventually(lambda: said(estate.sql("SELECT FROM acks HAVING count(*) > 0")), 10)
+        assert estate.project.cut_off(step).code == -signal.SIGKILL
+        down = old.run("systemctl is-active postgresql@15-main", check=False).stdout.strip()
+        assert down == "inactive"
+        if step == "caught-up":
+            eventually(lambda: admin(old, "SELECT 1"), TAKEN_BACK_SECONDS)
+        run = estate.project.deploy()
+    assert (("PostgreSQL: switchover", old.name) in run.changed) == (step != "caught-up")
+    _acknowledged(estate, load)
+    estate.leads(leads)
+    estate.settled()
+    left = [host.run("ls /var/lib/datatier").stdout for host in estate.hosts.values()]
+    assert not any("postgres.hand" in each or ".held" in each for each in left)
+
+
+def test_a_switchover_needs_a_standby_that_follows(estate: Estate) -> None:
+    """And all who have to know: else nothing is touched."""
+    two, task = estate.hosts["db-2"], ("-y", "inventory.py", "tasks.postgres.switchover")
+    needs = estate.project.pyinfra("--limit", "db-1", "--limit", "db-2", *task)
+    check_lines(needs, [("tasks.postgres.switchover: needs keeper as well: run on all hosts",)])
+    two.run("systemctl stop postgresql@15-main")
+    away = estate.project.pyinfra(*task)
+    check_lines(away, [("tasks.postgres.switchover: db-2 does not follow db-1",)])
+    estate.project.deploy()
+    estate.leads("db-1")
 
 
 def test_a_backup_is_the_primarys(estate: Estate) -> None:
@@ -242,7 +366,7 @@ def test_a_standby_leaves(estate: Estate) -> None:
     """Its slot is told, bounded, and goes with postgres_prune."""
     two = estate.hosts["db-2"]
     assert estate.project.deploy("tasks.remove.deploy", "--limit", "db-1").changed
-    estate.describe("db-2", **SETTINGS)
+    estate.describe("db-2", **MORE)
     run = estate.project.deploy()
     assert "replication slot datatier_db_1 (physical, holds" in run.output
     assert admin(two, "SHOW max_slot_wal_keep_size") == "2GB"
