@@ -218,11 +218,11 @@ def _script(node: Node, step: str, **values: str) -> str:
     """Shell of a step on a server's host."""
     service, unit, data = service_of(node), unit_of(node), data_directory(node)
     where = {
-        "state": STATE_DIRECTORY,
-        "bin": f"/usr/lib/postgresql/{cluster_version(node)}/bin",
+        "marks": STATE_DIRECTORY,
+        "server_bin": f"/usr/lib/postgresql/{cluster_version(node)}/bin",
         "data": data,
         "port": str(node.the(PostgresSettings).port),
-        "unit": unit,
+        "server_unit": unit,
     }
     parts = services.parts(service, unit, node.place)
     texts = [shell("handing", "postgres", **where, **values), shell(step, "postgres")]

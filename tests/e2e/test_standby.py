@@ -319,7 +319,9 @@ def test_a_backup_is_the_primarys(estate: Estate) -> None:
     succeeded(script(keeper, "postgres-backup.sh full"))
     refused = script(two, "restore-cluster.sh --yes")
     assert refused.returncode == 1 and "this server is a standby" in refused.stderr
-    assert admin(two, "SHOW restore_command").startswith("pgbackrest --stanza=psscript archive-get")
+    assert admin(two, "SHOW restore_command").startswith(
+        "pgbackrest --stanza=psscript --io-timeout"
+    )
     assert admin(two, "SELECT pg_is_in_recovery()") == "t"
 
 

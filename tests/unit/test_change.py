@@ -18,6 +18,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_state
 from tasks.core import change, remote
 from tasks.core.change import Change, Line
 from tasks.core.remote import Probe, Unreadable
+from tasks.core.scripts import assignments
 from tests.unit import helpers
 
 
@@ -163,3 +164,11 @@ def test_the_diff_is_shown_when_asked_for(
     host.state.config.DIFF = wanted
     plan(host, written(tmp_path / "a", "x"))
     assert shown == (["-a", "+b"] if wanted else [])
+
+
+def test_a_change_keeps_its_variables_before_another_one() -> None:
+    """Two changes of files give theirs the same name."""
+    changes = [Change([], 'echo "$A$B"', {"A": each, "B": "-"}) for each in "123"]
+    both = changes[0].followed_by(changes[1]).followed_by(changes[2])
+    done = helpers.shell(assignments(both.variables) + both.script)
+    assert done.stdout.split() == ["1-", "2-", "3-"]

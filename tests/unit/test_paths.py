@@ -394,7 +394,7 @@ _ACTS = re.compile(
 )
 # Files that root has just made with mktemp, and places whose whole path is root's.
 _OF_ROOT = re.compile(
-    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f|copies|keys|mark|held_in|(?:stack_)?records)\b"
+    r"\"?\$(?:errors|err|log|file|new|said|seen|bin|policy|pipe|held|f|copies|keys|mark|marks|handing|handed|taken|held_in|(?:stack_)?records)\b"
     r"|/(?:etc/(?:cron\.d|needrestart|service|redis|postgresql-common|datatier)|run|var/lib/datatier)\b"
     r"|\{STATE_DIRECTORY\}|\{RECORD\}|docker/redis"
     # redis-server of a trial, which root starts in a directory of its own; the records in traces.

@@ -24,12 +24,12 @@ watch() {
   done
   take_back
 }
-install -d -m 700 "$state"
+install -d -m 700 "$marks"
 rm -f "$handed" "$taken"
 echo "$target" >"$handing.new"; mv "$handing.new" "$handing"
 (trap '' HUP INT TERM; watch) >/dev/null 2>&1 </dev/null &
 trap 'take_back || :' EXIT
-stop_service postgres "$unit"
+stop_service postgres "$server_unit"
 [ "$(ended 'Database cluster state')" = 'shut down' ] || refuse 'this one did not end well: see its log'
 runuser -u postgres -- touch "$data/standby.signal"
 trap - EXIT

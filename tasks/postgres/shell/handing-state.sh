@@ -1,3 +1,3 @@
 for stage in handed taken-back handing; do
-  [ ! -e "$state/postgres.$stage" ] || echo "$stage $(cat "$state/postgres.$stage")"
+  [ ! -e "$marks/postgres.$stage" ] || echo "$stage $(cat "$marks/postgres.$stage")"
 done
