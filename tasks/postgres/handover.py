@@ -122,9 +122,12 @@ def _is_better(old: Node) -> bool:
         return False
     try:
         with leader.assumed(old):
-            return pooler().holds(old) and _restarts(old) and not _lowers(old)
+            if not pooler().holds(old) or not _restarts(old) or _lowers(old):
+                return False
+        with leader.assumed(_next(old)):
+            return bool([*pooler().turned(everything)])
     except Unreadable:
-        # Who is to change it says so.
+        # What is wrong is said by those who come to it.
         return False
 
 
@@ -184,8 +187,8 @@ def _absent(everything: Estate) -> Iterator[Node]:
             yield node
 
 
-def refused(node: Node) -> Iterator[Problem]:
-    """Why a run could not hand over."""
+def plan(node: Node) -> Iterator[Problem]:
+    """Why a run could not hand over; and whom all of its plan, in any order, sees lead."""
     everything = node.estate
     if node is not next(each for each in _servers(everything) if each in everything.active):
         return
@@ -204,6 +207,8 @@ def refused(node: Node) -> Iterator[Problem]:
     except Unreadable as why:
         yield Problem(node.name, KEY, str(why))
         return
+    if found:
+        leader.make(everything, found.new)
     for each in _absent(everything) if found else ():
         yield Problem(node.name, KEY, f"needs {each.name} as well: run on all hosts")
 

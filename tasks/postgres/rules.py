@@ -147,7 +147,7 @@ def checks(node: Node) -> list[Problem]:
     no = _no(server, follows=leader.is_replicated(node))
     refused += [Problem(node.name, UNREAD, f"cluster {wanted}/main: {why}") for why in no]
     refused += replication.refused(node)
-    refused += handover.refused(node)
+    refused += handover.plan(node)
     refused += rotating.unknown(node, server)
     refused += unavailable(node, node.read("postgres")["extensions"])
     if server.kind == "absent":

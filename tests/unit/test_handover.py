@@ -71,7 +71,7 @@ def test_one_that_does_not_follow_takes_nothing_over(
 ) -> None:
     made = estate(tmp_path, a=primary(*slots), b=b)
     handover.want(made.state)
-    (problem,) = handover.refused(helpers.node(made, "a"))
+    (problem,) = handover.plan(helpers.node(made, "a"))
     assert "b does not follow a, or is not in this run" in str(problem)
 
 
@@ -79,7 +79,7 @@ def test_all_who_have_to_know_are_in_the_run(tmp_path: Path) -> None:
     made = estate(tmp_path, a=primary(READ), b=up(follows="10.0.0.1"))
     made.active = [node for node in made.nodes if node.name != "pool"]
     handover.want(made.state)
-    problems = [str(each) for each in handover.refused(helpers.node(made, "a"))]
+    problems = [str(each) for each in handover.plan(helpers.node(made, "a"))]
     assert problems == ["a: tasks.postgres.switchover: needs pool as well: run on all hosts"]
 
 
