@@ -20,6 +20,7 @@ from tasks import (
     upgrade,
 )
 
+postgres.begin()
 upgrade.configure()
 packages.install()
 firewall.deploy()

@@ -42,21 +42,17 @@ def install(node: Node) -> None:
 
 def configure() -> None:
     """Writes the configuration, makes the server take it, and converges roles and databases."""
-    _serve()
+    serve()
     extend()
 
 
-def serve() -> None:
-    """All of `configure` but for extensions that cannot be created: poolers need none of these.
-
-    As a part of a run of all components: where a standby can take over, no server that leads
-    restarts.
-    """
+def begin() -> None:
+    """For a run of all components: where a standby can take over, no primary restarts."""
     handover.allow(ctx_state.get())
-    _serve()
 
 
-def _serve() -> None:
+def serve() -> None:
+    """All of `configure` but for extensions that cannot be created: poolers need none of these."""
     _key()
     _ahead()
     _hand_over()

@@ -64,7 +64,7 @@ def want(state: State) -> None:
 
 
 def allow(state: State) -> None:
-    """This run is one of all components, so it may hand over where a restart would be due."""
+    """This run is one of all components: it may hand over where a restart would be due."""
     _whole.add(state)
 
 

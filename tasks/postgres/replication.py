@@ -186,7 +186,8 @@ def refused(node: Node) -> Iterator[Problem]:
     if is_there and cluster_version(node) != cluster_version(first):
         message = f"is {cluster_version(node)}, and {first.name} has {cluster_version(first)}"
         yield Problem(node.name, "postgres_version", f"{message}: a copy has the same")
-    systems = {each.facts.get("system") for each in (mine, leader.server_of(first)) if is_there}
+    both = [mine, leader.server_of(first)] if is_there else []
+    systems = {each.facts.get("system") for each in both}
     if len(systems - {None}) > 1:
         message = f"is a standby of another cluster than that of {first.name}"
         yield Problem(node.name, "cluster", f"{message}: move it away (pg_dropcluster)")

@@ -154,6 +154,8 @@ def test_a_second_host_becomes_a_standby(estate: Estate) -> None:
     assert run.changed == plan.planned
     estate.settled()
     assert "standby of" in run.output and "followed by 1 of 1" in run.output
+    # Not a word is needed of the server that leads.
+    assert estate.project.plan("deploy.py", "--limit", "db-2").planned == set()
     _follows(estate, 1000)
     admin(estate.hosts["db-1"], "INSERT INTO t SELECT generate_series(1, 50)")
     eventually(lambda: _follows(estate, 1050), FOLLOWED_SECONDS)
