@@ -308,6 +308,10 @@ def test_a_switchover_needs_a_standby_that_follows(estate: Estate) -> None:
     two, task = estate.hosts["db-2"], ("-y", "inventory.py", "tasks.postgres.switchover")
     needs = estate.project.pyinfra("--limit", "db-1", "--limit", "db-2", *task)
     check_lines(needs, [("tasks.postgres.switchover: needs keeper as well: run on all hosts",)])
+    estate.hosts["keeper"].run("systemctl stop pgbackrest")
+    stuck = estate.project.pyinfra(*task)
+    assert stuck.code == 1 and "of WAL wait for the archive: see the health table" in stuck.output
+    estate.hosts["keeper"].run("systemctl start pgbackrest")
     two.run("systemctl stop postgresql@15-main")
     away = estate.project.pyinfra(*task)
     check_lines(away, [("tasks.postgres.switchover: db-2 does not follow db-1",)])

@@ -12,6 +12,17 @@ done
 [ "$behind" -le "$most_bytes" ] || refuse "it is $behind bytes behind: run again when it has them"
 jobs=$(ask "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgBackRest%'")
 [ "$jobs" = 0 ] || refuse 'a backup is being made: run again when it has ended'
+# One that ends waits until all of its WAL is archived, for minutes where the backup host is away.
+if [ "$(ask 'SHOW archive_mode')" != off ]; then
+  last=$(ask 'SELECT pg_walfile_name(pg_switch_wal())')
+  for _ in $(seq 100); do
+    left=$(ask "SELECT count(*) FROM pg_ls_archive_statusdir()
+      WHERE name LIKE '%.ready' AND split_part(name, '.', 1) <= '$last'")
+    [ "$left" != 0 ] || break
+    sleep 0.1
+  done
+  [ "$left" = 0 ] || refuse "$left files of WAL wait for the archive: see the health table"
+fi
 # What is written before clients wait need not be written while they do.
 ask CHECKPOINT
 hold

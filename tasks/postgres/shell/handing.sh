@@ -1,5 +1,6 @@
 # How far this server is in handing over, and to whom; what is told to go on there cannot be taken
 # back, and the other way round: both take away the same file.
+# shellcheck disable=SC2034  # of the steps
 handing=$marks/postgres.handing handed=$marks/postgres.handed taken=$marks/postgres.taken-back
 # In a clean end the last thing that it has written is a checkpoint.
 ended() { # FIELD
