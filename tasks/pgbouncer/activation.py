@@ -103,12 +103,14 @@ def due_activation(node: Node) -> Change | None:
 
 
 def turned(everything: Estate) -> Iterator[tuple[Node, Change]]:
-    """How each pooler takes its configuration, where that is due, as one change.
+    """How each pooler of this run takes its configuration, where that is due, as one change.
 
     Raises:
         Unreadable: one of them would restart, which ends the connections of its clients.
     """
     for node in everything.having(PgbouncerSettings):
+        if node not in everything.active:
+            continue
         steps = missing_certificate(node), missing_configuration(node), due_activation(node)
         due = [step for step in steps if step]
         if any(impact_of(line) == "restart" for step in due for line in step.lines):

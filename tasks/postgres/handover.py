@@ -118,7 +118,7 @@ def _pending(everything: Estate) -> _Handover | None:
 def _is_better(old: Node) -> bool:
     """Whether a restart is due of which clients would notice more than of a switchover."""
     everything = old.estate
-    if any(_absent(everything)) or not _well(old):
+    if _absent(everything) or not _well(old):
         return False
     try:
         with leader.assumed(old):
@@ -179,12 +179,11 @@ def _well(old: Node) -> list[Node]:
     ]
 
 
-def _absent(everything: Estate) -> Iterator[Node]:
+def _absent(everything: Estate) -> list[Node]:
     """Hosts that have to know who leads, and that this run does not reach."""
-    involved = [*_servers(everything), *pooler().leading(everything)]
-    for node in [*involved, *everything.in_group("backup")]:
-        if node not in everything.active:
-            yield node
+    served = [*_servers(everything), *pooler().leading(everything)]
+    involved = [*served, *everything.in_group("backup")]
+    return [node for node in involved if node not in everything.active]
 
 
 def plan(node: Node) -> Iterator[Problem]:
@@ -207,10 +206,14 @@ def plan(node: Node) -> Iterator[Problem]:
     except Unreadable as why:
         yield Problem(node.name, KEY, str(why))
         return
-    if found:
-        leader.make(everything, found.new)
-    for each in _absent(everything) if found else ():
-        yield Problem(node.name, KEY, f"needs {each.name} as well: run on all hosts")
+    if found is None:
+        return
+    leader.make(everything, found.new)
+    # One that was cut off comes to its end whoever else is lost.
+    is_begun = found.is_told or found.new is found.old
+    for each in [found.new] if is_begun else _absent(everything):
+        if each not in everything.active:
+            yield Problem(node.name, KEY, f"needs {each.name} as well: run on all hosts")
 
 
 def _begun(found: _Handover) -> str:

@@ -152,7 +152,7 @@ def left(everything: Estate) -> list[Node]:
 def handing_probe() -> Probe[tuple[str, ...]]:
     """Reads how far a server is in handing over."""
     script = shell("handing-state", "postgres", marks=STATE_DIRECTORY)
-    return Probe(script, lambda lines: tuple(lines[0].split()) if lines else ())
+    return Probe(script, lambda lines: tuple(lines[0].split(" ", 1)) if lines else ())
 
 
 def handing(node: Node) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Pooler:
         refuses_tls: whether the settings of a pooler want the link in clear.
         is_in_clear: whether a pooler may run with a configuration from before it had TLS.
         pinned: the certificates of PostgreSQL that a pooler on another host takes, as it stands.
-        turned: how each pooler of an estate takes its configuration, where that is due.
+        turned: how each pooler of a run takes its configuration, where that is due.
         leading: the poolers of an estate.
         trusting: the file of a server with the certificates that consoles of poolers may show.
     """

@@ -83,6 +83,22 @@ def test_all_who_have_to_know_are_in_the_run(tmp_path: Path) -> None:
     assert problems == ["a: tasks.postgres.switchover: needs pool as well: run on all hosts"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "away", "needs"),
+    [("handing", ["b", "pool", "keeper"], []), ("handed", ["pool"], []), ("handed", ["b"], ["b"])],
+)
+def test_what_was_cut_off_needs_no_more_hosts_than_it_must(
+    stage: str, away: list[str], needs: list[str], tmp_path: Path
+) -> None:
+    made = estate(tmp_path, a=AWAY, b=up(follows="10.0.0.1"))
+    said(made, "a", handing=(stage, "b"))
+    made.active = [node for node in made.nodes if node.name not in away]
+    problems = [str(each) for each in handover.plan(helpers.node(made, "a"))]
+    assert problems == [
+        f"a: tasks.postgres.switchover: needs {name} as well: run on all hosts" for name in needs
+    ]
+
+
 def test_a_plan_and_its_run_see_the_switchover_each_in_its_place(tmp_path: Path) -> None:
     made = estate(tmp_path, a=primary(READ), b=up(follows="10.0.0.1"))
     a, b = (helpers.node(made, name) for name in "ab")
