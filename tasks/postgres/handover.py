@@ -209,7 +209,7 @@ def plan(node: Node) -> Iterator[Problem]:
     if found is None:
         return
     leader.make(everything, found.new)
-    # One that was cut off comes to its end whoever else is lost.
+    # One that was cut off comes to its end whichever hosts are lost.
     is_begun = found.is_told or found.new is found.old
     for each in [found.new] if is_begun else _absent(everything):
         if each not in everything.active:
