@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from tasks.core import http
 from tasks.core.component import components
 from tasks.core.estate import Node
 from tasks.core.offer import place
 from tasks.core.places import Service
-from tasks.core.scripts import quoted, shell
+from tasks.core.scripts import quoted
 from tasks.exporter.layout import NAME, PROGRAM, TEXTFILES, WEB
 from tasks.exporter.settings import USER, ExporterSettings
 from tasks.tls import certificates
@@ -49,13 +50,10 @@ def is_encrypted(node: Node) -> bool:
 
 def asking(node: Node) -> str:
     """Shell: ask, demands."""
-    values = {
-        "exporter_place": listens_at(node),
-        "exporter_address": node.address,
-        "exporter_port": str(node.the(ExporterSettings).exporter_port),
-        "exporter_authority": AUTHORITY if is_encrypted(node) else "",
-    }
-    return shell("ask", "exporter", **values)
+    authority = AUTHORITY if is_encrypted(node) else ""
+    return http.asking(
+        node.address, node.the(ExporterSettings).exporter_port, "/metrics", authority
+    )
 
 
 def service_of(node: Node) -> Service:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from backup.config import SERVED
 from tasks.backup.program import LIBRARY, PROGRAM
+from tasks.core import http
 from tasks.core.estate import Node
 from tasks.core.offer import place
 from tasks.core.places import Service
-from tasks.core.scripts import quoted, shell
+from tasks.core.scripts import quoted
 from tasks.page.layout import GROUP, NAME, PASSWORD
 from tasks.page.settings import PageSettings
 from tasks.tls import certificates
@@ -38,13 +39,8 @@ def program() -> str:
 
 def asking(node: Node) -> str:
     """Shell: ask, demands."""
-    values = {
-        "page_place": listens_at(node),
-        "page_address": node.address,
-        "page_port": str(port_of(node)),
-        "page_authority": AUTHORITY if certificates.is_on(node) else "",
-    }
-    return shell("ask", "page", **values)
+    authority = AUTHORITY if certificates.is_on(node) else ""
+    return http.asking(node.address, port_of(node), "/", authority)
 
 
 def service_of(node: Node) -> Service:
